@@ -1,0 +1,150 @@
+/* What a module image says: PTX text, cubin and fatbin are parsed into one description, and the
+ * functions made from it are resolved for launches.
+ *
+ * The parser trusts nothing: every offset, count and size of an image is checked against the
+ * image's extent before it is used, and a parsed image owns copies of all it needs, so that the
+ * caller's bytes may go once sim_image_parse has returned.
+ */
+#ifndef ALIQUOT_SIM_IMAGE_H
+#define ALIQUOT_SIM_IMAGE_H
+
+#include <cuda.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct sim_context;
+
+/* ---- Parsed images ------------------------------------------------------------------------ */
+
+/* One kernel parameter: where it lies in the packed parameter buffer, in bytes. */
+struct sim_param {
+    uint32_t offset;
+    uint32_t size;
+};
+
+/* One entry (kernel) of an image. A reading that the image does not give is zero. */
+struct sim_image_function {
+    const char *name;
+    const struct sim_param *params; /* param_count of them, ascending offsets, none overlapping */
+    uint32_t param_count;
+    uint32_t param_bytes;      /* length of the packed buffer: end of the last parameter */
+    uint32_t registers;        /* per thread */
+    uint32_t shared_bytes;     /* static, per block */
+    uint32_t local_bytes;      /* per thread */
+    uint32_t const_bytes;      /* user constant memory that the function may read */
+    uint32_t max_threads;      /* per block, from .maxntid or .reqntid; 0: not limited by it */
+    uint32_t required_block[3]; /* .reqntid; 0 0 0: any */
+    uint32_t cluster[3];       /* required cluster size in blocks; 0 0 0: none required */
+    bool cluster_must_be_set;  /* .explicitcluster without a size: the launch must give one */
+    uint16_t ptx_version;      /* of the PTX it was made from, major*10+minor; 0 unknown */
+    uint16_t binary_version;   /* compute capability it was built for, major*10+minor */
+};
+
+enum sim_symbol_kind {
+    SIM_SYMBOL_GLOBAL,  /* .global: cuModuleGetGlobal */
+    SIM_SYMBOL_CONST,   /* .const: cuModuleGetGlobal */
+    SIM_SYMBOL_MANAGED, /* .global .attribute(.managed) */
+    SIM_SYMBOL_TEXREF,  /* .texref: cuModuleGetTexRef */
+    SIM_SYMBOL_SURFREF, /* .surfref: cuModuleGetSurfRef */
+    SIM_SYMBOL_SAMPLER, /* .samplerref */
+};
+
+/* One variable of an image. */
+struct sim_image_symbol {
+    const char *name;
+    const uint8_t *init; /* initial bytes, NULL: zero */
+    uint64_t init_bytes; /* at most `size`; the rest is zero */
+    uint64_t size;       /* bytes; 0 for references */
+    uint64_t align;      /* a power of two */
+    enum sim_symbol_kind kind;
+};
+
+enum sim_image_kind { SIM_IMAGE_PTX, SIM_IMAGE_CUBIN };
+
+/* A parsed image; immutable, freed when its last holder lets go. */
+struct sim_image {
+    enum sim_image_kind kind;
+    uint32_t holders; /* atomic; sim_image_hold / sim_image_release */
+    uint64_t bytes;   /* device memory that a load of it takes: cubin: SHF_ALLOC bytes; PTX: text */
+    const struct sim_image_function *functions;
+    const struct sim_image_symbol *symbols;
+    uint32_t function_count;
+    uint32_t symbol_count;
+    uint32_t *function_slots; /* open-addressed by name; see sim_image_find_function */
+    uint32_t *symbol_slots;
+    uint32_t function_mask;
+    uint32_t symbol_mask;
+    void *storage; /* chunks that hold names, parameters and initial bytes */
+};
+
+/* Parses `data` for a device of compute capability `cc` (major*10+minor) into *image, which the
+ * caller releases. `size` is the number of readable bytes, or SIZE_MAX where the caller of the
+ * driver gave none: then the image's own headers say how long it is (PTX ends with its NUL).
+ * `why`, when not NULL, gets one line on failure (`why_bytes` with its NUL).
+ * Errors: INVALID_IMAGE (no image, truncated or inconsistent), NO_BINARY_FOR_GPU (none of the
+ * entries suits `cc`), INVALID_PTX (text does not parse), UNSUPPORTED_PTX_VERSION, OUT_OF_MEMORY
+ * (host). */
+CUresult sim_image_parse(const void *data, size_t size, unsigned cc, struct sim_image **image,
+                         char *why, size_t why_bytes);
+void sim_image_hold(struct sim_image *image);
+void sim_image_release(struct sim_image *image);
+
+/* Index of the named function or symbol, or -1. Constant time. */
+int64_t sim_image_find_function(const struct sim_image *image, const char *name);
+int64_t sim_image_find_symbol(const struct sim_image *image, const char *name);
+
+/* ---- Functions, for launches -------------------------------------------------------------- */
+
+struct sim_module;
+
+/* A function loaded into a context: what CUfunction points to. The slots live in a reserved range
+ * that is never unmapped, so a stale or foreign handle is recognised without touching other
+ * memory. Fields above the line do not change while the function lives. */
+struct sim_function {
+    uint32_t live; /* atomic; see sim_function_resolve */
+    uint32_t index; /* of the image's function */
+    struct sim_context *ctx;
+    struct sim_module *module;
+    const struct sim_image_function *image; /* name, parameters, static limits */
+    const struct sim_param *params; /* = image->params; here for the launch path */
+    uint32_t param_count;
+    uint32_t param_bytes;
+    uint32_t max_threads;  /* largest block: of the image, the device and the registers */
+    uint32_t shared_bytes; /* static, per block */
+    bool spin; /* aliquot_spin_ns: params[0] (4 or 8 bytes) holds the nanoseconds to take */
+    /* ---- set by cuFuncSetAttribute; atomic, relaxed: each stands for itself */
+    uint32_t dynamic_shared_max; /* a launch asking for more dynamic bytes is INVALID_VALUE */
+    uint32_t cluster[3];         /* required cluster; 0 0 0: none */
+    bool nonportable_cluster;
+    /* ---- the stateful launch of CUDA before 4.0, guarded by nothing, as documented there */
+    struct sim_function_legacy *legacy; /* NULL until cuFuncSetBlockShape or cuParamSet* */
+};
+
+/* State of cuFuncSetBlockShape, cuFuncSetSharedSize and cuParamSet* (func.c), which cuLaunch,
+ * cuLaunchGrid and cuLaunchGridAsync (launch.c) start from. */
+struct sim_function_legacy {
+    uint32_t block[3];
+    uint32_t dynamic_shared;
+    uint32_t param_bytes;  /* cuParamSetSize */
+    uint8_t params[4096];
+};
+
+/* Finds the function behind a CUfunction, or a CUkernel cast to it, for a launch into `ctx`.
+ * A few nanoseconds; no lock on the way that launches take.
+ * Errors: INVALID_HANDLE (400), INVALID_CONTEXT (the function belongs to another context),
+ * NO_BINARY_FOR_GPU (a CUkernel whose library has no code for the device). */
+CUresult sim_function_resolve(struct sim_context *ctx, CUfunction handle,
+                              struct sim_function **function);
+
+/* ---- Contexts and modules ----------------------------------------------------------------- */
+
+/* Called by context.c once a context can hold memory: loads the live libraries into it.
+ * Errors: OUT_OF_MEMORY, after which nothing is loaded and the context must not live. */
+CUresult sim_modules_context_init(struct sim_context *ctx);
+/* Called by context.c before the context's memory goes: unloads all that it holds. */
+void sim_modules_context_fini(struct sim_context *ctx);
+/* The module's context-independent initialisation, from cuInit; safe to call again. */
+CUresult sim_modules_init(void);
+
+#endif
