@@ -1,0 +1,169 @@
+/* The two files between one container (or one `aliquot run`) and whoever made it.
+ *
+ *   grant   written by the agent or the command that made the region, read-only to the container:
+ *           what the slice is
+ *   usage   written by the processes of the slice: what they hold
+ *
+ * This header is the one definition of their layout. C includes it; Python reads it through cffi
+ * (shim/region.cdef repeats the declarations and a test compares every offset). All integers are
+ * little-endian host integers; sizes are bytes; times are nanoseconds of CLOCK_MONOTONIC unless
+ * said otherwise.
+ *
+ * Trust: `grant` is trusted by the shim. `usage` is hostile input to everybody but the slice's own
+ * processes: a reader outside copies it and clamps every index (region.c does). Inside the slice a
+ * scribbler can only hurt its own slice.
+ */
+#ifndef ALIQUOT_REGION_H
+#define ALIQUOT_REGION_H
+
+#include <assert.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ALIQUOT_REGION_ABI 1u
+#define ALIQUOT_MAX_DEVICES 16u
+#define ALIQUOT_MAX_SLOTS 1024u
+#define ALIQUOT_MAX_HOLDS 2048u
+#define ALIQUOT_NAME_BYTES 64u
+
+/* "AQGRANT1" and "AQUSAGE1" read as little-endian integers. */
+#define ALIQUOT_GRANT_MAGIC 0x31544e4152475141ull
+#define ALIQUOT_USAGE_MAGIC 0x3145474153555141ull
+
+/* `cap` of a device whose memory is not limited. */
+#define ALIQUOT_NO_CAP UINT64_MAX
+
+/* One device of the slice. */
+struct aliquot_grant_device {
+    uint8_t uuid[16];           /* the driver's device UUID, the only name a device has here */
+    _Atomic uint64_t cap;       /* bytes that the slice may hold; ALIQUOT_NO_CAP: all of it */
+    _Atomic uint64_t unclaimed; /* bytes the maker of the region saw on the device that no slot
+                                   has charged; counted against the cap */
+    uint64_t page_bytes;        /* granularity in which the device gives memory, a power of two */
+    uint64_t context_bytes;     /* estimate of what one context takes */
+    uint8_t reserved[208];
+};
+static_assert(sizeof(struct aliquot_grant_device) == 256, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, cap) == 16, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, unclaimed) == 24, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, page_bytes) == 32, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, context_bytes) == 40, "grant device layout");
+
+struct aliquot_grant {
+    uint64_t magic;
+    uint32_t abi;
+    uint32_t size;                 /* sizeof(struct aliquot_grant) */
+    uint32_t device_count;         /* 1 to ALIQUOT_MAX_DEVICES */
+    uint32_t flags;                /* none yet: 0 */
+    _Atomic uint64_t beat;         /* counter that a living agent advances; 0: no agent */
+    char name[ALIQUOT_NAME_BYTES]; /* of the slice, NUL-terminated, for messages */
+    uint8_t reserved[160];
+    struct aliquot_grant_device device[ALIQUOT_MAX_DEVICES];
+};
+static_assert(offsetof(struct aliquot_grant, beat) == 24, "grant layout");
+static_assert(offsetof(struct aliquot_grant, name) == 32, "grant layout");
+static_assert(offsetof(struct aliquot_grant, device) == 256, "grant layout");
+static_assert(sizeof(struct aliquot_grant) == 4352, "grant layout");
+
+/* One process of the slice. A slot is owned by whoever holds the write lock on byte number `slot`
+ * of the file `usage` (an open-file-description lock: the kernel drops it however the owner dies).
+ * The owner writes the fields; whoever finds the lock free may clear them, holding it. */
+struct aliquot_slot {
+    _Atomic uint32_t pid;      /* as the process sees itself; 0: never used or cleared */
+    uint32_t reserved0;
+    uint64_t attached_unix_ns; /* CLOCK_REALTIME at attachment */
+    char command[16];          /* comm, NUL-terminated */
+    uint8_t reserved[32];
+};
+static_assert(sizeof(struct aliquot_slot) == 64, "slot layout");
+static_assert(offsetof(struct aliquot_slot, attached_unix_ns) == 8, "slot layout");
+static_assert(offsetof(struct aliquot_slot, command) == 16, "slot layout");
+
+/* Memory that one process exported and others of the slice may have opened: who holds it, and in
+ * whose slot it is charged. All fields are written under the region's lock. */
+struct aliquot_hold {
+    uint64_t key;     /* names the shared memory; 0: free entry */
+    uint64_t bytes;   /* of one charge */
+    uint32_t slot;    /* holder */
+    uint32_t device;  /* index into grant.device */
+    uint32_t count;   /* how many times this slot holds it */
+    uint32_t charged; /* how many of those are charged in this slot */
+};
+static_assert(sizeof(struct aliquot_hold) == 32, "hold layout");
+
+/* Container-wide figures of one device; they outlive the processes. */
+struct aliquot_usage_device {
+    _Atomic uint64_t peak;     /* largest sum of charges that was granted, bytes */
+    _Atomic uint64_t refusals; /* requests refused at the cap */
+    uint8_t reserved[48];
+};
+static_assert(sizeof(struct aliquot_usage_device) == 64, "usage device layout");
+
+struct aliquot_usage {
+    uint64_t magic;
+    uint32_t abi;
+    uint32_t size;                      /* sizeof(struct aliquot_usage) */
+    _Atomic uint32_t high_water;        /* slots below it may be in use; only grows */
+    uint32_t reserved0;
+    _Atomic uint64_t reclaimed_ns;      /* when a dead slot that held memory was last cleared */
+    _Atomic uint64_t unknown_functions; /* driver functions handed out that the shim does not know */
+    _Atomic uint64_t lost_holds;        /* exports that found no free hold entry */
+    uint8_t reserved1[976];
+    struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
+    uint8_t reserved2[2048];
+    /* Charges, one word a process, side by side for each device: summing a slice reads
+     * high_water consecutive words. Only the owner of a slot adds and subtracts, except that a
+     * hold may move to another slot under the region's lock. */
+    _Atomic uint64_t charge[ALIQUOT_MAX_DEVICES][ALIQUOT_MAX_SLOTS];
+    struct aliquot_slot slot[ALIQUOT_MAX_SLOTS];
+    struct aliquot_hold hold[ALIQUOT_MAX_HOLDS];
+};
+static_assert(offsetof(struct aliquot_usage, high_water) == 16, "usage layout");
+static_assert(offsetof(struct aliquot_usage, reclaimed_ns) == 24, "usage layout");
+static_assert(offsetof(struct aliquot_usage, device) == 1024, "usage layout");
+static_assert(offsetof(struct aliquot_usage, charge) == 4096, "usage layout");
+static_assert(offsetof(struct aliquot_usage, slot) == 4096 + 131072, "usage layout");
+static_assert(offsetof(struct aliquot_usage, hold) == 4096 + 131072 + 65536, "usage layout");
+static_assert(sizeof(struct aliquot_usage) == 4096 + 131072 + 65536 + 65536, "usage layout");
+
+/* Lock bytes of the file `usage`. They are names, not data. */
+#define ALIQUOT_LOCK_SLOT(slot) ((int64_t)(slot))
+#define ALIQUOT_LOCK_REGION ((int64_t)ALIQUOT_MAX_SLOTS)
+
+/* What a region is made from. */
+struct aliquot_region_device {
+    uint8_t uuid[16];
+    uint64_t cap;           /* bytes or ALIQUOT_NO_CAP */
+    uint64_t page_bytes;    /* power of two */
+    uint64_t context_bytes; /* 0 when unknown */
+};
+
+/* Creates `grant` (mode 0444) and `usage` (mode 0666, every block allocated) in the directory
+ * `dirfd`, which must not hold them yet; both appear whole or not at all. Returns 0 or a negative
+ * errno: -EEXIST, -ENOSPC, -EINVAL for a device_count or page size out of range, … */
+int aliquot_region_create(int dirfd, const char *name, const struct aliquot_region_device *device,
+                          uint32_t device_count);
+
+/* Checks a file that was read whole into memory. Returns NULL when it is a region file of this ABI,
+ * else a message (static storage) saying what is wrong: truncated, not such a file, another ABI. */
+const char *aliquot_grant_check(const void *bytes, size_t size);
+const char *aliquot_usage_check(const void *bytes, size_t size);
+
+/* Whether the owner of `slot` lives, by the lock on the open file `usage_fd` (any access mode).
+ * Returns 1, 0 or a negative errno. */
+int aliquot_slot_alive(int usage_fd, uint32_t slot);
+
+/* Clears the charges of a slot whose owner is dead; `usage_fd` is open for writing. Returns 1 when
+ * it was cleared, 0 when its owner lives or it was empty, or a negative errno. `usage` is a
+ * writable mapping of the whole file. The caller holds the region lock when others may be
+ * attaching. */
+int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
+
+/* Takes the region's lock on the open file `usage_fd` (open for writing); waits at most
+ * `timeout_ns`. Returns 0, -ETIMEDOUT or another negative errno. The lock goes with the open file
+ * description or by aliquot_region_unlock. */
+int aliquot_region_lock(int usage_fd, int64_t timeout_ns);
+void aliquot_region_unlock(int usage_fd);
+
+#endif
