@@ -160,6 +160,12 @@ int aliquot_slot_alive(int usage_fd, uint32_t slot);
  * attaching. */
 int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
 
+/* Moves up to `charges` charges of the shared memory that `from` names to the slots of its other
+ * living holders in the slice. Under the region's lock. The caller withdraws them from the old
+ * slot, afterwards: the sum is never too small. */
+void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
+                          const struct aliquot_hold *from, uint32_t charges);
+
 /* Takes the region's lock on the open file `usage_fd` (open for writing); waits at most
  * `timeout_ns`. Returns 0, -ETIMEDOUT or another negative errno. The lock goes with the open file
  * description or by aliquot_region_unlock. */
