@@ -182,18 +182,6 @@ void aliquot_region_unlock(int usage_fd) {
     byte_lock(usage_fd, F_OFD_SETLK, F_UNLCK, ALIQUOT_LOCK_REGION, NULL);
 }
 
-/* A dead holder's share of exported memory goes to a living holder of the same memory, for the
- * device frees it only when the last one is gone. */
-static void inherit_holds(int usage_fd, struct aliquot_usage *usage, uint32_t dead) {
-    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++) {
-        struct aliquot_hold *hold = &usage->hold[i];
-        if (!hold->key || hold->slot != dead)
-            continue;
-        aliquot_hold_pass_on(usage_fd, usage, hold, hold->charged);
-        *hold = (struct aliquot_hold){0};
-    }
-}
-
 void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges) {
     for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS && charges; i++) {
@@ -212,6 +200,36 @@ void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
     }
 }
 
+/* A dead holder's share of exported memory goes to a living holder of the same memory, for the
+ * device frees it only when the last one is gone. */
+static void inherit_holds(int usage_fd, struct aliquot_usage *usage, uint32_t dead) {
+    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++) {
+        struct aliquot_hold *hold = &usage->hold[i];
+        if (!hold->key || hold->slot != dead)
+            continue;
+        aliquot_hold_pass_on(usage_fd, usage, hold, hold->charged);
+        *hold = (struct aliquot_hold){0};
+    }
+}
+
+void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot) {
+    inherit_holds(usage_fd, usage, slot);
+    uint64_t held = 0;
+    for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
+        held |= atomic_load_explicit(&usage->charge[device][slot], memory_order_relaxed);
+    if (held)
+        /* Before the room can be seen: whoever gets the room and then an out-of-memory from the
+         * driver must know that the dead process may still be giving back (aliquot_give_back_due).
+         * The exchanges below are seq_cst and order it. */
+        atomic_store_explicit(&usage->reclaimed_ns, (uint64_t)monotonic_ns(),
+                              memory_order_release);
+    for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
+        /* seq_cst: pairs with the sums of aliquot_charge(). */
+        atomic_exchange(&usage->charge[device][slot], 0);
+    memset(usage->slot[slot].command, 0, sizeof usage->slot[slot].command);
+    atomic_store_explicit(&usage->slot[slot].pid, 0, memory_order_release);
+}
+
 int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slot) {
     if (slot >= ALIQUOT_MAX_SLOTS)
         return -EINVAL;
@@ -223,17 +241,7 @@ int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slo
         return 0;
     if (error)
         return error;
-    inherit_holds(usage_fd, usage, slot);
-    uint64_t held = 0;
-    for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
-        /* seq_cst: pairs with the sums of aliquot_charge(). */
-        held |= atomic_exchange(&usage->charge[device][slot], 0);
-    if (held)
-        /* release, before the room can be seen: pairs with the acquire in aliquot_reclaim_pending */
-        atomic_store_explicit(&usage->reclaimed_ns, (uint64_t)monotonic_ns(),
-                              memory_order_release);
-    memset(usage->slot[slot].command, 0, sizeof usage->slot[slot].command);
-    atomic_store_explicit(&usage->slot[slot].pid, 0, memory_order_release);
+    aliquot_slot_clear(usage_fd, usage, slot);
     byte_lock(usage_fd, F_OFD_SETLK, F_UNLCK, ALIQUOT_LOCK_SLOT(slot), NULL);
     return 1;
 }

@@ -154,6 +154,10 @@ const char *aliquot_usage_check(const void *bytes, size_t size);
  * Returns 1, 0 or a negative errno. */
 int aliquot_slot_alive(int usage_fd, uint32_t slot);
 
+/* Clears a slot whose lock the caller holds (or knows to be free and guarded), passing on what
+ * living processes still hold of its exported memory. */
+void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
+
 /* Clears the charges of a slot whose owner is dead; `usage_fd` is open for writing. Returns 1 when
  * it was cleared, 0 when its owner lives or it was empty, or a negative errno. `usage` is a
  * writable mapping of the whole file. The caller holds the region lock when others may be

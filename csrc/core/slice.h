@@ -1,0 +1,141 @@
+/* The slice of this process: its place in the region, and the arithmetic of the cap.
+ *
+ * Add, sum, withdraw: a charge is added to the process' own word, all words of the slice are
+ * summed, and the charge is withdrawn when the sum passes the cap. Nothing is stored that could
+ * drift from what the processes hold.
+ *
+ * errno is preserved by every function here.
+ */
+#ifndef ALIQUOT_SLICE_H
+#define ALIQUOT_SLICE_H
+
+#include "../region/region.h"
+
+#include <stdbool.h>
+
+/* Why a slice could not be attached, for one line on standard error. */
+struct aliquot_error {
+    char text[512];
+};
+
+/* What the fast paths read. Written once at attachment, before `attached` is set; a forked child
+ * starts from zero (see struct aliquot_fork_page). */
+struct aliquot_slice {
+    const struct aliquot_grant *grant; /* read-only mapping of the whole file */
+    struct aliquot_usage *usage;       /* shared mapping of the whole file */
+    uint32_t slot;
+    uint32_t device_count;
+};
+extern struct aliquot_slice aliquot_slice;
+
+/* One page that the kernel replaces by zeros in a forked child: how a child knows that neither the
+ * slot nor the entries of the tables are its own. */
+struct aliquot_fork_page {
+    _Atomic uint32_t attached;
+};
+extern struct aliquot_fork_page *_Atomic aliquot_fork_page;
+
+/* Whether this process (and not only a parent of it) has a slot. */
+static inline bool aliquot_attached(void) {
+    /* acquire: pairs with the release at the end of aliquot_attach. */
+    return atomic_load_explicit(
+        &atomic_load_explicit(&aliquot_fork_page, memory_order_acquire)->attached,
+        memory_order_acquire);
+}
+
+/* Maps the region in `directory` and takes a slot. Returns true when the process is attached,
+ * by this call or an earlier one, by any thread; false with a message otherwise. `forget` is called
+ * first when the process is a forked child of an attached one: what the tables hold is not its own.
+ */
+bool aliquot_attach(const char *directory, void (*forget)(void), struct aliquot_error *error);
+
+/* Called before a refusal: takes up what the driver has given back meanwhile (pools that shrank,
+ * frees that were queued). Set once by the vendor's part before the first charge. */
+extern void (*aliquot_settle)(uint32_t device);
+
+/* The slow part of aliquot_charge: clears dead slots, settles, tries again under the region's lock,
+ * counts the refusal. Returns as aliquot_charge does. */
+bool aliquot_charge_again(uint32_t device, uint64_t bytes);
+
+/* Bytes that all processes of the slice hold on the device, and what nobody claims. */
+static inline uint64_t aliquot_used(uint32_t device) {
+    const struct aliquot_slice *slice = &aliquot_slice;
+    /* acquire: pairs with the release in claim_slot: a raised mark comes before its charges. */
+    uint32_t slots = atomic_load_explicit(&slice->usage->high_water, memory_order_acquire);
+    if (slots > ALIQUOT_MAX_SLOTS)
+        slots = ALIQUOT_MAX_SLOTS;
+    const _Atomic uint64_t *word = slice->usage->charge[device];
+    uint64_t sum =
+        atomic_load_explicit(&slice->grant->device[device].unclaimed, memory_order_relaxed);
+    for (uint32_t i = 0; i < slots; i++)
+        /* seq_cst: of two that add and then sum, at least one sees the other. */
+        sum += atomic_load(&word[i]);
+    return sum;
+}
+
+/* The cap in bytes, or ALIQUOT_NO_CAP. It may change at any time. */
+static inline uint64_t aliquot_cap(uint32_t device) {
+    return atomic_load_explicit(&aliquot_slice.grant->device[device].cap, memory_order_relaxed);
+}
+
+void aliquot_raise_peak(uint32_t device, uint64_t sum);
+
+/* Gives back bytes that were charged. */
+static inline void aliquot_withdraw(uint32_t device, uint64_t bytes) {
+    /* seq_cst: pairs with the sums of aliquot_used. */
+    atomic_fetch_sub(&aliquot_slice.usage->charge[device][aliquot_slice.slot], bytes);
+}
+
+/* Charges without asking: for what the device has already given. */
+static inline void aliquot_charge_given(uint32_t device, uint64_t bytes) {
+    /* seq_cst: pairs with the sums of aliquot_used. */
+    atomic_fetch_add(&aliquot_slice.usage->charge[device][aliquot_slice.slot], bytes);
+    aliquot_raise_peak(device, aliquot_used(device));
+}
+
+/* Adds, sums, withdraws. Returns whether it fitted, without the second chance of aliquot_charge. */
+static inline bool aliquot_charge_once(uint32_t device, uint64_t bytes) {
+    uint64_t cap = aliquot_cap(device);
+    /* No sum of 1,024 charges under 2^53 can wrap, and no device has as much. */
+    if (__builtin_expect(bytes > cap || bytes >> 53, 0))
+        return false;
+    atomic_fetch_add(&aliquot_slice.usage->charge[device][aliquot_slice.slot], bytes);
+    uint64_t sum = aliquot_used(device);
+    if (__builtin_expect(sum > cap, 0)) {
+        aliquot_withdraw(device, bytes);
+        return false;
+    }
+    /* relaxed: a figure for people. */
+    if (__builtin_expect(sum > atomic_load_explicit(&aliquot_slice.usage->device[device].peak,
+                                                    memory_order_relaxed),
+                         0))
+        aliquot_raise_peak(device, sum);
+    return true;
+}
+
+/* Charges `bytes` on `device` (index into the grant) if the slice has room for them. */
+static inline bool aliquot_charge(uint32_t device, uint64_t bytes) {
+    return __builtin_expect(aliquot_charge_once(device, bytes), 1) ||
+           aliquot_charge_again(device, bytes);
+}
+
+/* Whether a process of the slice died so recently with memory that the driver may still be giving
+ * it back: an out-of-memory from the driver is worth another try. Sleeps a little before it says
+ * yes; says no after two seconds since the death was found. `*round` counts the tries, from 0. */
+bool aliquot_give_back_due(unsigned *round);
+
+/* Memory shared between processes (IPC, exported handles). `key` names it in every process that
+ * holds it.
+ *   export: this process, which is charged for it, gave out a handle
+ *   import: this process opened it and is not charged
+ *   drop:   this process let go of one; returns how many charges of `bytes` it must withdraw now
+ *           (0 or 1): an importer's only when it had inherited the charge
+ * They do nothing, and drop returns `charged`, when the region's table is full or cannot be locked. */
+void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes);
+void aliquot_hold_import(uint64_t key, uint32_t device, uint64_t bytes);
+uint32_t aliquot_hold_drop(uint64_t key, uint32_t charged);
+
+/* Counts a driver function that was handed to the program and is in no table of ours. */
+void aliquot_count_unknown(void);
+
+#endif
