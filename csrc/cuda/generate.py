@@ -1,0 +1,289 @@
+"""Write everything that is derived from the table of CUDA driver functions.
+
+Usage: ``generate.py TABLE shim|sim|docs OUTPUT`` where OUTPUT is a folder for ``shim`` and
+``sim`` and a file for ``docs``. Runs at build time, so it imports nothing but Python's own modules.
+
+The table has one row a public function, tab separated: function, class, by, symbols, reason.
+
+* class: what the function does to a slice, one of ``CLASSES``.
+* by: ``shim`` (each of its symbols has a wrapper ``aliquot_SYMBOL`` in csrc/cuda), ``driver``
+  (exported, and answered by the driver's own address), ``none`` (never exported: it is found in
+  the driver itself, behind the shim).
+* symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the CUDA version that brought it,
+  0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the per-thread forms.
+* reason: why it is in its class and, where it is not wrapped, why that is right.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+CLASSES = {
+    "charge": "gives device memory, or keeps it alive",
+    "release": "gives device memory back, or lets go of it",
+    "query": "tells how much device memory there is",
+    "launch": "runs on the compute units: kernels, graphs, memsets, copies within a device",
+    "copy": "moves data by other engines; measured, never delayed",
+    "order": "orders work or waits for it; never delayed, since it releases others",
+    "lifecycle": "begins or ends something that the slice's books may have to follow",
+    "pass": "neither takes memory nor runs work",
+}
+BY = {"shim": "wrapped", "driver": "driver", "none": "not exported"}
+FORMS = ("", "ptds", "ptsz")
+COLUMNS = ["function", "class", "by", "symbols", "reason"]
+
+
+class TableError(Exception):
+    """A mistake in the table; the text names the line."""
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One exported form of a function; ``since`` is a CUDA version such as 3020, or 0."""
+
+    name: str
+    since: int
+    form: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One public function, named without version or per-thread suffix."""
+
+    function: str
+    kind: str
+    by: str
+    symbols: tuple[Symbol, ...]
+    reason: str
+
+
+def parse(text: str) -> list[Row]:
+    """Read the table; raises TableError with the line number at the first mistake."""
+    rows: list[Row] = []
+    seen: set[str] = set()
+    lines = text.splitlines()
+    if not lines or lines[0].split("\t") != COLUMNS:
+        raise TableError(f"line 1: expected the columns {' '.join(COLUMNS)}, tab separated")
+    for number, line in enumerate(lines[1:], start=2):
+        row = _parse_row(number, line)
+        for symbol in row.symbols:
+            if symbol.name in seen:
+                raise TableError(f"line {number}: {symbol.name} is in the table twice")
+            seen.add(symbol.name)
+        if rows and row.function <= rows[-1].function:
+            raise TableError(f"line {number}: {row.function} is out of order")
+        rows.append(row)
+    return rows
+
+
+def _parse_row(number: int, line: str) -> Row:
+    fields = line.split("\t")
+    if len(fields) != len(COLUMNS):
+        raise TableError(f"line {number}: {len(fields)} fields instead of {len(COLUMNS)}")
+    function, kind, by, symbols, reason = fields
+    if kind not in CLASSES:
+        raise TableError(f"line {number}: {function}: no class is called {kind!r}")
+    if by not in BY:
+        raise TableError(f"line {number}: {function}: by is {by!r}, not one of {' '.join(BY)}")
+    if not reason.strip():
+        raise TableError(f"line {number}: {function}: the reason is missing")
+    parsed = []
+    for item in symbols.split():
+        match = re.fullmatch(r"(\w+)@(\d+)(?:/(ptds|ptsz))?", item)
+        if not match:
+            raise TableError(f"line {number}: {function}: {item!r} is not SYMBOL@SINCE[/FORM]")
+        name, since, form = match[1], int(match[2]), match[3] or ""
+        version = rf"{function}(_v\d+)?" + (f"_{form}" if form else "")
+        if not re.fullmatch(version, name):
+            raise TableError(f"line {number}: {name} is not a form of {function}")
+        parsed.append(Symbol(name, since, form))
+    if not parsed:
+        raise TableError(f"line {number}: {function}: no symbol")
+    return Row(function, kind, by, tuple(parsed), reason)
+
+
+def _exported(rows: list[Row]) -> list[tuple[Row, Symbol]]:
+    return [(row, symbol) for row in rows if row.by != "none" for symbol in row.symbols]
+
+
+def _source(about: str, lines: list[str]) -> str:
+    head = f"/* {about}\n * Derived from csrc/cuda/functions.tsv: change it there. */"
+    return "\n".join([head, *lines, ""])
+
+
+def functions_header(rows: list[Row]) -> str:
+    """functions.h: a number for each exported symbol, in the table's order."""
+    names = [f"    F_{symbol.name}," for _, symbol in _exported(rows)]
+    return _source(
+        "A number for each exported symbol of the CUDA driver.",
+        ["#pragma once", "", "enum aliquot_fn {", *names, "    F_COUNT", "};"],
+    )
+
+
+def shim_exports(rows: list[Row]) -> str:
+    """exports.c: each symbol as an indirect function, resolved when it is first looked up.
+
+    The resolver answers NULL where the driver lacks the symbol, and dlsym then does too.
+    Resolvers may run before the sanitizers' own set-up, hence the attributes.
+    """
+    lines = [
+        '#include "functions.h"',
+        "",
+        "void *aliquot_export(enum aliquot_fn fn);",
+        "typedef void (*function)(void);",
+        "#define RESOLVER                                                                       \\",
+        "    __attribute__((used, no_stack_protector, no_sanitize_address,                      \\",
+        "                   no_sanitize_thread, no_sanitize_undefined)) static function",
+        "#define EXPORT(resolver) __attribute__((ifunc(resolver), visibility(\"default\"))) void",
+        "",
+    ]
+    for _, symbol in _exported(rows):
+        name = symbol.name
+        lines += [
+            f"RESOLVER resolve_{name}(void) {{ return (function)aliquot_export(F_{name}); }}",
+            f'EXPORT("resolve_{name}") {name}(void);',
+        ]
+    return _source("The exports of the shim.", lines)
+
+
+def shim_table(rows: list[Row]) -> str:
+    """table.c: name and wrapper of each symbol; a missing wrapper fails the link by its name."""
+    exported = _exported(rows)
+    wrapped = [symbol.name for row, symbol in exported if row.by == "shim"]
+    hidden = '__attribute__((visibility("hidden")))'
+    names = [f'    [F_{symbol.name}] = "{symbol.name}",' for _, symbol in exported]
+    return _source(
+        "Name and wrapper of each symbol; NULL where the driver's own address is handed out.",
+        [
+            '#include "functions.h"',
+            "",
+            *[f"{hidden} void aliquot_{name}(void);" for name in wrapped],
+            "",
+            f"{hidden} extern const char *const aliquot_fn_name[F_COUNT];",
+            f"{hidden} extern void *const aliquot_fn_wrapper[F_COUNT];",
+            "",
+            "const char *const aliquot_fn_name[F_COUNT] = {",
+            *names,
+            "};",
+            "",
+            "void *const aliquot_fn_wrapper[F_COUNT] = {",
+            *[f"    [F_{name}] = (void *)aliquot_{name}," for name in wrapped],
+            "};",
+        ],
+    )
+
+
+def sim_stubs(rows: list[Row]) -> str:
+    """stubs.c: a weak definition of each symbol, for those that the simulator does not implement."""
+    lines = ["int sim_unsupported(const char *name);", ""]
+    for _, symbol in _exported(rows):
+        name = symbol.name
+        lines += [
+            f"__attribute__((weak)) int {name}(void);",
+            f'int {name}(void) {{ return sim_unsupported("{name}"); }}',
+        ]
+    return _source("What the simulator does not implement says so.", lines)
+
+
+def sim_proc(rows: list[Row]) -> str:
+    """proc.c: what cuGetProcAddress chooses from, sorted by base name, then by version."""
+    exported = [
+        (row.function.encode(), symbol.since, FORMS.index(symbol.form), symbol.name)
+        for row, symbol in _exported(rows)
+        if symbol.since
+    ]
+    exported.sort()
+    return _source(
+        "What cuGetProcAddress chooses from. form: 0 plain, 1 ptds, 2 ptsz.",
+        [
+            "#include <stddef.h>",
+            "",
+            "struct sim_proc {",
+            "    const char *base, *symbol;",
+            "    int since, form;",
+            "    void *address;",
+            "};",
+            "",
+            *[f"int {name}(void);" for _, _, _, name in exported],
+            "",
+            f"extern const struct sim_proc sim_proc_table[{len(exported)}];",
+            "extern const size_t sim_proc_count;",
+            "",
+            f"const size_t sim_proc_count = {len(exported)};",
+            f"const struct sim_proc sim_proc_table[{len(exported)}] = {{",
+            *[
+                f'    {{"{base.decode()}", "{name}", {since}, {form}, (void *){name}}},'
+                for base, since, form, name in exported
+            ],
+            "};",
+        ],
+    )
+
+
+def sim_map(rows: list[Row]) -> str:
+    """exports.map: the simulator exports what a driver exports, and nothing else."""
+    names = "".join(f"    {symbol.name};\n" for _, symbol in _exported(rows))
+    return "{\nglobal:\n" + names + "local:\n    *;\n};\n"
+
+
+def coverage(rows: list[Row]) -> str:
+    """The coverage page: every function, by class."""
+    count = sum(len(row.symbols) for row in rows)
+    lines = [
+        "# Coverage of the CUDA driver",
+        "",
+        "<!-- Derived from csrc/cuda/functions.tsv: change it there. -->",
+        "",
+        f"{len(rows)} public functions with {count} exported forms, each in one class.",
+        "*wrapped*: the shim looks at the call. *driver*: the call goes straight to the driver.",
+        "*not exported*: found in the driver itself, never in the shim.",
+        "",
+        "| class | what its functions do | wrapped | driver | not exported |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for kind, meaning in CLASSES.items():
+        counts = [sum(row.kind == kind and row.by == by for row in rows) for by in BY]
+        lines.append(f"| {kind} | {meaning} | {' | '.join(map(str, counts))} |")
+    for kind in CLASSES:
+        lines += ["", f"## {kind}", "", "| function | forms | by | why |", "|---|---|---|---|"]
+        for row in rows:
+            if row.kind == kind:
+                forms = " ".join(f"`{symbol.name}`" for symbol in row.symbols)
+                lines.append(f"| `{row.function}` | {forms} | {BY[row.by]} | {row.reason} |")
+    return "\n".join([*lines, ""])
+
+
+def main(arguments: list[str]) -> int:
+    """Write the part that is asked for; answers the exit status."""
+    if len(arguments) != 3 or arguments[1] not in ("shim", "sim", "docs"):
+        print("usage: generate.py TABLE shim|sim|docs OUTPUT", file=sys.stderr)
+        return 2
+    table, part, output = Path(arguments[0]), arguments[1], Path(arguments[2])
+    try:
+        rows = parse(table.read_text(encoding="utf-8"))
+    except (OSError, TableError) as error:
+        print(f"{table}: {error}", file=sys.stderr)
+        return 1
+    if part == "docs":
+        output.write_text(coverage(rows), encoding="utf-8")
+        return 0
+    output.mkdir(parents=True, exist_ok=True)
+    files = {"functions.h": functions_header(rows)}
+    if part == "shim":
+        files |= {"exports.c": shim_exports(rows), "table.c": shim_table(rows)}
+    else:
+        files |= {
+            "stubs.c": sim_stubs(rows),
+            "proc.c": sim_proc(rows),
+            "exports.map": sim_map(rows),
+        }
+    for name, text in files.items():
+        (output / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
