@@ -1,0 +1,72 @@
+/* Per-process hash table of what was charged: from a pointer or handle to eight bytes of facts.
+ *
+ * Open addressing, linear probing, removal by shifting back (no tombstones, so a million frees cost
+ * what the first did), in shards with a lock each that grow on their own. Sixteen bytes an entry.
+ * Two uses:
+ *   keyed by handle:  aliquot_table_put, _get, _take
+ *   keyed by pointer: aliquot_pointer_put, _take, which also count the tenants of pages that small
+ *     allocations share: whoever enters the first tenant of a page is told so, and whoever removes
+ *     the last.
+ * A table is usable when zeroed. Its memory comes from mmap, never from the program's allocator. No
+ * function takes another lock or calls out while it holds a shard's, except _sweep its callback.
+ */
+#ifndef ALIQUOT_TABLE_H
+#define ALIQUOT_TABLE_H
+
+#include "lock.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ALIQUOT_SHARDS 64u
+
+/* In a value: the pointer lies in a page that others may share. */
+#define ALIQUOT_SHARES (1ull << 63)
+
+struct aliquot_entry {
+    uint64_t key; /* 0: free. Page counts carry the tag bit 0, which no pointer has. */
+    uint64_t value;
+};
+
+struct aliquot_shard {
+    _Alignas(64) struct aliquot_lock lock;
+    uint32_t count; /* entries in use; at most 3/4 of the capacity */
+    uint32_t mask;  /* capacity - 1, a power of two less one; 0 before the first entry */
+    struct aliquot_entry *entry;
+};
+
+struct aliquot_table {
+    struct aliquot_shard shard[ALIQUOT_SHARDS];
+    unsigned page_shift; /* log2 of the page that small allocations share; for pointers only */
+};
+
+/* What becomes of a page. */
+enum aliquot_tenancy {
+    ALIQUOT_TENANT_EDGE, /* its first tenant came, or its last went, or it is not a shared page */
+    ALIQUOT_TENANT_MORE, /* it had, or still has, other tenants */
+    ALIQUOT_TENANT_NONE, /* no such pointer to take; or no host memory to enter it */
+};
+
+/* Adds or replaces. False when there is no host memory for it. `key` is not 0. */
+bool aliquot_table_put(struct aliquot_table *table, uint64_t key, uint64_t value);
+bool aliquot_table_get(struct aliquot_table *table, uint64_t key, uint64_t *value);
+bool aliquot_table_take(struct aliquot_table *table, uint64_t key, uint64_t *value);
+
+/* Enters a pointer (not 0, bit 0 clear). */
+enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t pointer,
+                                         uint64_t value);
+enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
+                                          uint64_t *value);
+
+/* Removes every pointer whose value agrees with `value` in the bits of `mask`, telling `gone` of
+ * each (under the shard's lock: it must not use the table). */
+void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t value,
+                           void (*gone)(uint64_t value, enum aliquot_tenancy, void *context),
+                           void *context);
+
+/* Forgets everything and frees every lock, whoever held it: for a forked child. The memory stays
+ * with the child, unused. */
+void aliquot_table_reset(struct aliquot_table *table);
+
+#endif
