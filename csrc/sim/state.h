@@ -1,0 +1,273 @@
+/* The state that all processes on one simulated node share: the node's configuration, who runs,
+ * and which process holds which page of which device.
+ *
+ * A state is a directory with a file `state`, mapped by everybody, and one sparse file `vram<N>`
+ * per device whose offsets are the device's physical memory. This file also compiles into the
+ * Python binding (aliquot.sim._state), so it needs nothing of CUDA.
+ *
+ * What survives kill -9 at any instruction:
+ * - a process is alive while its byte of `state` is locked (open file description lock, held by a
+ *   mapping whose descriptor is closed);
+ * - the frame words say who holds each page; every counter is derived from them and counted anew
+ *   by whoever takes over the lock of a holder that died;
+ * - locks name their holder's slot, so a waiter that finds the slot dead takes the lock over.
+ */
+#ifndef ALIQUOT_SIM_STATE_H
+#define ALIQUOT_SIM_STATE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "timeline.h"
+
+enum {
+    SIM_DEVICES_MAX = 16,
+    SIM_SLOTS_MAX = 1024,   /* processes at a time, the dead ones not yet cleared included */
+    SIM_GROUPS_MAX = 1024,  /* names of ALIQUOT_SIM_GROUP in the life of a state */
+    SIM_SHARES_MAX = 65536, /* pieces of memory that are shared between processes */
+    SIM_GROUP_NAME = 64,
+    SIM_SLOT_NONE = 0xffffffff,
+};
+
+#define SIM_STATE_MAGIC UINT64_C(0x3154514c41534d53) /* "SMSALQT1" read as little-endian */
+#define SIM_STATE_VERSION 1u
+
+/* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
+
+/* Host-side cost of a call, in nanoseconds; spent in sim_cost() only. */
+enum sim_cost {
+    SIM_COST_INIT,                /* first cuInit */
+    SIM_COST_CONTEXT_CREATE,      /* cuCtxCreate, first retain of a primary context */
+    SIM_COST_ALLOC,               /* cuMemAlloc and its kin, arrays, cuMemCreate */
+    SIM_COST_FREE,
+    SIM_COST_ALLOC_ASYNC,         /* cuMemAllocAsync, cuMemAllocFromPoolAsync */
+    SIM_COST_FREE_ASYNC,
+    SIM_COST_MEM_INFO,            /* cuMemGetInfo */
+    SIM_COST_MODULE_LOAD,
+    SIM_COST_LAUNCH,
+    SIM_COST_GRAPH_LAUNCH,        /* per launch */
+    SIM_COST_GRAPH_NODE,          /* per kernel node of a launch */
+    SIM_COST_EVENT_RECORD,        /* without timing */
+    SIM_COST_EVENT_RECORD_TIMING,
+    SIM_COST_EVENT_QUERY,
+    SIM_COST_STREAM_WAIT_EVENT,
+    SIM_COST_COPY,                /* per copy or memset call */
+    SIM_COST_SYNC,                /* per synchronising call, beside the wait */
+    SIM_COST_COUNT,
+};
+
+/* One device. Bytes, nanoseconds, MHz; zero where a reading does not exist on the model. */
+struct sim_device_config {
+    char name[96];
+    uint8_t uuid[16];
+    uint64_t memory;        /* what nvidia-smi calls total */
+    uint64_t reserved;      /* NVML's reserved; memory - reserved is CUDA's total */
+    uint64_t page_size;     /* a power of two; memory - reserved is a multiple of it */
+    uint64_t context_bytes; /* cost of a context, 1 KiB of stack a thread included */
+    uint64_t pool_chunk;    /* least growth of a memory pool's reservation */
+    uint64_t slice_ns;      /* time-slice between processes */
+    uint64_t release_delay_ns; /* after the first look at a killed process until its memory goes */
+    uint64_t kernel_ns;     /* device time of a kernel of one wave of blocks */
+    uint64_t wave_ns;       /* and of each further wave */
+    uint64_t host_copy_bytes_per_us;   /* pinned host memory from or to the device */
+    uint64_t device_copy_bytes_per_us; /* inside the device; memsets */
+    uint64_t peer_copy_bytes_per_us;   /* to another device over NVLink */
+    uint64_t cost_ns[SIM_COST_COUNT];
+    uint64_t l2_bytes;
+    uint32_t sms;
+    uint32_t cc_major, cc_minor;
+    uint32_t pci_domain, pci_bus, pci_device;
+    uint32_t pci_id;        /* PCI device id, 0x20b0 */
+    int32_t numa_node;      /* -1: none */
+    uint32_t clock_mhz, memory_clock_mhz, bus_width_bits;
+    uint32_t power_watts;   /* limit */
+    uint32_t link_mb_per_s; /* one NVLink, one direction */
+    uint32_t nvlink_version;
+    uint8_t links[SIM_DEVICES_MAX]; /* NVLinks to each other device; 0: only through PCIe */
+};
+
+struct sim_node_config {
+    uint32_t device_count;
+    uint32_t driver_version; /* as cuDriverGetVersion: 13000 */
+    char name[64];           /* profile or file stem */
+    struct sim_device_config devices[SIM_DEVICES_MAX];
+};
+
+/* ---- Locks --------------------------------------------------------------------------------- */
+
+/* A lock between processes. `word`: 0 free, else holder's slot + 1, top bit: somebody waits. */
+struct sim_lock {
+    _Atomic uint32_t word;
+};
+
+struct sim_state; /* one process's view of a state */
+
+/* Takes the lock; the caller has a slot. Returns true when its former holder died holding it: the
+ * caller must put right what it guards. */
+bool sim_lock_take(struct sim_state *state, struct sim_lock *lock);
+void sim_lock_drop(struct sim_state *state, struct sim_lock *lock);
+
+/* ---- The mapped file ----------------------------------------------------------------------- */
+
+/* A process. `status`: generation << 8 | enum sim_slot_status. FREE to LIVE by the holder of the
+ * slot's byte lock, LIVE to DEAD and DEAD to FREE by whoever finds the byte unlocked. */
+enum sim_slot_status { SIM_SLOT_FREE, SIM_SLOT_LIVE, SIM_SLOT_DEAD };
+struct sim_slot {
+    _Atomic uint64_t status;
+    _Atomic uint32_t exiting; /* ended by itself: no release delay */
+    uint32_t group;
+    int32_t pid;              /* in its own pid namespace; for people, never for liveness */
+    uint32_t pad;
+    _Atomic uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
+    _Atomic uint64_t frames[SIM_DEVICES_MAX]; /* derived; under the device's lock */
+};
+
+struct sim_group {
+    char name[SIM_GROUP_NAME];
+    uint64_t used[SIM_DEVICES_MAX]; /* frames; derived; under the device's lock */
+    uint64_t max[SIM_DEVICES_MAX];  /* most ever; under the device's lock */
+};
+
+/* A frame's word: SIM_FRAME_OWNER holder's slot + 1 or 0 (free); SIM_FRAME_SHARE number of its
+ * share + 0 (none: private); SIM_FRAME_TOUCHED may hold bytes that are not zero. The owner's bits
+ * change under the device's lock. */
+#define SIM_FRAME_OWNER UINT32_C(0x000007ff)
+#define SIM_FRAME_TOUCHED UINT32_C(0x00000800)
+#define SIM_FRAME_SHARE UINT32_C(0xfffff000)
+#define SIM_FRAME_SHARE_SHIFT 12
+#define SIM_FRAME_NOBODY UINT32_C(0x7ff) /* kept alive by an exported descriptor only */
+
+/* Memory that other processes may hold: exported by IPC handle, by descriptor, or by a pool. */
+struct sim_share {
+    _Atomic uint64_t status; /* nonce << 2 | enum sim_share_status */
+    uint32_t kind;           /* enum sim_share_kind */
+    uint32_t device;         /* SIM_DEVICES_MAX: host memory */
+    uint32_t owner;          /* slot that is charged, or SIM_SLOT_NONE */
+    uint32_t first_frame;    /* UINT32_MAX: scattered, found by the frame words' share number */
+    uint64_t frames;
+    uint64_t bytes;
+    uint32_t descriptors; /* not 0: descriptors were exported; whether one lives, its lock tells */
+    uint32_t location;    /* CUmemLocationType << 16 | id, for VMM handles */
+    _Atomic uint64_t holders[SIM_SLOTS_MAX / 64];
+};
+enum sim_share_status { SIM_SHARE_FREE, SIM_SHARE_BUILDING, SIM_SHARE_LIVE };
+enum sim_share_kind { SIM_SHARE_IPC, SIM_SHARE_VMM, SIM_SHARE_HOST, SIM_SHARE_POOL };
+
+struct sim_device_state {
+    struct sim_lock lock;
+    uint32_t frame_count;
+    uint64_t frames_offset; /* in the file: frame_count words */
+    uint64_t bitmap_offset; /* in the file: a bit per frame, 1 free; derived */
+    uint64_t free_frames;   /* derived */
+    uint32_t free_hint;     /* no free frame below it; derived */
+    uint32_t pad;
+    struct sim_timeline timeline;
+};
+
+struct sim_state_header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t header_bytes; /* sizeof of this: another build's layout is refused */
+    uint64_t file_bytes;
+    uint8_t id[16]; /* of this state: handles of another one are refused */
+    struct sim_node_config node;
+    struct sim_lock table_lock; /* groups and shares' numbers */
+    uint32_t group_count;
+    _Atomic uint32_t slot_high; /* slots at and above it were never used */
+    _Atomic uint32_t share_high;
+    _Atomic uint64_t next_id; /* serial numbers that are unique on the node */
+    struct sim_group groups[SIM_GROUPS_MAX];
+    struct sim_slot slots[SIM_SLOTS_MAX];
+    struct sim_share shares[SIM_SHARES_MAX];
+    struct sim_device_state devices[SIM_DEVICES_MAX];
+    /* Words for IPC events and whatever else execution shares; zero at first. */
+    _Alignas(64) uint8_t exec[1 << 20];
+};
+
+/* One process's view. `header` and `vram[d]` are shared mappings (not inherited by fork). */
+struct sim_state {
+    struct sim_state_header *header;
+    const struct sim_node_config *node;
+    uint32_t slot; /* own slot, or SIM_SLOT_NONE */
+    char directory[4096];
+    uint8_t *vram[SIM_DEVICES_MAX]; /* NULL unless asked for at opening */
+};
+
+/* ---- Making and opening -------------------------------------------------------------------- */
+
+/* Makes `state` and the vram files in an existing, empty directory. Returns 0 or an errno value
+ * with one line in `why`. */
+int sim_state_create(const char *directory, const struct sim_node_config *node, char *why,
+                     size_t why_bytes);
+/* Maps a state and takes a slot in it, tagged with `group` (NULL: ""). With `vram`, the devices'
+ * memory is mapped too. A state of another version, layout or size is refused.
+ * Returns 0 or an errno value with one line in `why`. */
+int sim_state_open(const char *directory, const char *group, bool vram, struct sim_state **state,
+                   char *why, size_t why_bytes);
+/* Gives up the slot and all it holds at once, and unmaps. */
+void sim_state_close(struct sim_state *state);
+
+/* ---- Processes ----------------------------------------------------------------------------- */
+
+/* Looks for processes that died and descriptors that were closed, and frees what they held and
+ * the release delay no longer covers. Returns true when anything was freed. */
+bool sim_state_sweep(struct sim_state *state);
+/* The status word of a slot, to be kept and given to sim_slot_alive. */
+uint64_t sim_slot_status(const struct sim_state *state, uint32_t slot);
+/* Whether the process that had this status is still alive. A few microseconds. */
+bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
+
+/* ---- Frames (bytes are pages here) --------------------------------------------------------- */
+
+struct sim_run { /* physically contiguous pages */
+    uint32_t first;
+    uint32_t count;
+};
+/* Takes `count` pages of a device for the own slot: one run where there is one, else as many runs
+ * as needed. *runs is malloc'ed, or `inline_run` when one suffices. False when there are too few
+ * (nothing is taken then) or the host has no memory. */
+bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
+                     struct sim_run *inline_run, struct sim_run **runs, uint32_t *run_count);
+/* Gives pages back; those that may have been written are zeroed (a hole in the file). */
+void sim_frames_give(struct sim_state *state, uint32_t device, const struct sim_run *runs,
+                     uint32_t run_count);
+/* Says that a page may have been written. */
+static inline void sim_frame_touch(_Atomic uint32_t *word) {
+    /* Relaxed: only the owner's own later give-back, ordered by its lock, and the successors of a
+     * dead owner read it. */
+    if (!(atomic_load_explicit(word, memory_order_relaxed) & SIM_FRAME_TOUCHED))
+        atomic_fetch_or_explicit(word, SIM_FRAME_TOUCHED, memory_order_relaxed);
+}
+static inline _Atomic uint32_t *sim_frame_words(struct sim_state *state, uint32_t device) {
+    return (_Atomic uint32_t *)(void *)((uint8_t *)state->header +
+                                        state->header->devices[device].frames_offset);
+}
+
+/* ---- Truth --------------------------------------------------------------------------------- */
+
+struct sim_truth_process {
+    int32_t pid;
+    uint32_t slot;
+    uint32_t dead; /* killed, not yet released */
+    char group[SIM_GROUP_NAME];
+    uint64_t bytes[SIM_DEVICES_MAX];
+};
+struct sim_truth_group {
+    char name[SIM_GROUP_NAME];
+    uint64_t used_bytes[SIM_DEVICES_MAX];
+    uint64_t max_used_bytes[SIM_DEVICES_MAX];
+};
+struct sim_truth {
+    uint32_t device_count, process_count, group_count;
+    uint64_t total_bytes[SIM_DEVICES_MAX];
+    uint64_t free_bytes[SIM_DEVICES_MAX];
+    uint64_t reserved_bytes[SIM_DEVICES_MAX];
+    struct sim_truth_process processes[SIM_SLOTS_MAX];
+    struct sim_truth_group groups[SIM_GROUPS_MAX];
+};
+/* Sweeps, then reads everything, each device under its lock. */
+void sim_state_truth(struct sim_state *state, struct sim_truth *truth);
+
+#endif
