@@ -1,0 +1,72 @@
+# Each target does all of its own set-up. What a target needs is named once, as a stamp file.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+SOAK_SECONDS ?= 600
+
+SOURCES := $(shell find csrc shim sim agent hooks examples -type f -not -name '*.pyc' 2>/dev/null) \
+           CMakeLists.txt pyproject.toml
+C_SOURCES := $(shell find csrc tests bench -name '*.[ch]' 2>/dev/null)
+
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: build demo test soak bench lint clean
+
+build: $(VENV)/stamp/aliquot
+
+demo: build
+	$(BIN)/python -m aliquot.agent.demo
+
+test: build $(VENV)/stamp/test
+	$(BIN)/python -m pytest -m "not soak" $(PYTEST)
+
+soak: build $(VENV)/stamp/test
+	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
+
+bench: build
+	for bench in bench/[a-z]*.py; do $(BIN)/python $$bench $(BENCH) || exit; done
+
+lint: build $(VENV)/stamp/test $(VENV)/stamp/lint build/packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p aliquot
+	$(BIN)/mypy tests $(wildcard bench) csrc/cuda/generate.py csrc/cuda/find_header.py csrc/binding.py
+	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
+
+clean:
+	rm -rf build dist $(VENV)
+
+# -- Set-up --------------------------------------------------------------------------------------
+
+# Debian packages, by the file that shows that they are there.
+$(VENV)/stamp/system: .ci/system
+	@PYTHON=$(PYTHON) .ci/system
+	@mkdir -p $(@D) && touch $@
+
+$(VENV)/stamp/venv: $(VENV)/stamp/system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q "scikit-build-core>=0.11" "cffi>=1.16" \
+	    "nvidia-cuda-runtime==13.5.*" "click>=8.1"
+	@touch $@
+
+# The installed package is what is tested, demonstrated and measured, never the source folders.
+$(VENV)/stamp/aliquot: $(VENV)/stamp/venv $(SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation --force-reinstall --no-deps \
+	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
+	@touch $@
+
+$(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml
+	$(BIN)/python -m pip install -q --group test --group clients
+	@touch $@
+
+$(VENV)/stamp/lint: $(VENV)/stamp/venv pyproject.toml
+	$(BIN)/python -m pip install -q --group lint
+	@touch $@
+
+build/packages:
+	mkdir -p $@/aliquot && cd $@/aliquot && ln -sfn ../../../agent ../../../shim ../../../sim .
