@@ -45,12 +45,12 @@ struct sim_timeline_entry {
  * killed holder applies it again, which is harmless. */
 struct sim_timeline_step {
     uint32_t valid;
-    uint32_t entry;
-    uint32_t next;
-    uint32_t turn;
-    uint64_t entry_run_ns;
-    uint64_t now_ns;
-    uint64_t slice_end_ns;
+    uint32_t entry;    /* that held the device */
+    uint64_t from_ns;  /* real time at the step's start and end */
+    uint64_t to_ns;
+    uint64_t from_run_ns; /* its clock at the start and end */
+    uint64_t to_run_ns;
+    uint64_t busy_ns; /* of the device, at the end */
 };
 
 /* One device. All zero is not valid: see sim_timeline_init. */
@@ -60,6 +60,7 @@ struct sim_timeline {
     uint64_t now_ns;      /* real time up to which the model has gone */
     uint64_t idle_ns;     /* since when nobody had work; meaningful while `busy` is empty */
     uint64_t slice_end_ns;
+    uint64_t busy_ns; /* device time that any process has held it, those gone included */
     uint32_t holder; /* entry that holds the device, or SIM_TIMELINE_NONE */
     uint32_t high;   /* entries at and above it have never been used */
     uint64_t busy[SIM_TIMELINE_WORDS]; /* bit per entry with run_ns < demand_ns */
@@ -74,15 +75,14 @@ void sim_timeline_init(struct sim_timeline *timeline, uint64_t slice_ns);
 /* Takes an entry for process slot `owner`; -1 when all are taken. An owner that already has one
  * gets it again. */
 int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner);
-/* Gives up every entry of `owner`: at a process's end, by itself or by whoever finds it dead.
- * Its device time up to now is added to the node's history by the model as if it had run. */
+/* Gives up the entry of `owner`: at a process's end, by itself or by whoever finds it dead. What
+ * it had queued beyond the present moment is dropped. No effect when it has none. */
 void sim_timeline_leave(struct sim_timeline *timeline, uint32_t owner);
 
 /* What the owner learns when it looks. */
 struct sim_timeline_view {
     uint64_t now_ns; /* the model's real time: what the knots reach up to */
     uint64_t run_ns; /* own clock at now_ns */
-    uint64_t idle_ns; /* when the device was idle before this call: since when; else now_ns */
     bool alone;      /* nobody else had work at now_ns */
     uint32_t knot_count;
     struct sim_knot knots[SIM_TIMELINE_KNOTS + 2]; /* since the last look, ascending */

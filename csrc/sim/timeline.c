@@ -1,0 +1,378 @@
+#include "timeline.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+enum { DEFAULT_SLICE_NS = 2000000 };
+
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void sim_timeline_init(struct sim_timeline *timeline, uint64_t slice_ns)
+{
+    memset(timeline, 0, sizeof *timeline);
+    timeline->slice_ns = slice_ns != 0 ? slice_ns : DEFAULT_SLICE_NS;
+    timeline->holder = SIM_TIMELINE_NONE;
+    for (uint32_t i = 0; i < SIM_TIMELINE_ENTRIES; i++)
+        timeline->entries[i].owner = SIM_TIMELINE_NONE;
+    pthread_mutexattr_t attributes;
+    pthread_mutexattr_init(&attributes);
+    pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+    pthread_mutex_init(&timeline->lock, &attributes);
+    pthread_mutexattr_destroy(&attributes);
+}
+
+/* ---- The set of entries that have work ----------------------------------------------------- */
+
+static bool is_busy(const struct sim_timeline *timeline, uint32_t index)
+{
+    return (timeline->busy[index / 64] >> (index % 64) & 1) != 0;
+}
+
+static void set_busy(struct sim_timeline *timeline, uint32_t index, bool busy)
+{
+    uint64_t bit = UINT64_C(1) << (index % 64);
+    if (busy)
+        timeline->busy[index / 64] |= bit;
+    else
+        timeline->busy[index / 64] &= ~bit;
+}
+
+static uint32_t busy_count(const struct sim_timeline *timeline)
+{
+    uint32_t count = 0;
+    for (int i = 0; i < SIM_TIMELINE_WORDS; i++)
+        count += (uint32_t)__builtin_popcountll(timeline->busy[i]);
+    return count;
+}
+
+/* The busy entry that follows `index` round robin (any index, NONE included); NONE if none. */
+static uint32_t next_busy(const struct sim_timeline *timeline, uint32_t index)
+{
+    uint32_t start = index == SIM_TIMELINE_NONE ? 0 : (index + 1) % SIM_TIMELINE_ENTRIES;
+    for (uint32_t step = 0; step <= SIM_TIMELINE_WORDS; step++) {
+        uint32_t word = (start / 64 + step) % SIM_TIMELINE_WORDS;
+        uint64_t bits = timeline->busy[word];
+        if (step == 0)
+            bits &= ~UINT64_C(0) << (start % 64);
+        if (bits != 0)
+            return word * 64 + (uint32_t)__builtin_ctzll(bits);
+    }
+    return SIM_TIMELINE_NONE;
+}
+
+/* ---- Knots --------------------------------------------------------------------------------- */
+
+/* Drops every other of the inner knots: what is left is still a line through true points. */
+static void thin(struct sim_timeline_entry *entry)
+{
+    uint32_t kept = 1;
+    for (uint32_t i = 2; i + 1 < entry->knot_count; i += 2)
+        entry->knots[kept++] = entry->knots[i];
+    entry->knots[kept++] = entry->knots[entry->knot_count - 1];
+    entry->knot_count = kept;
+}
+
+static void push_knot(struct sim_timeline_entry *entry, uint64_t real_ns, uint64_t run_ns)
+{
+    if (entry->knot_count >= SIM_TIMELINE_KNOTS)
+        thin(entry);
+    entry->knots[entry->knot_count] = (struct sim_knot){real_ns, run_ns};
+    atomic_signal_fence(memory_order_release);
+    entry->knot_count++;
+}
+
+/* Notes that the entry held the device from `from` to `to`. Doing it twice does no harm. */
+static void note_run(struct sim_timeline_entry *entry, struct sim_knot from, struct sim_knot to)
+{
+    uint32_t count = entry->knot_count;
+    if (count > 0 && entry->knots[count - 1].real_ns >= to.real_ns)
+        return;
+    if (count == 0 || entry->knots[count - 1].real_ns < from.real_ns) {
+        push_knot(entry, from.real_ns, from.run_ns);
+    } else if (count > 1 && entry->knots[count - 2].run_ns < entry->knots[count - 1].run_ns &&
+               entry->knots[count - 1].real_ns == from.real_ns) {
+        entry->knots[count - 1] = to; /* goes on in the same direction */
+        return;
+    }
+    push_knot(entry, to.real_ns, to.run_ns);
+}
+
+/* ---- Steps --------------------------------------------------------------------------------- */
+
+static void apply_step(struct sim_timeline *timeline)
+{
+    const struct sim_timeline_step *step = &timeline->step;
+    struct sim_timeline_entry *entry = &timeline->entries[step->entry];
+    note_run(entry, (struct sim_knot){step->from_ns, step->from_run_ns},
+             (struct sim_knot){step->to_ns, step->to_run_ns});
+    entry->run_ns = step->to_run_ns;
+    timeline->busy_ns = step->busy_ns;
+    timeline->now_ns = step->to_ns;
+}
+
+/* Lets `index` hold the device for `length` ns from the model's now. */
+static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t length)
+{
+    const struct sim_timeline_entry *entry = &timeline->entries[index];
+    timeline->step = (struct sim_timeline_step){
+        .entry = index,
+        .from_ns = timeline->now_ns,
+        .to_ns = timeline->now_ns + length,
+        .from_run_ns = entry->run_ns,
+        .to_run_ns = entry->run_ns + length,
+        .busy_ns = timeline->busy_ns + length,
+    };
+    /* A signal fence suffices: a killed process's stores up to its last instruction are seen. */
+    atomic_signal_fence(memory_order_release);
+    timeline->step.valid = 1;
+    atomic_signal_fence(memory_order_release);
+    apply_step(timeline);
+    atomic_signal_fence(memory_order_release);
+    timeline->step.valid = 0;
+    if (entry->run_ns >= entry->demand_ns)
+        set_busy(timeline, index, false);
+}
+
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static void advance(struct sim_timeline *timeline, uint64_t to_ns)
+{
+    while (timeline->now_ns < to_ns) {
+        uint32_t busy = busy_count(timeline);
+        if (busy == 0) {
+            timeline->now_ns = to_ns;
+            return;
+        }
+        uint32_t holder = timeline->holder;
+        bool over = timeline->now_ns >= timeline->slice_end_ns;
+        if (holder == SIM_TIMELINE_NONE || !is_busy(timeline, holder) || (over && busy > 1)) {
+            uint32_t next = next_busy(timeline, holder);
+            timeline->slice_end_ns = timeline->now_ns + timeline->slice_ns;
+            if (next != holder)
+                timeline->entries[next].turns++;
+            holder = next;
+            timeline->holder = next;
+        }
+        const struct sim_timeline_entry *entry = &timeline->entries[holder];
+        uint64_t length = least(to_ns - timeline->now_ns, entry->demand_ns - entry->run_ns);
+        if (busy > 1)
+            length = least(length, timeline->slice_end_ns - timeline->now_ns);
+        run_step(timeline, holder, length);
+        if (busy == 1 && timeline->now_ns >= timeline->slice_end_ns) {
+            /* Alone: its slices follow each other, and a newcomer waits for the present one. */
+            uint64_t past = timeline->now_ns - timeline->slice_end_ns;
+            timeline->slice_end_ns += (past / timeline->slice_ns + 1) * timeline->slice_ns;
+        }
+        if (busy == 1 && !is_busy(timeline, holder))
+            timeline->idle_ns = timeline->now_ns;
+    }
+}
+
+/* ---- The lock ------------------------------------------------------------------------------ */
+
+/* Makes the state whole after its lock's holder died at any instruction. */
+static void repair(struct sim_timeline *timeline)
+{
+    if (timeline->step.valid == 1 && timeline->step.entry < SIM_TIMELINE_ENTRIES)
+        apply_step(timeline);
+    timeline->step.valid = 0;
+    if (timeline->high > SIM_TIMELINE_ENTRIES)
+        timeline->high = SIM_TIMELINE_ENTRIES;
+    for (uint32_t i = 0; i < timeline->high; i++) {
+        struct sim_timeline_entry *entry = &timeline->entries[i];
+        uint32_t ascending = 0;
+        while (ascending < least(entry->knot_count, SIM_TIMELINE_KNOTS) &&
+               (ascending == 0 ||
+                entry->knots[ascending].real_ns > entry->knots[ascending - 1].real_ns))
+            ascending++;
+        if (ascending != entry->knot_count)
+            entry->knot_count = 0;
+        set_busy(timeline, i, entry->owner != SIM_TIMELINE_NONE && entry->run_ns < entry->demand_ns);
+    }
+    if (timeline->holder != SIM_TIMELINE_NONE && !is_busy(timeline, timeline->holder))
+        timeline->holder = SIM_TIMELINE_NONE;
+    if (busy_count(timeline) == 0)
+        timeline->idle_ns = timeline->now_ns;
+}
+
+static void lock(struct sim_timeline *timeline)
+{
+    if (pthread_mutex_lock(&timeline->lock) == EOWNERDEAD) {
+        repair(timeline);
+        pthread_mutex_consistent(&timeline->lock);
+    }
+}
+
+static void unlock(struct sim_timeline *timeline) { pthread_mutex_unlock(&timeline->lock); }
+
+/* ---- Owners -------------------------------------------------------------------------------- */
+
+static struct sim_timeline_entry *find_owner(struct sim_timeline *timeline, uint32_t owner)
+{
+    for (uint32_t i = 0; i < timeline->high; i++)
+        if (timeline->entries[i].owner == owner)
+            return &timeline->entries[i];
+    return NULL;
+}
+
+int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner)
+{
+    lock(timeline);
+    struct sim_timeline_entry *entry = find_owner(timeline, owner);
+    if (entry == NULL) {
+        entry = find_owner(timeline, SIM_TIMELINE_NONE);
+        if (entry == NULL && timeline->high < SIM_TIMELINE_ENTRIES)
+            entry = &timeline->entries[timeline->high];
+        if (entry != NULL) {
+            entry->run_ns = 0;
+            entry->demand_ns = 0;
+            entry->turns = 0;
+            entry->knot_count = 0;
+            uint32_t index = (uint32_t)(entry - timeline->entries);
+            if (timeline->high <= index)
+                timeline->high = index + 1;
+            atomic_signal_fence(memory_order_release);
+            entry->owner = owner;
+        }
+    }
+    int index = entry == NULL ? -1 : (int)(entry - timeline->entries);
+    unlock(timeline);
+    return index;
+}
+
+void sim_timeline_leave(struct sim_timeline *timeline, uint32_t owner)
+{
+    lock(timeline);
+    struct sim_timeline_entry *entry = find_owner(timeline, owner);
+    if (entry != NULL) {
+        uint32_t index = (uint32_t)(entry - timeline->entries);
+        advance(timeline, most(timeline->now_ns, clock_ns()));
+        if (is_busy(timeline, index)) {
+            set_busy(timeline, index, false);
+            if (busy_count(timeline) == 0)
+                timeline->idle_ns = timeline->now_ns;
+        }
+        entry->demand_ns = entry->run_ns;
+        atomic_signal_fence(memory_order_release);
+        entry->owner = SIM_TIMELINE_NONE;
+    }
+    unlock(timeline);
+}
+
+/* ---- Looking ------------------------------------------------------------------------------- */
+
+static void fill_view(struct sim_timeline *timeline, uint32_t index, struct sim_timeline_view *view)
+{
+    struct sim_timeline_entry *entry = &timeline->entries[index];
+    view->now_ns = timeline->now_ns;
+    view->run_ns = entry->run_ns;
+    view->alone = busy_count(timeline) <= (is_busy(timeline, index) ? 1u : 0u);
+    view->knot_count = entry->knot_count;
+    memcpy(view->knots, entry->knots, entry->knot_count * sizeof *entry->knots);
+    entry->knot_count = 0;
+    if (view->knot_count == 0 || view->knots[view->knot_count - 1].real_ns < timeline->now_ns)
+        view->knots[view->knot_count++] = (struct sim_knot){timeline->now_ns, entry->run_ns};
+}
+
+void sim_timeline_look(struct sim_timeline *timeline, int index, uint64_t now_ns,
+                       struct sim_timeline_view *view)
+{
+    lock(timeline);
+    advance(timeline, now_ns);
+    fill_view(timeline, (uint32_t)index, view);
+    unlock(timeline);
+}
+
+void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_ns,
+                         uint64_t since_ns, uint64_t demand_ns, struct sim_timeline_view *view)
+{
+    lock(timeline);
+    advance(timeline, now_ns);
+    struct sim_timeline_entry *entry = &timeline->entries[index];
+    if (demand_ns > entry->demand_ns && demand_ns > entry->run_ns) {
+        /* While nobody had work the model may go back and let this one have run since then. */
+        uint64_t since = most(since_ns, timeline->idle_ns);
+        if (busy_count(timeline) == 0 && since < timeline->now_ns)
+            timeline->now_ns = since;
+        entry->demand_ns = demand_ns;
+        set_busy(timeline, (uint32_t)index, true);
+        advance(timeline, now_ns);
+    }
+    fill_view(timeline, (uint32_t)index, view);
+    unlock(timeline);
+}
+
+/* Device time that every busy entry but `index` takes in one round, at most `slice` each, after
+ * it has already had `had` of its own demand in earlier rounds. */
+static uint64_t round_of_others(const struct sim_timeline *timeline, uint32_t index, uint64_t had,
+                                uint64_t slice, uint64_t *shortest)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = next_busy(timeline, SIM_TIMELINE_NONE), first = i;
+         i != SIM_TIMELINE_NONE;) {
+        const struct sim_timeline_entry *entry = &timeline->entries[i];
+        uint64_t left = entry->demand_ns - entry->run_ns;
+        if (i != index && left > had) {
+            sum += least(slice, left - had);
+            *shortest = least(*shortest, left - had);
+        }
+        i = next_busy(timeline, i);
+        if (i == first)
+            break;
+    }
+    return sum;
+}
+
+uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t run_ns)
+{
+    lock(timeline);
+    const struct sim_timeline_entry *entry = &timeline->entries[index];
+    uint64_t need = run_ns > entry->run_ns ? run_ns - entry->run_ns : 0;
+    uint64_t slice = timeline->slice_ns;
+    uint64_t at = timeline->now_ns;
+    uint64_t had = 0;
+    if (timeline->holder == (uint32_t)index && is_busy(timeline, (uint32_t)index) &&
+        timeline->slice_end_ns > at) {
+        uint64_t rest = least(need, timeline->slice_end_ns - at);
+        need -= rest; /* what is left of its present turn */
+        at += rest;
+    }
+    while (need > 0) {
+        /* Whole rounds in which nobody finishes are taken together. */
+        uint64_t shortest = UINT64_MAX;
+        uint64_t others = round_of_others(timeline, (uint32_t)index, had, slice, &shortest);
+        if (others == 0)
+            break;
+        uint64_t rounds = most(1, least(shortest, need) / slice);
+        at += others * rounds;
+        had += slice * rounds;
+        uint64_t own = least(need, slice * rounds);
+        at += own;
+        need -= own;
+    }
+    at += need;
+    unlock(timeline);
+    return at;
+}
+
+uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
+                              bool *busy)
+{
+    lock(timeline);
+    advance(timeline, now_ns);
+    const struct sim_timeline_entry *entry = find_owner(timeline, owner);
+    uint64_t run_ns = entry == NULL ? 0 : entry->run_ns;
+    if (busy != NULL)
+        *busy = entry != NULL && is_busy(timeline, (uint32_t)(entry - timeline->entries));
+    unlock(timeline);
+    return run_ns;
+}
