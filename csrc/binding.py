@@ -1,7 +1,7 @@
 """Write the C source of a cffi module from its declarations.
 
 Usage: ``binding.py MODULE CDEF OUTPUT``. CDEF is plain C that cffi understands; its lines that
-begin with ``//#include`` are what the C source includes.
+begin with ``//#`` are the C source's own preprocessor lines.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         return 2
     module, cdef, output = arguments[0], Path(arguments[1]), Path(arguments[2])
     text = cdef.read_text(encoding="utf-8")
-    includes = [line[2:] for line in text.splitlines() if line.startswith("//#include")]
+    includes = [line[2:] for line in text.splitlines() if line.startswith("//#")]
     ffi = FFI()
     ffi.cdef(text)
     ffi.set_source(module, "\n".join(includes))
