@@ -40,6 +40,10 @@ lint: build $(VENV)/stamp/test $(VENV)/stamp/lint build/packages
 clean:
 	rm -rf build dist $(VENV)
 
+docs/coverage.md: csrc/cuda/functions.tsv csrc/cuda/generate.py
+	@mkdir -p $(@D)
+	$(PYTHON) csrc/cuda/generate.py $< docs $@
+
 # -- Set-up --------------------------------------------------------------------------------------
 
 # Debian packages, by the file that shows that they are there.
@@ -47,16 +51,15 @@ $(VENV)/stamp/system: .ci/system
 	@PYTHON=$(PYTHON) .ci/system
 	@mkdir -p $(@D) && touch $@
 
-$(VENV)/stamp/venv: $(VENV)/stamp/system
+$(VENV)/stamp/venv: $(VENV)/stamp/system pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q "scikit-build-core>=0.11" "cffi>=1.16" \
-	    "nvidia-cuda-runtime==13.5.*" "click>=8.1"
+	$(BIN)/python -m pip install -q --group build
 	@touch $@
 
 # The installed package is what is tested, demonstrated and measured, never the source folders.
-$(VENV)/stamp/aliquot: $(VENV)/stamp/venv $(SOURCES)
-	$(BIN)/python -m pip install -q --no-build-isolation --force-reinstall --no-deps \
+$(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md $(SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation \
 	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
 	@touch $@
 

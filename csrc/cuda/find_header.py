@@ -1,4 +1,4 @@
-"""Print the folder of cuda.h in the installed nvidia-cuda-runtime wheel; nothing if there is none."""
+"""Print the folder of cuda.h in the installed nvidia-cuda-runtime wheel, if there is one."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def shim_exports(rows: list[Row]) -> str:
         "#define RESOLVER                                                                       \\",
         "    __attribute__((used, no_stack_protector, no_sanitize_address,                      \\",
         "                   no_sanitize_thread, no_sanitize_undefined)) static function",
-        "#define EXPORT(resolver) __attribute__((ifunc(resolver), visibility(\"default\"))) void",
+        '#define EXPORT(resolver) __attribute__((ifunc(resolver), visibility("default"))) void',
         "",
     ]
     for _, symbol in _exported(rows):
@@ -177,7 +177,7 @@ def shim_table(rows: list[Row]) -> str:
 
 
 def sim_stubs(rows: list[Row]) -> str:
-    """stubs.c: a weak definition of each symbol, for those that the simulator does not implement."""
+    """stubs.c: a weak definition of each symbol, for what the simulator does not implement."""
     lines = ["int sim_unsupported(const char *name);", ""]
     for _, symbol in _exported(rows):
         name = symbol.name

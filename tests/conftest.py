@@ -1,0 +1,79 @@
+"""Where the built libraries are, and NVIDIA's own to hold them against."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import nvidia_files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak-seconds",
+        type=float,
+        default=60.0,
+        help="how long each soak test runs, in seconds",
+    )
+
+
+@pytest.fixture(scope="session")
+def soak_seconds(request: pytest.FixtureRequest) -> float:
+    """How long a soak test runs."""
+    return float(request.config.getoption("--soak-seconds"))
+
+
+def _library(package: str, variable: str) -> Path:
+    """The library of an installed package; an environment variable names another build of it."""
+    if variable in os.environ:
+        return Path(os.environ[variable]).resolve()
+    spec = importlib.util.find_spec(package)
+    for place in (spec.submodule_search_locations if spec else None) or []:
+        library = Path(place) / "lib/libcuda.so.1"
+        if library.exists():
+            return library.resolve()
+    pytest.fail(f"{package} has no lib/libcuda.so.1: run `make build`")
+
+
+@pytest.fixture(scope="session")
+def shim_library() -> Path:
+    """The shim, or the one that ALIQUOT_TEST_SHIM names."""
+    return _library("aliquot.shim", "ALIQUOT_TEST_SHIM")
+
+
+@pytest.fixture(scope="session")
+def sim_library() -> Path:
+    """The simulator's driver library, or the one that ALIQUOT_TEST_SIM names."""
+    return _library("aliquot.sim", "ALIQUOT_TEST_SIM")
+
+
+@pytest.fixture(scope="session")
+def header_folder() -> Callable[[str], Path]:
+    """Folder of cuda.h of CUDA 11.8, 12.9 or 13.5; skips the test where it cannot be had."""
+
+    def find(version: str) -> Path:
+        try:
+            return nvidia_files.header_folder(version)
+        except nvidia_files.UnreachableError as error:
+            pytest.skip(str(error))
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def real_driver() -> Callable[[str], Path]:
+    """NVIDIA's libcuda of driver 535 or 550; skips the test where it cannot be had."""
+
+    def find(version: str) -> Path:
+        try:
+            return nvidia_files.driver_library(version)
+        except nvidia_files.UnreachableError as error:
+            pytest.skip(str(error))
+
+    return find

@@ -1,0 +1,118 @@
+"""NVIDIA's own headers and driver libraries, fetched into a cache folder and never installed.
+
+Headers come from the PyPI wheels of the CUDA runtime, drivers from Debian's non-free packages.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+WHEELS = {
+    "11.8": "nvidia-cuda-runtime-cu11==11.8.*",
+    "12.9": "nvidia-cuda-runtime-cu12==12.9.*",
+    "13.5": "nvidia-cuda-runtime==13.5.*",
+}
+SUITES = {"535": "bookworm", "550": "trixie"}
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+class UnreachableError(Exception):
+    """What could not be had, and why, in one line."""
+
+
+def cache_folder() -> Path:
+    """The folder in which fetched files are kept between runs."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "aliquot-tests"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _once(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock; yields whether it is still to be filled."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_suffix(".done")
+        if done.exists():
+            yield False
+            return
+        folder.mkdir(exist_ok=True)
+        yield True
+        done.touch()
+
+
+def _run(what: str, command: list[str], cwd: Path) -> None:
+    try:
+        run = subprocess.run(
+            command, check=False, capture_output=True, text=True, cwd=cwd, timeout=600
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnreachableError(f"{what}: {error}") from error
+    if run.returncode:
+        lines = (run.stderr or run.stdout).strip().splitlines()
+        raise UnreachableError(f"{what}: {lines[-1] if lines else f'status {run.returncode}'}")
+
+
+def header_folder(version: str) -> Path:
+    """The folder with cuda.h of a CUDA version of ``WHEELS``.
+
+    Raises UnreachableError if PyPI cannot be reached.
+    """
+    installed = importlib.util.find_spec("nvidia")
+    for place in (installed.submodule_search_locations if installed else None) or []:
+        header = Path(place) / "cu13/include/cuda.h"
+        if version == "13.5" and header.exists() and "CUDA_VERSION 13050" in header.read_text():
+            return header.parent
+    folder = cache_folder() / f"cuda-{version.replace('.', '-')}"
+    with _once(folder) as empty:
+        if empty:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
+            pip += ["--only-binary", ":all:", "-d", str(folder), WHEELS[version]]
+            _run(f"headers of CUDA {version} from PyPI", pip, folder)
+            for wheel in folder.glob("*.whl"):
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extractall(folder, [n for n in archive.namelist() if n[-2:] == ".h"])
+                wheel.unlink()
+    return next(folder.glob("**/cuda.h")).parent
+
+
+def driver_library(version: str) -> Path:
+    """The real libcuda.so of a driver version of ``SUITES``, unpacked.
+
+    Raises UnreachableError if Debian's archive, its key or its tools cannot be reached.
+    """
+    folder = cache_folder() / f"driver-{version}"
+    with _once(folder) as empty:
+        if empty:
+            if not KEYRING.exists():
+                raise UnreachableError(f"driver {version}: no {KEYRING} to check Debian's archive")
+            (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
+            (folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
+            sources = folder / "sources.list"
+            sources.write_text(
+                f"deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/debian "
+                f"{SUITES[version]} non-free\n"
+            )
+            apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={sources}"]
+            apt += ["-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::Etc::Parts=/dev/null"]
+            apt += ["-o", f"Dir::State::Lists={folder / 'lists'}"]
+            apt += ["-o", f"Dir::Cache={folder / 'cache'}", "-o", "APT::Sandbox::User=root"]
+            what = f"driver {version} from Debian's {SUITES[version]} non-free"
+            _run(what, [*apt, "update"], folder)
+            _run(what, [*apt, "download", "libcuda1:amd64"], folder)
+            for package in folder.glob("libcuda1_*.deb"):
+                _run(what, ["dpkg", "-x", str(package), str(folder / "root")], folder)
+                package.unlink()
+            if not list(folder.glob(f"root/**/libcuda.so.{version}.*")):
+                raise UnreachableError(f"{what}: the package holds no libcuda.so.{version}.*")
+    return next(folder.glob(f"root/**/libcuda.so.{version}.*"))
