@@ -36,8 +36,9 @@ struct sim_image_function {
     uint32_t max_threads;      /* per block, from .maxntid or .reqntid; 0: not limited by it */
     uint32_t required_block[3]; /* .reqntid; 0 0 0: any */
     uint32_t cluster[3];       /* required cluster size in blocks; 0 0 0: none required */
-    bool cluster_must_be_set;  /* .explicitcluster without a size: the launch must give one */
-    uint16_t ptx_version;      /* of the PTX it was made from, major*10+minor; 0 unknown */
+    bool cluster_must_be_set;  /* without a size in `cluster` the launch must give one */
+    bool strong;               /* visible and not weak: a linker refuses a second one */
+    uint16_t ptx_version;      /* virtual architecture it was made from, major*10+minor */
     uint16_t binary_version;   /* compute capability it was built for, major*10+minor */
 };
 
@@ -53,11 +54,17 @@ enum sim_symbol_kind {
 /* One variable of an image. */
 struct sim_image_symbol {
     const char *name;
-    const uint8_t *init; /* initial bytes, NULL: zero */
-    uint64_t init_bytes; /* at most `size`; the rest is zero */
-    uint64_t size;       /* bytes; 0 for references */
-    uint64_t align;      /* a power of two */
+    uint64_t offset; /* in the image's data, bytes; 0 for references */
+    uint64_t size;   /* bytes; 0 for references */
     enum sim_symbol_kind kind;
+    bool strong; /* visible and not weak: a linker refuses a second one */
+};
+
+/* A run of initial bytes of the image's data; what no run covers is zero. */
+struct sim_image_init {
+    uint64_t offset;
+    uint64_t bytes;
+    const uint8_t *data;
 };
 
 enum sim_image_kind { SIM_IMAGE_PTX, SIM_IMAGE_CUBIN };
@@ -66,27 +73,44 @@ enum sim_image_kind { SIM_IMAGE_PTX, SIM_IMAGE_CUBIN };
 struct sim_image {
     enum sim_image_kind kind;
     uint32_t holders; /* atomic; sim_image_hold / sim_image_release */
-    uint64_t bytes;   /* device memory that a load of it takes: cubin: SHF_ALLOC bytes; PTX: text */
+    uint64_t bytes;   /* device memory that a load takes: a cubin's allocated sections (code,
+                       * constants, globals; not shared memory), PTX: the length of its text */
+    uint64_t data_bytes; /* of all symbols together, one block aligned to 256 */
     const struct sim_image_function *functions;
     const struct sim_image_symbol *symbols;
+    const struct sim_image_init *inits; /* ascending offsets */
+    const char *const *defines; /* device functions that others may link to */
+    const char *const *needs;   /* names that are used and not defined in it */
     uint32_t function_count;
     uint32_t symbol_count;
-    uint32_t *function_slots; /* open-addressed by name; see sim_image_find_function */
-    uint32_t *symbol_slots;
-    uint32_t function_mask;
+    uint32_t init_count;
+    uint32_t define_count;
+    uint32_t need_count;
+    uint32_t function_mask; /* of the name tables: a power of two minus one */
     uint32_t symbol_mask;
-    void *storage; /* chunks that hold names, parameters and initial bytes */
+    uint32_t *function_slots; /* open-addressed by name: index + 1, 0 empty */
+    uint32_t *symbol_slots;
+    void *storage; /* chunks that hold all of the above */
 };
 
-/* Parses `data` for a device of compute capability `cc` (major*10+minor) into *image, which the
- * caller releases. `size` is the number of readable bytes, or SIZE_MAX where the caller of the
- * driver gave none: then the image's own headers say how long it is (PTX ends with its NUL).
- * `why`, when not NULL, gets one line on failure (`why_bytes` with its NUL).
- * Errors: INVALID_IMAGE (no image, truncated or inconsistent), NO_BINARY_FOR_GPU (none of the
- * entries suits `cc`), INVALID_PTX (text does not parse), UNSUPPORTED_PTX_VERSION, OUT_OF_MEMORY
- * (host). */
-CUresult sim_image_parse(const void *data, size_t size, unsigned cc, struct sim_image **image,
-                         char *why, size_t why_bytes);
+/* What an image is parsed for. */
+struct sim_image_target {
+    unsigned cc;        /* compute capability of the device, major*10+minor */
+    unsigned ptx_limit; /* newest PTX version understood, major*10+minor */
+    bool ptx_only;      /* CUDA_FORCE_PTX_JIT: no cubin of a fatbin is taken */
+    bool no_ptx;        /* CUDA_DISABLE_PTX_JIT: no PTX is taken */
+    bool relocatable;   /* input of a linker: unresolved names are kept in `needs` */
+};
+
+/* Parses `data` for `target` into *image, which the caller releases. `size` is the number of
+ * readable bytes, or SIZE_MAX where the caller of the driver gave none: then the image's own
+ * headers say how long it is (PTX ends with its NUL), and a fatbin wrapper, which holds an address,
+ * is taken too. `why` gets one line on failure (`why_bytes` with its NUL; NULL and 0: none).
+ * Errors: INVALID_IMAGE (no image, truncated or inconsistent), NO_BINARY_FOR_GPU (nothing in it
+ * suits the target), INVALID_PTX, UNSUPPORTED_PTX_VERSION,
+ * JIT_COMPILATION_DISABLED, OUT_OF_MEMORY (host). */
+CUresult sim_image_parse(const void *data, size_t size, const struct sim_image_target *target,
+                         struct sim_image **image, char *why, size_t why_bytes);
 void sim_image_hold(struct sim_image *image);
 void sim_image_release(struct sim_image *image);
 
