@@ -1,0 +1,228 @@
+"""Which CUDA driver a program would load, and every folder that has a name for one.
+
+The search is the dynamic loader's: ``LD_LIBRARY_PATH``, then its cache, then the default folders
+(ld.so(8)). Nothing is loaded here.
+"""
+
+# Paths stay the strings that the loader sees: pathlib would drop dots and follow nothing.
+# ruff: noqa: PTH
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from .errors import AliquotError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+DRIVER_NAME: Final = "libcuda.so.1"
+CACHE_PATH: Final = Path("/etc/ld.so.cache")
+
+# Where drivers lie that a program can reach by an absolute path: other than the loader's folders,
+# the compatibility drivers of CUDA's own packages, and what container toolkits and other systems
+# use.
+_COMPAT_FOLDERS: Final = (
+    "/usr/local/cuda*/compat",
+    "/usr/local/cuda*/compat/lib.real",
+    "/usr/local/nvidia/lib64",
+    "/usr/local/nvidia/lib",
+    "/usr/lib/wsl/lib",
+    "/usr/lib/wsl/drivers/*",
+    "/run/opengl-driver/lib",
+)
+_DRIVER_FILE: Final = re.compile(r"libcuda\.so(\.[0-9]+)*", re.ASCII)
+_CACHE_MAGIC: Final = b"glibc-ld.so.cache1.1"
+_OLD_CACHE_MAGIC: Final = b"ld.so-1.7.0\0"
+_MOST_LINKS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class DriverFolder:
+    """A folder in which a driver has names: what must lead to the shim instead.
+
+    ``path`` is free of links; ``names`` are the files' names in it; ``driver`` is the regular file
+    that they mean.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The driver a program would load: its regular file, and all folders with a driver's name.
+
+    A folder comes before the folders in it. The first one with ``driver`` is where the loader finds
+    it.
+    """
+
+    driver: str
+    folders: tuple[DriverFolder, ...]
+
+
+def find(environment: Mapping[str, str], cache: Path = CACHE_PATH) -> Installation:
+    """Find the driver that the loader would load for a program with ``environment``.
+
+    Raises AliquotError naming what was looked at when there is none.
+    """
+    faults: list[str] = []
+    for folder in loader_folders(environment, cache):
+        path = os.path.join(folder, DRIVER_NAME)
+        fault = _fault(path)
+        if fault is None:
+            return Installation(os.path.realpath(path), _folders(path, environment, cache))
+        if fault:
+            faults.append(fault)
+    if faults:
+        raise AliquotError(f"no usable CUDA driver: {'; '.join(faults)}: reinstall the driver")
+    library_path = environment.get("LD_LIBRARY_PATH")
+    places = ["the loader's cache", *_default_folders()]
+    if library_path:
+        places.insert(0, f"LD_LIBRARY_PATH ({library_path})")
+    raise AliquotError(
+        f"no CUDA driver: {DRIVER_NAME} is in none of {', '.join(places)}: "
+        "install the driver, or name its folder in LD_LIBRARY_PATH"
+    )
+
+
+def loader_folders(environment: Mapping[str, str], cache: Path = CACHE_PATH) -> list[str]:
+    """Return the folders in which the loader looks for the driver, in its order."""
+    folders = [
+        entry or "."
+        for entry in re.split("[:;]", environment.get("LD_LIBRARY_PATH", ""))
+        # Tokens such as $ORIGIN depend on the program that is loaded.
+        if "$" not in entry and (entry or environment.get("LD_LIBRARY_PATH"))
+    ]
+    folders += [os.path.dirname(path) for path in _cached_paths(cache)]
+    folders += _default_folders()
+    return list(dict.fromkeys(folders))
+
+
+def _default_folders() -> list[str]:
+    machine = f"{os.uname().machine}-linux-gnu"
+    candidates = [f"{top}/{machine}" for top in ("/lib", "/usr/lib")]
+    candidates += ["/lib64", "/usr/lib64", "/lib", "/usr/lib"]
+    return [folder for folder in candidates if Path(folder).is_dir()]
+
+
+def _cached_paths(cache: Path) -> list[str]:
+    """Return what the loader's cache has for any name of the driver; nothing for a broken cache.
+
+    The layout is glibc's (sysdeps/generic/dl-cache.h): a head of 48 bytes, then entries of 24 with
+    the offsets of a name and a path from the head's beginning.
+    """
+    try:
+        data = cache.read_bytes()
+    except OSError:
+        return []
+    if data.startswith(_OLD_CACHE_MAGIC):
+        # A cache in both formats: the new one follows the old one's table.
+        start = data.find(_CACHE_MAGIC)
+        if start < 0:
+            return []
+        data = data[start:]
+    if not data.startswith(_CACHE_MAGIC) or len(data) < 48:
+        return []
+    (count,) = struct.unpack_from("=I", data, 20)
+    paths = []
+    for number in range(min(count, (len(data) - 48) // 24)):
+        key, value = struct.unpack_from("=II", data, 48 + number * 24 + 4)
+        if _DRIVER_FILE.fullmatch(_string(data, key)):
+            path = _string(data, value)
+            if path.startswith("/"):
+                paths.append(path)
+    return paths
+
+
+def _string(data: bytes, offset: int) -> str:
+    end = data.find(b"\0", offset)
+    return os.fsdecode(data[offset:end]) if end >= 0 else ""
+
+
+def _fault(path: str) -> str | None:
+    """Return why ``path`` cannot be loaded, "" when nothing is there, None when it can."""
+    try:
+        if not os.path.lexists(path):
+            return ""
+        with open(path, "rb", opener=_open_file) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return f"{path} is not a file"
+            head = file.read(20)
+    except FileNotFoundError:
+        return f"{path} leads to {os.path.realpath(path)}, which does not exist"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    if head[:4] != b"\x7fELF":
+        return f"{path} is not a library"
+    if (head[4:6], head[18:20]) != _own_machine():
+        # The loader passes over libraries of other machines too (a 32-bit driver, say).
+        return f"{path} is a library for another machine"
+    return None
+
+
+def _open_file(path: str, flags: int) -> int:
+    # What lies there may be a pipe: do not wait for its other end.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _own_machine() -> tuple[bytes, bytes]:
+    with Path("/proc/self/exe").open("rb") as file:
+        head = file.read(20)
+    return head[4:6], head[18:20]
+
+
+def _folders(
+    found: str, environment: Mapping[str, str], cache: Path
+) -> tuple[DriverFolder, ...]:
+    """Return every folder with a driver's name, parents before what is in them."""
+    places = [os.path.dirname(step) for step in _chain(found)]
+    places += loader_folders(environment, cache)
+    for pattern in _COMPAT_FOLDERS:
+        places += sorted(glob.glob(pattern))
+    folders: dict[str, DriverFolder] = {}
+    for place in places:
+        path = os.path.realpath(place)
+        if path in folders:
+            continue
+        folder = _driver_folder(path)
+        if folder:
+            folders[path] = folder
+    return tuple(sorted(folders.values(), key=lambda folder: folder.path.count("/")))
+
+
+def _chain(path: str) -> Iterator[str]:
+    """Yield ``path`` and what each symbolic link on its way to the file leads to."""
+    for _ in range(_MOST_LINKS):
+        yield path
+        if not os.path.islink(path):
+            return
+        folder = os.path.realpath(os.path.dirname(path))
+        path = os.path.join(folder, os.readlink(path))
+
+
+def _driver_folder(path: str) -> DriverFolder | None:
+    # A stub answers 34 to everything: it is there to link against and must stay what it is.
+    if os.path.basename(path) == "stubs":
+        return None
+    try:
+        names = sorted(name for name in os.listdir(path) if _DRIVER_FILE.fullmatch(name))
+    except OSError:
+        return None
+    # The loader's own name decides; without it, the file with the longest version.
+    names.sort(key=lambda name: (name != DRIVER_NAME, -len(name)))
+    for name in names:
+        file = os.path.join(path, name)
+        if _fault(file) is None:
+            driver = os.path.realpath(file)
+            if os.path.basename(os.path.dirname(driver)) != "stubs":
+                return DriverFolder(path, tuple(sorted(names)), driver)
+    return None

@@ -1,0 +1,200 @@
+"""The region: the files ``grant`` and ``usage`` between one slice and whoever made it.
+
+The layout is C's (csrc/region/region.h), reached through cffi. ``usage`` is written by the
+processes of the slice and is hostile input here: it is copied by one read into a buffer of our own,
+every index is clamped and every text is made printable. Sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ._region import ffi, lib
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
+MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
+# A name and the NUL that ends it.
+MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
+
+# No device has as much; it keeps the sum of a slice within 63 bits, whatever its files say.
+_MOST_BYTES: Final = 1 << 53
+
+
+class RegionError(Exception):
+    """A region file cannot be used; the text says what is wrong with which file, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionDevice:
+    """One device of a slice that is to be made. ``cap`` is None when memory is not limited."""
+
+    uuid: bytes
+    cap: int | None
+    page_bytes: int
+    context_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedDevice:
+    """What the slice may hold of one device.
+
+    ``cap`` is None when memory is not limited; ``unclaimed`` are bytes seen on the device that no
+    process has charged; ``context_bytes`` is 0 when the cost of a context is unknown.
+    """
+
+    uuid: bytes
+    cap: int | None
+    unclaimed: int
+    page_bytes: int
+    context_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the slice is, as its maker wrote it."""
+
+    name: str
+    beat: int
+    devices: tuple[GrantedDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One living process of the slice.
+
+    ``pid`` is its number as it sees itself; ``charges`` are its bytes on each device of the grant.
+    """
+
+    slot: int
+    pid: int
+    command: str
+    attached_unix_ns: int
+    charges: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsedDevice:
+    """What the slice made of one device: these figures outlive its processes."""
+
+    peak: int
+    refusals: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the processes of the slice say that they hold."""
+
+    devices: tuple[UsedDevice, ...]
+    processes: tuple[Process, ...]
+    unknown_functions: int
+    lost_holds: int
+
+    def charge(self, device: int) -> int:
+        """Return the bytes that the living processes are charged on device ``device``."""
+        return sum(process.charges[device] for process in self.processes)
+
+
+def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
+    """Make ``grant`` and ``usage`` in the open folder ``dirfd``, both or none.
+
+    Raises OSError: FileExistsError when they are there, EINVAL for a name, page size or number of
+    devices out of range, and what the file system says.
+    """
+    rows = ffi.new("struct aliquot_region_device[]", max(len(devices), 1))
+    for row, device in zip(rows, devices, strict=False):
+        row.uuid = device.uuid
+        row.cap = lib.ALIQUOT_NO_CAP if device.cap is None else device.cap
+        row.page_bytes = device.page_bytes
+        row.context_bytes = device.context_bytes
+    error = lib.aliquot_region_create(dirfd, name.encode(), rows, len(devices))
+    if error:
+        raise OSError(-error, os.strerror(-error))
+
+
+def read_grant(fd: int, where: str) -> Grant:
+    """Read the open file ``grant``; ``where`` names it in messages. Raises RegionError, OSError."""
+    size = ffi.sizeof("struct aliquot_grant")
+    data = os.pread(fd, size, 0)
+    _refuse(lib.aliquot_grant_check(ffi.from_buffer(data), len(data)), where)
+    grant = ffi.new("struct aliquot_grant *")
+    ffi.memmove(grant, data, size)
+    devices = tuple(
+        GrantedDevice(
+            uuid=bytes(row.uuid),
+            cap=None if row.cap == lib.ALIQUOT_NO_CAP else row.cap,
+            unclaimed=min(row.unclaimed, _MOST_BYTES),
+            page_bytes=row.page_bytes,
+            context_bytes=row.context_bytes,
+        )
+        for row in grant.device[0 : grant.device_count]
+    )
+    return Grant(name=_text(grant.name), beat=grant.beat, devices=devices)
+
+
+def read_usage(fd: int, where: str, device_count: int) -> Usage:
+    """Read the open file ``usage`` of a slice with ``device_count`` devices.
+
+    Only processes that live are in the answer: a dead one owes nothing, even before its slot is
+    cleared. Raises RegionError, OSError.
+    """
+    size = ffi.sizeof("struct aliquot_usage")
+    data = os.pread(fd, size, 0)
+    _refuse(lib.aliquot_usage_check(ffi.from_buffer(data), len(data)), where)
+    usage = ffi.new("struct aliquot_usage *")
+    ffi.memmove(usage, data, size)
+    count = min(device_count, MAX_DEVICES)
+    processes = tuple(
+        _process(usage, slot, count)
+        for slot in range(min(usage.high_water, MAX_SLOTS))
+        if usage.slot[slot].pid and slot_alive(fd, slot)
+    )
+    devices = tuple(
+        UsedDevice(peak=min(row.peak, _MOST_BYTES), refusals=row.refusals)
+        for row in usage.device[0:count]
+    )
+    return Usage(devices, processes, usage.unknown_functions, usage.lost_holds)
+
+
+def slot_alive(fd: int, slot: int) -> bool:
+    """Say whether the process that owns ``slot`` of the open file ``usage`` lives."""
+    answer = lib.aliquot_slot_alive(fd, slot)
+    if answer < 0:
+        raise OSError(-answer, os.strerror(-answer))
+    return bool(answer)
+
+
+def any_alive(fd: int) -> bool:
+    """Say whether any process holds a slot of the open file ``usage``, whatever the file says."""
+    return any(slot_alive(fd, slot) for slot in range(MAX_SLOTS))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with what could move a terminal's cursor replaced by question marks."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _refuse(wrong: Any, where: str) -> None:  # noqa: ANN401 - cffi's pointers have no type
+    if wrong != ffi.NULL:
+        raise RegionError(f"{where} {ffi.string(wrong).decode()}")
+
+
+def _text(field: Any) -> str:  # noqa: ANN401 - cffi's arrays have no type
+    return printable(ffi.string(field, len(field)).decode(errors="replace"))
+
+
+def _process(usage: Any, slot: int, device_count: int) -> Process:  # noqa: ANN401 - as above
+    row = usage.slot[slot]
+    return Process(
+        slot=slot,
+        pid=row.pid,
+        command=_text(row.command),
+        attached_unix_ns=row.attached_unix_ns,
+        charges=tuple(
+            min(usage.charge[device][slot], _MOST_BYTES) for device in range(device_count)
+        ),
+    )
