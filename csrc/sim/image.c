@@ -17,8 +17,7 @@ struct sim_build_chunk {
 
 /* ---- Storage ------------------------------------------------------------------------------ */
 
-static void chunks_free(struct sim_build_chunk *chunk)
-{
+static void chunks_free(struct sim_build_chunk *chunk) {
     while (chunk) {
         struct sim_build_chunk *next = chunk->next;
         free(chunk);
@@ -26,8 +25,7 @@ static void chunks_free(struct sim_build_chunk *chunk)
     }
 }
 
-void *sim_build_alloc(struct sim_build *build, size_t bytes, size_t align)
-{
+void *sim_build_alloc(struct sim_build *build, size_t bytes, size_t align) {
     struct sim_build_chunk *chunk = build->storage;
     size_t at = 0;
 
@@ -61,8 +59,7 @@ void *sim_build_alloc(struct sim_build *build, size_t bytes, size_t align)
     return chunk->bytes + at;
 }
 
-const char *sim_build_name(struct sim_build *build, const char *name, size_t length)
-{
+const char *sim_build_name(struct sim_build *build, const char *name, size_t length) {
     char *copy = sim_build_alloc(build, length + 1, 1);
 
     if (!copy)
@@ -72,8 +69,7 @@ const char *sim_build_name(struct sim_build *build, const char *name, size_t len
     return copy;
 }
 
-static void *list_add(struct sim_build *build, struct sim_build_list *list, size_t item)
-{
+static void *list_add(struct sim_build *build, struct sim_build_list *list, size_t item) {
     if (build->failed)
         return NULL;
     if (list->count == list->room) {
@@ -93,8 +89,7 @@ static void *list_add(struct sim_build *build, struct sim_build_list *list, size
 }
 
 void sim_build_init(struct sim_build *build, const struct sim_image_target *target, char *why,
-                    size_t why_bytes)
-{
+                    size_t why_bytes) {
     memset(build, 0, sizeof *build);
     build->target = target;
     build->why = why;
@@ -103,8 +98,7 @@ void sim_build_init(struct sim_build *build, const struct sim_image_target *targ
         why[0] = 0;
 }
 
-void sim_build_drop(struct sim_build *build)
-{
+void sim_build_drop(struct sim_build *build) {
     free(build->functions.items);
     free(build->symbols.items);
     free(build->inits.items);
@@ -115,8 +109,7 @@ void sim_build_drop(struct sim_build *build)
     sim_build_init(build, build->target, NULL, 0);
 }
 
-CUresult sim_build_fail(struct sim_build *build, CUresult error, const char *format, ...)
-{
+CUresult sim_build_fail(struct sim_build *build, CUresult error, const char *format, ...) {
     if (build->why_bytes) {
         va_list arguments;
         va_start(arguments, format);
@@ -128,8 +121,7 @@ CUresult sim_build_fail(struct sim_build *build, CUresult error, const char *for
 
 /* ---- Collecting --------------------------------------------------------------------------- */
 
-struct sim_image_function *sim_build_function(struct sim_build *build, const char *name)
-{
+struct sim_image_function *sim_build_function(struct sim_build *build, const char *name) {
     struct sim_image_function *function =
         name ? list_add(build, &build->functions, sizeof *function) : NULL;
 
@@ -138,8 +130,7 @@ struct sim_image_function *sim_build_function(struct sim_build *build, const cha
     return function;
 }
 
-struct sim_image_symbol *sim_build_symbol(struct sim_build *build, const char *name)
-{
+struct sim_image_symbol *sim_build_symbol(struct sim_build *build, const char *name) {
     struct sim_image_symbol *symbol =
         name ? list_add(build, &build->symbols, sizeof *symbol) : NULL;
 
@@ -148,8 +139,7 @@ struct sim_image_symbol *sim_build_symbol(struct sim_build *build, const char *n
     return symbol;
 }
 
-bool sim_build_param(struct sim_build *build, uint32_t offset, uint32_t size)
-{
+bool sim_build_param(struct sim_build *build, uint32_t offset, uint32_t size) {
     struct sim_param *param = list_add(build, &build->params, sizeof *param);
 
     if (!param)
@@ -159,15 +149,13 @@ bool sim_build_param(struct sim_build *build, uint32_t offset, uint32_t size)
     return true;
 }
 
-static int by_offset(const void *a, const void *b)
-{
+static int by_offset(const void *a, const void *b) {
     const struct sim_param *left = a, *right = b;
 
     return left->offset < right->offset ? -1 : left->offset > right->offset;
 }
 
-bool sim_build_take_params(struct sim_build *build, struct sim_image_function *function)
-{
+bool sim_build_take_params(struct sim_build *build, struct sim_image_function *function) {
     uint32_t count = build->params.count;
     struct sim_param *from = build->params.items;
     uint32_t end = 0;
@@ -194,11 +182,9 @@ bool sim_build_take_params(struct sim_build *build, struct sim_image_function *f
     return true;
 }
 
-uint8_t *sim_build_init_run(struct sim_build *build, uint64_t offset, uint64_t bytes)
-{
+uint8_t *sim_build_init_run(struct sim_build *build, uint64_t offset, uint64_t bytes) {
     uint8_t *copy = bytes <= SIM_IMAGE_MAX_BYTES ? sim_build_alloc(build, bytes, 8) : NULL;
-    struct sim_image_init *init =
-        copy ? list_add(build, &build->inits, sizeof *init) : NULL;
+    struct sim_image_init *init = copy ? list_add(build, &build->inits, sizeof *init) : NULL;
 
     if (!init)
         return NULL;
@@ -209,26 +195,22 @@ uint8_t *sim_build_init_run(struct sim_build *build, uint64_t offset, uint64_t b
     return copy;
 }
 
-static void list_name(struct sim_build *build, struct sim_build_list *list, const char *name)
-{
+static void list_name(struct sim_build *build, struct sim_build_list *list, const char *name) {
     const char **slot = name ? list_add(build, list, sizeof *slot) : NULL;
 
     if (slot)
         *slot = name;
 }
 
-void sim_build_define(struct sim_build *build, const char *name)
-{
+void sim_build_define(struct sim_build *build, const char *name) {
     list_name(build, &build->defines, name);
 }
 
-void sim_build_need(struct sim_build *build, const char *name)
-{
+void sim_build_need(struct sim_build *build, const char *name) {
     list_name(build, &build->needs, name);
 }
 
-bool sim_build_data(struct sim_build *build, uint64_t bytes, uint64_t align, uint64_t *offset)
-{
+bool sim_build_data(struct sim_build *build, uint64_t bytes, uint64_t align, uint64_t *offset) {
     if (!align || (align & (align - 1)) || align > SIM_IMAGE_MAX_BYTES ||
         bytes > SIM_IMAGE_MAX_BYTES)
         return false;
@@ -242,8 +224,7 @@ bool sim_build_data(struct sim_build *build, uint64_t bytes, uint64_t align, uin
 /* ---- Names -------------------------------------------------------------------------------- */
 
 /* FNV-1a, with the high bits mixed down: the tables take the low ones. */
-uint32_t sim_name_hash(const char *name, size_t length)
-{
+uint32_t sim_name_hash(const char *name, size_t length) {
     uint64_t hash = UINT64_C(0xcbf29ce484222325);
 
     for (size_t i = 0; i < length; i++)
@@ -251,38 +232,38 @@ uint32_t sim_name_hash(const char *name, size_t length)
     return (uint32_t)(hash ^ (hash >> 32));
 }
 
-
 /* The name is the first member of functions and of symbols. */
 _Static_assert(offsetof(struct sim_image_function, name) == 0, "the tables read it there");
 _Static_assert(offsetof(struct sim_image_symbol, name) == 0, "the tables read it there");
 
-static const char *name_at(const void *items, size_t item, uint32_t index)
-{
+static const char *name_at(const void *items, size_t item, uint32_t index) {
     const char *name;
 
     memcpy(&name, (const uint8_t *)items + (size_t)index * item, sizeof name);
     return name;
 }
 
-/* Fills an open-addressed table at most half full. False when a name comes twice. */
+/* Fills an open-addressed table at most half full. The first of a name is the one found; false
+ * when there is a second. */
 static bool index_names(const void *items, size_t item, uint32_t count, uint32_t *slots,
-                        uint32_t mask)
-{
+                        uint32_t mask) {
+    bool unique = true;
+
     for (uint32_t i = 0; i < count; i++) {
         const char *name = name_at(items, item, i);
         uint32_t at = sim_name_hash(name, strlen(name)) & mask;
-        for (; slots[at]; at = (at + 1) & mask) {
-            if (!strcmp(name_at(items, item, slots[at] - 1), name))
-                return false;
-        }
-        slots[at] = i + 1;
+        while (slots[at] && strcmp(name_at(items, item, slots[at] - 1), name))
+            at = (at + 1) & mask;
+        if (slots[at])
+            unique = false;
+        else
+            slots[at] = i + 1;
     }
-    return true;
+    return unique;
 }
 
 static int64_t find_name(const void *items, size_t item, const uint32_t *slots, uint32_t mask,
-                         const char *name)
-{
+                         const char *name) {
     if (!slots)
         return -1;
     for (uint32_t at = sim_name_hash(name, strlen(name)) & mask; slots[at]; at = (at + 1) & mask) {
@@ -292,22 +273,19 @@ static int64_t find_name(const void *items, size_t item, const uint32_t *slots, 
     return -1;
 }
 
-int64_t sim_image_find_function(const struct sim_image *image, const char *name)
-{
+int64_t sim_image_find_function(const struct sim_image *image, const char *name) {
     return find_name(image->functions, sizeof *image->functions, image->function_slots,
                      image->function_mask, name);
 }
 
-int64_t sim_image_find_symbol(const struct sim_image *image, const char *name)
-{
+int64_t sim_image_find_symbol(const struct sim_image *image, const char *name) {
     return find_name(image->symbols, sizeof *image->symbols, image->symbol_slots,
                      image->symbol_mask, name);
 }
 
 /* ---- Finishing ---------------------------------------------------------------------------- */
 
-static void *settle(struct sim_build *build, const struct sim_build_list *list, size_t item)
-{
+static void *settle(struct sim_build *build, const struct sim_build_list *list, size_t item) {
     void *copy = list->count ? sim_build_alloc(build, list->count * item, 8) : NULL;
 
     if (copy)
@@ -315,8 +293,7 @@ static void *settle(struct sim_build *build, const struct sim_build_list *list, 
     return copy;
 }
 
-static uint32_t *settle_slots(struct sim_build *build, uint32_t count, uint32_t *mask)
-{
+static uint32_t *settle_slots(struct sim_build *build, uint32_t count, uint32_t *mask) {
     uint32_t room = 8;
 
     while (room < 2 * count)
@@ -328,15 +305,13 @@ static uint32_t *settle_slots(struct sim_build *build, uint32_t count, uint32_t 
     return slots;
 }
 
-static int init_by_offset(const void *a, const void *b)
-{
+static int init_by_offset(const void *a, const void *b) {
     const struct sim_image_init *left = a, *right = b;
 
     return left->offset < right->offset ? -1 : left->offset > right->offset;
 }
 
-CUresult sim_build_finish(struct sim_build *build, CUresult twice, struct sim_image **image)
-{
+CUresult sim_build_finish(struct sim_build *build, CUresult twice, struct sim_image **image) {
     struct sim_image *made = build->failed ? NULL : calloc(1, sizeof *made);
     CUresult result = CUDA_SUCCESS;
 
@@ -367,11 +342,12 @@ CUresult sim_build_finish(struct sim_build *build, CUresult twice, struct sim_im
     if (build->failed)
         result = sim_build_fail(build, CUDA_ERROR_OUT_OF_MEMORY, "no host memory for the image");
     else if (!index_names(made->functions, sizeof *made->functions, made->function_count,
-                          made->function_slots, made->function_mask))
-        result = sim_build_fail(build, twice, "a function is defined twice");
-    else if (!index_names(made->symbols, sizeof *made->symbols, made->symbol_count,
-                          made->symbol_slots, made->symbol_mask))
-        result = sim_build_fail(build, twice, "a variable is defined twice");
+                          made->function_slots, made->function_mask) ||
+             !index_names(made->symbols, sizeof *made->symbols, made->symbol_count,
+                          made->symbol_slots, made->symbol_mask)) {
+        if (twice != CUDA_SUCCESS)
+            result = sim_build_fail(build, twice, "a name is defined twice");
+    }
     if (result == CUDA_SUCCESS) {
         made->storage = build->storage;
         build->storage = NULL;
@@ -383,14 +359,12 @@ CUresult sim_build_finish(struct sim_build *build, CUresult twice, struct sim_im
     return result;
 }
 
-void sim_image_hold(struct sim_image *image)
-{
+void sim_image_hold(struct sim_image *image) {
     /* Relaxed: who holds one already keeps it alive. */
     __atomic_fetch_add(&image->holders, 1, __ATOMIC_RELAXED);
 }
 
-void sim_image_release(struct sim_image *image)
-{
+void sim_image_release(struct sim_image *image) {
     /* Acquire-release: the last holder sees all that the others did with it; pairs with itself. */
     if (!image || __atomic_fetch_sub(&image->holders, 1, __ATOMIC_ACQ_REL) != 1)
         return;
@@ -400,15 +374,13 @@ void sim_image_release(struct sim_image *image)
 
 /* ---- Targets ------------------------------------------------------------------------------ */
 
-bool sim_arch_runs(unsigned arch, enum sim_arch_kind kind, unsigned cc)
-{
+bool sim_arch_runs(unsigned arch, enum sim_arch_kind kind, unsigned cc) {
     if (kind == SIM_ARCH_SPECIFIC)
         return arch == cc;
     return arch / 10 == cc / 10 && arch <= cc;
 }
 
-bool sim_arch_compiles(unsigned arch, enum sim_arch_kind kind, unsigned cc)
-{
+bool sim_arch_compiles(unsigned arch, enum sim_arch_kind kind, unsigned cc) {
     if (kind == SIM_ARCH_SPECIFIC)
         return arch == cc;
     if (kind == SIM_ARCH_FAMILY)
@@ -418,8 +390,7 @@ bool sim_arch_compiles(unsigned arch, enum sim_arch_kind kind, unsigned cc)
 
 /* ---- Entry -------------------------------------------------------------------------------- */
 
-static CUresult parse_plain(struct sim_build *build, const uint8_t *data, size_t size, bool ptx)
-{
+static CUresult parse_plain(struct sim_build *build, const uint8_t *data, size_t size, bool ptx) {
     if (!ptx)
         return sim_parse_cubin(build, data, size);
     if (build->target->no_ptx)
@@ -428,8 +399,7 @@ static CUresult parse_plain(struct sim_build *build, const uint8_t *data, size_t
     return sim_parse_ptx(build, (const char *)data, strnlen((const char *)data, size));
 }
 
-static CUresult parse_any(struct sim_build *build, const uint8_t *data, size_t size, bool *ptx)
-{
+static CUresult parse_any(struct sim_build *build, const uint8_t *data, size_t size, bool *ptx) {
     size_t extent = size;
 
     *ptx = false;
@@ -470,8 +440,7 @@ struct wrapper {
 #define WRAPPER_MAGIC 0x466243b1u
 
 CUresult sim_image_parse(const void *data, size_t size, const struct sim_image_target *target,
-                         struct sim_image **image, char *why, size_t why_bytes)
-{
+                         struct sim_image **image, char *why, size_t why_bytes) {
     struct sim_build build;
     const uint8_t *bytes = data;
     uint32_t magic = 0;
@@ -502,5 +471,5 @@ CUresult sim_image_parse(const void *data, size_t size, const struct sim_image_t
         sim_build_drop(&build);
         return result;
     }
-    return sim_build_finish(&build, ptx ? CUDA_ERROR_INVALID_PTX : CUDA_ERROR_INVALID_IMAGE, image);
+    return sim_build_finish(&build, ptx ? CUDA_ERROR_INVALID_PTX : CUDA_SUCCESS, image);
 }

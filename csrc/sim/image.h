@@ -28,18 +28,18 @@ struct sim_image_function {
     const char *name;
     const struct sim_param *params; /* param_count of them, ascending offsets, none overlapping */
     uint32_t param_count;
-    uint32_t param_bytes;      /* length of the packed buffer: end of the last parameter */
-    uint32_t registers;        /* per thread */
-    uint32_t shared_bytes;     /* static, per block */
-    uint32_t local_bytes;      /* per thread */
-    uint32_t const_bytes;      /* user constant memory that the function may read */
-    uint32_t max_threads;      /* per block, from .maxntid or .reqntid; 0: not limited by it */
+    uint32_t param_bytes;       /* length of the packed buffer: end of the last parameter */
+    uint32_t registers;         /* per thread */
+    uint32_t shared_bytes;      /* static, per block */
+    uint32_t local_bytes;       /* per thread */
+    uint32_t const_bytes;       /* user constant memory that the function may read */
+    uint32_t max_threads;       /* per block, from .maxntid or .reqntid; 0: not limited by it */
     uint32_t required_block[3]; /* .reqntid; 0 0 0: any */
-    uint32_t cluster[3];       /* required cluster size in blocks; 0 0 0: none required */
-    bool cluster_must_be_set;  /* without a size in `cluster` the launch must give one */
-    bool strong;               /* visible and not weak: a linker refuses a second one */
-    uint16_t ptx_version;      /* virtual architecture it was made from, major*10+minor */
-    uint16_t binary_version;   /* compute capability it was built for, major*10+minor */
+    uint32_t cluster[3];        /* required cluster size in blocks; 0 0 0: none required */
+    bool cluster_must_be_set;   /* without a size in `cluster` the launch must give one */
+    bool strong;                /* visible and not weak: a linker refuses a second one */
+    uint16_t ptx_version;       /* virtual architecture it was made from, major*10+minor */
+    uint16_t binary_version;    /* compute capability it was built for, major*10+minor */
 };
 
 enum sim_symbol_kind {
@@ -72,15 +72,15 @@ enum sim_image_kind { SIM_IMAGE_PTX, SIM_IMAGE_CUBIN };
 /* A parsed image; immutable, freed when its last holder lets go. */
 struct sim_image {
     enum sim_image_kind kind;
-    uint32_t holders; /* atomic; sim_image_hold / sim_image_release */
-    uint64_t bytes;   /* device memory that a load takes: a cubin's allocated sections (code,
+    uint32_t holders;    /* atomic; sim_image_hold / sim_image_release */
+    uint64_t bytes;      /* device memory that a load takes: a cubin's allocated sections (code,
                        * constants, globals; not shared memory), PTX: the length of its text */
     uint64_t data_bytes; /* of all symbols together, one block aligned to 256 */
     const struct sim_image_function *functions;
     const struct sim_image_symbol *symbols;
     const struct sim_image_init *inits; /* ascending offsets */
-    const char *const *defines; /* device functions that others may link to */
-    const char *const *needs;   /* names that are used and not defined in it */
+    const char *const *defines;         /* device functions that others may link to */
+    const char *const *needs;           /* names that are used and not defined in it */
     uint32_t function_count;
     uint32_t symbol_count;
     uint32_t init_count;
@@ -126,12 +126,12 @@ struct sim_module;
  * that is never unmapped, so a stale or foreign handle is recognised without touching other
  * memory. Fields above the line do not change while the function lives. */
 struct sim_function {
-    uint32_t live; /* atomic; see sim_function_resolve */
+    uint32_t live;  /* atomic; see sim_function_resolve */
     uint32_t index; /* of the image's function */
     struct sim_context *ctx;
     struct sim_module *module;
     const struct sim_image_function *image; /* name, parameters, static limits */
-    const struct sim_param *params; /* = image->params; here for the launch path */
+    const struct sim_param *params;         /* = image->params; here for the launch path */
     uint32_t param_count;
     uint32_t param_bytes;
     uint32_t max_threads;  /* largest block: of the image, the device and the registers */
@@ -150,7 +150,7 @@ struct sim_function {
 struct sim_function_legacy {
     uint32_t block[3];
     uint32_t dynamic_shared;
-    uint32_t param_bytes;  /* cuParamSetSize */
+    uint32_t param_bytes; /* cuParamSetSize */
     uint8_t params[4096];
 };
 

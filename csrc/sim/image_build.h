@@ -63,15 +63,15 @@ void sim_build_need(struct sim_build *build, const char *name);
 /* Reserves `bytes` at `align` in the image's data. False when it passes SIM_IMAGE_MAX_BYTES. */
 bool sim_build_data(struct sim_build *build, uint64_t bytes, uint64_t align, uint64_t *offset);
 
-/* Makes the image; the builder is empty afterwards, whatever comes of it. A function or symbol
- * defined twice is `twice` (INVALID_PTX for text, INVALID_IMAGE for cubins).
+/* Makes the image; the builder is empty afterwards, whatever comes of it. A name
+ * defined twice is `twice` (INVALID_PTX for text; SUCCESS for cubins, where files that were linked
+ * may each have a local one: the first is found).
  * Errors: OUT_OF_MEMORY (host), `twice`. */
 CUresult sim_build_finish(struct sim_build *build, CUresult twice, struct sim_image **image);
 
 /* Writes the line for the caller's log and returns `error`. */
-__attribute__((format(printf, 3, 4))) CUresult sim_build_fail(struct sim_build *build,
-                                                              CUresult error, const char *format,
-                                                              ...);
+__attribute__((format(printf, 3, 4))) CUresult
+sim_build_fail(struct sim_build *build, CUresult error, const char *format, ...);
 
 /* ---- Names ---------------------------------------------------------------------------------- */
 

@@ -9,8 +9,7 @@
 /* ---- LZ4 ---------------------------------------------------------------------------------- */
 
 /* The rest of a length whose four bits were all ones. False past the end of the block. */
-static bool lz4_length(const uint8_t **at, const uint8_t *end, size_t *length)
-{
+static bool lz4_length(const uint8_t **at, const uint8_t *end, size_t *length) {
     uint8_t more;
 
     do {
@@ -22,8 +21,7 @@ static bool lz4_length(const uint8_t **at, const uint8_t *end, size_t *length)
     return true;
 }
 
-bool sim_lz4_decode(const uint8_t *data, size_t size, uint8_t *out, size_t room)
-{
+bool sim_lz4_decode(const uint8_t *data, size_t size, uint8_t *out, size_t room) {
     const uint8_t *at = data, *end = data + size;
     size_t done = 0;
 
@@ -66,8 +64,7 @@ static size_t (*zstd_decompress)(void *out, size_t room, const void *data, size_
 static unsigned (*zstd_is_error)(size_t code);
 static pthread_once_t zstd_once = PTHREAD_ONCE_INIT;
 
-static void zstd_load(void)
-{
+static void zstd_load(void) {
     void *library = dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL);
 
     if (!library)
@@ -80,8 +77,7 @@ static void zstd_load(void)
     memcpy(&zstd_decompress, &decompress, sizeof zstd_decompress);
 }
 
-enum sim_zstd_result sim_zstd_decode(const uint8_t *data, size_t size, uint8_t *out, size_t room)
-{
+enum sim_zstd_result sim_zstd_decode(const uint8_t *data, size_t size, uint8_t *out, size_t room) {
     pthread_once(&zstd_once, zstd_load);
     if (!zstd_decompress)
         return SIM_ZSTD_ABSENT;

@@ -43,11 +43,11 @@ bool sim_is_cubin(const uint8_t *data, size_t size) {
 }
 
 static bool plausible(const Elf64_Ehdr *header) {
-    return !memcmp(header->e_ident, ELFMAG, SELFMAG) &&
-           header->e_ident[EI_CLASS] == ELFCLASS64 && header->e_ident[EI_DATA] == ELFDATA2LSB &&
-           header->e_machine == CUBIN_MACHINE && header->e_shentsize == sizeof(Elf64_Shdr) &&
-           header->e_shnum && header->e_shstrndx < header->e_shnum &&
-           header->e_shoff >= sizeof(Elf64_Ehdr) && header->e_shoff <= SIM_IMAGE_MAX_BYTES;
+    return !memcmp(header->e_ident, ELFMAG, SELFMAG) && header->e_ident[EI_CLASS] == ELFCLASS64 &&
+           header->e_ident[EI_DATA] == ELFDATA2LSB && header->e_machine == CUBIN_MACHINE &&
+           header->e_shentsize == sizeof(Elf64_Shdr) && header->e_shnum &&
+           header->e_shstrndx < header->e_shnum && header->e_shoff >= sizeof(Elf64_Ehdr) &&
+           header->e_shoff <= SIM_IMAGE_MAX_BYTES;
 }
 
 size_t sim_cubin_extent(const uint8_t *data, size_t limit) {
@@ -165,15 +165,10 @@ static CUresult read_header(struct cubin *cubin) {
     return CUDA_SUCCESS;
 }
 
-/* .nv.constant3, without a function's name behind: what the program calls constant. Bank 4 and
- * others hold what the compiler put there, which has no symbols. */
+/* What the program calls constant. The other banks hold parameters and what the compiler put
+ * there, which has no symbols. */
 static bool is_user_constant(const char *name) {
-    if (!starts(name, CONSTANT_PREFIX))
-        return false;
-    name += strlen(CONSTANT_PREFIX);
-    while (*name >= '0' && *name <= '9')
-        name++;
-    return !*name;
+    return !strcmp(name, CONSTANT_PREFIX "3") || !strcmp(name, CONSTANT_PREFIX "2");
 }
 
 /* Adds up what the image takes on a device and gives the variables' sections their places. */
@@ -198,8 +193,7 @@ static CUresult place_sections(struct cubin *cubin) {
             return broken(cubin, "variables are too large or badly aligned");
         cubin->section_kind[i] = global ? OBJECTS_GLOBAL : OBJECTS_CONST;
         if (section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL && section.sh_size) {
-            uint8_t *run =
-                sim_build_init_run(build, cubin->section_offset[i], section.sh_size);
+            uint8_t *run = sim_build_init_run(build, cubin->section_offset[i], section.sh_size);
             if (run)
                 memcpy(run, cubin->data + section.sh_offset, section.sh_size);
         }
@@ -224,9 +218,11 @@ static CUresult add_kernel(struct cubin *cubin, const Elf64_Sym *symbol, const c
     cubin->function_of[index] = build->functions.count;
     function->strong = ELF64_ST_BIND(symbol->st_info) == STB_GLOBAL;
     function->ptx_version = function->binary_version = (uint16_t)cubin->arch;
-    /* Before the record of registers there was the top byte of this. */
-    if (cubin->header.e_ident[EI_ABIVERSION] < CUBIN_ABI_NEW)
+    if (cubin->header.e_ident[EI_ABIVERSION] < CUBIN_ABI_NEW) {
+        function->ptx_version = cubin->header.e_flags >> 16 & 0xff;
+        /* Before the record of registers there was the top byte of this. */
         function->registers = section.sh_info >> 24;
+    }
     return CUDA_SUCCESS;
 }
 
@@ -320,8 +316,8 @@ static CUresult read_symbols(struct cubin *cubin, const Elf64_Shdr *table) {
         Elf64_Sym symbol;
         memcpy(&symbol, cubin->data + table->sh_offset + (uint64_t)i * sizeof symbol,
                sizeof symbol);
-        const char *name = string_at((const char *)cubin->data + strings.sh_offset,
-                                     strings.sh_size, symbol.st_name);
+        const char *name = string_at((const char *)cubin->data + strings.sh_offset, strings.sh_size,
+                                     symbol.st_name);
         if (!name)
             return broken(cubin, "symbol names lie outside of their table");
         CUresult result = *name ? add_symbol(cubin, &symbol, name, i) : CUDA_SUCCESS;
@@ -375,8 +371,8 @@ static struct sim_image_function *function_told(const struct cubin *cubin, const
     return &functions[cubin->function_of[symbol] - 1];
 }
 
-static void take_global_record(const struct cubin *cubin, unsigned attribute,
-                               const uint8_t *value, uint32_t length) {
+static void take_global_record(const struct cubin *cubin, unsigned attribute, const uint8_t *value,
+                               uint32_t length) {
     struct sim_image_function *told = length >= 8 ? function_told(cubin, value) : NULL;
 
     if (!told)

@@ -29,17 +29,17 @@
 #define INFO_FORMAT_HALF 3u
 #define INFO_FORMAT_SIZED 4u
 
-#define INFO_MAX_THREADS 0x05u       /* 3 words */
-#define INFO_PARAM_CBANK 0x0au       /* symbol word, offset half, size half */
-#define INFO_REQUIRED_THREADS 0x10u  /* 3 words */
-#define INFO_FRAME_SIZE 0x11u        /* symbol word, bytes word */
-#define INFO_MIN_STACK_SIZE 0x12u    /* symbol word, bytes word */
-#define INFO_KPARAM 0x17u            /* index word, ordinal half, offset half, packed word */
-#define INFO_PARAM_SIZE 0x19u        /* half */
-#define INFO_REGISTERS 0x2fu         /* symbol word, count word */
-#define INFO_CLUSTER 0x3du           /* 3 words */
+#define INFO_MAX_THREADS 0x05u      /* 3 words */
+#define INFO_PARAM_CBANK 0x0au      /* symbol word, offset half, size half */
+#define INFO_REQUIRED_THREADS 0x10u /* 3 words */
+#define INFO_FRAME_SIZE 0x11u       /* symbol word, bytes word */
+#define INFO_MIN_STACK_SIZE 0x12u   /* symbol word, bytes word */
+#define INFO_KPARAM 0x17u           /* index word, ordinal half, offset half, packed word */
+#define INFO_PARAM_SIZE 0x19u       /* half */
+#define INFO_REGISTERS 0x2fu        /* symbol word, count word */
+#define INFO_CLUSTER 0x3du          /* 3 words */
 #define INFO_EXPLICIT_CLUSTER 0x3eu
-#define INFO_KPARAM_V2 0x45u         /* index word, ordinal half, offset half, size half, - */
+#define INFO_KPARAM_V2 0x45u /* index word, ordinal half, offset half, size half, - */
 
 /* .nv.compat: attribute 9 tells what kind of architecture the code is for. */
 #define COMPAT_ARCH_KIND 9u

@@ -27,29 +27,25 @@ enum { KIND_PTX = 1, KIND_CUBIN = 2 };
 #define MOST_GROWTH_LZ4 255u
 #define MOST_GROWTH_ZSTD 32768u
 
-static uint16_t get16(const uint8_t *at)
-{
+static uint16_t get16(const uint8_t *at) {
     uint16_t value;
     memcpy(&value, at, sizeof value);
     return value;
 }
 
-static uint32_t get32(const uint8_t *at)
-{
+static uint32_t get32(const uint8_t *at) {
     uint32_t value;
     memcpy(&value, at, sizeof value);
     return value;
 }
 
-static uint64_t get64(const uint8_t *at)
-{
+static uint64_t get64(const uint8_t *at) {
     uint64_t value;
     memcpy(&value, at, sizeof value);
     return value;
 }
 
-bool sim_is_fatbin(const uint8_t *data, size_t size)
-{
+bool sim_is_fatbin(const uint8_t *data, size_t size) {
     static const uint8_t magic[4] = {0x50, 0xed, 0x55, 0xba};
 
     /* Byte by byte: text without a stated size may end before the fourth. */
@@ -60,8 +56,7 @@ bool sim_is_fatbin(const uint8_t *data, size_t size)
     return true;
 }
 
-size_t sim_fatbin_extent(const uint8_t *data, size_t limit)
-{
+size_t sim_fatbin_extent(const uint8_t *data, size_t limit) {
     if (limit < FATBIN_HEADER || get32(data) != FATBIN_MAGIC)
         return 0;
     uint64_t header = get16(data + 6), body = get64(data + 8);
@@ -82,8 +77,7 @@ struct entry {
 };
 
 /* Reads the entry at *at and steps over it. False when it does not fit. */
-static bool read_entry(const uint8_t **at, const uint8_t *end, struct entry *entry)
-{
+static bool read_entry(const uint8_t **at, const uint8_t *end, struct entry *entry) {
     size_t left = (size_t)(end - *at);
     const uint8_t *from = *at;
 
@@ -121,8 +115,7 @@ static bool read_entry(const uint8_t **at, const uint8_t *end, struct entry *ent
 /* Whether `entry` suits the target better than `best` (all zero: nothing so far). Machine code
  * before text, then the newest architecture, then the most specific code for it. */
 static bool better(const struct entry *entry, const struct entry *best,
-                   const struct sim_image_target *target)
-{
+                   const struct sim_image_target *target) {
     if (!(entry->flags & FLAG_64BIT))
         return false;
     if (entry->kind == KIND_CUBIN) {
@@ -142,8 +135,7 @@ static bool better(const struct entry *entry, const struct entry *best,
 }
 
 static CUresult unpack(struct sim_build *build, const struct entry *entry,
-                       struct sim_fatbin_choice *choice)
-{
+                       struct sim_fatbin_choice *choice) {
     choice->owned = malloc(entry->plain);
     if (!choice->owned)
         return sim_build_fail(build, CUDA_ERROR_OUT_OF_MEMORY,
@@ -173,8 +165,7 @@ static CUresult unpack(struct sim_build *build, const struct entry *entry,
 }
 
 CUresult sim_fatbin_choose(struct sim_build *build, const uint8_t *data, size_t size,
-                           struct sim_fatbin_choice *choice)
-{
+                           struct sim_fatbin_choice *choice) {
     size_t extent = sim_fatbin_extent(data, size);
     struct entry best = {0}, entry;
 

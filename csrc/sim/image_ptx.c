@@ -134,7 +134,8 @@ static CUresult read_body(struct ptx_reader *reader, struct sim_image_function *
             enum ptx_space space = ptx_space_of(&token);
             if (space == SPACE_SHARED || space == SPACE_LOCAL) {
                 ptx_next(lexer);
-                CUresult result = ptx_read_variables(reader, space, LINK_LOCAL, entry ? entry : &ignored);
+                CUresult result =
+                    ptx_read_variables(reader, space, LINK_LOCAL, entry ? entry : &ignored);
                 if (result != CUDA_SUCCESS)
                     return result;
                 continue;
@@ -335,8 +336,7 @@ static CUresult read_statement(struct ptx_reader *reader) {
             linkage = LINK_EXTERN;
         else if (ptx_is(&token, PTX_DIRECTIVE, "visible"))
             linkage = LINK_VISIBLE;
-        else if (ptx_is(&token, PTX_DIRECTIVE, "weak") ||
-                 ptx_is(&token, PTX_DIRECTIVE, "common"))
+        else if (ptx_is(&token, PTX_DIRECTIVE, "weak") || ptx_is(&token, PTX_DIRECTIVE, "common"))
             linkage = LINK_WEAK;
         else if (ptx_is(&token, PTX_DIRECTIVE, "entry"))
             return read_entry(reader, linkage);

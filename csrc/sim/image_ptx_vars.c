@@ -57,10 +57,10 @@ static bool type_size(const struct ptx_token *token, unsigned *size, bool *real)
         unsigned char size;
         bool real;
     } types[] = {
-        {"b8", 1, false},    {"u8", 1, false},  {"s8", 1, false},   {"b16", 2, false},
-        {"u16", 2, false},   {"s16", 2, false}, {"f16", 2, true},   {"bf16", 2, false},
-        {"b32", 4, false},   {"u32", 4, false}, {"s32", 4, false},  {"f32", 4, true},
-        {"f16x2", 4, false}, {"b64", 8, false}, {"u64", 8, false},  {"s64", 8, false},
+        {"b8", 1, false},    {"u8", 1, false},    {"s8", 1, false},     {"b16", 2, false},
+        {"u16", 2, false},   {"s16", 2, false},   {"f16", 2, true},     {"bf16", 2, false},
+        {"b32", 4, false},   {"u32", 4, false},   {"s32", 4, false},    {"f32", 4, true},
+        {"f16x2", 4, false}, {"b64", 8, false},   {"u64", 8, false},    {"s64", 8, false},
         {"f64", 8, true},    {"b128", 16, false}, {"bf16x2", 4, false}, {"tf32", 4, false},
         {"e4m3", 1, false},  {"e5m2", 1, false},
     };
@@ -156,7 +156,8 @@ struct values {
 static bool add_value(struct values *values, unsigned size, uint64_t bits) {
     if (values->count == values->room) {
         uint64_t room = values->room ? values->room * 2 : 64;
-        uint8_t *bytes = room <= SIM_IMAGE_MAX_BYTES / 16 ? realloc(values->bytes, room * size) : NULL;
+        uint8_t *bytes =
+            room <= SIM_IMAGE_MAX_BYTES / 16 ? realloc(values->bytes, room * size) : NULL;
         if (!bytes)
             return false;
         values->bytes = bytes;
@@ -187,8 +188,8 @@ static bool take_values(struct ptx_reader *reader, const struct ptx_declaration 
             for (;; ptx_next(lexer), tokens++) {
                 if (lexer->token.kind == PTX_END || lexer->token.kind == PTX_BAD)
                     return false;
-                if (!parentheses && (ptx_is_mark(lexer, ',') || ptx_is_mark(lexer, '}') ||
-                                     ptx_is_mark(lexer, ';')))
+                if (!parentheses &&
+                    (ptx_is_mark(lexer, ',') || ptx_is_mark(lexer, '}') || ptx_is_mark(lexer, ';')))
                     break;
                 if (ptx_is_mark(lexer, '-') && !tokens)
                     negative = true;
@@ -272,9 +273,10 @@ enum ptx_space ptx_space_of(const struct ptx_token *token) {
     return SPACE_OTHER;
 }
 
-static CUresult add_symbol(struct ptx_reader *reader, const struct ptx_token *name, enum ptx_space space,
-                           const struct ptx_declaration *declaration, uint64_t bytes, uint64_t align,
-                           const struct values *values, enum ptx_linkage linkage) {
+static CUresult add_symbol(struct ptx_reader *reader, const struct ptx_token *name,
+                           enum ptx_space space, const struct ptx_declaration *declaration,
+                           uint64_t bytes, uint64_t align, const struct values *values,
+                           enum ptx_linkage linkage) {
     struct sim_build *build = reader->build;
     struct sim_image_symbol *symbol =
         sim_build_symbol(build, sim_build_name(build, name->text, name->length));
@@ -295,8 +297,7 @@ static CUresult add_symbol(struct ptx_reader *reader, const struct ptx_token *na
     if (!sim_build_data(build, bytes, align, &symbol->offset))
         return ptx_syntax(reader, "Variable is too large");
     if (values->any) {
-        uint8_t *run =
-            sim_build_init_run(build, symbol->offset, values->count * declaration->size);
+        uint8_t *run = sim_build_init_run(build, symbol->offset, values->count * declaration->size);
         if (run)
             memcpy(run, values->bytes, values->count * declaration->size);
     }
@@ -354,15 +355,12 @@ CUresult ptx_read_variables(struct ptx_reader *reader, enum ptx_space space,
         else if (space == SPACE_LOCAL && entry && bytes <= UINT32_MAX)
             entry->local_bytes += (uint32_t)bytes;
         else if ((space == SPACE_GLOBAL || space == SPACE_CONST) && linkage == LINK_EXTERN)
-            sim_build_need(reader->build,
-                           sim_build_name(reader->build, name.text, name.length));
+            sim_build_need(reader->build, sim_build_name(reader->build, name.text, name.length));
         else if (space == SPACE_GLOBAL || space == SPACE_CONST)
-            result = add_symbol(reader, &name, space, &declaration, bytes, align, &values,
-                                linkage);
+            result = add_symbol(reader, &name, space, &declaration, bytes, align, &values, linkage);
         free(values.bytes);
         if (result != CUDA_SUCCESS)
             return result;
     } while (ptx_take_mark(reader, ','));
     return ptx_take_mark(reader, ';') ? CUDA_SUCCESS : ptx_syntax(reader, "Parsing error");
 }
-
