@@ -47,9 +47,8 @@ def _symbols(text: str) -> set[str]:
         found.add(match[2])
         if match[1]:
             found.add(f"{match[2]}_{match[1].lower()}")
-    # An inline convenience of the header for programs, which is no export of any driver.
-    found.discard("cuGetProcAddress_v2_ptsz")
-    return found
+    # Inline conveniences of the headers for programs, which no driver exports.
+    return found - {"cuGetProcAddress_ptsz", "cuGetProcAddress_v2_ptsz"}
 
 
 def exports(library: Path) -> dict[str, int]:

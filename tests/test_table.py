@@ -2,45 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from cuda_headers import exports, read_headers
+from cuda_table import GENERATE, ROOT, TABLE, generator, read_table
 
-ROOT = Path(__file__).resolve().parent.parent
-TABLE = ROOT / "csrc/cuda/functions.tsv"
 HEADERS = ("11.8", "12.9", "13.5")
 DRIVERS = ("535", "550")
 
 
 @pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "csrc/cuda/generate.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["generate"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def rows(generate: ModuleType) -> dict[str, object]:
-    return {row.function: row for row in generate.parse(TABLE.read_text())}
-
-
-@pytest.fixture(scope="module")
-def symbols(generate: ModuleType) -> dict[str, tuple[str, int, str]]:
+def symbols() -> dict[str, tuple[str, int, str]]:
     """Function, since and form of each symbol."""
     return {
         symbol.name: (row.function, symbol.since, symbol.form)
-        for row in generate.parse(TABLE.read_text())
+        for row in read_table()
         for symbol in row.symbols
     }
 
@@ -70,7 +51,6 @@ def test_every_export_of_the_real_drivers_is_classified(
 
 
 def test_the_table_names_nothing_that_no_header_and_no_driver_knows(
-    generate: ModuleType,
     header_folder: Callable[[str], Path],
     real_driver: Callable[[str], Path],
 ) -> None:
@@ -86,20 +66,20 @@ def test_the_table_names_nothing_that_no_header_and_no_driver_knows(
     # What is known otherwise says where it was seen.
     invented = [
         symbol.name
-        for row in generate.parse(TABLE.read_text())
+        for row in read_table()
         for symbol in row.symbols
         if symbol.name not in known and "seen " not in row.reason
     ]
     assert invented == []
 
 
-def test_the_debugger_interface_is_never_exported(generate: ModuleType) -> None:
-    for row in generate.parse(TABLE.read_text()):
+def test_the_debugger_interface_is_never_exported() -> None:
+    for row in read_table():
         assert (row.by == "none") == row.function.startswith("cudbg")
 
 
-def test_what_gives_or_takes_memory_is_wrapped(generate: ModuleType) -> None:
-    for row in generate.parse(TABLE.read_text()):
+def test_what_gives_or_takes_memory_is_wrapped() -> None:
+    for row in read_table():
         if row.kind in ("charge", "release"):
             assert row.by == "shim", f"{row.function} is {row.kind}, but nobody looks at it"
 
@@ -118,15 +98,13 @@ def test_what_gives_or_takes_memory_is_wrapped(generate: ModuleType) -> None:
         ("cuB\tpass\tdriver\tcuB@1\ty\ncuA\tpass\tdriver\tcuA@1\ty", "line 3: cuA is out of order"),
     ],
 )
-def test_a_mistake_in_the_table_is_named_by_line(
-    generate: ModuleType, line: str, complaint: str
-) -> None:
+def test_a_mistake_in_the_table_is_named_by_line(line: str, complaint: str) -> None:
+    generate = generator()
     with pytest.raises(generate.TableError, match="^" + complaint.replace("[", r"\[")):
         generate.parse("function\tclass\tby\tsymbols\treason\n" + line + "\n")
 
 
 def test_the_coverage_page_is_fresh(tmp_path: Path) -> None:
     page = tmp_path / "coverage.md"
-    generate = [sys.executable, str(ROOT / "csrc/cuda/generate.py"), str(TABLE), "docs", str(page)]
-    subprocess.run(generate, check=True)
+    subprocess.run([sys.executable, str(GENERATE), str(TABLE), "docs", str(page)], check=True)
     assert page.read_text() == (ROOT / "docs/coverage.md").read_text(), "run `make build`"

@@ -132,7 +132,7 @@ def shim_exports(rows: list[Row]) -> str:
     lines = [
         '#include "functions.h"',
         "",
-        "void *aliquot_export(enum aliquot_fn fn);",
+        "void *aliquot_export(unsigned fn);",
         "typedef void (*function)(void);",
         "#define RESOLVER                                                                       \\",
         "    __attribute__((used, no_stack_protector, no_sanitize_address,                      \\",
