@@ -31,30 +31,30 @@ enum {
     SIM_SLOT_NONE = 0xffffffff,
 };
 
-#define SIM_STATE_MAGIC UINT64_C(0x3154514c41534d53) /* "SMSALQT1" read as little-endian */
+#define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
 #define SIM_STATE_VERSION 1u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
 /* Host-side cost of a call, in nanoseconds; spent in sim_cost() only. */
 enum sim_cost {
-    SIM_COST_INIT,                /* first cuInit */
-    SIM_COST_CONTEXT_CREATE,      /* cuCtxCreate, first retain of a primary context */
-    SIM_COST_ALLOC,               /* cuMemAlloc and its kin, arrays, cuMemCreate */
+    SIM_COST_INIT,           /* first cuInit */
+    SIM_COST_CONTEXT_CREATE, /* cuCtxCreate, first retain of a primary context */
+    SIM_COST_ALLOC,          /* cuMemAlloc and its kin, arrays, cuMemCreate */
     SIM_COST_FREE,
-    SIM_COST_ALLOC_ASYNC,         /* cuMemAllocAsync, cuMemAllocFromPoolAsync */
+    SIM_COST_ALLOC_ASYNC, /* cuMemAllocAsync, cuMemAllocFromPoolAsync */
     SIM_COST_FREE_ASYNC,
-    SIM_COST_MEM_INFO,            /* cuMemGetInfo */
+    SIM_COST_MEM_INFO, /* cuMemGetInfo */
     SIM_COST_MODULE_LOAD,
     SIM_COST_LAUNCH,
-    SIM_COST_GRAPH_LAUNCH,        /* per launch */
-    SIM_COST_GRAPH_NODE,          /* per kernel node of a launch */
-    SIM_COST_EVENT_RECORD,        /* without timing */
+    SIM_COST_GRAPH_LAUNCH, /* per launch */
+    SIM_COST_GRAPH_NODE,   /* per kernel node of a launch */
+    SIM_COST_EVENT_RECORD, /* without timing */
     SIM_COST_EVENT_RECORD_TIMING,
     SIM_COST_EVENT_QUERY,
     SIM_COST_STREAM_WAIT_EVENT,
-    SIM_COST_COPY,                /* per copy or memset call */
-    SIM_COST_SYNC,                /* per synchronising call, beside the wait */
+    SIM_COST_COPY, /* per copy or memset call */
+    SIM_COST_SYNC, /* per synchronising call, beside the wait */
     SIM_COST_COUNT,
 };
 
@@ -62,15 +62,15 @@ enum sim_cost {
 struct sim_device_config {
     char name[96];
     uint8_t uuid[16];
-    uint64_t memory;        /* what nvidia-smi calls total */
-    uint64_t reserved;      /* NVML's reserved; memory - reserved is CUDA's total */
-    uint64_t page_size;     /* a power of two; memory - reserved is a multiple of it */
-    uint64_t context_bytes; /* cost of a context, 1 KiB of stack a thread included */
-    uint64_t pool_chunk;    /* least growth of a memory pool's reservation */
-    uint64_t slice_ns;      /* time-slice between processes */
+    uint64_t memory;           /* what nvidia-smi calls total */
+    uint64_t reserved;         /* NVML's reserved; memory - reserved is CUDA's total */
+    uint64_t page_size;        /* a power of two; memory - reserved is a multiple of it */
+    uint64_t context_bytes;    /* cost of a context, 1 KiB of stack a thread included */
+    uint64_t pool_chunk;       /* least growth of a memory pool's reservation */
+    uint64_t slice_ns;         /* time-slice between processes */
     uint64_t release_delay_ns; /* after the first look at a killed process until its memory goes */
-    uint64_t kernel_ns;     /* device time of a kernel of one wave of blocks */
-    uint64_t wave_ns;       /* and of each further wave */
+    uint64_t kernel_ns;        /* device time of a kernel of one wave of blocks */
+    uint64_t wave_ns;          /* and of each further wave */
     uint64_t host_copy_bytes_per_us;   /* pinned host memory from or to the device */
     uint64_t device_copy_bytes_per_us; /* inside the device; memsets */
     uint64_t peer_copy_bytes_per_us;   /* to another device over NVLink */
@@ -79,8 +79,8 @@ struct sim_device_config {
     uint32_t sms;
     uint32_t cc_major, cc_minor;
     uint32_t pci_domain, pci_bus, pci_device;
-    uint32_t pci_id;        /* PCI device id, 0x20b0 */
-    int32_t numa_node;      /* -1: none */
+    uint32_t pci_id;   /* PCI device id, 0x20b0 */
+    int32_t numa_node; /* -1: none */
     uint32_t clock_mhz, memory_clock_mhz, bus_width_bits;
     uint32_t power_watts;   /* limit */
     uint32_t link_mb_per_s; /* one NVLink, one direction */
@@ -107,6 +107,8 @@ struct sim_state; /* one process's view of a state */
 /* Takes the lock; the caller has a slot. Returns true when its former holder died holding it: the
  * caller must put right what it guards. */
 bool sim_lock_take(struct sim_state *state, struct sim_lock *lock);
+/* The same without waiting, for what needs no putting right: false when somebody alive has it. */
+bool sim_lock_try(struct sim_state *state, struct sim_lock *lock);
 void sim_lock_drop(struct sim_state *state, struct sim_lock *lock);
 
 /* ---- The mapped file ----------------------------------------------------------------------- */
@@ -118,10 +120,10 @@ struct sim_slot {
     _Atomic uint64_t status;
     _Atomic uint32_t exiting; /* ended by itself: no release delay */
     uint32_t group;
-    int32_t pid;              /* in its own pid namespace; for people, never for liveness */
+    int32_t pid; /* in its own pid namespace; for people, never for liveness */
     uint32_t pad;
-    _Atomic uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
-    _Atomic uint64_t frames[SIM_DEVICES_MAX]; /* derived; under the device's lock */
+    uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
+    _Atomic uint64_t frames[SIM_DEVICES_MAX]; /* derived; written under the device's lock */
 };
 
 struct sim_group {
@@ -130,38 +132,48 @@ struct sim_group {
     uint64_t max[SIM_DEVICES_MAX];  /* most ever; under the device's lock */
 };
 
-/* A frame's word: SIM_FRAME_OWNER holder's slot + 1 or 0 (free); SIM_FRAME_SHARE number of its
- * share + 0 (none: private); SIM_FRAME_TOUCHED may hold bytes that are not zero. The owner's bits
- * change under the device's lock. */
+/* A frame's word: SIM_FRAME_OWNER holder's slot + 1, or 0 when free; SIM_FRAME_SHARE number of the
+ * share it belongs to + 1, or 0 when private; SIM_FRAME_TOUCHED: may hold bytes that are not zero.
+ * All but the last bit change under the device's lock. */
 #define SIM_FRAME_OWNER UINT32_C(0x000007ff)
 #define SIM_FRAME_TOUCHED UINT32_C(0x00000800)
-#define SIM_FRAME_SHARE UINT32_C(0xfffff000)
 #define SIM_FRAME_SHARE_SHIFT 12
 #define SIM_FRAME_NOBODY UINT32_C(0x7ff) /* kept alive by an exported descriptor only */
 
-/* Memory that other processes may hold: exported by IPC handle, by descriptor, or by a pool. */
+enum sim_share_status { SIM_SHARE_FREE, SIM_SHARE_BUILDING, SIM_SHARE_LIVE };
+enum sim_share_kind {
+    SIM_SHARE_IPC,
+    SIM_SHARE_VMM,
+    SIM_SHARE_HOST,      /* host memory: a file `share-…` of the state's directory */
+    SIM_SHARE_POOL,      /* an exported pool; owns no memory itself */
+    SIM_SHARE_MULTICAST, /* owns no memory either */
+};
+
+/* Memory that several processes may hold: exported by IPC handle, by descriptor, or by a pool.
+ * It lives while `holders` has a bit or a descriptor that was exported is open anywhere; its
+ * frames' owner is `owner`. Guarded by the device's lock, by the table lock where there is no
+ * device; numbers are given out under the table lock. */
 struct sim_share {
     _Atomic uint64_t status; /* nonce << 2 | enum sim_share_status */
     uint32_t kind;           /* enum sim_share_kind */
-    uint32_t device;         /* SIM_DEVICES_MAX: host memory */
+    uint32_t device;         /* SIM_DEVICES_MAX: none */
     uint32_t owner;          /* slot that is charged, or SIM_SLOT_NONE */
-    uint32_t first_frame;    /* UINT32_MAX: scattered, found by the frame words' share number */
+    uint32_t first_frame;    /* SIM_SLOT_NONE: scattered, found by the frames' words */
     uint64_t frames;
     uint64_t bytes;
-    uint32_t descriptors; /* not 0: descriptors were exported; whether one lives, its lock tells */
-    uint32_t location;    /* CUmemLocationType << 16 | id, for VMM handles */
-    _Atomic uint64_t holders[SIM_SLOTS_MAX / 64];
+    uint32_t exported;  /* descriptors were made: whether one is open, locks on its file tell */
+    uint32_t detail[4]; /* the kind's own: location of VMM memory, devices of a multicast team */
+    uint32_t pad;
+    _Atomic uint64_t holders[SIM_SLOTS_MAX / 64]; /* by slot */
 };
-enum sim_share_status { SIM_SHARE_FREE, SIM_SHARE_BUILDING, SIM_SHARE_LIVE };
-enum sim_share_kind { SIM_SHARE_IPC, SIM_SHARE_VMM, SIM_SHARE_HOST, SIM_SHARE_POOL };
 
 struct sim_device_state {
     struct sim_lock lock;
     uint32_t frame_count;
-    uint64_t frames_offset; /* in the file: frame_count words */
-    uint64_t bitmap_offset; /* in the file: a bit per frame, 1 free; derived */
-    uint64_t free_frames;   /* derived */
-    uint32_t free_hint;     /* no free frame below it; derived */
+    uint64_t frames_offset;       /* in the file: frame_count words */
+    uint64_t bitmap_offset;       /* in the file: a bit per frame, 1 free; derived */
+    _Atomic uint64_t free_frames; /* derived; written under the lock */
+    uint32_t free_hint;           /* no free frame below it; derived */
     uint32_t pad;
     struct sim_timeline timeline;
 };
@@ -173,10 +185,13 @@ struct sim_state_header {
     uint64_t file_bytes;
     uint8_t id[16]; /* of this state: handles of another one are refused */
     struct sim_node_config node;
-    struct sim_lock table_lock; /* groups and shares' numbers */
+    struct sim_lock sweep_lock; /* one process at a time clears up after the dead */
+    struct sim_lock table_lock; /* groups, the shares' numbers, shares without a device */
     uint32_t group_count;
-    _Atomic uint32_t slot_high; /* slots at and above it were never used */
-    _Atomic uint32_t share_high;
+    _Atomic uint32_t slot_high;  /* slots at and above it were never used */
+    _Atomic uint32_t share_high; /* the same of shares */
+    _Atomic uint32_t share_hint; /* where to look for a free one first */
+    uint32_t pad;
     _Atomic uint64_t next_id; /* serial numbers that are unique on the node */
     struct sim_group groups[SIM_GROUPS_MAX];
     struct sim_slot slots[SIM_SLOTS_MAX];
@@ -190,9 +205,11 @@ struct sim_state_header {
 struct sim_state {
     struct sim_state_header *header;
     const struct sim_node_config *node;
-    uint32_t slot; /* own slot, or SIM_SLOT_NONE */
+    uint32_t slot; /* own slot */
     char directory[4096];
     uint8_t *vram[SIM_DEVICES_MAX]; /* NULL unless asked for at opening */
+    uint8_t *window;                /* address range that holds all of vram, or NULL */
+    unsigned window_shift;          /* vram[d] == window + (d << window_shift) */
 };
 
 /* ---- Making and opening -------------------------------------------------------------------- */
@@ -212,8 +229,9 @@ void sim_state_close(struct sim_state *state);
 /* ---- Processes ----------------------------------------------------------------------------- */
 
 /* Looks for processes that died and descriptors that were closed, and frees what they held and
- * the release delay no longer covers. Returns true when anything was freed. */
-bool sim_state_sweep(struct sim_state *state);
+ * the release delay no longer covers. With `wait`, another process's sweep is waited for and done
+ * again; else it suffices. Returns true when anything was freed. */
+bool sim_state_sweep(struct sim_state *state, bool wait);
 /* The status word of a slot, to be kept and given to sim_slot_alive. */
 uint64_t sim_slot_status(const struct sim_state *state, uint32_t slot);
 /* Whether the process that had this status is still alive. A few microseconds. */
@@ -225,25 +243,79 @@ struct sim_run { /* physically contiguous pages */
     uint32_t first;
     uint32_t count;
 };
-/* Takes `count` pages of a device for the own slot: one run where there is one, else as many runs
- * as needed. *runs is malloc'ed, or `inline_run` when one suffices. False when there are too few
- * (nothing is taken then) or the host has no memory. */
-bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
-                     struct sim_run *inline_run, struct sim_run **runs, uint32_t *run_count);
-/* Gives pages back; those that may have been written are zeroed (a hole in the file). */
-void sim_frames_give(struct sim_state *state, uint32_t device, const struct sim_run *runs,
-                     uint32_t run_count);
-/* Says that a page may have been written. */
-static inline void sim_frame_touch(_Atomic uint32_t *word) {
-    /* Relaxed: only the owner's own later give-back, ordered by its lock, and the successors of a
-     * dead owner read it. */
-    if (!(atomic_load_explicit(word, memory_order_relaxed) & SIM_FRAME_TOUCHED))
-        atomic_fetch_or_explicit(word, SIM_FRAME_TOUCHED, memory_order_relaxed);
+/* Pages of a device, ascending. One run, the usual case, needs no memory of its own. */
+struct sim_frames {
+    uint32_t run_count;
+    uint32_t run_room;
+    uint64_t frames;
+    struct sim_run one;
+    struct sim_run *runs; /* malloc'ed, or NULL: `one` */
+};
+static inline const struct sim_run *sim_frames_runs(const struct sim_frames *frames) {
+    return frames->runs ? frames->runs : &frames->one;
 }
-static inline _Atomic uint32_t *sim_frame_words(struct sim_state *state, uint32_t device) {
+
+/* Takes `count` pages of a device for the own slot: one run where there is one, else as many as
+ * needed. When there are too few, the dead are cleared up after and it is tried once more.
+ * Errors: false, nothing is taken then (too few pages, or no host memory). */
+bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
+                     struct sim_frames *frames);
+/* Gives private pages back, zeroing those that may have been written, and empties `frames`. */
+void sim_frames_give(struct sim_state *state, uint32_t device, struct sim_frames *frames);
+/* Appends `more` to `frames` (kept ascending within each take only). False: no host memory. */
+bool sim_frames_append(struct sim_frames *frames, struct sim_frames *more);
+/* Cuts the last `count` pages off into `tail`. False: no host memory. */
+bool sim_frames_cut(struct sim_frames *frames, uint64_t count, struct sim_frames *tail);
+/* Frees the list, not the pages. */
+void sim_frames_forget(struct sim_frames *frames);
+
+static inline _Atomic uint32_t *sim_frame_words(const struct sim_state *state, uint32_t device) {
     return (_Atomic uint32_t *)(void *)((uint8_t *)state->header +
                                         state->header->devices[device].frames_offset);
 }
+/* Says that a page may have been written. */
+static inline void sim_frame_touch(_Atomic uint32_t *word) {
+    /* Relaxed: it is read by the owner's give-back, which the owner orders after its writes, and
+     * by a dead owner's successor, whom the kernel orders. */
+    if (!(atomic_load_explicit(word, memory_order_relaxed) & SIM_FRAME_TOUCHED))
+        atomic_fetch_or_explicit(word, SIM_FRAME_TOUCHED, memory_order_relaxed);
+}
+
+/* ---- Shares -------------------------------------------------------------------------------- */
+
+/* Which share, and that it is still the same one. */
+struct sim_share_name {
+    uint32_t number;
+    uint32_t device; /* SIM_DEVICES_MAX: none */
+    uint64_t nonce;  /* 0: no share */
+};
+
+/* Makes a share that the own slot holds, of `frames` (NULL: none), which belong to it from now on.
+ * False: all SIM_SHARES_MAX are taken. */
+bool sim_share_make(struct sim_state *state, uint32_t device, enum sim_share_kind kind,
+                    const struct sim_frames *frames, uint64_t bytes, const uint32_t detail[4],
+                    struct sim_share_name *name);
+/* Takes part in a share (again: once per process; the process counts its own uses). False when it
+ * is gone. */
+bool sim_share_hold(struct sim_state *state, const struct sim_share_name *name);
+/* The process's last use is gone. The frames go on to another holder, or are freed. */
+void sim_share_drop(struct sim_state *state, const struct sim_share_name *name);
+/* The pages of a held share, in the order of its addresses. False: no host memory. */
+bool sim_share_frames(struct sim_state *state, const struct sim_share_name *name,
+                      struct sim_frames *frames);
+/* A new descriptor that stands for a held share: it keeps the share alive while it is open
+ * anywhere. -1 and errno. */
+int sim_share_export(struct sim_state *state, const struct sim_share_name *name);
+/* The share that a descriptor stands for. False when it is not one of this state's. */
+bool sim_share_identify(struct sim_state *state, int descriptor, struct sim_share_name *name);
+/* The record of a held share: kind, bytes and detail do not change. */
+static inline struct sim_share *sim_share_record(struct sim_state *state,
+                                                 const struct sim_share_name *name) {
+    return &state->header->shares[name->number];
+}
+/* Path of the file that stands for a share in the state's directory. */
+void sim_share_path(const struct sim_state *state, const struct sim_share_name *name, char *path,
+                    size_t path_bytes);
 
 /* ---- Truth --------------------------------------------------------------------------------- */
 
