@@ -14,7 +14,7 @@ C_SOURCES := $(shell find csrc tests bench -name '*.[ch]' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test soak bench lint clean
+.PHONY: build demo test sanitize soak bench lint clean
 
 build: $(VENV)/stamp/aliquot
 
@@ -22,6 +22,16 @@ demo: build
 	$(BIN)/python -m aliquot.agent.demo
 
 test: build $(VENV)/stamp/test
+	$(BIN)/python -m pytest -m "not soak" $(PYTEST)
+
+# The same tests on libraries that watch their own memory and arithmetic. Python does not know of
+# the sanitizers, so they are loaded before it; what Python itself never frees is not looked at.
+SANITIZED := $(CURDIR)/build/sanitized
+sanitize: build $(VENV)/stamp/test $(VENV)/stamp/sanitized
+	PYTHONPATH=$(SANITIZED) \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0 \
+	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
 	$(BIN)/python -m pytest -m "not soak" $(PYTEST)
 
 soak: build $(VENV)/stamp/test
@@ -60,6 +70,13 @@ $(VENV)/stamp/venv: $(VENV)/stamp/system pyproject.toml
 # The installed package is what is tested, demonstrated and measured, never the source folders.
 $(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation \
+	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
+	@touch $@
+
+$(VENV)/stamp/sanitized: $(VENV)/stamp/venv $(SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --upgrade \
+	    --target $(SANITIZED) -C build-dir=build/sanitize \
+	    -C cmake.define.ALIQUOT_SANITIZE=address,undefined \
 	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
 	@touch $@
 
