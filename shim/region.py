@@ -7,7 +7,9 @@ every index is clamped and every text is made printable. Sizes are bytes.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -171,6 +173,16 @@ def slot_alive(fd: int, slot: int) -> bool:
 def any_alive(fd: int) -> bool:
     """Say whether any process holds a slot of the open file ``usage``, whatever the file says."""
     return any(slot_alive(fd, slot) for slot in range(MAX_SLOTS))
+
+
+def wait_for_end(fd: int) -> None:
+    """Wait until no process holds a slot of the open file ``usage``; the kernel tells.
+
+    Raises OSError.
+    """
+    # struct flock: a reader's lock on all slots is had once no owner has a writer's lock on any.
+    lock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 0, MAX_SLOTS, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, lock)
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,220 @@
+"""Putting the shim in the driver's place for one process and its children: a mount namespace.
+
+Over each folder in which the driver has names lies a read-only overlay whose upper layer has the
+shim under all those names, so that every path and every search leads to it. The real driver and the
+region are bind-mounted into the ``.aliquot`` folder beside it: an overlay's layers must not be
+written through, and the region is shared.
+
+Python has no mount(2), and unshare(2) only from 3.12, so the C library is called.
+"""
+
+# Paths go to system calls as they are.
+# ruff: noqa: PTH
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from .errors import NoNamespaceError
+from .rundir import DRIVER_LINK, REGION_FOLDER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .drivers import DriverFolder
+
+_CLONE_NEWNS: Final = 0x00020000
+_CLONE_NEWUSER: Final = 0x10000000
+_CAP_SYS_ADMIN: Final = 21
+
+_MS_RDONLY: Final = 0x1
+_MS_NOSUID: Final = 0x2
+_MS_NODEV: Final = 0x4
+_MS_NOEXEC: Final = 0x8
+_MS_REMOUNT: Final = 0x20
+_MS_NOATIME: Final = 0x400
+_MS_NODIRATIME: Final = 0x800
+_MS_BIND: Final = 0x1000
+_MS_REC: Final = 0x4000
+_MS_SLAVE: Final = 0x80000
+_MS_RELATIME: Final = 0x200000
+# What a mount has of these must be said again when it is changed, or the kernel refuses.
+_KEPT_FLAGS: Final = (
+    (os.ST_NOSUID, _MS_NOSUID),
+    (os.ST_NODEV, _MS_NODEV),
+    (os.ST_NOEXEC, _MS_NOEXEC),
+    (os.ST_NOATIME, _MS_NOATIME),
+    (os.ST_NODIRATIME, _MS_NODIRATIME),
+    (os.ST_RELATIME, _MS_RELATIME),
+)
+
+# The same numbers on every architecture.
+_SYS_OPEN_TREE: Final = 428
+_SYS_MOVE_MOUNT: Final = 429
+_OPEN_TREE_CLONE: Final = 1
+_AT_RECURSIVE: Final = 0x8000
+_AT_FDCWD: Final = -100
+_AT_NO_AUTOMOUNT: Final = 0x800
+_MOVE_MOUNT_F_EMPTY_PATH: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """A driver's folder, and the folder of the run directory that goes over it."""
+
+    folder: DriverFolder
+    lib: str
+
+
+def enter(covers: Sequence[Cover]) -> None:
+    """Move this process into a mount namespace in which ``covers`` lie over the drivers.
+
+    Parents come before what is in them. The process has one thread and is about to execute a
+    program; whatever happens, nothing outside it changes. Raises NoNamespaceError, which says what
+    was not possible.
+    """
+    _unshare()
+    # Nothing that is mounted here gets out; what the host mounts later still comes in.
+    _mount(None, "/", None, _MS_REC | _MS_SLAVE, None, "cutting the mounts off from the host's")
+    # Everything is opened before the first overlay hides it.
+    covered = {
+        os.path.join(cover.folder.path, name) for cover in covers for name in cover.folder.names
+    }
+    inner = [
+        (path, _clone_mount(path))
+        for path in _mounts_below([cover.folder.path for cover in covers])
+        # The table also lists mounts that lie under other mounts, out of sight.
+        if path not in covered and os.path.lexists(path)
+    ]
+    lowers = [_open(cover.folder.path) for cover in covers]
+    uppers = [_open(cover.lib) for cover in covers]
+    drivers = [_open(cover.folder.driver) for cover in covers]
+    regions = [_open(os.path.join(cover.lib, REGION_FOLDER)) for cover in covers]
+    for cover, upper, lower in zip(covers, uppers, lowers, strict=True):
+        # By descriptor: the folder below, not an overlay over its parent, and no text to escape.
+        layers = f"lowerdir=/proc/self/fd/{upper}:/proc/self/fd/{lower}"
+        path = cover.folder.path
+        _mount("overlay", path, "overlay", _MS_RDONLY, layers, f"an overlay over {path}")
+    for path, tree in inner:
+        _attach_mount(tree, path)
+    for cover, driver, own in zip(covers, drivers, regions, strict=True):
+        _bind_region(cover, driver, own)
+    for fd in (*lowers, *uppers, *drivers, *regions, *(tree for _, tree in inner)):
+        os.close(fd)
+    # The working folder may be one that was covered.
+    with contextlib.suppress(OSError):
+        os.chdir(os.getcwd())
+
+
+def _unshare() -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    if _has_sys_admin():
+        _call("unshare", _CLONE_NEWNS, what="a mount namespace")
+        return
+    _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS, what="a user and mount namespace")
+    try:
+        # Everybody keeps the number they have; other users' files show as nobody's.
+        Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1", encoding="ascii")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1", encoding="ascii")
+    except OSError as error:
+        raise NoNamespaceError(f"a user namespace without its map: {error.strerror}") from error
+
+
+def _has_sys_admin() -> bool:
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").split("\n"):
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return False
+
+
+def _bind_region(cover: Cover, driver: int, own: int) -> None:
+    """Mount the region, read-only but for ``usage``, and the real driver into it."""
+    target = os.path.join(cover.folder.path, REGION_FOLDER)
+    usage = os.path.join(target, "usage")
+    what = f"the region in {target}"
+    _mount(f"/proc/self/fd/{own}", target, None, _MS_BIND, None, what)
+    _mount(usage, usage, None, _MS_BIND, None, what)
+    kept = os.statvfs(target).f_flag
+    flags = sum(flag for status, flag in _KEPT_FLAGS if kept & status)
+    _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, None, what)
+    link = os.path.join(target, DRIVER_LINK)
+    _mount(f"/proc/self/fd/{driver}", link, None, _MS_BIND, None, f"the driver in {target}")
+
+
+def _mounts_below(folders: Iterable[str]) -> list[str]:
+    """Return the mount points in ``folders`` that lie in no other mount point of them."""
+    tops = tuple(folder.rstrip("/") + "/" for folder in folders)
+    found: list[str] = []
+    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    points = {_unescape(line.split(b" ")[4]) for line in lines}
+    for point in sorted(points):
+        inside = point.startswith(tops)
+        if inside and not (found and point.startswith(found[-1] + "/")):
+            found.append(point)
+    return found
+
+
+def _unescape(field: bytes) -> str:
+    """Undo the octal escapes that the kernel writes for blanks and backslashes."""
+    parts = field.split(b"\\")
+    text = parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
+    return os.fsdecode(text)
+
+
+def _clone_mount(path: str) -> int:
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | _AT_NO_AUTOMOUNT | os.O_CLOEXEC
+    return _call(
+        "syscall",
+        ctypes.c_long(_SYS_OPEN_TREE),
+        ctypes.c_int(_AT_FDCWD),
+        os.fsencode(path),
+        ctypes.c_uint(flags),
+        what=f"a copy of the mount {path}",
+    )
+
+
+def _attach_mount(tree: int, path: str) -> None:
+    _call(
+        "syscall",
+        ctypes.c_long(_SYS_MOVE_MOUNT),
+        ctypes.c_int(tree),
+        b"",
+        ctypes.c_int(_AT_FDCWD),
+        os.fsencode(path),
+        ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH),
+        what=f"the mount {path} over the overlay",
+    )
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        raise NoNamespaceError(f"{path}: {error.strerror}") from error
+
+
+def _mount(
+    source: str | None, target: str, kind: str | None, flags: int, data: str | None, what: str
+) -> None:
+    texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    _call("mount", texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3], what=what)
+
+
+def _call(name: str, *arguments: Any, what: str) -> int:  # noqa: ANN401 - as C takes them
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
+    result: int = function(*arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        why = os.strerror(code)
+        if code == errno.EPERM:
+            why = "not permitted"
+        raise NoNamespaceError(f"{what}: {why}")
+    return result

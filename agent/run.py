@@ -1,0 +1,326 @@
+"""``aliquot run``: start a program that holds no more of a device than its slice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import aliquot.shim
+from aliquot.shim import region
+
+from . import contexts, devices, drivers, launch, rundir, sizes
+from .errors import AliquotError, BadRequestError, NoNamespaceError
+from .namespace import Cover
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_HELP = """Run CMD with a memory cap on one or more devices.
+
+CMD and everything that it starts share one slice. An allocation beyond the cap gets CUDA's own
+out-of-memory error; the devices of the slice are the only ones that CMD sees.
+
+\b
+Sizes:    4GiB 4096MiB 512KiB 1TiB (powers of 1024), 4GB 500MB 1KB (powers of 1000),
+          4294967296 (bytes), 25% (of the device's memory)
+Devices:  0   0,1   GPU-5b0a   all   (numbers as CMD would see them, or beginnings of UUIDs)
+
+\b
+Examples:
+  aliquot run --memory 4GiB --device 0 -- python train.py
+  aliquot run --memory 0=4GiB,1=25% -- python train.py
+
+Without --memory, CUDA_DEVICE_MEMORY_LIMIT and CUDA_DEVICE_MEMORY_LIMIT_<i> are read as HAMi does.
+The status is CMD's; 128+n when signal n ended it; 127 or 126 when it could not be run; 2 when the
+request makes no sense; 1 when the slice could not be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A slice that is about to be made."""
+
+    name: str | None
+    installation: drivers.Installation
+    version: int
+    shares: tuple[devices.Share, ...]
+    context_bytes: Mapping[int, int]
+    shim: Path
+
+
+class _Voice:
+    """What the command itself says, on standard error: lines for people, or JSON lines."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def event(self, kind: str, **facts: Any) -> None:  # noqa: ANN401 - whatever JSON takes
+        if self._as_json:
+            print(json.dumps({"event": kind, **facts}), file=sys.stderr, flush=True)
+
+    def warning(self, text: str) -> None:
+        if self._as_json:
+            self.event("warning", text=text)
+        else:
+            click.echo(f"aliquot: {text}", err=True)
+
+
+@click.command("run", help=_HELP, context_settings={"allow_interspersed_args": False})
+@click.option("--memory", metavar="SIZE|I=SIZE,…", help="What the slice may hold of each device.")
+@click.option("--device", metavar="SEL", help="The devices of the slice; all when not given.")
+@click.option("--name", metavar="NAME", help="What the slice is called in `aliquot ps`.")
+@click.option(
+    "--mode",
+    type=click.Choice(["auto", "namespace", "environment"]),
+    default="auto",
+    show_default=True,
+    help="How the shim gets in the driver's place.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Say what happens as JSON lines on standard error."
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD…")
+@click.pass_context
+def run_command(
+    context: click.Context,
+    memory: str | None,
+    device: str | None,
+    name: str | None,
+    mode: str,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Make a slice, run CMD in it, and end as CMD ends."""
+    voice = _Voice(as_json)
+    try:
+        limits = (
+            sizes.parse_limits(memory)
+            if memory is not None
+            else sizes.limits_from_environment(os.environ)
+        )
+        if limits is None:
+            raise BadRequestError("no memory cap is given: add --memory, such as --memory 4GiB")
+        wanted = _plan(limits, device, name, voice)
+        status = _run(wanted, mode, command, voice)
+    except AliquotError as error:
+        if not as_json:
+            raise
+        voice.event("error", text=str(error), status=error.status)
+        status = error.status
+    context.exit(status)
+
+
+def _plan(limits: sizes.Limits, device: str | None, name: str | None, voice: _Voice) -> _Slice:
+    """Decide what the slice gets. Nothing is made yet, but for the memory of context costs."""
+    if name is not None:
+        rundir.check_name(name)
+    environment = os.environ
+    shim = Path(environment.get("ALIQUOT_SHIM") or aliquot.shim.library())
+    if not shim.is_file():
+        raise AliquotError(f"the shim {shim} is missing: install aliquot again")
+    installation = drivers.find(environment)
+    _refuse_nesting(installation, shim)
+    version, found = devices.enumerate_devices(installation.driver, environment)
+    chosen = devices.shares(found, limits, device)
+    if len(chosen) > region.MAX_DEVICES:
+        raise BadRequestError(
+            f"a slice has at most {region.MAX_DEVICES} devices, not {len(chosen)}: "
+            "choose some with --device"
+        )
+    costs = contexts.costs(
+        installation.driver, version, [share.device for share in chosen], environment
+    )
+    for share in chosen:
+        cost = costs[share.device.index]
+        where = f"device {share.device.index} ({share.device.name})"
+        if not cost:
+            voice.warning(f"{where}: what a context costs could not be measured; it counts as 0")
+        elif cost > share.cap_bytes:
+            voice.warning(
+                f"{where}: one context takes {sizes.format_size(cost)}, more than the cap of "
+                f"{sizes.format_size(share.cap_bytes)}: every program will be out of memory"
+            )
+    return _Slice(name, installation, version, chosen, costs, shim.resolve())
+
+
+def _refuse_nesting(installation: drivers.Installation, shim: Path) -> None:
+    """Raise AliquotError where the driver is a shim: a slice of a slice would count twice."""
+    beside = Path(installation.driver).parent / rundir.REGION_FOLDER / rundir.DRIVER_LINK
+    if beside.exists() or Path(installation.driver) == shim.resolve():
+        raise AliquotError(
+            "this is already inside a slice, and a slice cannot be divided: "
+            "start both with `aliquot run` from outside"
+        )
+
+
+def _run(wanted: _Slice, mode: str, command: tuple[str, ...], voice: _Voice) -> int:
+    run = rundir.create(rundir.base_folder(os.environ), wanted.name)
+    try:
+        if mode == "environment":
+            return _run_as(wanted, run, "environment", command, voice)
+        try:
+            return _run_as(wanted, run, "namespace", command, voice)
+        except NoNamespaceError as error:
+            if mode == "namespace":
+                raise AliquotError(
+                    f"the slice needs {error}: allow it, or use --mode environment"
+                ) from error
+            voice.warning(
+                f"no namespace ({error}): using LD_PRELOAD, which a program can slip by opening "
+                "the driver by its path"
+            )
+        rundir.clear(run)
+        return _run_as(wanted, run, "environment", command, voice)
+    finally:
+        if not rundir.remove_if_ended(run):
+            _stay_behind(run)
+
+
+def _run_as(
+    wanted: _Slice, run: rundir.RunDirectory, mode: str, command: tuple[str, ...], voice: _Voice
+) -> int:
+    """Lay the slice out for ``mode`` and run the program in it."""
+    folders = _folders(wanted.installation) if mode == "namespace" else [_main(wanted.installation)]
+    rundir.lay_out(run, _region(wanted), wanted.shim, folders, mounted=mode == "namespace")
+    rundir.write_meta(run, _meta(wanted, run, mode, command))
+    covers: tuple[Cover, ...] = ()
+    if mode == "namespace":
+        lib_of = {folder: str(rundir.lib_folder(run, n)) for n, folder in enumerate(folders)}
+        # A folder goes before what is in it, as the installation lists them.
+        covers = tuple(Cover(folder, lib_of[folder]) for folder in wanted.installation.folders)
+        environment = _environment(wanted.shares)
+        paths = [f"{folder.path}/{name}" for folder in folders for name in folder.names]
+    else:
+        lib = str(rundir.lib_folder(run, 0))
+        environment = _preload(_environment(wanted.shares), lib)
+        paths = [f"{lib}/libcuda.so"]
+    program = launch.Program(command, environment, covers, wanted.shim, tuple(paths))
+    status = launch.run(
+        program,
+        rundir.inheritable_lock(run),
+        lambda pid: voice.event(
+            "started", slice=run.name, run=str(run.path), pid=pid, **_public(wanted, mode)
+        ),
+    )
+    voice.event("ended", slice=run.name, status=status, devices=_ending(wanted, run))
+    return status
+
+
+def _main(installation: drivers.Installation) -> drivers.DriverFolder:
+    """Return the folder whose driver the program would load."""
+    for folder in installation.folders:
+        if folder.driver == installation.driver:
+            return folder
+    raise AliquotError(f"the driver {installation.driver} has no folder of its own")
+
+
+def _folders(installation: drivers.Installation) -> list[drivers.DriverFolder]:
+    main = _main(installation)
+    return [main, *(folder for folder in installation.folders if folder is not main)]
+
+
+def _region(wanted: _Slice) -> list[region.RegionDevice]:
+    return [
+        region.RegionDevice(
+            uuid=share.device.uuid,
+            cap=share.cap_bytes,
+            page_bytes=share.device.page_bytes,
+            context_bytes=wanted.context_bytes[share.device.index],
+        )
+        for share in wanted.shares
+    ]
+
+
+def _environment(shares: Sequence[devices.Share]) -> dict[str, str]:
+    """Return the program's environment: ours, with only the slice's devices visible."""
+    environment = dict(os.environ)
+    environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.device.uuid_text for share in shares)
+    return environment
+
+
+def _preload(environment: dict[str, str], lib: str) -> dict[str, str]:
+    """Add what leads the loader to ``lib`` without mounts."""
+    if any(letter in ": ;$" for letter in lib):
+        raise AliquotError(
+            f"{lib} cannot stand in LD_PRELOAD: name a folder without blanks, ':', ';' and '$' "
+            "in ALIQUOT_RUNTIME_DIR"
+        )
+    before = environment.get("LD_LIBRARY_PATH")
+    environment["LD_LIBRARY_PATH"] = f"{lib}:{before}" if before else lib
+    loaded = environment.get("LD_PRELOAD")
+    shim = f"{lib}/libcuda.so.1"
+    environment["LD_PRELOAD"] = f"{loaded}:{shim}" if loaded else shim
+    return environment
+
+
+def _public(wanted: _Slice, mode: str) -> dict[str, Any]:
+    """Return what meta.json and the ``started`` event say of the slice."""
+    return {
+        "mode": mode,
+        "driver": wanted.installation.driver,
+        "driver_version": wanted.version,
+        "devices": [
+            {
+                "index": share.device.index,
+                "uuid": share.device.uuid_text,
+                "name": share.device.name,
+                "total_bytes": share.device.total_bytes,
+                "cap_bytes": share.cap_bytes,
+                "context_bytes": wanted.context_bytes[share.device.index],
+            }
+            for share in wanted.shares
+        ],
+    }
+
+
+def _meta(
+    wanted: _Slice, run: rundir.RunDirectory, mode: str, command: tuple[str, ...]
+) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "command": list(command),
+        "started_unix_ns": time.time_ns(),
+        "maker_pid": os.getpid(),
+        **_public(wanted, mode),
+    }
+
+
+def _ending(wanted: _Slice, run: rundir.RunDirectory) -> list[dict[str, Any]]:
+    """Return what the slice came to, for the ``ended`` event; nothing if it cannot be read."""
+    try:
+        with (run.region_folder / "usage").open("rb") as file:
+            usage = region.read_usage(file.fileno(), "usage", len(wanted.shares))
+    except (OSError, region.RegionError):
+        return []
+    return [
+        {
+            "uuid": share.device.uuid_text,
+            "peak_bytes": used.peak,
+            "refusals": used.refusals,
+        }
+        for share, used in zip(wanted.shares, usage.devices, strict=True)
+    ]
+
+
+def _stay_behind(run: rundir.RunDirectory) -> None:
+    """Leave a process that removes the run directory when the last one of the slice is gone."""
+    if os.fork():
+        return
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in range(3):
+            os.dup2(null, fd)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        rundir.remove_when_ended(run)
+    finally:
+        with contextlib.suppress(OSError):
+            os._exit(0)
