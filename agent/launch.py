@@ -8,10 +8,10 @@ shell gets its terminal back.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from .devices import PROBE_TIMEOUT_SECONDS, probe_command, read_answer
 from .errors import AliquotError, NoNamespaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 NOT_FOUND: Final = 127
@@ -68,30 +68,49 @@ class NotStartedError(AliquotError):
         self.status = status
 
 
-def run(program: Program, lock_fd: int, on_start: Callable[[int], None]) -> int:
+@dataclass(frozen=True, slots=True)
+class HeldSignals:
+    """The signals that wait for ``run`` to take them, and the mask that a program gets."""
+
+    watched: frozenset[int]
+    mask: frozenset[int]
+
+
+@contextlib.contextmanager
+def held_signals() -> Iterator[HeldSignals]:
+    """Hold back all signals, so that none ends us between making a slice and removing it."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    watched = frozenset(signal.valid_signals()) - _SYNCHRONOUS
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    try:
+        yield HeldSignals(watched, frozenset(mask))
+    finally:
+        # One that came after the program's end would end us: it is our own, from the pipe.
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def run(
+    program: Program, lock_fd: int, held: HeldSignals, on_start: Callable[[int], None]
+) -> int:
     """Start the program and wait for its end; return its status as a shell has it.
 
     ``lock_fd`` is a descriptor that it shall inherit. ``on_start`` is called with its pid once it
     is executed. Raises NoNamespaceError, NotStartedError or AliquotError when it was not.
     """
     report, report_end = os.pipe()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    watched = {number for number in signal.valid_signals() if number not in _SYNCHRONOUS}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     pid = os.fork()
     if not pid:
-        _become(program, report_end, mask)
+        _become(program, report_end, held.mask)
     try:
         os.close(report_end)
         os.close(lock_fd)
         # SIGIO tells when the other end is closed, by executing the program or by dying.
         fcntl.fcntl(report, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(report, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-        status = _Supervisor(pid, report, on_start).wait(watched)
+        return _Supervisor(pid, report, on_start).wait(held.watched)
     finally:
         os.close(report)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return status
 
 
 class _Supervisor:
@@ -105,7 +124,7 @@ class _Supervisor:
         self._started = False
         self._stopped = False
 
-    def wait(self, watched: set[int]) -> int:
+    def wait(self, watched: frozenset[int]) -> int:
         """Return the child's status. Raises what it reported instead of starting."""
         # It may all be over before SIGIO was asked for.
         self._read_report()
@@ -182,7 +201,7 @@ def _raise_report(text: bytes) -> NoReturn:
     raise AliquotError(report["text"])
 
 
-def _become(program: Program, report_end: int, mask: set[int]) -> NoReturn:
+def _become(program: Program, report_end: int, mask: frozenset[int]) -> NoReturn:
     """Turn this forked child into the program, or report why not. Never returns."""
     report: dict[str, str | int]
     try:
@@ -205,7 +224,7 @@ def _become(program: Program, report_end: int, mask: set[int]) -> NoReturn:
     os._exit(NOT_FOUND)
 
 
-def _reset_signals(mask: set[int]) -> None:
+def _reset_signals(mask: frozenset[int]) -> None:
     # What Python set for itself. An ignored SIGINT (nohup, background jobs) was left alone by it.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -244,11 +263,17 @@ def check(program: Program) -> None:
 
 def _execute(program: Program) -> NoReturn:
     name = program.command[0]
+    # Not execvp's own search: it takes a folder of PATH that may not be read for a refusal.
+    path = name if "/" in name else shutil.which(name, path=program.environment.get("PATH"))
     try:
-        os.execvpe(name, program.command, program.environment)  # noqa: S606 - that is the purpose
+        if path is None:
+            raise FileNotFoundError
+        os.execve(path, program.command, program.environment)  # noqa: S606 - that is the purpose
+    except FileNotFoundError as error:
+        raise NotStartedError(
+            f"'{name}' cannot be run: no such program or interpreter", NOT_FOUND
+        ) from error
     except OSError as error:
-        if error.errno == errno.ENOENT:
-            raise NotStartedError(f"'{name}' cannot be run: no such program or interpreter", NOT_FOUND) from error
         raise NotStartedError(
             f"'{name}' cannot be run: {error.strerror}", NOT_EXECUTABLE
         ) from error

@@ -160,33 +160,45 @@ def _refuse_nesting(installation: drivers.Installation, shim: Path) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """A slice that is being made."""
+
+    wanted: _Slice
+    run: rundir.RunDirectory
+    command: tuple[str, ...]
+    held: launch.HeldSignals
+    voice: _Voice
+
+
 def _run(wanted: _Slice, mode: str, command: tuple[str, ...], voice: _Voice) -> int:
-    run = rundir.create(rundir.base_folder(os.environ), wanted.name)
-    try:
-        if mode == "environment":
-            return _run_as(wanted, run, "environment", command, voice)
+    with launch.held_signals() as held:
+        run = rundir.create(rundir.base_folder(os.environ), wanted.name)
         try:
-            return _run_as(wanted, run, "namespace", command, voice)
-        except NoNamespaceError as error:
-            if mode == "namespace":
-                raise AliquotError(
-                    f"the slice needs {error}: allow it, or use --mode environment"
-                ) from error
-            voice.warning(
-                f"no namespace ({error}): using LD_PRELOAD, which a program can slip by opening "
-                "the driver by its path"
-            )
-        rundir.clear(run)
-        return _run_as(wanted, run, "environment", command, voice)
-    finally:
-        if not rundir.remove_if_ended(run):
-            _stay_behind(run)
+            making = _Making(wanted, run, command, held, voice)
+            if mode == "environment":
+                return _run_as(making, "environment")
+            try:
+                return _run_as(making, "namespace")
+            except NoNamespaceError as error:
+                if mode == "namespace":
+                    raise AliquotError(
+                        f"the slice needs {error}: allow it, or use --mode environment"
+                    ) from error
+                voice.warning(
+                    f"no namespace ({error}): using LD_PRELOAD, which a program can slip by "
+                    "opening the driver by its path"
+                )
+            rundir.clear(run)
+            return _run_as(making, "environment")
+        finally:
+            if not rundir.remove_if_ended(run):
+                _stay_behind(run)
 
 
-def _run_as(
-    wanted: _Slice, run: rundir.RunDirectory, mode: str, command: tuple[str, ...], voice: _Voice
-) -> int:
+def _run_as(making: _Making, mode: str) -> int:
     """Lay the slice out for ``mode`` and run the program in it."""
+    wanted, run, command, voice = making.wanted, making.run, making.command, making.voice
     folders = _folders(wanted.installation) if mode == "namespace" else [_main(wanted.installation)]
     rundir.lay_out(run, _region(wanted), wanted.shim, folders, mounted=mode == "namespace")
     rundir.write_meta(run, _meta(wanted, run, mode, command))
@@ -205,6 +217,7 @@ def _run_as(
     status = launch.run(
         program,
         rundir.inheritable_lock(run),
+        making.held,
         lambda pid: voice.event(
             "started", slice=run.name, run=str(run.path), pid=pid, **_public(wanted, mode)
         ),
@@ -241,8 +254,19 @@ def _region(wanted: _Slice) -> list[region.RegionDevice]:
 def _environment(shares: Sequence[devices.Share]) -> dict[str, str]:
     """Return the program's environment: ours, with only the slice's devices visible."""
     environment = dict(os.environ)
+    if b"\0LC_CTYPE=" not in _first_environment():
+        # Python put it there for itself, where the locale was C (PEP 538).
+        environment.pop("LC_CTYPE", None)
     environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.device.uuid_text for share in shares)
     return environment
+
+
+def _first_environment() -> bytes:
+    """Return the environment that this process was started with."""
+    try:
+        return b"\0" + Path("/proc/self/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def _preload(environment: dict[str, str], lib: str) -> dict[str, str]:
