@@ -40,7 +40,9 @@ soak: build $(VENV)/stamp/test
 bench: build
 	for bench in bench/[a-z]*.py; do $(BIN)/python $$bench $(BENCH) || exit; done
 
-lint: build $(VENV)/stamp/test $(VENV)/stamp/lint build/packages
+lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
+	mkdir -p build/packages/aliquot
+	ln -sfn $(CURDIR)/agent $(CURDIR)/shim $(CURDIR)/sim build/packages/aliquot/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p aliquot
@@ -87,6 +89,3 @@ $(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml
 $(VENV)/stamp/lint: $(VENV)/stamp/venv pyproject.toml
 	$(BIN)/python -m pip install -q --group lint
 	@touch $@
-
-build/packages:
-	mkdir -p $@/aliquot && cd $@/aliquot && ln -sfn ../../../agent ../../../shim ../../../sim .

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +12,12 @@ import pytest
 
 from cuda_headers import exports, own_symbols
 from cuda_table import Row, read_table
+from lookups import ODD_NAMES, probe
 from slices import lay_out
 
-TESTS = Path(__file__).resolve().parent
 DRIVERS = ("535", "550")
 FLAGS = (0, 1, 2)
 NO_DEVICE = 100
-# Asked for besides every function: nothing, versioned names, names that are nobody's.
-ODD_NAMES = ("", "cuMemAlloc_v2", "cuLaunchKernel_ptsz", "cuNobodyKnowsThis", "cudbgGetAPI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +28,6 @@ class Answers:
     shim: dict[str, Any]
     exports: dict[str, int]
     asked: list[tuple[str, int, int]]
-
-
-def probe(library: Path, driver: Path, request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run probe_driver.py in a process of its own."""
-    folder.mkdir()
-    (folder / "request.json").write_text(json.dumps(request))
-    command = [sys.executable, str(TESTS / "probe_driver.py"), str(library), str(driver)]
-    command += [str(folder / "request.json"), str(folder / "answer.json")]
-    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, run.stderr
-    answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
-    return answer
 
 
 @pytest.fixture(scope="module")
