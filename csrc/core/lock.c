@@ -1,4 +1,3 @@
-#define _GNU_SOURCE
 #include "lock.h"
 
 #include <linux/futex.h>

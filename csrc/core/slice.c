@@ -1,5 +1,4 @@
 /* Attaching to a region, and everything that is not the fast path of a charge. See slice.h. */
-#define _GNU_SOURCE
 #include "slice.h"
 
 #include "lock.h"
@@ -143,21 +142,22 @@ static bool claim_slot(struct aliquot_error *error) {
         fail(error, "cannot map %s: %s", usage_path, strerror(errno));
         goto out;
     }
-    int locked = aliquot_region_lock(fd, LOCK_WAIT_NS);
     uint32_t number = 0;
     while (number < ALIQUOT_MAX_SLOTS && !lock_byte(fd, ALIQUOT_LOCK_SLOT(number)))
         number++;
-    if (number == ALIQUOT_MAX_SLOTS)
+    if (number == ALIQUOT_MAX_SLOTS) {
         fail(error, "all %u places for processes in %s are taken", ALIQUOT_MAX_SLOTS, usage_path);
-    else {
-        /* What a dead owner left. */
-        if (atomic_load_explicit(&aliquot_slice.usage->slot[number].pid, memory_order_relaxed))
-            aliquot_slot_clear(fd, aliquot_slice.usage, number);
-        fill_slot(number);
-        done = true;
+        goto out;
     }
-    if (!locked)
-        aliquot_region_unlock(fd);
+    if (atomic_load_explicit(&aliquot_slice.usage->slot[number].pid, memory_order_relaxed)) {
+        /* What a dead owner left. The region's lock, because its shared memory may pass on. */
+        int locked = aliquot_region_lock(fd, LOCK_WAIT_NS);
+        aliquot_slot_clear(fd, aliquot_slice.usage, number);
+        if (!locked)
+            aliquot_region_unlock(fd);
+    }
+    fill_slot(number);
+    done = true;
 out:
     close(fd);
     if (done)
@@ -298,32 +298,44 @@ void aliquot_count_unknown(void) {
                                   memory_order_relaxed);
 }
 
-static struct aliquot_hold *find_hold(uint64_t key, bool make) {
-    struct aliquot_hold *free_hold = NULL;
+/* Under the region's lock: this process' hold of the memory, any process' (`anybody`), or a free
+ * entry (`make`). */
+static struct aliquot_hold *find_hold(uint64_t key, bool anybody, bool make) {
+    struct aliquot_hold *unused = NULL;
     for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++) {
         struct aliquot_hold *hold = &aliquot_slice.usage->hold[i];
-        if (hold->key == key && hold->slot == aliquot_slice.slot)
+        if (hold->key == key && (anybody || hold->slot == aliquot_slice.slot))
             return hold;
-        if (!hold->key && !free_hold)
-            free_hold = hold;
+        if (!hold->key && !unused)
+            unused = hold;
     }
-    if (!make || !free_hold)
+    if (!make || !unused)
         return NULL;
-    *free_hold = (struct aliquot_hold){.key = key, .slot = aliquot_slice.slot};
-    return free_hold;
+    *unused = (struct aliquot_hold){.key = key, .slot = aliquot_slice.slot};
+    return unused;
 }
 
 static void add_hold(uint64_t key, uint32_t device, uint64_t bytes, uint32_t charged) {
     int saved = errno;
     int fd = lock_region();
-    struct aliquot_hold *hold = fd >= 0 ? find_hold(key, true) : NULL;
+    struct aliquot_hold *hold = NULL;
+    if (fd >= 0 && !bytes) {
+        const struct aliquot_hold *exported = find_hold(key, true, false);
+        if (!exported)
+            goto out; /* from outside the slice: nobody here will ever owe it */
+        bytes = exported->bytes;
+        device = exported->device;
+    }
+    hold = fd >= 0 ? find_hold(key, false, true) : NULL;
     if (hold) {
         hold->device = device;
         hold->bytes = bytes;
         hold->count++;
         hold->charged += charged;
     } else
+        /* relaxed: a figure for people. */
         atomic_fetch_add_explicit(&aliquot_slice.usage->lost_holds, 1, memory_order_relaxed);
+out:
     if (fd >= 0)
         close(fd);
     errno = saved;
@@ -337,24 +349,28 @@ void aliquot_hold_import(uint64_t key, uint32_t device, uint64_t bytes) {
     add_hold(key, device, bytes, 0);
 }
 
-uint32_t aliquot_hold_drop(uint64_t key, uint32_t charged) {
+void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes) {
     int saved = errno;
     int fd = lock_region();
-    struct aliquot_hold *hold = fd >= 0 ? find_hold(key, false) : NULL;
+    struct aliquot_hold *hold = fd >= 0 ? find_hold(key, false, false) : NULL;
     if (hold) {
-        charged = 0;
+        uint32_t due = 0;
         if (hold->count)
             hold->count--;
         if (hold->charged > hold->count) {
-            charged = hold->charged - hold->count;
-            aliquot_hold_pass_on(fd, aliquot_slice.usage, hold, charged);
+            due = hold->charged - hold->count;
+            /* The heir is charged before we are relieved. */
+            aliquot_hold_pass_on(fd, aliquot_slice.usage, hold, due);
             hold->charged = hold->count;
         }
+        bytes = due * hold->bytes;
+        device = hold->device % ALIQUOT_MAX_DEVICES;
         if (!hold->count)
             *hold = (struct aliquot_hold){0};
     }
+    if (bytes)
+        aliquot_withdraw(device, bytes);
     if (fd >= 0)
         close(fd);
     errno = saved;
-    return charged;
 }

@@ -31,7 +31,8 @@ extern struct aliquot_slice aliquot_slice;
 /* One page that the kernel replaces by zeros in a forked child: how a child knows that neither the
  * slot nor the entries of the tables are its own. */
 struct aliquot_fork_page {
-    _Atomic uint32_t attached;
+    _Atomic uint32_t attached; /* this process has a slot */
+    _Atomic uint32_t ready;    /* the vendor's part has mapped its devices; the vendor's to set */
 };
 extern struct aliquot_fork_page *_Atomic aliquot_fork_page;
 
@@ -41,6 +42,19 @@ static inline bool aliquot_attached(void) {
     return atomic_load_explicit(
         &atomic_load_explicit(&aliquot_fork_page, memory_order_acquire)->attached,
         memory_order_acquire);
+}
+
+/* Whether the vendor's part is ready in this process, which implies attached. */
+static inline bool aliquot_prepared(void) {
+    /* acquire: pairs with the release in aliquot_set_prepared. */
+    return atomic_load_explicit(
+        &atomic_load_explicit(&aliquot_fork_page, memory_order_acquire)->ready,
+        memory_order_acquire);
+}
+static inline void aliquot_set_prepared(void) {
+    /* release: what was written before is seen by whoever sees `ready`. */
+    atomic_store_explicit(&atomic_load_explicit(&aliquot_fork_page, memory_order_relaxed)->ready, 1,
+                          memory_order_release);
 }
 
 /* Maps the region in `directory` and takes a slot. Returns true when the process is attached,
@@ -127,13 +141,14 @@ bool aliquot_give_back_due(unsigned *round);
 /* Memory shared between processes (IPC, exported handles). `key` names it in every process that
  * holds it.
  *   export: this process, which is charged for it, gave out a handle
- *   import: this process opened it and is not charged
- *   drop:   this process let go of one; returns how many charges of `bytes` it must withdraw now
- *           (0 or 1): an importer's only when it had inherited the charge
- * They do nothing, and drop returns `charged`, when the region's table is full or cannot be locked. */
+ *   import: this process opened it and is not charged; `bytes` 0: as the exporter wrote them down
+ *   drop:   this process let go of one, and what is charged for it here is withdrawn, or passes to
+ *           another holder. `bytes` is what this process charged itself (0: it imported), in case
+ *           the region does not know the hold
+ * Export and import do nothing when the region's table is full or cannot be locked. */
 void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes);
 void aliquot_hold_import(uint64_t key, uint32_t device, uint64_t bytes);
-uint32_t aliquot_hold_drop(uint64_t key, uint32_t charged);
+void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes);
 
 /* Counts a driver function that was handed to the program and is in no table of ours. */
 void aliquot_count_unknown(void);

@@ -1,5 +1,4 @@
 /* See table.h. */
-#define _GNU_SOURCE
 #include "table.h"
 
 #include <assert.h>
@@ -107,14 +106,17 @@ bool aliquot_table_put(struct aliquot_table *table, uint64_t key, uint64_t value
     return done;
 }
 
-bool aliquot_table_get(struct aliquot_table *table, uint64_t key, uint64_t *value) {
-    struct aliquot_shard *shard = shard_of(table, mix(key));
+static bool get(struct aliquot_shard *shard, uint64_t key, uint64_t *value) {
     aliquot_lock(&shard->lock);
     struct aliquot_entry *entry = find(shard, key);
     if (entry)
         *value = entry->value;
     aliquot_unlock(&shard->lock);
     return entry;
+}
+
+bool aliquot_table_get(struct aliquot_table *table, uint64_t key, uint64_t *value) {
+    return get(shard_of(table, mix(key)), key, value);
 }
 
 bool aliquot_table_take(struct aliquot_table *table, uint64_t key, uint64_t *value) {
@@ -134,16 +136,44 @@ static inline uint64_t page_of(const struct aliquot_table *table, uint64_t point
     return pointer >> table->page_shift << 1 | 1;
 }
 
+static enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page) {
+    struct aliquot_entry *entry = find(shard, page);
+    if (!entry)
+        return ALIQUOT_TENANT_MORE;
+    if (--entry->value)
+        return ALIQUOT_TENANT_MORE;
+    erase(shard, entry);
+    return ALIQUOT_TENANT_EDGE;
+}
+
+/* Removes a pointer's entry and its tenancy. */
+static enum aliquot_tenancy drop(struct aliquot_shard *shard, struct aliquot_entry *entry,
+                                 uint64_t page) {
+    bool shares = entry->value & ALIQUOT_SHARES;
+    erase(shard, entry);
+    return shares ? leave_page(shard, page) : ALIQUOT_TENANT_EDGE;
+}
+
+bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value) {
+    return get(shard_of(table, mix(page_of(table, pointer))), pointer, value);
+}
+
 enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t pointer,
-                                         uint64_t value) {
+                                         uint64_t value, struct aliquot_stale *stale) {
     uint64_t page = page_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
+    stale->tenancy = ALIQUOT_TENANT_NONE;
     aliquot_lock(&shard->lock);
     if (has_room(shard, 2)) {
         struct aliquot_entry *entry = probe(shard, pointer);
-        shard->count += !entry->key;
+        if (__builtin_expect(entry->key != 0, 0)) {
+            stale->value = entry->value;
+            stale->tenancy = drop(shard, entry, page);
+            entry = probe(shard, pointer);
+        }
         *entry = (struct aliquot_entry){pointer, value};
+        shard->count++;
         if (value & ALIQUOT_SHARES) {
             entry = probe(shard, page);
             if (entry->key)
@@ -160,16 +190,6 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
     return tenancy;
 }
 
-static enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page) {
-    struct aliquot_entry *entry = find(shard, page);
-    if (!entry)
-        return ALIQUOT_TENANT_MORE;
-    if (--entry->value)
-        return ALIQUOT_TENANT_MORE;
-    erase(shard, entry);
-    return ALIQUOT_TENANT_EDGE;
-}
-
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value) {
     uint64_t page = page_of(table, pointer);
@@ -179,8 +199,7 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
     struct aliquot_entry *entry = find(shard, pointer);
     if (entry) {
         *value = entry->value;
-        erase(shard, entry);
-        tenancy = *value & ALIQUOT_SHARES ? leave_page(shard, page) : ALIQUOT_TENANT_EDGE;
+        tenancy = drop(shard, entry, page);
     }
     aliquot_unlock(&shard->lock);
     return tenancy;
@@ -199,10 +218,8 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
                 continue;
             }
             /* Erasing moves later entries to here or before: look at this place again. */
-            erase(shard, &shard->entry[i]);
-            enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
-            if (found.value & ALIQUOT_SHARES)
-                tenancy = leave_page(shard, page_of(table, found.key));
+            enum aliquot_tenancy tenancy =
+                drop(shard, &shard->entry[i], page_of(table, found.key));
             /* Leaving the page may have moved entries to places already looked at. */
             if (tenancy == ALIQUOT_TENANT_EDGE && found.value & ALIQUOT_SHARES)
                 i = 0;

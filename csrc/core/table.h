@@ -53,9 +53,17 @@ bool aliquot_table_put(struct aliquot_table *table, uint64_t key, uint64_t value
 bool aliquot_table_get(struct aliquot_table *table, uint64_t key, uint64_t *value);
 bool aliquot_table_take(struct aliquot_table *table, uint64_t key, uint64_t *value);
 
+/* An entry that was found where a pointer was entered: the memory behind it is gone without our
+ * having been told (its context was destroyed meanwhile). `tenancy` is NONE when there was none. */
+struct aliquot_stale {
+    uint64_t value;
+    enum aliquot_tenancy tenancy;
+};
+
 /* Enters a pointer (not 0, bit 0 clear). */
 enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t pointer,
-                                         uint64_t value);
+                                         uint64_t value, struct aliquot_stale *stale);
+bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value);
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value);
 

@@ -1,5 +1,4 @@
 /* Making, checking and reclaiming a region. See region.h. */
-#define _GNU_SOURCE
 #include "region.h"
 
 #include <errno.h>

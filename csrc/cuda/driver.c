@@ -1,0 +1,258 @@
+/* Finding the real driver and its functions.
+ *
+ * The driver is loaded, as our DT_NEEDED, when this code runs; we look its functions up in its own
+ * symbol table. dlsym would do the same for a handle, but a handle needs dlopen, which an export's
+ * resolver must not call while the loader relocates, and both are what other preloads override.
+ */
+#include "driver.h"
+
+#include <assert.h>
+#include <elf.h>
+#include <limits.h>
+#include <link.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define DRIVER_NAME "libcuda-driver.so.1"
+#define DRIVER_SONAME "libcuda.so.1"
+
+void *aliquot_real[F_COUNT];
+static char folder[PATH_MAX];
+static _Atomic int ready;
+
+/* Address to function, for routing: open addressing, at most half full. */
+#define ROUTES 4096u
+static_assert(F_COUNT * 2 <= ROUTES, "the routing table is at most half full");
+static struct {
+    void *address;
+    unsigned fn;
+} route[ROUTES];
+
+/* An object's dynamic section, with addresses made absolute. */
+struct object {
+    uintptr_t base;
+    const char *path;
+    const ElfW(Dyn) * dynamic;
+    const char *strings, *soname;
+    const ElfW(Sym) * symbol;
+    const uint32_t *gnu_hash, *sysv_hash;
+};
+
+static bool read_object(const struct dl_phdr_info *info, struct object *object) {
+    *object = (struct object){.base = info->dlpi_addr, .path = info->dlpi_name};
+    for (unsigned i = 0; i < info->dlpi_phnum; i++)
+        if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
+            object->dynamic = (const ElfW(Dyn) *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+    if (!object->dynamic)
+        return false;
+    uintptr_t soname = UINTPTR_MAX;
+    for (const ElfW(Dyn) *entry = object->dynamic; entry->d_tag != DT_NULL; entry++) {
+        uintptr_t value = entry->d_un.d_ptr;
+        /* The loader has relocated these in place, except where the section is read-only. */
+        uintptr_t address = value < object->base ? value + object->base : value;
+        switch (entry->d_tag) {
+        case DT_STRTAB:
+            object->strings = (const char *)address;
+            break;
+        case DT_SYMTAB:
+            object->symbol = (const ElfW(Sym) *)address;
+            break;
+        case DT_GNU_HASH:
+            object->gnu_hash = (const uint32_t *)address;
+            break;
+        case DT_HASH:
+            object->sysv_hash = (const uint32_t *)address;
+            break;
+        case DT_SONAME:
+            soname = value;
+            break;
+        default:
+            break;
+        }
+    }
+    if (object->strings && soname != UINTPTR_MAX)
+        object->soname = object->strings + soname;
+    return object->strings && object->symbol && (object->gnu_hash || object->sysv_hash);
+}
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+struct search {
+    struct object driver;
+    int rank; /* 0 none, 1 by SONAME, 2 by file name, 3 the very file */
+    struct stat wanted;
+    bool have_wanted;
+};
+
+static int find_self(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    (void)data;
+    for (unsigned i = 0; i < info->dlpi_phnum; i++)
+        if (info->dlpi_phdr[i].p_type == PT_DYNAMIC &&
+            info->dlpi_addr + info->dlpi_phdr[i].p_vaddr == (uintptr_t)_DYNAMIC) {
+            const char *slash = strrchr(info->dlpi_name, '/');
+            int length = slash ? (int)(slash - info->dlpi_name) : 1;
+            const char *path = slash ? info->dlpi_name : ".";
+            if (snprintf(folder, sizeof folder, "%.*s/.aliquot", length, path) >=
+                (int)sizeof folder)
+                folder[0] = 0;
+            return 1;
+        }
+    return 0;
+}
+
+static int consider(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size;
+    struct search *search = data;
+    struct object object;
+    if (!read_object(info, &object) || object.dynamic == _DYNAMIC)
+        return 0;
+    int rank = 0;
+    struct stat status;
+    if (search->have_wanted && object.path[0] && stat(object.path, &status) == 0 &&
+        status.st_dev == search->wanted.st_dev && status.st_ino == search->wanted.st_ino)
+        rank = 3;
+    else if (!strcmp(base_name(object.path), DRIVER_NAME))
+        rank = 2;
+    else if (object.soname && !strcmp(object.soname, DRIVER_SONAME))
+        rank = 1;
+    if (rank > search->rank) {
+        search->rank = rank;
+        search->driver = object;
+    }
+    return 0;
+}
+
+static void *address_of(const struct object *object, uint32_t index) {
+    const ElfW(Sym) *symbol = &object->symbol[index];
+    void *address = (void *)(object->base + symbol->st_value);
+    if (ELF64_ST_TYPE(symbol->st_info) == STT_GNU_IFUNC)
+        address = ((void *(*)(void))address)();
+    return address;
+}
+
+static bool is_definition(const struct object *object, uint32_t index, const char *name) {
+    const ElfW(Sym) *symbol = &object->symbol[index];
+    unsigned type = ELF64_ST_TYPE(symbol->st_info);
+    return symbol->st_shndx != SHN_UNDEF && symbol->st_value &&
+           ELF64_ST_BIND(symbol->st_info) != STB_LOCAL &&
+           (type == STT_FUNC || type == STT_GNU_IFUNC || type == STT_NOTYPE) &&
+           !strcmp(object->strings + symbol->st_name, name);
+}
+
+static void *lookup_gnu(const struct object *object, const char *name) {
+    uint32_t hash = 5381;
+    for (const unsigned char *c = (const unsigned char *)name; *c; c++)
+        hash = hash * 33 + *c;
+    const uint32_t *table = object->gnu_hash;
+    uint32_t buckets = table[0], first = table[1], bloom_words = table[2], shift = table[3];
+    const uint64_t *bloom = (const uint64_t *)(table + 4);
+    const uint32_t *bucket = (const uint32_t *)(bloom + bloom_words);
+    const uint32_t *chain = bucket + buckets;
+    uint64_t filter = bloom[hash / 64 % bloom_words];
+    if (!buckets || !(filter >> hash % 64 & filter >> (hash >> shift) % 64 & 1))
+        return NULL;
+    for (uint32_t index = bucket[hash % buckets]; index >= first && index; index++) {
+        uint32_t found = chain[index - first];
+        if ((found | 1) == (hash | 1) && is_definition(object, index, name))
+            return address_of(object, index);
+        if (found & 1)
+            break;
+    }
+    return NULL;
+}
+
+static void *lookup_sysv(const struct object *object, const char *name) {
+    uint32_t hash = 0;
+    for (const unsigned char *c = (const unsigned char *)name; *c; c++) {
+        hash = (hash << 4) + *c;
+        hash = (hash ^ (hash & 0xf0000000u) >> 24) & 0x0fffffffu;
+    }
+    uint32_t buckets = object->sysv_hash[0];
+    const uint32_t *bucket = object->sysv_hash + 2, *chain = bucket + buckets;
+    if (buckets)
+        for (uint32_t index = bucket[hash % buckets]; index; index = chain[index])
+            if (is_definition(object, index, name))
+                return address_of(object, index);
+    return NULL;
+}
+
+static unsigned slot_of(const void *address) {
+    uint64_t hash = (uint64_t)(uintptr_t)address * 0x9e3779b97f4a7c15ull;
+    return (unsigned)(hash >> 52) % ROUTES;
+}
+
+static void add_route(unsigned fn) {
+    void *address = aliquot_real[fn];
+    unsigned at = slot_of(address);
+    while (route[at].address && route[at].address != address)
+        at = (at + 1) % ROUTES;
+    /* Where the driver gives two names one address, the one we wrap stands for both. */
+    if (!route[at].address || (!aliquot_fn_wrapper[route[at].fn] && aliquot_fn_wrapper[fn])) {
+        route[at].address = address;
+        route[at].fn = fn;
+    }
+}
+
+static void resolve(void) {
+    struct search search = {.rank = 0};
+    dl_iterate_phdr(find_self, NULL);
+    char path[PATH_MAX];
+    if (snprintf(path, sizeof path, "%s/%s", folder, DRIVER_NAME) < (int)sizeof path)
+        search.have_wanted = stat(path, &search.wanted) == 0;
+    dl_iterate_phdr(consider, &search);
+    if (search.rank) {
+        for (unsigned fn = 0; fn < F_COUNT; fn++) {
+            const char *name = aliquot_fn_name[fn];
+            void *address = search.driver.gnu_hash ? lookup_gnu(&search.driver, name)
+                                                   : lookup_sysv(&search.driver, name);
+            aliquot_real[fn] = address;
+            if (address)
+                add_route(fn);
+        }
+        aliquot_hide_missing();
+    } else
+        folder[0] = 0;
+}
+
+static void resolve_once(void) {
+    static _Atomic int busy;
+    /* acquire: pairs with the release below. */
+    if (atomic_load_explicit(&ready, memory_order_acquire))
+        return;
+    /* One thread resolves, some 100 us once a process; others that come meanwhile wait. A lock
+     * would need initialised objects that a resolver at load time cannot count on. */
+    if (atomic_exchange_explicit(&busy, 1, memory_order_acquire) == 0) {
+        resolve();
+        atomic_store_explicit(&ready, 1, memory_order_release);
+    }
+    while (!atomic_load_explicit(&ready, memory_order_acquire))
+        sched_yield();
+}
+
+void *aliquot_export(unsigned fn) {
+    resolve_once();
+    void *real = aliquot_real[fn];
+    return real && aliquot_fn_wrapper[fn] ? aliquot_fn_wrapper[fn] : real;
+}
+
+void *aliquot_route(void *address, bool *known) {
+    unsigned at = slot_of(address);
+    while (route[at].address && route[at].address != address)
+        at = (at + 1) % ROUTES;
+    *known = route[at].address != NULL;
+    void *wrapper = *known ? aliquot_fn_wrapper[route[at].fn] : NULL;
+    return wrapper ? wrapper : address;
+}
+
+const char *aliquot_folder(void) {
+    resolve_once();
+    return folder[0] ? folder : NULL;
+}

@@ -1,0 +1,39 @@
+/* The real driver: where it is loaded, its functions, and which of them we stand in for. */
+#ifndef ALIQUOT_CUDA_DRIVER_H
+#define ALIQUOT_CUDA_DRIVER_H
+
+#include "functions.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* The driver's own address of each function of the table; NULL where this driver has none. Filled
+ * once, before the first wrapper can be reached. */
+extern void *aliquot_real[F_COUNT];
+
+/* Generated: each function's name, and our wrapper of it or NULL. */
+extern const char *const aliquot_fn_name[F_COUNT];
+extern void *const aliquot_fn_wrapper[F_COUNT];
+
+/* The driver's function as the typed pointer it is. Only for functions that are known to be there:
+ * the one that the caller wraps, or one asked for with HAVE. */
+#define REAL(symbol) ((__typeof__(&symbol))aliquot_real[F_##symbol])
+#define HAVE(symbol) (aliquot_real[F_##symbol] != NULL)
+
+/* What the export of function `fn` resolves to: our wrapper, else the driver's own function, or NULL
+ * when the driver does not have it, so that dlsym on the shim answers as on the driver. Called by
+ * the exports' resolvers, possibly while the loader is still relocating other objects. */
+void *aliquot_export(unsigned fn);
+
+/* The wrapper of the driver function at `address`, or `address` itself when we wrap no such
+ * function; `*known` says whether the table has it. */
+void *aliquot_route(void *address, bool *known);
+
+/* Takes back, in this process, the exports of what this driver lacks, so that looking one up fails
+ * as on the bare driver (hide.c). Called once, when aliquot_real is filled. */
+void aliquot_hide_missing(void);
+
+/* Directory of this library's `.aliquot` folder, or NULL when the driver could not be found. */
+const char *aliquot_folder(void);
+
+#endif

@@ -1,0 +1,327 @@
+/* Linear memory, and what a program may know of the device's memory. */
+#include "shim.h"
+
+#include <string.h>
+
+/* Since Pascal the driver puts allocations of at most this many bytes together in a page. */
+#define SHARED_BYTES (1ull << 20)
+
+struct aliquot_table aliquot_pointers;
+
+/* An entry's value: bit 63 ALIQUOT_SHARES, 62..24 pages, 23..20 kind, 19..16 device, 15..0 owner. */
+#define OWNER_MASK 0xffffull
+#define KIND_SHIFT 20
+#define PAGES_SHIFT 24
+
+uint64_t aliquot_pack(const struct aliquot_allocation *allocation) {
+    return (allocation->shares ? ALIQUOT_SHARES : 0) | allocation->pages << PAGES_SHIFT |
+           (uint64_t)allocation->kind << KIND_SHIFT | (uint64_t)allocation->device << 16 |
+           allocation->owner;
+}
+
+struct aliquot_allocation aliquot_unpack(uint64_t value) {
+    return (struct aliquot_allocation){
+        .kind = (enum aliquot_kind)(value >> KIND_SHIFT & 0xf),
+        .device = (uint32_t)(value >> 16 & 0xf),
+        .owner = (uint16_t)(value & OWNER_MASK),
+        .shares = value & ALIQUOT_SHARES,
+        .pages = (value & ~ALIQUOT_SHARES) >> PAGES_SHIFT,
+    };
+}
+static_assert(ALIQUOT_MAX_DEVICES <= 16, "a device takes four bits of an entry");
+
+uint64_t aliquot_page_bytes(uint32_t device) {
+    return aliquot_slice.grant->device[device].page_bytes;
+}
+
+uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes) {
+    uint64_t page = aliquot_page_bytes(device);
+    /* A request that would wrap is larger than any cap: keep it so. */
+    return bytes > UINT64_MAX - page ? UINT64_MAX - page + 1 : (bytes + page - 1) & ~(page - 1);
+}
+
+static uint64_t entry_bytes(const struct aliquot_allocation *allocation) {
+    return allocation->pages * aliquot_page_bytes(allocation->device);
+}
+
+/* Withdraws what an entry that was dropped from the table had charged. */
+static void release(uint64_t value, enum aliquot_tenancy tenancy) {
+    if (tenancy == ALIQUOT_TENANT_EDGE) {
+        struct aliquot_allocation allocation = aliquot_unpack(value);
+        aliquot_withdraw(allocation.device, entry_bytes(&allocation));
+    }
+}
+
+/* Enters a pointer whose pages are charged already. */
+void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
+    struct aliquot_stale stale;
+    enum aliquot_tenancy tenancy =
+        aliquot_pointer_put(&aliquot_pointers, pointer, aliquot_pack(allocation), &stale);
+    if (__builtin_expect(stale.tenancy != ALIQUOT_TENANT_NONE, 0))
+        release(stale.value, stale.tenancy);
+    /* A page that has tenants is charged with its first. Where there was no memory for an entry the
+     * charge stays for the life of the process: too much rather than too little. */
+    if (tenancy == ALIQUOT_TENANT_MORE)
+        aliquot_withdraw(allocation->device, entry_bytes(allocation));
+}
+
+/* -- Allocation ------------------------------------------------------------------------------- */
+
+CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes) {
+    *request = (struct aliquot_request){.context = aliquot_context_current()};
+    if (!request->context)
+        return CUDA_SUCCESS;
+    if (request->context->device < 0)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    uint32_t device = (uint32_t)request->context->device;
+    request->bytes = aliquot_whole_pages(device, bytes);
+    return aliquot_charge(device, request->bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult aliquot_requested(const struct aliquot_request *request, CUresult result,
+                           uint64_t pointer, enum aliquot_kind kind, bool shares) {
+    if (!request->context)
+        return result;
+    uint32_t device = (uint32_t)request->context->device;
+    if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
+        aliquot_withdraw(device, request->bytes);
+        return result;
+    }
+    struct aliquot_allocation allocation = {
+        .kind = kind,
+        .device = device,
+        .owner = request->context->index,
+        .shares = shares,
+        .pages = request->bytes >> aliquot_pointers.page_shift,
+    };
+    aliquot_enter(pointer, &allocation);
+    return result;
+}
+
+static inline CUresult settle(const struct aliquot_request *request, CUresult result,
+                              uint64_t pointer, uint64_t bytes) {
+    return aliquot_requested(request, result, pointer, ALIQUOT_LINEAR, bytes <= SHARED_BYTES);
+}
+
+CUresult aliquot_cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes) {
+    struct aliquot_request request;
+    CUresult result = aliquot_request(&request, bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cuMemAlloc_v2)(pointer, bytes));
+    return settle(&request, result, result == CUDA_SUCCESS ? *pointer : 0, bytes);
+}
+
+CUresult aliquot_cuMemAlloc(CUdeviceptr_v1 *pointer, unsigned int bytes) {
+    struct aliquot_request request;
+    CUresult result = aliquot_request(&request, bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cuMemAlloc)(pointer, bytes));
+    return settle(&request, result, result == CUDA_SUCCESS ? *pointer : 0, bytes);
+}
+
+CUresult aliquot_cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned int flags) {
+    struct aliquot_request request;
+    CUresult result = aliquot_request(&request, bytes);
+    if (result != CUDA_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cuMemAllocManaged)(pointer, bytes, flags));
+    return settle(&request, result, result == CUDA_SUCCESS ? *pointer : 0, bytes);
+}
+
+/* The pitch is the driver's to choose. Rows of 512 bytes cover every device so far; the true size is
+ * booked afterwards. */
+static uint64_t pitched(size_t width, size_t height) {
+    uint64_t bytes;
+    if (width > SIZE_MAX - 511 || __builtin_mul_overflow((width + 511) & ~(size_t)511, height, &bytes))
+        return UINT64_MAX / 2;
+    return bytes;
+}
+
+static void repitch(struct aliquot_request *request, CUresult result, uint64_t bytes) {
+    if (!request->context || result != CUDA_SUCCESS)
+        return;
+    uint32_t device = (uint32_t)request->context->device;
+    uint64_t given = aliquot_whole_pages(device, bytes);
+    if (given > request->bytes)
+        aliquot_charge_given(device, given - request->bytes);
+    else
+        aliquot_withdraw(device, request->bytes - given);
+    request->bytes = given;
+}
+
+CUresult aliquot_cuMemAllocPitch_v2(CUdeviceptr *pointer, size_t *pitch, size_t width,
+                                    size_t height, unsigned int element) {
+    struct aliquot_request request;
+    CUresult result = aliquot_request(&request, pitched(width, height));
+    if (result != CUDA_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cuMemAllocPitch_v2)(pointer, pitch, width, height, element));
+    uint64_t bytes = result == CUDA_SUCCESS ? *pitch * height : 0;
+    repitch(&request, result, bytes);
+    return settle(&request, result, result == CUDA_SUCCESS ? *pointer : 0, bytes);
+}
+
+CUresult aliquot_cuMemAllocPitch(CUdeviceptr_v1 *pointer, unsigned int *pitch, unsigned int width,
+                                 unsigned int height, unsigned int element) {
+    struct aliquot_request request;
+    CUresult result = aliquot_request(&request, pitched(width, height));
+    if (result != CUDA_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cuMemAllocPitch)(pointer, pitch, width, height, element));
+    uint64_t bytes = result == CUDA_SUCCESS ? (uint64_t)*pitch * height : 0;
+    repitch(&request, result, bytes);
+    return settle(&request, result, result == CUDA_SUCCESS ? *pointer : 0, bytes);
+}
+
+/* -- Release ---------------------------------------------------------------------------------- */
+
+struct aliquot_departure aliquot_depart(uint64_t pointer) {
+    struct aliquot_departure departure = {.pointer = pointer, .tenancy = ALIQUOT_TENANT_NONE};
+    if (pointer && aliquot_ready() == CUDA_SUCCESS)
+        departure.tenancy = aliquot_pointer_take(&aliquot_pointers, pointer, &departure.value);
+    return departure;
+}
+
+/* The driver did not free it: the entry comes back. Meanwhile the page may have lost or found other
+ * tenants, who paid for it or were told that they were the last. */
+static void stay(const struct aliquot_departure *departure) {
+    struct aliquot_allocation allocation = aliquot_unpack(departure->value);
+    struct aliquot_stale stale;
+    enum aliquot_tenancy now = aliquot_pointer_put(&aliquot_pointers, departure->pointer,
+                                                   departure->value, &stale);
+    if (stale.tenancy != ALIQUOT_TENANT_NONE)
+        release(stale.value, stale.tenancy);
+    if (departure->tenancy == ALIQUOT_TENANT_EDGE && now == ALIQUOT_TENANT_MORE)
+        aliquot_withdraw(allocation.device, entry_bytes(&allocation));
+    else if (departure->tenancy == ALIQUOT_TENANT_MORE && now == ALIQUOT_TENANT_EDGE)
+        aliquot_charge_given(allocation.device, entry_bytes(&allocation));
+}
+
+CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult result) {
+    if (departure->tenancy == ALIQUOT_TENANT_NONE)
+        return result;
+    if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
+        stay(departure);
+        return result;
+    }
+    struct aliquot_allocation allocation = aliquot_unpack(departure->value);
+    if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0)) {
+        aliquot_pool_freed(&allocation);
+        return result;
+    }
+    uint64_t bytes = departure->tenancy == ALIQUOT_TENANT_EDGE ? entry_bytes(&allocation) : 0;
+    if (!aliquot_ipc_freed(departure->pointer, allocation.device, bytes) && bytes)
+        aliquot_withdraw(allocation.device, bytes);
+    return result;
+}
+
+CUresult aliquot_cuMemFree_v2(CUdeviceptr pointer) {
+    struct aliquot_departure departure = aliquot_depart(pointer);
+    return aliquot_departed(&departure, REAL(cuMemFree_v2)(pointer));
+}
+
+CUresult aliquot_cuMemFree(CUdeviceptr_v1 pointer) {
+    struct aliquot_departure departure = aliquot_depart(pointer);
+    return aliquot_departed(&departure, REAL(cuMemFree)(pointer));
+}
+
+/* Linear memory may be freed in stream order too: it is given back when the stream gets there. */
+static CUresult departed_async(const struct aliquot_departure *departure, CUresult result, CUstream stream,
+                               bool per_thread) {
+    struct aliquot_allocation allocation = aliquot_unpack(departure->value);
+    if (departure->tenancy == ALIQUOT_TENANT_NONE || result != CUDA_SUCCESS ||
+        allocation.kind == ALIQUOT_POOLED)
+        return aliquot_departed(departure, result);
+    uint64_t bytes = departure->tenancy == ALIQUOT_TENANT_EDGE ? entry_bytes(&allocation) : 0;
+    if (!aliquot_ipc_freed(departure->pointer, allocation.device, bytes) && bytes)
+        aliquot_pool_owe(allocation.device, bytes, stream, per_thread);
+    return result;
+}
+
+CUresult aliquot_cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
+    struct aliquot_departure departure = aliquot_depart(pointer);
+    return departed_async(&departure, REAL(cuMemFreeAsync)(pointer, stream), stream, false);
+}
+
+CUresult aliquot_cuMemFreeAsync_ptsz(CUdeviceptr pointer, CUstream stream) {
+    struct aliquot_departure departure = aliquot_depart(pointer);
+    return departed_async(&departure, REAL(cuMemFreeAsync_ptsz)(pointer, stream), stream, true);
+}
+
+static void count_gone(uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+    (void)argument;
+    release(value, tenancy);
+}
+
+void aliquot_memory_context_gone(uint16_t context) {
+    uint64_t mask = 0xfull << KIND_SHIFT | OWNER_MASK;
+    for (enum aliquot_kind kind = ALIQUOT_LINEAR; kind <= ALIQUOT_ARRAY; kind++)
+        aliquot_pointer_sweep(&aliquot_pointers, mask, (uint64_t)kind << KIND_SHIFT | context,
+                              count_gone, NULL);
+}
+
+void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }
+
+/* -- What the program may know ------------------------------------------------------------------ */
+
+/* The slice in place of the device: as much as it may hold, less what it holds. The neighbours'
+ * comings and goings do not show. */
+static void show_slice(uint64_t *free_bytes, uint64_t *total) {
+    const struct aliquot_context *context = aliquot_context_current();
+    if (!context)
+        return;
+    if (context->device < 0) {
+        *free_bytes = 0;
+        return;
+    }
+    uint32_t device = (uint32_t)context->device;
+    uint64_t cap = aliquot_cap(device);
+    if (cap >= *total)
+        return;
+    aliquot_synchronised();
+    uint64_t used = aliquot_used(device);
+    *total = cap;
+    *free_bytes = used < cap ? cap - used : 0;
+}
+
+CUresult aliquot_cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
+    CUresult result = REAL(cuMemGetInfo_v2)(free_bytes, total);
+    if (result == CUDA_SUCCESS && free_bytes && total)
+        show_slice(free_bytes, total);
+    return result;
+}
+
+CUresult aliquot_cuMemGetInfo(unsigned int *free_bytes, unsigned int *total) {
+    CUresult result = REAL(cuMemGetInfo)(free_bytes, total);
+    if (result == CUDA_SUCCESS && free_bytes && total) {
+        uint64_t wide_free = *free_bytes, wide_total = *total;
+        show_slice(&wide_free, &wide_total);
+        *free_bytes = (unsigned int)wide_free;
+        *total = (unsigned int)wide_total;
+    }
+    return result;
+}
+
+static uint64_t visible_total(CUdevice ordinal, uint64_t total) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return total;
+    int device = aliquot_device_index(ordinal);
+    uint64_t cap = device < 0 ? 0 : aliquot_cap((uint32_t)device);
+    return cap < total ? cap : total;
+}
+
+CUresult aliquot_cuDeviceTotalMem_v2(size_t *bytes, CUdevice ordinal) {
+    CUresult result = REAL(cuDeviceTotalMem_v2)(bytes, ordinal);
+    if (result == CUDA_SUCCESS && bytes)
+        *bytes = visible_total(ordinal, *bytes);
+    return result;
+}
+
+CUresult aliquot_cuDeviceTotalMem(unsigned int *bytes, CUdevice ordinal) {
+    CUresult result = REAL(cuDeviceTotalMem)(bytes, ordinal);
+    if (result == CUDA_SUCCESS && bytes)
+        *bytes = (unsigned int)visible_total(ordinal, *bytes);
+    return result;
+}

@@ -1,0 +1,187 @@
+/* What the parts of the CUDA shim share.
+ *
+ * A wrapper is named aliquot_<symbol> and has the signature of the driver's <symbol>. It charges,
+ * calls the driver, and settles what the driver made of it; it never fails where the driver would
+ * not have, except with CUDA_ERROR_OUT_OF_MEMORY at the cap.
+ */
+#ifndef ALIQUOT_CUDA_SHIM_H
+#define ALIQUOT_CUDA_SHIM_H
+
+#include <cuda.h>
+
+#include "core/slice.h"
+#include "core/table.h"
+#include "driver.h"
+
+/* Devices of the driver, by ordinal. CUDA shows at most 64 in a process. */
+#define ALIQUOT_ORDINALS 64
+
+/* -- init.c ----------------------------------------------------------------------------------- */
+
+/* Whether this process is attached to its region and knows its devices; attaches it if the driver
+ * is initialised. CUDA_SUCCESS: yes. CUDA_ERROR_NOT_INITIALIZED: the driver is not initialised, let
+ * it speak for itself. Else: initialisation must fail with this code (one line was printed). */
+CUresult aliquot_prepare(void);
+static inline CUresult aliquot_ready(void) {
+    return __builtin_expect(aliquot_prepared(), 1) ? CUDA_SUCCESS : aliquot_prepare();
+}
+
+/* Index into the grant of a device ordinal, or -1 when the device is not in the slice. */
+int aliquot_device_index(CUdevice ordinal);
+
+/* The other way: the ordinal of a device of the slice, or -1. */
+CUdevice aliquot_device_ordinal(uint32_t device);
+
+/* -- context.c -------------------------------------------------------------------------------- */
+
+struct aliquot_context {
+    CUcontext handle;
+    int device;       /* index into the grant; -1: not in the slice */
+    CUdevice ordinal; /* of the driver */
+    uint16_t index;   /* of this context in entries */
+    bool primary;
+    uint64_t base;    /* bytes charged for the context itself and its limits */
+    uint64_t image;   /* bytes of module images that live in it, charged in whole pages */
+};
+
+/* The calling thread's context, attaching the process if need be; NULL when there is none or the
+ * driver is not initialised: the driver will say so itself. A context of a device that is not in
+ * the slice has device -1. */
+const struct aliquot_context *aliquot_context_current(void);
+
+/* The same for any context handle; adopts a context that was made behind our back. */
+const struct aliquot_context *aliquot_context_of(CUcontext handle);
+
+/* Adds to (or takes from) the module images that live in a context. Growth may be refused: false. */
+bool aliquot_context_image(uint16_t index, int64_t bytes);
+
+/* Visits every living context. `visit` must not use this module. */
+void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *argument);
+
+/* -- memory.c --------------------------------------------------------------------------------- */
+
+/* What the table keeps of a pointer: see pack(). */
+enum aliquot_kind {
+    ALIQUOT_LINEAR = 1, /* owner: context */
+    ALIQUOT_ARRAY = 2,  /* owner: context */
+    ALIQUOT_POOLED = 3, /* owner: pool */
+};
+struct aliquot_allocation {
+    enum aliquot_kind kind;
+    uint32_t device;
+    uint16_t owner;
+    bool shares;     /* lies in a page that small allocations share */
+    uint64_t pages;  /* charged while it lives (by the page's first tenant, if it shares) */
+};
+uint64_t aliquot_pack(const struct aliquot_allocation *allocation);
+struct aliquot_allocation aliquot_unpack(uint64_t value);
+extern struct aliquot_table aliquot_pointers;
+
+/* A request for memory in the current context, being charged. */
+struct aliquot_request {
+    const struct aliquot_context *context; /* NULL: not ours to charge */
+    uint64_t bytes;                        /* charged, whole pages */
+};
+
+/* Charges `bytes` rounded to pages to the current context's device. CUDA_SUCCESS: go on to the
+ * driver (without a context the driver itself says what is wrong). */
+CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes);
+
+/* Books the driver's answer, which it returns: memory was given at `pointer` (or not). */
+CUresult aliquot_requested(const struct aliquot_request *request, CUresult result,
+                           uint64_t pointer, enum aliquot_kind kind, bool shares);
+
+/* Enters a pointer or handle whose pages are charged already. */
+void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation);
+
+/* A pointer or handle on its way out: its entry leaves the table before the driver frees it,
+ * because the driver may give the address to another thread at once. */
+struct aliquot_departure {
+    uint64_t pointer, value;
+    enum aliquot_tenancy tenancy; /* NONE: not ours */
+};
+struct aliquot_departure aliquot_depart(uint64_t pointer);
+
+/* Books the driver's answer, which it returns: the entry comes back where the driver failed. */
+CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult result);
+
+/* Everything that lived in a context is gone with it. */
+void aliquot_memory_context_gone(uint16_t context);
+
+uint64_t aliquot_page_bytes(uint32_t device);
+uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes);
+
+/* Calls the driver until it does not answer out-of-memory because of a process that has just died.
+ * `call` is any expression of type CUresult. */
+#define ALIQUOT_RETRY(result, call)                                                                \
+    do {                                                                                           \
+        unsigned aliquot_round = 0;                                                                \
+        do                                                                                         \
+            (result) = (call);                                                                     \
+        while ((result) == CUDA_ERROR_OUT_OF_MEMORY && aliquot_give_back_due(&aliquot_round));     \
+    } while (0)
+
+/* -- pool.c ----------------------------------------------------------------------------------- */
+
+/* A cuMemFree or cuMemFreeAsync of a pointer that came from a pool has succeeded. */
+void aliquot_pool_freed(const struct aliquot_allocation *allocation);
+
+/* The events of a context are gone with it. */
+void aliquot_pool_context_gone(uint16_t context);
+
+/* A charge that is due back when the work queued in `stream` so far is done. */
+void aliquot_pool_owe(uint32_t device, uint64_t bytes, CUstream stream, bool per_thread);
+
+/* Which parts have charges that the driver gives back on its own. Each sets and clears its bit under
+ * its own mutex. */
+#define ALIQUOT_LAZY_POOLS 1u
+#define ALIQUOT_LAZY_GRAPHS 2u
+#define ALIQUOT_LAZY_EXPORTS 4u
+extern _Atomic uint32_t aliquot_lazy;
+
+/* Takes up what the driver has given back since (all devices of the slice). Cheap when nothing can
+ * have been. Leaves the driver's state, and capture, alone. */
+void aliquot_settle_all(void);
+void aliquot_settle_device(uint32_t device);
+static inline void aliquot_synchronised(void) {
+    /* relaxed: a hint; the refusal path settles in any case. */
+    if (__builtin_expect(atomic_load_explicit(&aliquot_lazy, memory_order_relaxed), 0))
+        aliquot_settle_all();
+}
+
+/* Our own calls into the driver must not invalidate a capture of the program: they are made in
+ * relaxed mode. */
+CUstreamCaptureMode aliquot_capture_relax(void);
+void aliquot_capture_restore(CUstreamCaptureMode mode);
+
+/* The driver's answer whether the stream is being captured; true also when it cannot tell. */
+bool aliquot_capturing(CUstream stream, bool per_thread);
+
+/* -- graph.c, vmm.c, ipc.c, module.c ------------------------------------------------------------ */
+
+void aliquot_graph_settle(uint32_t device);
+void aliquot_vmm_settle(void);
+
+/* A linear allocation was freed for which `bytes` are to be withdrawn. True: it had been exported, and
+ * the charge was withdrawn here or passed to a process that still holds it. */
+bool aliquot_ipc_freed(CUdeviceptr pointer, uint32_t device, uint64_t bytes);
+
+/* Estimate of the device memory that a module image takes on a device of compute capability
+ * major.minor, bytes; 0 when it is none that we know. `limit` is its length, or UINT64_MAX where only
+ * its own headers tell. */
+uint64_t aliquot_image_bytes(const void *image, uint64_t limit, int major, int minor);
+
+/* Image bytes of all libraries that are loaded: a new context has them too. */
+uint64_t aliquot_library_image_bytes(void);
+void aliquot_modules_context_gone(uint16_t context);
+
+/* A forked child owns nothing of its parent's: each part forgets. */
+void aliquot_context_forget(void);
+void aliquot_memory_forget(void);
+void aliquot_pool_forget(void);
+void aliquot_graph_forget(void);
+void aliquot_vmm_forget(void);
+void aliquot_ipc_forget(void);
+void aliquot_module_forget(void);
+
+#endif
