@@ -122,14 +122,15 @@ int64_t sim_image_find_symbol(const struct sim_image *image, const char *name);
 
 struct sim_module;
 
-/* A function loaded into a context: what CUfunction points to. The slots live in a reserved range
+/* A function loaded into a context: what CUfunction points to. The slots lie in a reserved range
  * that is never unmapped, so a stale or foreign handle is recognised without touching other
- * memory. Fields above the line do not change while the function lives. */
+ * memory. The fields of the first part do not change while the function lives. */
 struct sim_function {
-    uint32_t live;  /* atomic; see sim_function_resolve */
-    uint32_t index; /* of the image's function */
-    struct sim_context *ctx;
+    uint32_t live;           /* atomic; 0: unloaded */
+    uint32_t index;          /* of the image's function */
+    struct sim_context *ctx; /* that owns it: never a green one */
     struct sim_module *module;
+    struct sim_kernel *kernel;              /* the library's kernel that it is, or NULL */
     const struct sim_image_function *image; /* name, parameters, static limits */
     const struct sim_param *params;         /* = image->params; here for the launch path */
     uint32_t param_count;
@@ -138,9 +139,11 @@ struct sim_function {
     uint32_t shared_bytes; /* static, per block */
     bool spin; /* aliquot_spin_ns: params[0] (4 or 8 bytes) holds the nanoseconds to take */
     /* ---- set by cuFuncSetAttribute; atomic, relaxed: each stands for itself */
+    bool nonportable_cluster;
+    uint8_t cluster_policy;      /* CUclusterSchedulingPolicy */
+    int8_t carveout;             /* percent of shared memory; -1: the default */
     uint32_t dynamic_shared_max; /* a launch asking for more dynamic bytes is INVALID_VALUE */
     uint32_t cluster[3];         /* required cluster; 0 0 0: none */
-    bool nonportable_cluster;
     /* ---- the stateful launch of CUDA before 4.0, guarded by nothing, as documented there */
     struct sim_function_legacy *legacy; /* NULL until cuFuncSetBlockShape or cuParamSet* */
 };
@@ -166,9 +169,11 @@ CUresult sim_function_resolve(struct sim_context *ctx, CUfunction handle,
 /* Called by context.c once a context can hold memory: loads the live libraries into it.
  * Errors: OUT_OF_MEMORY, after which nothing is loaded and the context must not live. */
 CUresult sim_modules_context_init(struct sim_context *ctx);
-/* Called by context.c before the context's memory goes: unloads all that it holds. */
+/* Called by context.c before the context's memory goes: unloads all that it holds, and calls the
+ * destructors of what was put into the context's local storage. */
 void sim_modules_context_fini(struct sim_context *ctx);
-/* The module's context-independent initialisation, from cuInit; safe to call again. */
+/* Reserves the ranges of handles; from cuInit, before there is a context. Safe to call again.
+ * Errors: OUT_OF_MEMORY (host). */
 CUresult sim_modules_init(void);
 
 #endif

@@ -129,6 +129,10 @@ static CUresult read_header(struct cubin *cubin) {
     if (header->e_shoff > cubin->size ||
         (uint64_t)header->e_shnum * sizeof(Elf64_Shdr) > cubin->size - header->e_shoff)
         return broken(cubin, "section headers lie outside of it");
+    if (header->e_phnum &&
+        (header->e_phoff > cubin->size ||
+         (uint64_t)header->e_phnum * header->e_phentsize > cubin->size - header->e_phoff))
+        return broken(cubin, "program headers lie outside of it");
     if (header->e_type != ET_EXEC && !(header->e_type == ET_REL && build->target->relocatable))
         return broken(cubin, "type is not that of a linked image");
     bool specific;
