@@ -70,8 +70,8 @@ bool sim_stream_capturing(const struct sim_stream *stream);
 /* What cuMemAllocFromPoolAsync and cuMemFreeAsync do in a capturing stream: adds the node and
  * answers the address that the allocation will have in every launch.
  * Errors: those of cuGraphAddMemAllocNode / cuGraphAddMemFreeNode; STREAM_CAPTURE_INVALIDATED. */
-CUresult sim_capture_mem_alloc(struct sim_stream *stream, const CUmemPoolProps *props,
-                               size_t bytes, CUdeviceptr *ptr);
+CUresult sim_capture_mem_alloc(struct sim_stream *stream, const CUmemPoolProps *props, size_t bytes,
+                               CUdeviceptr *ptr);
 CUresult sim_capture_mem_free(struct sim_stream *stream, CUdeviceptr ptr);
 
 /* ---- Provided by the memory half (pool.c) for graph memory nodes --------------------------- */

@@ -7,15 +7,13 @@
 
 enum { DEFAULT_SLICE_NS = 2000000 };
 
-static uint64_t clock_ns(void)
-{
+static uint64_t clock_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-void sim_timeline_init(struct sim_timeline *timeline, uint64_t slice_ns)
-{
+void sim_timeline_init(struct sim_timeline *timeline, uint64_t slice_ns) {
     memset(timeline, 0, sizeof *timeline);
     timeline->slice_ns = slice_ns != 0 ? slice_ns : DEFAULT_SLICE_NS;
     timeline->holder = SIM_TIMELINE_NONE;
@@ -31,13 +29,11 @@ void sim_timeline_init(struct sim_timeline *timeline, uint64_t slice_ns)
 
 /* ---- The set of entries that have work ----------------------------------------------------- */
 
-static bool is_busy(const struct sim_timeline *timeline, uint32_t index)
-{
+static bool is_busy(const struct sim_timeline *timeline, uint32_t index) {
     return (timeline->busy[index / 64] >> (index % 64) & 1) != 0;
 }
 
-static void set_busy(struct sim_timeline *timeline, uint32_t index, bool busy)
-{
+static void set_busy(struct sim_timeline *timeline, uint32_t index, bool busy) {
     uint64_t bit = UINT64_C(1) << (index % 64);
     if (busy)
         timeline->busy[index / 64] |= bit;
@@ -45,8 +41,7 @@ static void set_busy(struct sim_timeline *timeline, uint32_t index, bool busy)
         timeline->busy[index / 64] &= ~bit;
 }
 
-static uint32_t busy_count(const struct sim_timeline *timeline)
-{
+static uint32_t busy_count(const struct sim_timeline *timeline) {
     uint32_t count = 0;
     for (int i = 0; i < SIM_TIMELINE_WORDS; i++)
         count += (uint32_t)__builtin_popcountll(timeline->busy[i]);
@@ -54,8 +49,7 @@ static uint32_t busy_count(const struct sim_timeline *timeline)
 }
 
 /* The busy entry that follows `index` round robin (any index, NONE included); NONE if none. */
-static uint32_t next_busy(const struct sim_timeline *timeline, uint32_t index)
-{
+static uint32_t next_busy(const struct sim_timeline *timeline, uint32_t index) {
     uint32_t start = index == SIM_TIMELINE_NONE ? 0 : (index + 1) % SIM_TIMELINE_ENTRIES;
     for (uint32_t step = 0; step <= SIM_TIMELINE_WORDS; step++) {
         uint32_t word = (start / 64 + step) % SIM_TIMELINE_WORDS;
@@ -71,8 +65,7 @@ static uint32_t next_busy(const struct sim_timeline *timeline, uint32_t index)
 /* ---- Knots --------------------------------------------------------------------------------- */
 
 /* Drops every other of the inner knots: what is left is still a line through true points. */
-static void thin(struct sim_timeline_entry *entry)
-{
+static void thin(struct sim_timeline_entry *entry) {
     uint32_t kept = 1;
     for (uint32_t i = 2; i + 1 < entry->knot_count; i += 2)
         entry->knots[kept++] = entry->knots[i];
@@ -80,8 +73,7 @@ static void thin(struct sim_timeline_entry *entry)
     entry->knot_count = kept;
 }
 
-static void push_knot(struct sim_timeline_entry *entry, uint64_t real_ns, uint64_t run_ns)
-{
+static void push_knot(struct sim_timeline_entry *entry, uint64_t real_ns, uint64_t run_ns) {
     if (entry->knot_count >= SIM_TIMELINE_KNOTS)
         thin(entry);
     entry->knots[entry->knot_count] = (struct sim_knot){real_ns, run_ns};
@@ -90,8 +82,7 @@ static void push_knot(struct sim_timeline_entry *entry, uint64_t real_ns, uint64
 }
 
 /* Notes that the entry held the device from `from` to `to`. Doing it twice does no harm. */
-static void note_run(struct sim_timeline_entry *entry, struct sim_knot from, struct sim_knot to)
-{
+static void note_run(struct sim_timeline_entry *entry, struct sim_knot from, struct sim_knot to) {
     uint32_t count = entry->knot_count;
     if (count > 0 && entry->knots[count - 1].real_ns >= to.real_ns)
         return;
@@ -107,8 +98,7 @@ static void note_run(struct sim_timeline_entry *entry, struct sim_knot from, str
 
 /* ---- Steps --------------------------------------------------------------------------------- */
 
-static void apply_step(struct sim_timeline *timeline)
-{
+static void apply_step(struct sim_timeline *timeline) {
     const struct sim_timeline_step *step = &timeline->step;
     struct sim_timeline_entry *entry = &timeline->entries[step->entry];
     note_run(entry, (struct sim_knot){step->from_ns, step->from_run_ns},
@@ -119,8 +109,7 @@ static void apply_step(struct sim_timeline *timeline)
 }
 
 /* Lets `index` hold the device for `length` ns from the model's now. */
-static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t length)
-{
+static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t length) {
     const struct sim_timeline_entry *entry = &timeline->entries[index];
     timeline->step = (struct sim_timeline_step){
         .entry = index,
@@ -144,8 +133,7 @@ static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t len
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
-static void advance(struct sim_timeline *timeline, uint64_t to_ns)
-{
+static void advance(struct sim_timeline *timeline, uint64_t to_ns) {
     while (timeline->now_ns < to_ns) {
         uint32_t busy = busy_count(timeline);
         if (busy == 0) {
@@ -180,8 +168,7 @@ static void advance(struct sim_timeline *timeline, uint64_t to_ns)
 /* ---- The lock ------------------------------------------------------------------------------ */
 
 /* Makes the state whole after its lock's holder died at any instruction. */
-static void repair(struct sim_timeline *timeline)
-{
+static void repair(struct sim_timeline *timeline) {
     if (timeline->step.valid == 1 && timeline->step.entry < SIM_TIMELINE_ENTRIES)
         apply_step(timeline);
     timeline->step.valid = 0;
@@ -196,7 +183,8 @@ static void repair(struct sim_timeline *timeline)
             ascending++;
         if (ascending != entry->knot_count)
             entry->knot_count = 0;
-        set_busy(timeline, i, entry->owner != SIM_TIMELINE_NONE && entry->run_ns < entry->demand_ns);
+        set_busy(timeline, i,
+                 entry->owner != SIM_TIMELINE_NONE && entry->run_ns < entry->demand_ns);
     }
     if (timeline->holder != SIM_TIMELINE_NONE && !is_busy(timeline, timeline->holder))
         timeline->holder = SIM_TIMELINE_NONE;
@@ -204,8 +192,7 @@ static void repair(struct sim_timeline *timeline)
         timeline->idle_ns = timeline->now_ns;
 }
 
-static void lock(struct sim_timeline *timeline)
-{
+static void lock(struct sim_timeline *timeline) {
     if (pthread_mutex_lock(&timeline->lock) == EOWNERDEAD) {
         repair(timeline);
         pthread_mutex_consistent(&timeline->lock);
@@ -216,16 +203,14 @@ static void unlock(struct sim_timeline *timeline) { pthread_mutex_unlock(&timeli
 
 /* ---- Owners -------------------------------------------------------------------------------- */
 
-static struct sim_timeline_entry *find_owner(struct sim_timeline *timeline, uint32_t owner)
-{
+static struct sim_timeline_entry *find_owner(struct sim_timeline *timeline, uint32_t owner) {
     for (uint32_t i = 0; i < timeline->high; i++)
         if (timeline->entries[i].owner == owner)
             return &timeline->entries[i];
     return NULL;
 }
 
-int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner)
-{
+int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner) {
     lock(timeline);
     struct sim_timeline_entry *entry = find_owner(timeline, owner);
     if (entry == NULL) {
@@ -249,8 +234,7 @@ int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner)
     return index;
 }
 
-void sim_timeline_leave(struct sim_timeline *timeline, uint32_t owner)
-{
+void sim_timeline_leave(struct sim_timeline *timeline, uint32_t owner) {
     lock(timeline);
     struct sim_timeline_entry *entry = find_owner(timeline, owner);
     if (entry != NULL) {
@@ -270,8 +254,8 @@ void sim_timeline_leave(struct sim_timeline *timeline, uint32_t owner)
 
 /* ---- Looking ------------------------------------------------------------------------------- */
 
-static void fill_view(struct sim_timeline *timeline, uint32_t index, struct sim_timeline_view *view)
-{
+static void fill_view(struct sim_timeline *timeline, uint32_t index,
+                      struct sim_timeline_view *view) {
     struct sim_timeline_entry *entry = &timeline->entries[index];
     view->now_ns = timeline->now_ns;
     view->run_ns = entry->run_ns;
@@ -284,8 +268,7 @@ static void fill_view(struct sim_timeline *timeline, uint32_t index, struct sim_
 }
 
 void sim_timeline_look(struct sim_timeline *timeline, int index, uint64_t now_ns,
-                       struct sim_timeline_view *view)
-{
+                       struct sim_timeline_view *view) {
     lock(timeline);
     advance(timeline, now_ns);
     fill_view(timeline, (uint32_t)index, view);
@@ -293,8 +276,7 @@ void sim_timeline_look(struct sim_timeline *timeline, int index, uint64_t now_ns
 }
 
 void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_ns,
-                         uint64_t since_ns, uint64_t demand_ns, struct sim_timeline_view *view)
-{
+                         uint64_t since_ns, uint64_t demand_ns, struct sim_timeline_view *view) {
     lock(timeline);
     advance(timeline, now_ns);
     struct sim_timeline_entry *entry = &timeline->entries[index];
@@ -314,11 +296,9 @@ void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_
 /* Device time that every busy entry but `index` takes in one round, at most `slice` each, after
  * it has already had `had` of its own demand in earlier rounds. */
 static uint64_t round_of_others(const struct sim_timeline *timeline, uint32_t index, uint64_t had,
-                                uint64_t slice, uint64_t *shortest)
-{
+                                uint64_t slice, uint64_t *shortest) {
     uint64_t sum = 0;
-    for (uint32_t i = next_busy(timeline, SIM_TIMELINE_NONE), first = i;
-         i != SIM_TIMELINE_NONE;) {
+    for (uint32_t i = next_busy(timeline, SIM_TIMELINE_NONE), first = i; i != SIM_TIMELINE_NONE;) {
         const struct sim_timeline_entry *entry = &timeline->entries[i];
         uint64_t left = entry->demand_ns - entry->run_ns;
         if (i != index && left > had) {
@@ -332,8 +312,7 @@ static uint64_t round_of_others(const struct sim_timeline *timeline, uint32_t in
     return sum;
 }
 
-uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t run_ns)
-{
+uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t run_ns) {
     lock(timeline);
     const struct sim_timeline_entry *entry = &timeline->entries[index];
     uint64_t need = run_ns > entry->run_ns ? run_ns - entry->run_ns : 0;
@@ -365,8 +344,7 @@ uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t
 }
 
 uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
-                              bool *busy)
-{
+                              bool *busy) {
     lock(timeline);
     advance(timeline, now_ns);
     const struct sim_timeline_entry *entry = find_owner(timeline, owner);

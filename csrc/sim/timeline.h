@@ -45,8 +45,8 @@ struct sim_timeline_entry {
  * killed holder applies it again, which is harmless. */
 struct sim_timeline_step {
     uint32_t valid;
-    uint32_t entry;    /* that held the device */
-    uint64_t from_ns;  /* real time at the step's start and end */
+    uint32_t entry;   /* that held the device */
+    uint64_t from_ns; /* real time at the step's start and end */
     uint64_t to_ns;
     uint64_t from_run_ns; /* its clock at the start and end */
     uint64_t to_run_ns;
@@ -61,8 +61,8 @@ struct sim_timeline {
     uint64_t idle_ns;     /* since when nobody had work; meaningful while `busy` is empty */
     uint64_t slice_end_ns;
     uint64_t busy_ns; /* device time that any process has held it, those gone included */
-    uint32_t holder; /* entry that holds the device, or SIM_TIMELINE_NONE */
-    uint32_t high;   /* entries at and above it have never been used */
+    uint32_t holder;  /* entry that holds the device, or SIM_TIMELINE_NONE */
+    uint32_t high;    /* entries at and above it have never been used */
     uint64_t busy[SIM_TIMELINE_WORDS]; /* bit per entry with run_ns < demand_ns */
     struct sim_timeline_step step;
     struct sim_timeline_entry entries[SIM_TIMELINE_ENTRIES];
