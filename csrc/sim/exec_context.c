@@ -66,10 +66,11 @@ static void wait_for_all(const struct sim_exec *exec, CUdevice dev) {
         uint64_t position;
         sim_engine_lock();
         struct sim_stream *stream = find_unfinished(exec, dev, ticket, &position);
+        uint64_t id = stream == NULL ? 0 : sim_stream_id(stream);
         sim_engine_unlock();
         if (stream == NULL)
             return;
-        sim_stream_wait(stream, position);
+        sim_stream_wait(stream, id, position);
     }
 }
 

@@ -245,6 +245,11 @@ static inline bool sim_stream_empty(const struct sim_stream *stream) {
            atomic_load_explicit(&stream->tail, memory_order_acquire);
 }
 
+/* Relaxed: a number, valid as long as the caller knows the stream to be there. */
+static inline uint64_t sim_stream_id(const struct sim_stream *stream) {
+    return atomic_load_explicit(&stream->id, memory_order_relaxed);
+}
+
 /* Whether nothing that work queued now would have to wait for is unfinished. */
 static inline bool sim_stream_idle(const struct sim_stream *stream) {
     if (!stream->blocking)
@@ -260,8 +265,8 @@ static inline bool sim_stream_idle(const struct sim_stream *stream) {
  * `position`, when not NULL, gets the stream's tail after it: what sim_stream_wait takes.
  * Errors: OUT_OF_MEMORY (host). */
 CUresult sim_stream_submit(struct sim_stream *stream, struct sim_op *op, uint64_t *position);
-/* Waits until the stream has completed `position` operations, or is gone. */
-void sim_stream_wait(struct sim_stream *stream, uint64_t position);
+/* Waits until the stream that had `id` has completed `position` operations, or is gone. */
+void sim_stream_wait(struct sim_stream *stream, uint64_t id, uint64_t position);
 /* Waits until a fence is done. */
 void sim_fence_wait(struct sim_fence *fence);
 /* Lets everything happen that is due. */

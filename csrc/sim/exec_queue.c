@@ -214,7 +214,7 @@ struct target {
 };
 
 static bool reached(const struct target *target) {
-    if (target->fence != NULL)
+    if (target->stream == NULL)
         return sim_fence_done(target->fence);
     /* Acquire: the effects of what is done are seen. */
     return atomic_load_explicit(&target->stream->head, memory_order_acquire) >= target->position ||
@@ -223,7 +223,7 @@ static bool reached(const struct target *target) {
 
 /* E: before when it is no use to look. */
 static uint64_t due(const struct target *target) {
-    if (target->fence == NULL)
+    if (target->stream != NULL)
         return sim_stream_due(target->stream, target->aim);
     struct sim_stream *stream = target->fence->stream;
     return stream == NULL ? SIM_NEVER : sim_stream_due(stream, target->fence->position);
@@ -253,9 +253,7 @@ static void await(const struct target *target) {
     }
 }
 
-void sim_stream_wait(struct sim_stream *stream, uint64_t position) {
-    /* Relaxed: a number that the caller has to have seen with the stream. */
-    uint64_t id = atomic_load_explicit(&stream->id, memory_order_relaxed);
+void sim_stream_wait(struct sim_stream *stream, uint64_t id, uint64_t position) {
     await(&(struct target){.stream = stream, .id = id, .position = position, .aim = position});
 }
 

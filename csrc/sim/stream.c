@@ -179,10 +179,10 @@ void sim_stream_finish(struct sim_stream *stream) {
         struct sim_op op = {.kind = SIM_OP_NOTHING};
         uint64_t position = 0;
         if (!sim_stream_idle(stream) && sim_stream_submit(stream, &op, &position) == CUDA_SUCCESS)
-            sim_stream_wait(stream, position);
+            sim_stream_wait(stream, sim_stream_id(stream), position);
         return;
     }
-    sim_stream_wait(stream, atomic_load_explicit(&stream->tail, memory_order_relaxed));
+    sim_stream_wait(stream, sim_stream_id(stream), sim_stream_tail(stream));
 }
 
 static CUresult query(CUstream handle, bool per_thread) {
