@@ -48,6 +48,14 @@ def shim_library() -> Path:
 
 
 @pytest.fixture(scope="session")
+def plain_shim(shim_library: Path) -> Path:
+    """The shim as it is shipped; skips the test where it is built with sanitizers."""
+    if b"__asan_init" in shim_library.read_bytes():
+        pytest.skip("the shim is built with sanitizers, which changes it as a file and at load")
+    return shim_library
+
+
+@pytest.fixture(scope="session")
 def sim_library() -> Path:
     """The simulator's driver library, or the one that ALIQUOT_TEST_SIM names."""
     return _library("aliquot.sim", "ALIQUOT_TEST_SIM")

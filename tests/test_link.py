@@ -40,11 +40,11 @@ def start(program: Path, library: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module", params=["535", "550"])
 def library(
     request: pytest.FixtureRequest,
-    shim_library: Path,
+    plain_shim: Path,
     real_driver: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    return lay_out(shim_library, real_driver(request.param), tmp_path_factory.mktemp("link") / "s")
+    return lay_out(plain_shim, real_driver(request.param), tmp_path_factory.mktemp("link") / "s")
 
 
 def test_a_program_may_name_every_function_of_the_table(library: Path, tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import re
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from cuda_headers import exports
 from cuda_table import read_table
 
@@ -20,13 +18,6 @@ def readelf(option: str, library: Path) -> str:
         ["readelf", "-W", option, str(library)], check=True, capture_output=True, text=True
     )
     return run.stdout
-
-
-@pytest.fixture(scope="module")
-def plain_shim(shim_library: Path) -> Path:
-    if "libasan" in readelf("-d", shim_library):
-        pytest.skip("a sanitized build is not what is shipped")
-    return shim_library
 
 
 def test_the_shim_stands_where_the_driver_stood_and_needs_it_by_another_name(
