@@ -372,6 +372,16 @@ void sim_image_release(struct sim_image *image) {
     free(image);
 }
 
+void sim_image_limit_registers(struct sim_image *image, uint32_t most) {
+    /* The storage is the image's own; it is const for all who come later. */
+    struct sim_image_function *functions = (struct sim_image_function *)image->functions;
+
+    for (uint32_t i = 0; image->kind == SIM_IMAGE_PTX && i < image->function_count; i++) {
+        if (functions[i].registers > most)
+            functions[i].registers = most;
+    }
+}
+
 /* ---- Targets ------------------------------------------------------------------------------ */
 
 bool sim_arch_runs(unsigned arch, enum sim_arch_kind kind, unsigned cc) {

@@ -114,6 +114,9 @@ CUresult sim_image_parse(const void *data, size_t size, const struct sim_image_t
 void sim_image_hold(struct sim_image *image);
 void sim_image_release(struct sim_image *image);
 
+/* Lowers the registers of all functions of an image of PTX that nobody else holds yet to `most`. */
+void sim_image_limit_registers(struct sim_image *image, uint32_t most);
+
 /* Index of the named function or symbol, or -1. Constant time. */
 int64_t sim_image_find_function(const struct sim_image *image, const char *name);
 int64_t sim_image_find_symbol(const struct sim_image *image, const char *name);

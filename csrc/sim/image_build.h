@@ -134,4 +134,14 @@ enum sim_zstd_result sim_zstd_decode(const uint8_t *data, size_t size, uint8_t *
  * Errors: OUT_OF_MEMORY (host). */
 CUresult sim_write_cubin(const struct sim_image *image, unsigned cc, uint8_t **out, size_t *bytes);
 
+/* ---- Linking -------------------------------------------------------------------------------- */
+
+/* One image of several, in the order given. `complete`: names that nobody defines are an error.
+ * Errors, with a line in `why`: INVALID_SOURCE (a name is defined twice), NO_BINARY_FOR_GPU (a name
+ * is not defined), INVALID_IMAGE (too large), OUT_OF_MEMORY (host). */
+CUresult sim_image_merge(struct sim_image *const *images, uint32_t count, bool complete,
+                         struct sim_image **image, char *why, size_t why_bytes);
+/* Whether one image by itself has all that it needs. Errors: as above. */
+CUresult sim_image_complete(struct sim_image *image, char *why, size_t why_bytes);
+
 #endif

@@ -141,8 +141,11 @@ static CUresult read_body(struct ptx_reader *reader, struct sim_image_function *
                 continue;
             }
         }
-        if (entry && token.kind == PTX_NAME)
-            entry->shared_bytes += (uint32_t)ptx_shared_use(reader, &token);
+        if (token.kind == PTX_NAME) {
+            uint64_t shared = ptx_use_name(reader, &token);
+            if (entry)
+                entry->shared_bytes += (uint32_t)shared;
+        }
         ptx_next(lexer);
         start = false;
         if (token.kind != PTX_MARK)
@@ -222,7 +225,7 @@ static CUresult read_func(struct ptx_reader *reader, enum ptx_linkage linkage) {
     const char *copy = sim_build_name(reader->build, name.text, name.length);
     if (ptx_take_mark(reader, ';')) {
         if (linkage == LINK_EXTERN)
-            sim_build_need(reader->build, copy);
+            ptx_add_name(reader, &name, 0, true);
         return CUDA_SUCCESS;
     }
     if (!ptx_is_mark(lexer, '{'))
@@ -379,7 +382,7 @@ CUresult sim_parse_ptx(struct sim_build *build, const char *text, size_t length)
         result = ptx_syntax(&reader, "Missing .target directive at start of file");
     while (result == CUDA_SUCCESS && reader.lexer.token.kind != PTX_END)
         result = read_statement(&reader);
-    free(reader.shared);
+    free(reader.names);
     struct sim_image_function *functions = build->functions.items;
     for (uint32_t i = 0; result == CUDA_SUCCESS && i < build->functions.count; i++)
         functions[i].const_bytes = (uint32_t)reader.const_bytes;

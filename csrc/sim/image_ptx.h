@@ -5,12 +5,13 @@
 #include "image_build.h"
 #include "image_ptx_lex.h"
 
-/* Shared variables of the module, counted for each entry that names them. */
-struct ptx_shared {
+/* A name of the module that bodies are searched for. */
+struct ptx_name {
     const char *name;
     size_t length;
-    uint64_t bytes;
-    uint32_t seen; /* the entry, by number, that it was last counted for */
+    uint64_t bytes; /* of a shared variable, counted for each entry that names it */
+    uint32_t seen;  /* the entry, by number, that it was last counted for */
+    bool external;  /* defined elsewhere: becomes a need when a body names it */
 };
 
 struct ptx_reader {
@@ -19,9 +20,9 @@ struct ptx_reader {
     unsigned version;
     unsigned arch;
     uint64_t const_bytes;
-    struct ptx_shared *shared; /* open-addressed by name */
-    uint32_t shared_count;
-    uint32_t shared_room; /* a power of two, or 0 */
+    struct ptx_name *names; /* open-addressed */
+    uint32_t name_count;
+    uint32_t name_room; /* a power of two, or 0 */
     uint32_t entries;
 };
 
@@ -58,7 +59,11 @@ enum ptx_space ptx_space_of(const struct ptx_token *token);
  * `entry`: the kernel in whose body they stand, or NULL. */
 CUresult ptx_read_variables(struct ptx_reader *reader, enum ptx_space space,
                             enum ptx_linkage linkage, struct sim_image_function *entry);
-/* Bytes of the module's shared variable of that name the first time the entry names it; else 0. */
-uint64_t ptx_shared_use(struct ptx_reader *reader, const struct ptx_token *name);
+/* Remembers a name for ptx_use_name. */
+void ptx_add_name(struct ptx_reader *reader, const struct ptx_token *name, uint64_t shared_bytes,
+                  bool external);
+/* A body names something: bytes of the module's shared variable of that name the first time the
+ * entry names it, else 0. What is external is needed from then on. */
+uint64_t ptx_use_name(struct ptx_reader *reader, const struct ptx_token *name);
 
 #endif

@@ -215,50 +215,58 @@ static bool take_values(struct ptx_reader *reader, const struct ptx_declaration 
 
 /* ---- Variables ----------------------------------------------------------------------------- */
 
-static void shared_add(struct ptx_reader *reader, const struct ptx_token *name, uint64_t bytes) {
-    if (2 * (reader->shared_count + 1) > reader->shared_room) {
-        uint32_t room = reader->shared_room ? reader->shared_room * 2 : 16;
-        struct ptx_shared *table = calloc(room, sizeof *table);
-        if (!table) {
-            reader->build->failed = true;
-            return;
-        }
-        for (uint32_t i = 0; i < reader->shared_room; i++) {
-            const struct ptx_shared *old = &reader->shared[i];
-            if (!old->name)
-                continue;
-            uint32_t at = sim_name_hash(old->name, old->length) & (room - 1);
-            while (table[at].name)
-                at = (at + 1) & (room - 1);
-            table[at] = *old;
-        }
-        free(reader->shared);
-        reader->shared = table;
-        reader->shared_room = room;
-    }
-    uint32_t at = sim_name_hash(name->text, name->length) & (reader->shared_room - 1);
-    while (reader->shared[at].name)
-        at = (at + 1) & (reader->shared_room - 1);
-    reader->shared[at] =
-        (struct ptx_shared){.name = name->text, .length = name->length, .bytes = bytes};
-    reader->shared_count++;
+static struct ptx_name *find_name(struct ptx_name *names, uint32_t room, const char *name,
+                                  size_t length) {
+    uint32_t at = sim_name_hash(name, length) & (room - 1);
+
+    while (names[at].name && (names[at].length != length || memcmp(names[at].name, name, length)))
+        at = (at + 1) & (room - 1);
+    return &names[at];
 }
 
-uint64_t ptx_shared_use(struct ptx_reader *reader, const struct ptx_token *name) {
-    if (!reader->shared_count)
-        return 0;
-    uint32_t mask = reader->shared_room - 1;
-    for (uint32_t at = sim_name_hash(name->text, name->length) & mask; reader->shared[at].name;
-         at = (at + 1) & mask) {
-        struct ptx_shared *shared = &reader->shared[at];
-        if (shared->length != name->length || memcmp(shared->name, name->text, name->length))
-            continue;
-        if (shared->seen == reader->entries)
-            return 0;
-        shared->seen = reader->entries;
-        return shared->bytes;
+static bool grow_names(struct ptx_reader *reader) {
+    uint32_t room = reader->name_room ? reader->name_room * 2 : 16;
+    struct ptx_name *names = calloc(room, sizeof *names);
+
+    if (!names) {
+        reader->build->failed = true;
+        return false;
     }
-    return 0;
+    for (uint32_t i = 0; i < reader->name_room; i++) {
+        const struct ptx_name *old = &reader->names[i];
+        if (old->name)
+            *find_name(names, room, old->name, old->length) = *old;
+    }
+    free(reader->names);
+    reader->names = names;
+    reader->name_room = room;
+    return true;
+}
+
+void ptx_add_name(struct ptx_reader *reader, const struct ptx_token *name, uint64_t shared_bytes,
+                  bool external) {
+    if (2 * (reader->name_count + 1) > reader->name_room && !grow_names(reader))
+        return;
+    struct ptx_name *slot = find_name(reader->names, reader->name_room, name->text, name->length);
+    reader->name_count += !slot->name;
+    *slot = (struct ptx_name){
+        .name = name->text, .length = name->length, .bytes = shared_bytes, .external = external};
+}
+
+uint64_t ptx_use_name(struct ptx_reader *reader, const struct ptx_token *token) {
+    if (!reader->name_count)
+        return 0;
+    struct ptx_name *name = find_name(reader->names, reader->name_room, token->text, token->length);
+    if (!name->name)
+        return 0;
+    if (name->external) {
+        name->external = false;
+        sim_build_need(reader->build, sim_build_name(reader->build, token->text, token->length));
+    }
+    if (name->seen == reader->entries)
+        return 0;
+    name->seen = reader->entries;
+    return name->bytes;
 }
 
 enum ptx_space ptx_space_of(const struct ptx_token *token) {
@@ -349,13 +357,13 @@ CUresult ptx_read_variables(struct ptx_reader *reader, enum ptx_space space,
         else if (values.count * declaration.size > bytes)
             result = ptx_syntax(reader, "Too many initial values");
         else if (space == SPACE_SHARED && !entry && linkage != LINK_EXTERN && bytes <= UINT32_MAX)
-            shared_add(reader, &name, bytes);
+            ptx_add_name(reader, &name, bytes, false);
         else if (space == SPACE_SHARED && entry && bytes <= UINT32_MAX)
             entry->shared_bytes += (uint32_t)bytes;
         else if (space == SPACE_LOCAL && entry && bytes <= UINT32_MAX)
             entry->local_bytes += (uint32_t)bytes;
         else if ((space == SPACE_GLOBAL || space == SPACE_CONST) && linkage == LINK_EXTERN)
-            sim_build_need(reader->build, sim_build_name(reader->build, name.text, name.length));
+            ptx_add_name(reader, &name, 0, true);
         else if (space == SPACE_GLOBAL || space == SPACE_CONST)
             result = add_symbol(reader, &name, space, &declaration, bytes, align, &values, linkage);
         free(values.bytes);

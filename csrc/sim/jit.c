@@ -1,6 +1,7 @@
 /* The options of loading and linking, and the logs that they ask for. */
 #include "jit.h"
 
+#include "image_build.h"
 #include "sim.h"
 
 #include <errno.h>
@@ -104,6 +105,13 @@ CUresult sim_jit_parse(const void *data, size_t size, unsigned cc, bool relocata
     char why[256];
 
     CUresult result = sim_image_parse(data, size, &target, image, why, sizeof why);
+    if (result == CUDA_SUCCESS && !relocatable) {
+        result = sim_image_complete(*image, why, sizeof why);
+        if (result != CUDA_SUCCESS)
+            sim_image_release(*image);
+    }
+    if (result == CUDA_SUCCESS && jit && jit->max_registers)
+        sim_image_limit_registers(*image, jit->max_registers);
     if (result != CUDA_SUCCESS) {
         sim_log("image refused (%d): %s", (int)result, why);
         if (jit)
