@@ -88,7 +88,7 @@ def ps_command(context: click.Context, as_json: bool, show_all: bool) -> None:
         click.echo(f"aliquot: {fault}", err=True)
     if as_json:
         click.echo(json.dumps(_as_json(shown, survey.faults), indent=2))
-    elif shown:
+    else:
         for line in _table(shown):
             click.echo(line)
     context.exit(1 if survey.faults else 0)
