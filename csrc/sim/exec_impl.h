@@ -149,7 +149,14 @@ struct sim_item {
 /* ---- Streams ------------------------------------------------------------------------------- */
 
 struct sim_capture;
-struct sim_edge;
+struct sim_graph_node;
+
+/* Edges of a graph (graph.h): growing arrays, laid out as the driver's calls take and give them. */
+struct sim_edges {
+    struct sim_graph_node **node;
+    CUgraphEdgeData *data;
+    size_t count, room;
+};
 
 enum { SIM_STREAM_ATTRIBUTES = 6 };
 
@@ -190,8 +197,7 @@ struct sim_stream {
     /* Written under the graph lock; NULL: work is carried out. Acquire-release, so that who sees
      * the end of a capture sees what it did. */
     _Atomic(struct sim_capture *) capture;
-    struct sim_edge *ends; /* under the graph lock: what captured work depends on next */
-    size_t end_count, end_room;
+    struct sim_edges ends;            /* under the graph lock: what captured work depends on next */
     struct sim_stream *captured_next; /* under the graph lock: of the same capture */
 
     struct sim_stream *incoming;                 /* next in the engine's stack of newcomers */

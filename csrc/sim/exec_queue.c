@@ -214,8 +214,10 @@ struct target {
 };
 
 static bool reached(const struct target *target) {
-    if (target->stream == NULL)
+    if (target->fence != NULL)
         return sim_fence_done(target->fence);
+    if (target->stream == NULL)
+        return true;
     /* Acquire: the effects of what is done are seen. */
     return atomic_load_explicit(&target->stream->head, memory_order_acquire) >= target->position ||
            atomic_load_explicit(&target->stream->id, memory_order_acquire) != target->id;

@@ -48,6 +48,8 @@ void sim_stream_recycle(struct sim_stream *stream) {
     else
         stream->exec->streams = stream->sibling;
     free(stream->queue);
+    free(stream->ends.node);
+    free(stream->ends.data);
     /* Release: pairs with who waits for a stream that goes; it is told by the id. */
     atomic_store_explicit(&stream->id, 0, memory_order_release);
     sim_slots_give(&streams, stream);
@@ -208,14 +210,10 @@ static CUresult synchronize(CUstream handle, bool per_thread) {
     return CUDA_SUCCESS;
 }
 
-SIM_EXPORT CUresult CUDAAPI cuStreamQuery(CUstream stream) { return query(stream, false); }
-SIM_EXPORT CUresult CUDAAPI cuStreamQuery_ptsz(CUstream stream) { return query(stream, true); }
-SIM_EXPORT CUresult CUDAAPI cuStreamSynchronize(CUstream stream) {
-    return synchronize(stream, false);
-}
-SIM_EXPORT CUresult CUDAAPI cuStreamSynchronize_ptsz(CUstream stream) {
-    return synchronize(stream, true);
-}
+CUresult CUDAAPI cuStreamQuery(CUstream stream) { return query(stream, false); }
+CUresult CUDAAPI cuStreamQuery_ptsz(CUstream stream) { return query(stream, true); }
+CUresult CUDAAPI cuStreamSynchronize(CUstream stream) { return synchronize(stream, false); }
+CUresult CUDAAPI cuStreamSynchronize_ptsz(CUstream stream) { return synchronize(stream, true); }
 
 /* ---- Creation ------------------------------------------------------------------------------ */
 
@@ -234,14 +232,13 @@ CUresult sim_stream_create(struct sim_context *ctx, CUstream *handle, unsigned f
     return CUDA_SUCCESS;
 }
 
-SIM_EXPORT CUresult CUDAAPI cuStreamCreate(CUstream *handle, unsigned flags) {
+CUresult CUDAAPI cuStreamCreate(CUstream *handle, unsigned flags) {
     struct sim_context *ctx;
     CUresult result = sim_enter(&ctx);
     return result != CUDA_SUCCESS ? result : sim_stream_create(ctx, handle, flags, 0);
 }
 
-SIM_EXPORT CUresult CUDAAPI cuStreamCreateWithPriority(CUstream *handle, unsigned flags,
-                                                       int priority) {
+CUresult CUDAAPI cuStreamCreateWithPriority(CUstream *handle, unsigned flags, int priority) {
     struct sim_context *ctx;
     CUresult result = sim_enter(&ctx);
     return result != CUDA_SUCCESS ? result : sim_stream_create(ctx, handle, flags, priority);
@@ -259,5 +256,5 @@ static CUresult destroy(CUstream handle) {
     return sim_stream_unmake(stream) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
-SIM_EXPORT CUresult CUDAAPI cuStreamDestroy(CUstream stream) { return destroy(stream); }
-SIM_EXPORT CUresult CUDAAPI cuStreamDestroy_v2(CUstream stream) { return destroy(stream); }
+CUresult CUDAAPI cuStreamDestroy(CUstream stream) { return destroy(stream); }
+CUresult CUDAAPI cuStreamDestroy_v2(CUstream stream) { return destroy(stream); }
