@@ -166,9 +166,9 @@ static CUresult enter(CUevent handle, struct sim_event **event, struct sim_fence
     if (*event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
     if (sim_capture_holds(*event))
-        return sim_capture_forbid_event(*event);
-    *fence = sim_event_fence(*event);
-    return CUDA_SUCCESS;
+        result = sim_capture_forbid_event(*event);
+    *fence = result == CUDA_SUCCESS ? sim_event_fence(*event) : NULL;
+    return result;
 }
 
 CUresult CUDAAPI cuEventQuery(CUevent handle) {
@@ -312,41 +312,57 @@ static CUresult enter_context(CUcontext context, CUevent handle, struct sim_exec
     return sim_capture_forbid_context(*exec);
 }
 
-/* The legacy default stream's order makes it stand for all blocking streams; a stream that is not
- * blocking is waited for by an event of its own. */
-static CUresult gather(struct sim_exec *exec, bool wait, struct sim_event *event) {
-    struct sim_stream *found[64];
-    uint64_t ids[64];
+/* All streams of a context, at most `room` of them; answers how many there are. */
+static size_t list_streams(const struct sim_exec *exec, struct sim_stream **streams, uint64_t *ids,
+                           size_t room) {
     size_t count = 0;
-    CUresult result = CUDA_SUCCESS;
     sim_engine_lock();
-    for (struct sim_stream *stream = exec->streams; stream != NULL && count < 64;
-         stream = stream->sibling) {
-        if (stream->destroyed || stream->blocking || (!wait && sim_stream_empty(stream)))
-            continue;
-        ids[count] = sim_stream_id(stream);
-        found[count++] = stream;
+    for (struct sim_stream *stream = exec->streams; stream; stream = stream->sibling, count++) {
+        if (count < room) {
+            streams[count] = stream;
+            ids[count] = sim_stream_id(stream);
+        }
     }
     sim_engine_unlock();
-    for (size_t i = 0; i < count && result == CUDA_SUCCESS; i++) {
-        if (sim_stream_id(found[i]) != ids[i])
-            continue;
-        if (wait) {
-            result = queue_wait(found[i], event);
-            continue;
-        }
-        struct sim_fence *fence = sim_fence_new();
-        if (fence == NULL)
-            return CUDA_ERROR_OUT_OF_MEMORY;
-        sim_fence_hold(fence);
-        struct sim_op record_op = {.kind = SIM_OP_RECORD, .fence = fence};
-        result = sim_stream_submit(found[i], &record_op, NULL);
-        struct sim_op wait_op = {.kind = SIM_OP_WAIT, .fence = fence};
-        if (result == CUDA_SUCCESS)
-            result = sim_stream_submit(exec->legacy, &wait_op, NULL);
-        else
-            sim_fence_drop(fence);
+    return count;
+}
+
+/* Makes `stream` wait for what is queued in `other`. */
+static CUresult follow(struct sim_stream *stream, struct sim_stream *other) {
+    struct sim_fence *fence = sim_fence_new();
+    if (fence == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    sim_fence_hold(fence);
+    struct sim_op record_op = {.kind = SIM_OP_RECORD, .fence = fence};
+    CUresult result = sim_stream_submit(other, &record_op, NULL);
+    if (result != CUDA_SUCCESS) {
+        sim_fence_drop(fence);
+        return result;
     }
+    struct sim_op wait_op = {.kind = SIM_OP_WAIT, .fence = fence};
+    return sim_stream_submit(stream, &wait_op, NULL);
+}
+
+/* Has `meet` follow all streams of the context, or, where it is NULL, them all wait for `event`. */
+static CUresult each_stream(struct sim_exec *exec, struct sim_stream *meet,
+                            struct sim_event *event) {
+    size_t room = list_streams(exec, NULL, NULL, 0) + 16; /* some may come meanwhile */
+    struct sim_stream **streams = calloc(room, sizeof *streams);
+    uint64_t *ids = calloc(room, sizeof *ids);
+    CUresult result = streams == NULL || ids == NULL ? CUDA_ERROR_OUT_OF_MEMORY : CUDA_SUCCESS;
+    if (result == CUDA_SUCCESS) {
+        size_t count = list_streams(exec, streams, ids, room);
+        for (size_t i = 0; i < count && i < room && result == CUDA_SUCCESS; i++) {
+            if (streams[i] == meet || sim_stream_id(streams[i]) != ids[i])
+                continue;
+            if (meet == NULL)
+                result = queue_wait(streams[i], event);
+            else if (!sim_stream_empty(streams[i]))
+                result = follow(meet, streams[i]);
+        }
+    }
+    free(streams);
+    free(ids);
     return result;
 }
 
@@ -354,16 +370,31 @@ CUresult CUDAAPI cuCtxRecordEvent(CUcontext context, CUevent handle) {
     struct sim_exec *exec;
     struct sim_event *event;
     CUresult result = enter_context(context, handle, &exec, &event);
+    if (result != CUDA_SUCCESS)
+        return result;
+    /* A stream of its own, so that no other has to wait for where they meet. */
+    struct sim_stream *meet = sim_stream_make(exec->ctx, CU_STREAM_NON_BLOCKING, 0);
+    if (meet == NULL)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = each_stream(exec, meet, NULL);
     if (result == CUDA_SUCCESS)
-        result = gather(exec, false, NULL);
-    return result == CUDA_SUCCESS ? sim_event_record(event, exec->legacy) : result;
+        result = sim_event_record(event, meet);
+    sim_stream_unmake(meet);
+    return result;
 }
 
 CUresult CUDAAPI cuCtxWaitEvent(CUcontext context, CUevent handle) {
     struct sim_exec *exec;
     struct sim_event *event;
     CUresult result = enter_context(context, handle, &exec, &event);
-    if (result == CUDA_SUCCESS)
-        result = queue_wait(exec->legacy, event);
-    return result == CUDA_SUCCESS ? gather(exec, true, event) : result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    /* Streams that are made later wait too: sim_stream_make. */
+    struct sim_fence *fence = sim_event_fence(event);
+    sim_engine_lock();
+    struct sim_fence *former = exec->gate;
+    exec->gate = fence;
+    sim_engine_unlock();
+    sim_fence_drop(former);
+    return each_stream(exec, NULL, event);
 }
