@@ -150,5 +150,6 @@ void sim_exec_context_fini(struct sim_context *ctx) {
     }
     sim_engine_unlock();
     ctx->exec = NULL;
+    sim_fence_drop(exec->gate);
     free(exec);
 }

@@ -226,6 +226,7 @@ struct sim_exec {
     /* Streams of the legacy order that capture: work in the legacy default stream would depend on
      * them. Relaxed: a capture in another thread is the application's to order. */
     _Atomic uint32_t capturing;
+    struct sim_fence *gate;   /* E: what streams that are made wait for first, or NULL */
     struct sim_item *blocked; /* E: items in state ORDERED */
     uint64_t blocked_ticket;  /* E: least ticket among them; SIM_NEVER: none */
     bool dying;               /* E: work is dropped instead of done */

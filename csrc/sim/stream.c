@@ -35,7 +35,16 @@ struct sim_stream *sim_stream_make(struct sim_context *ctx, unsigned flags, int 
     if (stream->sibling != NULL)
         stream->sibling->sibling_before = stream;
     stream->exec->streams = stream;
+    struct sim_fence *gate = stream->exec->gate;
+    if (gate != NULL && !sim_fence_done(gate))
+        sim_fence_hold(gate);
+    else
+        gate = NULL;
     sim_engine_unlock();
+    if (gate != NULL) {
+        struct sim_op op = {.kind = SIM_OP_WAIT, .fence = gate};
+        sim_stream_submit(stream, &op, NULL);
+    }
     sim_slots_publish(stream);
     return stream;
 }
