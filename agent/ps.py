@@ -164,7 +164,7 @@ def _describe(
     grant: region.Grant | None,
     usage: region.Usage | None,
 ) -> Slice:
-    known = {row["uuid"]: row for row in _rows(meta.get("devices")) if "uuid" in row}
+    known = {row["uuid"]: row for row in _rows(meta.get("devices")) if isinstance(row.get("uuid"), str)}
     devices = []
     if grant and usage:
         for number, (granted, used) in enumerate(zip(grant.devices, usage.devices, strict=True)):

@@ -208,6 +208,30 @@ def test_links_on_the_way_to_the_driver_are_covered_where_they_lie(
     assert listed.stdout == "stays"
 
 
+@needs_namespaces
+def test_files_that_a_container_toolkit_mounted_singly_stay_in_sight(
+    here: Desk, driver: Path, tmp_path: Path
+) -> None:
+    """A container with a GPU: the driver's files are bind mounts on empty files of the image."""
+    folder = tmp_path / "image"
+    folder.mkdir()
+    (folder / "libcuda.so.1").symlink_to("libcuda.so.999.1")
+    for name in ("libcuda.so.999.1", "libother.so"):
+        (folder / name).touch()
+    other = tmp_path / "other"
+    other.write_text("stays")
+    script = f"mount --bind {driver.resolve()} {folder}/libcuda.so.999.1 && "
+    script += f'mount --bind {other} {folder}/libother.so && exec "$@"'
+    unshare = ("unshare", "-m") if os.geteuid() == 0 else ("unshare", "-rm")
+    here.prefix = (*unshare, "sh", "-c", script, "sh", *ALIQUOT)
+    here.environment["LD_LIBRARY_PATH"] = str(folder)
+    inner = f"cat {folder}/libother.so; echo; exec {sys.executable} {HOLDER} "
+    for path in ("libcuda.so", f"{folder}/libcuda.so.999.1"):
+        command = ["--mode", "namespace", "--memory", "1GiB", "--device", "0", "--", "sh", "-c"]
+        result = here.run("run", *command, f"{inner} {path} 600 600")
+        assert result.stdout.split("\n")[:4] == ["stays", "init 0", "600 0", "600 2"], result.stderr
+
+
 # -- How a program ends --------------------------------------------------------------------------
 
 
