@@ -56,6 +56,7 @@ struct sim_image_symbol {
     const char *name;
     uint64_t offset; /* in the image's data, bytes; 0 for references */
     uint64_t size;   /* bytes; 0 for references */
+    uint32_t align;  /* of the offset, a power of two; for whoever lays the data out anew */
     enum sim_symbol_kind kind;
     bool strong; /* visible and not weak: a linker refuses a second one */
 };

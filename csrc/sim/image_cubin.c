@@ -259,6 +259,9 @@ static CUresult add_object(struct cubin *cubin, const Elf64_Sym *symbol, const c
     if (!made)
         return CUDA_SUCCESS;
     made->offset = offset;
+    made->align = 256; /* no record of it: what its place is aligned to */
+    while (offset & (made->align - 1))
+        made->align /= 2;
     made->size = symbol->st_size;
     made->kind = kind;
     made->strong = ELF64_ST_BIND(symbol->st_info) == STB_GLOBAL;

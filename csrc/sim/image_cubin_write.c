@@ -33,6 +33,8 @@ struct writer {
 static size_t put(struct blob *blob, const void *from, size_t count) {
     size_t at = blob->count;
 
+    if (!count)
+        return at;
     if (blob->room - blob->count < count) {
         size_t room = (blob->room + count) * 2 + 256;
         uint8_t *bytes = blob->failed ? NULL : realloc(blob->bytes, room);
@@ -112,56 +114,76 @@ static void put_words(struct blob *blob, unsigned attribute, const uint32_t *wor
 
 /* ---- Data ---------------------------------------------------------------------------------- */
 
-/* Whether a symbol belongs to the section of constants or to that of variables. */
-static bool belongs(const struct sim_image_symbol *symbol, bool constant) {
-    return symbol->kind <= SIM_SYMBOL_MANAGED && (symbol->kind == SIM_SYMBOL_CONST) == constant;
+enum data_section { DATA_INITIAL, DATA_ZERO, DATA_CONST };
+
+/* Whether any initial byte lies in the symbol. */
+static bool has_data(const struct sim_image *image, const struct sim_image_symbol *symbol) {
+    for (uint32_t i = 0; i < image->init_count; i++) {
+        const struct sim_image_init *init = &image->inits[i];
+        if (init->offset < symbol->offset + symbol->size &&
+            symbol->offset < init->offset + init->bytes)
+            return true;
+    }
+    return false;
 }
 
-/* Writes all variables, or all constants, as one section with their initial bytes. Symbols keep
- * their order and alignment up to 256, the block's own. */
-static void write_data(struct writer *writer, bool constant) {
+/* Copies what the image's data holds in [from, from + bytes). */
+static void copy_data(const struct sim_image *image, uint64_t from, uint64_t bytes, uint8_t *to) {
+    for (uint32_t i = 0; i < image->init_count; i++) {
+        const struct sim_image_init *init = &image->inits[i];
+        uint64_t start = from > init->offset ? from : init->offset;
+        uint64_t init_end = init->offset + init->bytes;
+        uint64_t end = from + bytes < init_end ? from + bytes : init_end;
+        if (start < end)
+            memcpy(to + (start - from), init->data + (start - init->offset), end - start);
+    }
+}
+
+/* The section that a variable goes to. Those without initial bytes take no room in the file. */
+static enum data_section section_of(const struct sim_image *image,
+                                    const struct sim_image_symbol *symbol) {
+    if (symbol->kind == SIM_SYMBOL_CONST)
+        return DATA_CONST;
+    return has_data(image, symbol) ? DATA_INITIAL : DATA_ZERO;
+}
+
+/* Writes the variables of one section, packed in the order of the symbols. */
+static void write_data(struct writer *writer, enum data_section which) {
+    static const char *const names[] = {".nv.global.init", ".nv.global", ".nv.constant3"};
     const struct sim_image *image = writer->image;
+    struct blob data = {0};
     uint64_t size = 0;
-    bool initial = false;
+    uint32_t index = (uint32_t)(writer->sections.count / sizeof(Elf64_Shdr));
 
     for (uint32_t i = 0; i < image->symbol_count; i++) {
         const struct sim_image_symbol *symbol = &image->symbols[i];
-        if (!belongs(symbol, constant))
+        if (symbol->kind > SIM_SYMBOL_MANAGED || section_of(image, symbol) != which)
             continue;
-        if (symbol->offset + symbol->size > size)
-            size = symbol->offset + symbol->size;
-        for (uint32_t k = 0; k < image->init_count; k++)
-            initial |= image->inits[k].offset < symbol->offset + symbol->size &&
-                       symbol->offset < image->inits[k].offset + image->inits[k].bytes;
-    }
-    if (!size)
-        return;
-    Elf64_Shdr section = {
-        .sh_type = initial ? SHT_PROGBITS : SHT_NOBITS,
-        .sh_flags = SHF_ALLOC | (constant ? 0 : SHF_WRITE),
-        .sh_addralign = 256,
-        .sh_size = size,
-    };
-    section.sh_offset = put_aligned(&writer->file, 256);
-    if (initial) {
-        put(&writer->file, NULL, size);
-        for (uint32_t k = 0; k < image->init_count && !writer->file.failed; k++) {
-            const struct sim_image_init *init = &image->inits[k];
-            if (init->offset >= size)
-                continue;
-            uint64_t bytes = init->bytes < size - init->offset ? init->bytes : size - init->offset;
-            memcpy(writer->file.bytes + section.sh_offset + init->offset, init->data, bytes);
+        size = (size + symbol->align - 1) & ~(uint64_t)(symbol->align - 1);
+        if (which != DATA_ZERO) {
+            put(&data, NULL, size - data.count);
+            size_t at = put(&data, NULL, symbol->size);
+            if (!data.failed)
+                copy_data(image, symbol->offset, symbol->size, data.bytes + at);
         }
+        add_symbol(writer, symbol->name, symbol->strong, STT_OBJECT,
+                   symbol->kind == SIM_SYMBOL_MANAGED ? CUBIN_OTHER_MANAGED : 0, index, size,
+                   symbol->size);
+        size += symbol->size;
     }
-    const char *name = constant ? ".nv.constant3" : initial ? ".nv.global.init" : ".nv.global";
-    uint32_t index = add_section(writer, "", name, section);
-    for (uint32_t i = 0; i < image->symbol_count; i++) {
-        const struct sim_image_symbol *symbol = &image->symbols[i];
-        if (belongs(symbol, constant))
-            add_symbol(writer, symbol->name, symbol->strong, STT_OBJECT,
-                       symbol->kind == SIM_SYMBOL_MANAGED ? CUBIN_OTHER_MANAGED : 0, index,
-                       symbol->offset, symbol->size);
+    if (size) {
+        Elf64_Shdr section = {
+            .sh_type = which == DATA_ZERO ? SHT_NOBITS : SHT_PROGBITS,
+            .sh_flags = SHF_ALLOC | (which == DATA_CONST ? 0 : SHF_WRITE),
+            .sh_addralign = 256,
+            .sh_size = size,
+        };
+        section.sh_offset = put_aligned(&writer->file, 256);
+        put(&writer->file, data.bytes, data.failed ? 0 : data.count);
+        add_section(writer, "", names[which], section);
     }
+    writer->file.failed |= data.failed;
+    free(data.bytes);
 }
 
 static void write_references(struct writer *writer) {
@@ -325,8 +347,9 @@ CUresult sim_write_cubin(const struct sim_image *image, unsigned cc, uint8_t **o
     for (uint32_t i = 0; i < image->function_count; i++)
         write_kernel(&writer, &image->functions[i], (code + 127) & ~UINT64_C(127));
     write_common_info(&writer, 1);
-    write_data(&writer, false);
-    write_data(&writer, true);
+    write_data(&writer, DATA_INITIAL);
+    write_data(&writer, DATA_ZERO);
+    write_data(&writer, DATA_CONST);
     write_references(&writer);
     write_tables(&writer);
     header.e_shoff = put_aligned(&writer.file, 8);

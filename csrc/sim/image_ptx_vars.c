@@ -297,11 +297,12 @@ static CUresult add_symbol(struct ptx_reader *reader, const struct ptx_token *na
         return CUDA_SUCCESS;
     if (space == SPACE_CONST) {
         symbol->kind = SIM_SYMBOL_CONST;
-        reader->const_bytes += bytes;
+        reader->const_bytes = ((reader->const_bytes + align - 1) & ~(align - 1)) + bytes;
     } else if (declaration->managed) {
         symbol->kind = SIM_SYMBOL_MANAGED;
     }
     symbol->size = bytes;
+    symbol->align = align < 4096 ? (uint32_t)align : 4096;
     if (!sim_build_data(build, bytes, align, &symbol->offset))
         return ptx_syntax(reader, "Variable is too large");
     if (values->any) {
