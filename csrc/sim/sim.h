@@ -12,8 +12,6 @@
 
 #include "state.h"
 
-#define SIM_EXPORT __attribute__((visibility("default")))
-
 /* ---- Contexts ------------------------------------------------------------------------------ */
 
 /* A context; CUcontext points to it. Structs are recycled, never unmapped: a handle is alive when
@@ -29,9 +27,9 @@ struct sim_context {
                                 * primary context */
     uint64_t id;               /* cuCtxGetId */
     int priority_greatest;     /* cuCtxGetStreamPriorityRange: numerically lowest */
-    void *exec;                /* SIM-EXEC's */
-    void *modules;             /* SIM-MODULE's */
-    void *storage;             /* context-local storage of cuGetExportTable: SIM-MODULE's */
+    void *exec;                /* exec_context.c */
+    void *modules;             /* module.c */
+    void *storage;             /* context-local storage of cuGetExportTable: context_storage.c */
     struct sim_context_memory *memory; /* limits, charged pages, peers: context.c */
 };
 
@@ -125,13 +123,14 @@ enum sim_handle_kind {
     SIM_HANDLE_VMM,
     SIM_HANDLE_GREEN,
     SIM_HANDLE_RESOURCE_DESC,
+    SIM_HANDLE_NOTIFICATION,
     SIM_HANDLE_EXTERNAL_MEMORY,
     SIM_HANDLE_EXTERNAL_SEMAPHORE,
     SIM_HANDLE_TEXTURE,
     SIM_HANDLE_SURFACE,
     SIM_HANDLE_USER, /* and above: other parts' own */
 };
-bool sim_handle_add(enum sim_handle_kind kind, const void *handle); /* false: no host memory */
+bool sim_handle_add(enum sim_handle_kind kind, const void *handle);  /* false: no host memory */
 bool sim_handle_drop(enum sim_handle_kind kind, const void *handle); /* false: was not there */
 bool sim_handle_check(enum sim_handle_kind kind, const void *handle);
 
@@ -139,7 +138,7 @@ bool sim_handle_check(enum sim_handle_kind kind, const void *handle);
 
 enum sim_memory_kind {
     SIM_MEMORY_NONE,
-    SIM_MEMORY_LINEAR,     /* cuMemAlloc, pitch, opened IPC handles, external memory */
+    SIM_MEMORY_LINEAR, /* cuMemAlloc, pitch, opened IPC handles, external memory */
     SIM_MEMORY_MANAGED,
     SIM_MEMORY_POOL,       /* cuMemAllocAsync and imported pool pointers */
     SIM_MEMORY_GRAPH,      /* graph memory nodes */
@@ -153,13 +152,13 @@ enum sim_memory_kind {
  * `base` are read and written by the CPU at (void *)base. */
 struct sim_memory_info {
     enum sim_memory_kind kind;
-    CUdevice dev;     /* where it lives (ordinal); CU_DEVICE_CPU for host memory */
-    CUdeviceptr base; /* first byte of the allocation; of the mapping for VMM */
-    size_t bytes;     /* as asked for */
+    CUdevice dev;            /* where it lives (ordinal); CU_DEVICE_CPU for host memory */
+    CUdeviceptr base;        /* first byte of the allocation; of the mapping for VMM */
+    size_t bytes;            /* as asked for */
     struct sim_context *ctx; /* whose it is; NULL for VMM, pools and graphs */
-    uint64_t id;      /* CU_POINTER_ATTRIBUTE_BUFFER_ID */
-    unsigned flags;   /* CU_MEMHOSTALLOC_*, CU_MEMHOSTREGISTER_*, CU_MEM_ATTACH_* */
-    CUmemoryPool pool; /* NULL unless POOL */
+    uint64_t id;             /* CU_POINTER_ATTRIBUTE_BUFFER_ID */
+    unsigned flags;          /* CU_MEMHOSTALLOC_*, CU_MEMHOSTREGISTER_*, CU_MEM_ATTACH_* */
+    CUmemoryPool pool;       /* NULL unless POOL */
 };
 /* Finds the allocation around `ptr`. False for memory that the driver does not know (ordinary
  * host memory) and for reserved but unmapped addresses. */
@@ -189,7 +188,7 @@ struct sim_array {
     size_t bytes;       /* of the whole array, padded */
     size_t row_bytes;   /* Width * element_bytes, unpadded */
     size_t element_bytes;
-    size_t width, height, depth; /* elements; height and depth at least 1; layers in depth */
+    size_t width, height, depth;  /* elements; height and depth at least 1; layers in depth */
     CUDA_ARRAY3D_DESCRIPTOR desc; /* as asked for */
     struct sim_context *ctx;
     struct sim_mipmap *mipmap; /* whose level it is, or NULL */
@@ -197,6 +196,10 @@ struct sim_array {
 };
 /* The living array behind a handle, or NULL. Takes any value. */
 struct sim_array *sim_array_get(CUarray handle);
+
+/* A promise of sim_graph_memory_back (exec.h) that no launch will use: the launch failed, or it was
+ * an upload. The pages stay until they are trimmed or another graph needs them. */
+void sim_graph_memory_unback(int dev, CUdeviceptr ptr);
 
 /* Frames, pools: called by the execution half at the end of every synchronisation through
  * sim_exec_on_sync; here so that tests can call it. `dev` is the device that was waited for. */

@@ -1,0 +1,236 @@
+/* What the files of the memory half know of each other: address ranges, heaps, and who frees what.
+ */
+#ifndef ALIQUOT_SIM_MEMORY_H
+#define ALIQUOT_SIM_MEMORY_H
+
+#include "sim.h"
+
+#include <pthread.h>
+
+/* ---- Heaps: allocations that share pages (heap.c) ------------------------------------------ */
+
+enum {
+    HEAP_UNIT = 512, /* bytes; alignment and least size */
+    HEAP_UNIT_SHIFT = 9,
+    HEAP_PAGE_SHIFT = 21, /* how much of a chunk one look-up page covers, whatever the device's */
+    HEAP_PAGE_UNITS = 1 << (HEAP_PAGE_SHIFT - HEAP_UNIT_SHIFT),
+    HEAP_FIRST = 29,  /* size classes: powers of two, */
+    HEAP_SECOND = 16, /* each in sixteen steps */
+};
+
+struct extent;
+
+/* A piece of a chunk, live or free. Never returned to the host's allocator, so that a stale
+ * pointer to one can be followed and found stale. */
+struct block {
+    CUdeviceptr address;
+    uint64_t bytes; /* asked for; 0: free */
+    uint32_t units;
+    uint32_t flags; /* BLOCK_* */
+    struct extent *chunk;
+    struct block *before, *after; /* neighbours in the chunk */
+    union {
+        struct {
+            struct block *before, *after; /* in its size class */
+        } same;
+        struct {
+            struct sim_context *ctx;
+            uint64_t id;
+        } live;
+    };
+    struct pool_free *pending; /* an asynchronous free under way (pool.c), or NULL */
+};
+enum { BLOCK_MANAGED = 1, BLOCK_ATTACH_SHIFT = 8 }; /* CU_MEM_ATTACH_* above the shift */
+
+/* Where the live blocks of 2 MiB of a chunk begin. */
+struct chunk_page {
+    uint64_t starts[HEAP_PAGE_UNITS / 64];
+    struct block *blocks[HEAP_PAGE_UNITS]; /* valid where `starts` has a bit */
+};
+
+/* What an extent has when it is cut into blocks. */
+struct chunk {
+    struct heap *heap;
+    struct block *first;
+    struct extent *before, *after; /* in the heap */
+    uint32_t page_count;
+    uint32_t live;             /* blocks */
+    struct chunk_page **pages; /* made when a block begins in them */
+    struct block **cover;      /* by page: the live block that reaches into it, perhaps stale */
+};
+
+/* All under `lock`. */
+struct heap {
+    pthread_mutex_t lock;
+    uint32_t first_map; /* bit per power of two with a free block */
+    uint32_t second_map[HEAP_FIRST];
+    struct block *free[HEAP_FIRST][HEAP_SECOND];
+    struct block *spare;       /* unused block structs, linked by `after` */
+    struct chunk *spare_chunk; /* one of a single page, or NULL */
+    struct extent *chunks;
+    uint64_t live; /* blocks */
+};
+
+void heap_init(struct heap *heap);
+/* The heap's chunks are all gone: frees its bookkeeping. */
+void heap_fini(struct heap *heap);
+/* Makes an extent a chunk, wholly free. False: no host memory. */
+bool heap_add(struct heap *heap, struct extent *chunk);
+/* Takes a wholly free chunk out. */
+void heap_remove(struct heap *heap, struct extent *chunk);
+/* A live block of at least `bytes` (not 0), or NULL: no free one is large enough. Sets *no_memory
+ * when it is the host's memory that is lacking. */
+struct block *heap_take(struct heap *heap, uint64_t bytes, bool *no_memory);
+/* Frees a live block. Returns whether its chunk is wholly free now. */
+bool heap_give(struct heap *heap, struct block *block);
+/* The live block around an address of the chunk, or NULL. */
+struct block *heap_find(const struct extent *chunk, CUdeviceptr address);
+
+/* ---- Extents: ranges of addresses (extent.c) ----------------------------------------------- */
+
+enum extent_kind {
+    EXTENT_LINEAR, /* one allocation of whole pages */
+    EXTENT_SMALL,  /* a page shared by small allocations */
+    EXTENT_POOL,   /* a chunk of a pool */
+    EXTENT_GRAPH,  /* a graph's allocation node */
+    EXTENT_VMM,    /* a mapping of a VMM handle */
+    EXTENT_IPC,    /* opened IPC handle */
+    EXTENT_IMPORT, /* mapped chunk of an imported pool, external memory */
+    EXTENT_ARRAY,  /* not addressable by pointer */
+    EXTENT_MODULE, /* the driver's own */
+    EXTENT_HOST,   /* cuMemHostAlloc */
+    EXTENT_REGISTERED,
+};
+
+/* A range of addresses and what is behind it. Structs are recycled, never freed, so a look-up that
+ * races with a free reads a stale extent, not foreign memory. */
+struct extent {
+    CUdeviceptr base;
+    uint64_t span;  /* bytes of addresses */
+    uint64_t bytes; /* asked for */
+    enum extent_kind kind;
+    uint32_t physical; /* device, or SIM_DEVICES_MAX: host memory */
+    unsigned flags;    /* CU_MEMHOST…, CU_MEM_ATTACH_… */
+    bool managed;
+    bool in_window;                   /* base is the place of its only run in the window */
+    bool backed;                      /* false: reserved addresses only (graphs) */
+    uint32_t readable, writable;      /* bit per ordinal: VMM access */
+    struct sim_frames frames;         /* its own; empty for what others own */
+    const struct sim_frames *backing; /* NULL: `frames`; else a VMM handle's, */
+    uint64_t backing_offset;          /* from this byte on */
+    struct sim_share_name share;      /* nonce 0: private */
+    struct sim_context *ctx;          /* owner, or NULL */
+    uint64_t id;
+    struct heap *heap; /* that it is a chunk of, or NULL; not freed before the process ends */
+    struct chunk *chunk;
+    void *owner;                 /* pool, VMM handle, graph node, array, import: the kind's own */
+    uint32_t uses;               /* of an opened IPC handle */
+    bool sync_memops;            /* CU_POINTER_ATTRIBUTE_SYNC_MEMOPS */
+    struct extent *left, *right; /* in the tree of what lies outside the window */
+    struct extent *next;         /* in whatever list its kind keeps */
+};
+
+/* One device's memory as this process sees it. By index in the state. */
+struct device_memory {
+    uint32_t physical;
+    CUdevice dev; /* ordinal, -1: not visible */
+    unsigned page_shift;
+    uint64_t page;
+    uint64_t small_limit;          /* allocations up to it share pages */
+    struct extent *_Atomic *pages; /* by frame: what of ours lies there */
+    struct heap small;
+};
+extern struct device_memory sim_devices[SIM_DEVICES_MAX];
+
+static inline struct device_memory *device_memory_of(CUdevice dev) {
+    return &sim_devices[sim_device_physical(dev)];
+}
+static inline uint64_t pages_of(const struct device_memory *device, uint64_t bytes) {
+    return (bytes >> device->page_shift) + ((bytes & (device->page - 1)) != 0);
+}
+/* Ordinal of a device, or -1 when the process does not see it. */
+CUdevice sim_device_ordinal(uint32_t physical);
+
+/* Called by cuInit. Errors: OUT_OF_MEMORY (host). */
+CUresult sim_memory_init(void);
+
+/* An empty extent, or NULL. */
+struct extent *extent_new(enum extent_kind kind, uint32_t physical);
+void extent_free(struct extent *extent);
+/* Gives the extent's frames addresses: their place in the window when they are one run and are not
+ * to lie `apart`, else a mapping of their own; and makes the range known. Errors: false (no
+ * addresses left). */
+bool extent_place(struct extent *extent, bool apart);
+/* Makes an extent known that has its addresses already (host memory, VMM mappings). */
+void extent_publish(struct extent *extent);
+/* Makes it unknown. False when somebody else has done that: then it is his to free. */
+bool extent_withdraw(struct extent *extent);
+/* Undoes extent_place after extent_withdraw: addresses, then frames or the share go. */
+void extent_release(struct extent *extent);
+/* The extent around an address, or NULL. */
+struct extent *extent_find(CUdeviceptr address);
+/* Makes an extent known unless one that is known overlaps it. */
+bool extent_publish_alone(struct extent *extent);
+/* All extents with that owner context are withdrawn and put on a list (by `next`). */
+struct extent *extent_withdraw_context(const struct sim_context *ctx);
+static inline const struct sim_frames *extent_frames(const struct extent *extent) {
+    return extent->backing ? extent->backing : &extent->frames;
+}
+/* The frame behind a byte of an extent that has frames. */
+uint32_t extent_frame(const struct extent *extent, uint64_t offset);
+
+/* Reserves addresses that nothing is behind; aligned to `align`, a power of two. 0: none left. */
+CUdeviceptr addresses_reserve(uint64_t bytes, uint64_t align, CUdeviceptr wish);
+void addresses_release(CUdeviceptr base, uint64_t bytes);
+/* Maps frames at reserved addresses, from page `skip` on. False: the kernel refuses. */
+bool addresses_map(CUdeviceptr base, uint32_t physical, const struct sim_frames *frames,
+                   uint64_t skip, uint64_t pages);
+/* Puts the reservation back in place of a mapping. */
+void addresses_unmap(CUdeviceptr base, uint64_t bytes);
+
+/* Makes a share that this process uses once. False: too many on the node. */
+bool share_make(uint32_t device, enum sim_share_kind kind, const struct sim_frames *frames,
+                uint64_t bytes, const uint32_t detail[4], struct sim_share_name *name);
+/* Uses a share once more; it may be another process's. False: it is gone. */
+bool share_acquire(const struct sim_share_name *name);
+/* Ends one use; with the last, the process's part in the share. */
+void share_release(const struct sim_share_name *name);
+
+/* ---- Linear memory (memory.c) -------------------------------------------------------------- */
+
+struct sim_memory_want {
+    struct sim_context *ctx;
+    bool managed;
+    unsigned flags;
+};
+CUresult memory_alloc(const struct sim_memory_want *want, uint64_t bytes, CUdeviceptr *ptr);
+/* Frees everything of a context that goes. */
+void memory_context_fini(struct sim_context *ctx);
+/* A number that no other allocation of the process has. */
+uint64_t memory_next_id(void);
+/* Pages of a context, charged and not addressable: `charge` follows `pages`.
+ * Errors: OUT_OF_MEMORY, nothing changed. */
+CUresult memory_charge(uint32_t physical, struct sim_frames *charge, uint64_t pages);
+
+/* ---- What frees what of another file ------------------------------------------------------- */
+
+/* cuMemFree of a pool's pointer, at once; cuMemFree of a graph's. Errors: INVALID_VALUE. */
+CUresult pool_free_now(struct extent *extent, CUdeviceptr ptr);
+CUresult graph_free_now(struct extent *extent, CUdeviceptr ptr);
+CUresult pool_drop_import(struct extent *extent, CUdeviceptr ptr);
+CUresult external_free_now(struct extent *extent, CUdeviceptr ptr);
+/* The same when the stream (a struct sim_stream) comes to it. Errors: also OUT_OF_MEMORY. */
+CUresult graph_free_later(struct extent *extent, CUdeviceptr ptr, void *stream);
+CUresult pool_drop_import_later(struct extent *extent, CUdeviceptr ptr, void *stream);
+/* Called by sim_memory_init. Errors: OUT_OF_MEMORY (host). */
+CUresult pool_init(void);
+/* A withdrawn extent whose context goes. */
+void ipc_gone(struct extent *extent);
+void array_gone(struct extent *extent);
+void host_gone(struct extent *extent);
+
+/* The live block around an address of a chunk, its heap locked; NULL, and nothing locked, when
+ * there is none. */
+struct block *block_lock(CUdeviceptr address, struct heap **heap);
+
+#endif
