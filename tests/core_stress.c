@@ -170,7 +170,7 @@ static void *worker(void *argument) {
             aliquot_withdraw(0, *mine);
             *mine = 0;
         } else {
-            uint64_t bytes = (1 + next(&state) % 24) * PAGE;
+            uint64_t bytes = (1 + next(&state) % 96) * PAGE;
             /* The second chance is slow by design; a share of the refusals takes it. */
             if (step % 64 ? aliquot_charge_once(0, bytes) : aliquot_charge(0, bytes)) {
                 grant(bytes);
