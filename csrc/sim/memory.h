@@ -89,16 +89,17 @@ struct block *heap_find(const struct extent *chunk, CUdeviceptr address);
 /* ---- Extents: ranges of addresses (extent.c) ----------------------------------------------- */
 
 enum extent_kind {
-    EXTENT_LINEAR, /* one allocation of whole pages */
-    EXTENT_SMALL,  /* a page shared by small allocations */
-    EXTENT_POOL,   /* a chunk of a pool */
-    EXTENT_GRAPH,  /* a graph's allocation node */
-    EXTENT_VMM,    /* a mapping of a VMM handle */
-    EXTENT_IPC,    /* opened IPC handle */
-    EXTENT_IMPORT, /* mapped chunk of an imported pool, external memory */
-    EXTENT_ARRAY,  /* not addressable by pointer */
-    EXTENT_MODULE, /* the driver's own */
-    EXTENT_HOST,   /* cuMemHostAlloc */
+    EXTENT_LINEAR,   /* one allocation of whole pages */
+    EXTENT_SMALL,    /* a page shared by small allocations */
+    EXTENT_POOL,     /* a chunk of a pool */
+    EXTENT_GRAPH,    /* a graph's allocation node */
+    EXTENT_VMM,      /* a mapping of a VMM handle */
+    EXTENT_IPC,      /* opened IPC handle */
+    EXTENT_IMPORT,   /* pointer of an imported pool */
+    EXTENT_EXTERNAL, /* buffer of imported external memory */
+    EXTENT_ARRAY,    /* not addressable by pointer */
+    EXTENT_MODULE,   /* the driver's own */
+    EXTENT_HOST,     /* cuMemHostAlloc */
     EXTENT_REGISTERED,
 };
 
@@ -124,7 +125,8 @@ struct extent {
     struct heap *heap; /* that it is a chunk of, or NULL; not freed before the process ends */
     struct chunk *chunk;
     void *owner;                 /* pool, VMM handle, graph node, array, import: the kind's own */
-    uint32_t uses;               /* of an opened IPC handle */
+    uint32_t uses;               /* of an opened IPC handle; launches of a graph */
+    CUmemoryPool pool;           /* that it was imported into, or NULL */
     bool sync_memops;            /* CU_POINTER_ATTRIBUTE_SYNC_MEMOPS */
     struct extent *left, *right; /* in the tree of what lies outside the window */
     struct extent *next;         /* in whatever list its kind keeps */
