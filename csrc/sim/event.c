@@ -327,8 +327,7 @@ static size_t list_streams(const struct sim_exec *exec, struct sim_stream **stre
     return count;
 }
 
-/* Makes `stream` wait for what is queued in `other`. */
-static CUresult follow(struct sim_stream *stream, struct sim_stream *other) {
+CUresult sim_stream_follow(struct sim_stream *stream, struct sim_stream *other) {
     struct sim_fence *fence = sim_fence_new();
     if (fence == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -358,7 +357,7 @@ static CUresult each_stream(struct sim_exec *exec, struct sim_stream *meet,
             if (meet == NULL)
                 result = queue_wait(streams[i], event);
             else if (!sim_stream_empty(streams[i]))
-                result = follow(meet, streams[i]);
+                result = sim_stream_follow(meet, streams[i]);
         }
     }
     free(streams);

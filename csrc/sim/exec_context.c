@@ -1,5 +1,5 @@
 /* A context's half of execution: its streams, and waiting for all of them. */
-#include "exec_impl.h"
+#include "launch.h"
 
 #include <stdlib.h>
 
@@ -97,6 +97,7 @@ CUresult sim_exec_context_init(struct sim_context *ctx) {
     exec->dev = ctx->dev;
     exec->serial = atomic_load_explicit(&ctx->serial, memory_order_relaxed);
     exec->blocked_ticket = SIM_NEVER;
+    sim_launch_limits_read(exec);
     ctx->exec = exec;
     exec->legacy = sim_stream_make(ctx, CU_STREAM_DEFAULT, 0);
     if (exec->legacy == NULL) {

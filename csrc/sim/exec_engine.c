@@ -154,6 +154,8 @@ static void next_operation(struct sim_stream *stream) {
     struct sim_item *item = &stream->item;
     item->op = sim_stream_slot(stream, head);
     item->effected = false;
+    item->priority =
+        (item->op->flags & SIM_OP_PRIORITY) != 0 ? item->op->priority : stream->priority;
     item->ready_ns = most(item->op->queued_ns, stream->last_ns);
     if (stream->scanned <= head) {
         stream->scanned = head + 1;

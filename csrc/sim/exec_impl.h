@@ -39,6 +39,7 @@ enum sim_op_kind {
 
 enum sim_op_flag {
     SIM_OP_FREE_SOURCE = 1, /* COPY, JOB: the source is a staging buffer to be freed */
+    SIM_OP_PRIORITY = 4,    /* KERNEL: has a priority of its own */
     SIM_OP_WORD_64 = 2,     /* WRITE, POLL: eight bytes, else four */
 };
 
@@ -78,10 +79,12 @@ struct sim_op {
             CUstreamCallback callback;
             CUstream handle;
         } call;
+        int priority; /* KERNEL, where SIM_OP_PRIORITY says so */
         struct sim_fence *fence;
         struct sim_run *run;
     };
 };
+_Static_assert(sizeof(struct sim_op) == 64, "an operation fills a cache line");
 
 /* A copy or fill of `depth` slices of `height` rows of `row_bytes` bytes. */
 struct sim_job {
@@ -210,12 +213,20 @@ struct sim_stream {
     bool destroyed;      /* E: goes when it is empty */
 };
 
+/* What a device allows a launch, read once a context. */
+struct sim_launch_limits {
+    uint32_t block[3], grid[3];
+    uint32_t block_threads;
+    bool cooperative, clusters;
+};
+
 /* A context's half here: ctx->exec. */
 struct sim_exec {
     struct sim_context *ctx;
     const struct sim_device_config *config;
     CUdevice dev;
     uint32_t serial;
+    struct sim_launch_limits limits;
     struct sim_stream *legacy;
     struct sim_exec *next;      /* E: of another context */
     struct sim_stream *streams; /* E: all of the context, default ones included, and those that
@@ -272,6 +283,9 @@ static inline bool sim_stream_idle(const struct sim_stream *stream) {
  * `position`, when not NULL, gets the stream's tail after it: what sim_stream_wait takes.
  * Errors: OUT_OF_MEMORY (host). */
 CUresult sim_stream_submit(struct sim_stream *stream, struct sim_op *op, uint64_t *position);
+/* Makes the further work of `stream` wait for what is queued in `other`.
+ * Errors: OUT_OF_MEMORY (host). */
+CUresult sim_stream_follow(struct sim_stream *stream, struct sim_stream *other);
 /* Waits until the stream that had `id` has completed `position` operations, or is gone. */
 void sim_stream_wait(struct sim_stream *stream, uint64_t id, uint64_t position);
 /* Waits until a fence is done. */

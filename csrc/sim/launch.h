@@ -5,15 +5,6 @@
 #include "exec_impl.h"
 #include "image.h"
 
-/* What a device allows a launch, read once a context. */
-struct sim_launch_limits {
-    uint32_t block[3], grid[3];
-    uint32_t block_threads;
-    uint32_t sm_threads, sm_blocks, sm_shared, sm_registers;
-    uint32_t sms;
-    bool cooperative, clusters;
-};
-
 /* One launch. `attributes` holds what was set by cuLaunchKernelEx or for a graph's node; bit i of
  * `attributes_set` tells of attribute i. */
 enum { SIM_LAUNCH_ATTRIBUTES = 20 };
@@ -37,14 +28,21 @@ CUresult sim_launch_check(const struct sim_launch *launch);
 /* Reads what of the arguments counts for the time, and checks that they are given.
  * Errors: INVALID_VALUE. */
 CUresult sim_launch_arguments(struct sim_launch *launch, void **params, void **extra);
+/* Reads an `extra` list. Errors: INVALID_VALUE. */
+CUresult sim_launch_extra(void **extra, const uint8_t **buffer, size_t *bytes);
 /* Fills in how long the launch takes, and on how many processors. */
 void sim_launch_time(const struct sim_launch *launch, struct sim_op *op);
-/* Blocks of the launch that a processor holds at a time. */
-uint32_t sim_launch_blocks(const struct sim_launch *launch);
-/* The limits of the context's device. */
-const struct sim_launch_limits *sim_launch_limits(const struct sim_context *ctx);
-
-/* Checks one attribute for a kernel launch or node. Errors: INVALID_VALUE. */
-CUresult sim_launch_attribute(CUlaunchAttributeID id, const CUlaunchAttributeValue *value);
+/* Reads the limits of the context's device, once. */
+void sim_launch_limits_read(struct sim_exec *exec);
+/* The attribute with that number, or NULL where it was not set. */
+const CUlaunchAttributeValue *sim_launch_attribute(const struct sim_launch *launch,
+                                                   CUlaunchAttributeID id);
+/* Takes over the attributes of a launch. Errors: INVALID_VALUE (not for launches, or a bad value),
+ * NOT_SUPPORTED. */
+CUresult sim_launch_attributes(const CUlaunchAttribute *given, size_t count,
+                               struct sim_launch_attributes *attributes);
+/* Checks one attribute of a launch or a kernel node, and keeps it. Errors: as above. */
+CUresult sim_launch_attribute_set(struct sim_launch_attributes *attributes, CUlaunchAttributeID id,
+                                  const CUlaunchAttributeValue *value);
 
 #endif
