@@ -1,7 +1,9 @@
 /* The calls that copy a number of bytes from one address, or place in an array, to another. */
 #include "copy.h"
 
-enum { HOST = CU_MEMORYTYPE_HOST, DEVICE = CU_MEMORYTYPE_DEVICE, UNIFIED = CU_MEMORYTYPE_UNIFIED };
+static const CUmemorytype HOST = CU_MEMORYTYPE_HOST;
+static const CUmemorytype DEVICE = CU_MEMORYTYPE_DEVICE;
+static const CUmemorytype UNIFIED = CU_MEMORYTYPE_UNIFIED;
 
 static CUdeviceptr address(const void *host) { return (CUdeviceptr)(uintptr_t)host; }
 
