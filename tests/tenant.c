@@ -1,0 +1,406 @@
+/* See tenant.h. Usage: tenant [--lookup symbol|address] [--box OUT,IN] MODE …
+ *
+ *   serve                   one command a line on standard input, one answer a line:
+ *       get KIND SLOT SIZE DICE    poke SLOT DICE    give SLOT DICE
+ *           the driver's answer as a number
+ *       enter SLOT | enter primary | leave
+ *           makes that context the current one for what follows, or none
+ *       retain | release | reset
+ *           the primary context
+ *       settle              waits for the device
+ *       info                free, total and cuDeviceTotalMem
+ *   hold KIND SIZE DICE …   gets these things, tells the answers, ends with standard input
+ *   storm THREADS ROUNDS STEPS SEED MOST
+ *       rounds of random operations by several threads on things of up to MOST bytes; after each
+ *       round, and when everything is given back, one line "quiet", and a wait for a line
+ */
+#include "tenant.h"
+
+#include <dlfcn.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct driver cu;
+struct tenant tenant = {.outbox = -1, .inbox = -1};
+
+void fail(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    printf("not so: ");
+    vprintf(format, arguments);
+    printf("\n");
+    fflush(stdout);
+    va_end(arguments);
+    _exit(1);
+}
+
+/* -- The driver ------------------------------------------------------------------------------------ */
+
+static void *library;
+
+static void *by_symbol(const char *symbol) {
+    void *address = dlsym(library, symbol);
+    if (!address)
+        fail("the driver has no %s", symbol);
+    return address;
+}
+
+static void *by_address(const char *name, int version, cuuint64_t flags) {
+    static __typeof__(&cuGetProcAddress_v2) look_up;
+    CUdriverProcAddressQueryResult status;
+    void *address = NULL;
+    if (!look_up)
+        look_up = (__typeof__(look_up))by_symbol("cuGetProcAddress_v2");
+    CUresult result = look_up(name, &address, version, flags, &status);
+    if (result != CUDA_SUCCESS || !address)
+        fail("cuGetProcAddress(%s, %d) answers %d", name, version, (int)result);
+    return address;
+}
+
+static void load(bool by_addresses) {
+    library = dlopen("libcuda.so.1", RTLD_NOW);
+    if (!library)
+        fail("%s", dlerror());
+#define LOAD(symbol, name, version, flags)                                                         \
+    cu.symbol = (__typeof__(cu.symbol))(by_addresses ? by_address(name, version, flags)            \
+                                                     : by_symbol(#symbol));
+    TENANT_FUNCTIONS(LOAD)
+#undef LOAD
+}
+
+static void retain(void) {
+    MUST(cu.cuCtxSetCurrent(tenant.primary));
+    for (int i = 0; i < 2; i++)
+        MUST(cu.cuStreamCreate(&tenant.stream[i], CU_STREAM_NON_BLOCKING));
+}
+
+/* False: there was no room for the context. */
+static bool start(void) {
+    CUmemAllocationProp what = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
+    MUST(cu.cuInit(0));
+    MUST(cu.cuDeviceGet(&tenant.device, 0));
+    MUST(cu.cuDeviceTotalMem_v2(&tenant.total, tenant.device));
+    MUST(cu.cuDeviceGetDefaultMemPool(&tenant.pool, tenant.device));
+    MUST(cu.cuMemGetAllocationGranularity(&tenant.granularity, &what,
+                                          CU_MEM_ALLOC_GRANULARITY_MINIMUM));
+    CUresult result = cu.cuDevicePrimaryCtxRetain(&tenant.primary, tenant.device);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY)
+        return false;
+    if (result != CUDA_SUCCESS)
+        fail("the primary context is answered with %d", (int)result);
+    retain();
+    return true;
+}
+
+/* -- Things ------------------------------------------------------------------------------------------ */
+
+static struct place {
+    pthread_mutex_t mutex;
+    struct thing thing;
+} place[SLOTS];
+
+/* Every kind, by one number. */
+static const struct kind *all_kinds[32];
+static unsigned kind_count;
+
+static void list_kinds(void) {
+    const struct kind *const lists[] = {linear_kinds, share_kinds, context_kinds, graph_kinds};
+    for (unsigned l = 0; l < sizeof lists / sizeof *lists; l++)
+        for (const struct kind *kind = lists[l]; kind->name; kind++)
+            all_kinds[kind_count++] = kind;
+    for (unsigned i = 0; i < SLOTS; i++)
+        pthread_mutex_init(&place[i].mutex, NULL);
+}
+
+static const struct kind *kind_named(const char *name) {
+    for (unsigned i = 0; i < kind_count; i++)
+        if (!strcmp(all_kinds[i]->name, name))
+            return all_kinds[i];
+    fail("there is no kind %s", name);
+}
+
+static CUresult get(struct thing *thing, const struct kind *kind, uint64_t size, uint64_t dice) {
+    memset(thing, 0, sizeof *thing);
+    thing->size = size ? size : 1;
+    CUresult result = kind->get(thing, thing->size, dice);
+    thing->kind = result == CUDA_SUCCESS ? kind : NULL;
+    if (thing->kind)
+        MUST(cu.cuCtxGetCurrent(&thing->context));
+    return result;
+}
+
+static void give(struct thing *thing, uint64_t dice) {
+    thing->kind->give(thing, dice);
+    thing->kind = NULL;
+}
+
+/* What lived in a context is gone with it. */
+static void forget_context(CUcontext context) {
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct thing *thing = &place[i].thing;
+        if (thing->kind && thing->kind->dies_with_context && thing->context == context)
+            thing->kind = NULL;
+    }
+}
+
+/* -- serve ------------------------------------------------------------------------------------------- */
+
+static struct thing *thing_at(const char *slot) {
+    unsigned long number = strtoul(slot, NULL, 10);
+    if (number >= SLOTS)
+        fail("there is no place %s", slot);
+    return &place[number].thing;
+}
+
+static CUresult end_primary(bool reset) {
+    CUresult result = reset ? cu.cuDevicePrimaryCtxReset_v2(tenant.device)
+                            : cu.cuDevicePrimaryCtxRelease_v2(tenant.device);
+    if (result == CUDA_SUCCESS)
+        forget_context(tenant.primary);
+    return result;
+}
+
+static void serve_line(char **word, unsigned words) {
+    size_t free_bytes, total, device_total;
+    if (words == 5 && !strcmp(word[0], "get")) {
+        struct thing *thing = thing_at(word[2]);
+        if (thing->kind)
+            fail("place %s is taken", word[2]);
+        printf("%d\n", (int)get(thing, kind_named(word[1]), strtoull(word[3], NULL, 10),
+                                strtoull(word[4], NULL, 10)));
+    } else if (words == 3 && !strcmp(word[0], "poke")) {
+        struct thing *thing = thing_at(word[1]);
+        printf("%d\n", thing->kind ? (int)thing->kind->poke(thing, strtoull(word[2], NULL, 10))
+                                   : (int)CUDA_SUCCESS);
+    } else if (words == 3 && !strcmp(word[0], "give")) {
+        struct thing *thing = thing_at(word[1]);
+        uint64_t dice = strtoull(word[2], NULL, 10);
+        if (thing->kind && !strcmp(thing->kind->name, "context"))
+            forget_context(thing->object[0]);
+        if (thing->kind)
+            give(thing, dice);
+        printf("0\n");
+    } else if (words == 2 && !strcmp(word[0], "enter")) {
+        CUcontext context =
+            !strcmp(word[1], "primary") ? tenant.primary : thing_at(word[1])->object[0];
+        printf("%d\n", (int)cu.cuCtxSetCurrent(context));
+    } else if (words == 1 && !strcmp(word[0], "leave"))
+        printf("%d\n", (int)cu.cuCtxSetCurrent(NULL));
+    else if (words == 1 && !strcmp(word[0], "retain")) {
+        CUresult result = cu.cuDevicePrimaryCtxRetain(&tenant.primary, tenant.device);
+        if (result == CUDA_SUCCESS)
+            retain();
+        printf("%d\n", (int)result);
+    } else if (words == 1 && (!strcmp(word[0], "release") || !strcmp(word[0], "reset")))
+        printf("%d\n", (int)end_primary(!strcmp(word[0], "reset")));
+    else if (words == 1 && !strcmp(word[0], "settle"))
+        printf("%d\n", (int)cu.cuCtxSynchronize());
+    else if (words == 1 && !strcmp(word[0], "info")) {
+        MUST(cu.cuMemGetInfo_v2(&free_bytes, &total));
+        MUST(cu.cuDeviceTotalMem_v2(&device_total, tenant.device));
+        printf("%zu %zu %zu\n", free_bytes, total, device_total);
+    } else
+        fail("what is %s?", word[0]);
+    fflush(stdout);
+}
+
+static void serve(void) {
+    char line[512];
+    while (fgets(line, sizeof line, stdin)) {
+        char *word[8], *rest = NULL;
+        unsigned words = 0;
+        for (char *at = strtok_r(line, " \n", &rest); at && words < 8;
+             at = strtok_r(NULL, " \n", &rest))
+            word[words++] = at;
+        if (words)
+            serve_line(word, words);
+    }
+}
+
+/* -- storm ------------------------------------------------------------------------------------------- */
+
+static struct {
+    unsigned threads, rounds, steps;
+    uint64_t seed, most;
+    pthread_barrier_t pause;
+    _Atomic uint64_t gets, refusals, pokes, gives;
+} storm;
+
+static uint64_t next(uint64_t *state) {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    return *state * 0x2545f4914f6cdd1du;
+}
+
+/* Sizes of all orders up to the largest, edges of pages among them. */
+static uint64_t random_size(uint64_t *state) {
+    uint64_t dice = next(state), size = storm.most >> roll(&dice, 16);
+    size = 1 + dice % (size ? size : 1);
+    switch (next(state) % 8) {
+    case 0:
+        return round_up(size, tenant.granularity);
+    case 1:
+        return round_up(size, tenant.granularity) + 1;
+    case 2:
+        return MIB + (next(state) & 1);
+    default:
+        return size;
+    }
+}
+
+/* Kinds that are slow to get come up less often. */
+static const struct kind *random_kind(uint64_t *state) {
+    for (;;) {
+        const struct kind *kind = all_kinds[next(state) % kind_count];
+        bool slow = !strcmp(kind->name, "context") || !strcmp(kind->name, "library") ||
+                    !strcmp(kind->name, "module") || !strcmp(kind->name, "green");
+        if (!slow || next(state) % 8 == 0)
+            return kind;
+    }
+}
+
+static bool allowed(const struct kind *kind, CUresult result) {
+    if (result == CUDA_SUCCESS)
+        return true;
+    if (result == CUDA_ERROR_NOT_FOUND)
+        return !strcmp(kind->name, "shared");
+    if (result != CUDA_ERROR_OUT_OF_MEMORY)
+        fail("%s is answered with %d", kind->name, (int)result);
+    storm.refusals++;
+    return true;
+}
+
+static void step(uint64_t *state) {
+    struct place *at = &place[next(state) % SLOTS];
+    if (pthread_mutex_trylock(&at->mutex))
+        return;
+    struct thing *thing = &at->thing;
+    uint64_t dice = next(state);
+    if (!thing->kind) {
+        const struct kind *kind = random_kind(state);
+        storm.gets++;
+        allowed(kind, get(thing, kind, random_size(state), dice));
+    } else if (dice & 1) {
+        storm.pokes++;
+        allowed(thing->kind, thing->kind->poke(thing, dice >> 1));
+    } else {
+        storm.gives++;
+        give(thing, dice >> 1);
+    }
+    pthread_mutex_unlock(&at->mutex);
+}
+
+static void look_at_memory(void) {
+    size_t free_bytes, total, device_total;
+    MUST(cu.cuMemGetInfo_v2(&free_bytes, &total));
+    MUST(cu.cuDeviceTotalMem_v2(&device_total, tenant.device));
+    if (free_bytes > total || total != device_total)
+        fail("%zu bytes free of %zu on a device of %zu", free_bytes, total, device_total);
+}
+
+static void *weather(void *argument) {
+    uint64_t state = (uint64_t)(uintptr_t)argument;
+    MUST(cu.cuCtxSetCurrent(tenant.primary));
+    for (unsigned round = 0; round < storm.rounds; round++) {
+        for (unsigned i = 0; i < storm.steps; i++) {
+            step(&state);
+            if (i % 64 == 0)
+                look_at_memory();
+            if (i % 256 == 0)
+                MUST(cu.cuCtxSynchronize());
+        }
+        pthread_barrier_wait(&storm.pause); /* all are done */
+        pthread_barrier_wait(&storm.pause); /* all go on */
+    }
+    return NULL;
+}
+
+static void quiet(void) {
+    char line[64];
+    MUST(cu.cuCtxSynchronize());
+    printf("quiet\n");
+    fflush(stdout);
+    if (!fgets(line, sizeof line, stdin))
+        _exit(2);
+}
+
+static void run_storm(char **word) {
+    storm.threads = (unsigned)strtoul(word[0], NULL, 10);
+    storm.rounds = (unsigned)strtoul(word[1], NULL, 10);
+    storm.steps = (unsigned)strtoul(word[2], NULL, 10);
+    storm.seed = strtoull(word[3], NULL, 10) * 2 + 1;
+    storm.most = strtoull(word[4], NULL, 10);
+    pthread_t thread[64];
+    if (storm.threads > sizeof thread / sizeof *thread)
+        fail("too many threads");
+    pthread_barrier_init(&storm.pause, NULL, storm.threads + 1);
+    for (unsigned i = 0; i < storm.threads; i++)
+        pthread_create(&thread[i], NULL, weather, (void *)(uintptr_t)(next(&storm.seed) | 1));
+    for (unsigned round = 0; round < storm.rounds; round++) {
+        pthread_barrier_wait(&storm.pause);
+        quiet();
+        pthread_barrier_wait(&storm.pause);
+    }
+    for (unsigned i = 0; i < storm.threads; i++)
+        pthread_join(thread[i], NULL);
+    for (unsigned i = 0; i < SLOTS; i++)
+        if (place[i].thing.kind)
+            give(&place[i].thing, next(&storm.seed));
+    MUST(cu.cuCtxSynchronize());
+    MUST(cu.cuDeviceGraphMemTrim(tenant.device));
+    MUST(cu.cuMemPoolTrimTo(tenant.pool, 0));
+    quiet();
+    MUST(cu.cuDevicePrimaryCtxRelease_v2(tenant.device));
+    printf("gone %llu %llu %llu %llu\n", (unsigned long long)storm.gets,
+           (unsigned long long)storm.refusals, (unsigned long long)storm.pokes,
+           (unsigned long long)storm.gives);
+    fflush(stdout);
+    getchar();
+}
+
+/* -------------------------------------------------------------------------------------------------- */
+
+static void hold(char **word, int words) {
+    for (int i = 0; i + 2 < words && i / 3 < SLOTS; i += 3)
+        printf("%d\n", (int)get(&place[i / 3].thing, kind_named(word[i]),
+                                strtoull(word[i + 1], NULL, 10), strtoull(word[i + 2], NULL, 10)));
+    printf("holding\n");
+    fflush(stdout);
+    while (getchar() != EOF)
+        ;
+}
+
+int main(int argc, char **argv) {
+    bool by_addresses = false;
+    int at = 1;
+    for (; at + 1 < argc && !strncmp(argv[at], "--", 2); at += 2)
+        if (!strcmp(argv[at], "--lookup"))
+            by_addresses = !strcmp(argv[at + 1], "address");
+        else if (sscanf(argv[at + 1], "%d,%d", &tenant.outbox, &tenant.inbox) != 2)
+            fail("a box is two descriptors");
+    if (at >= argc)
+        fail("no mode");
+    list_kinds();
+    load(by_addresses);
+    if (!start()) {
+        printf("full\n");
+        return 3;
+    }
+    printf("ready\n");
+    fflush(stdout);
+    const char *mode = argv[at++];
+    if (!strcmp(mode, "serve"))
+        serve();
+    else if (!strcmp(mode, "hold"))
+        hold(argv + at, argc - at);
+    else if (!strcmp(mode, "storm") && argc - at == 5)
+        run_storm(argv + at);
+    else
+        fail("no mode %s", mode);
+    return 0;
+}
