@@ -33,7 +33,8 @@ void sim_exec_context_fini(struct sim_context *ctx);
  * Errors: STREAM_CAPTURE_UNSUPPORTED while one of its streams captures in a way that forbids it. */
 CUresult sim_exec_context_sync(struct sim_context *ctx);
 /* Waits for all work of this process on device `dev`, no matter which context: what cuMemFree and
- * its kin do before memory goes. A nanosecond when nothing is queued. Never fails, takes no part
+ * its kin do before memory goes. The caller holds no lock that a free in stream order, or
+ * sim_memory_find, sim_memory_check and sim_memory_touch, take. A nanosecond when nothing is queued. Never fails, takes no part
  * in capture. */
 void sim_exec_drain(int dev);
 /* Registers `hook`, called (holding no lock) whenever a stream, event, context or device
@@ -52,8 +53,9 @@ CUresult sim_stream_resolve(struct sim_context *ctx, CUstream handle, bool per_t
 /* The context that a stream belongs to; its device is that context's. */
 struct sim_context *sim_stream_context(const struct sim_stream *stream);
 
-/* Calls fn(arg) when everything queued in the stream so far is done, on an engine thread and
- * holding no lock of the execution half; at once in the caller when the stream is idle. `fn` must
+/* Calls fn(arg) when everything queued in the stream so far is done, holding no lock of the
+ * execution half: on an engine thread, in a thread that waits for or asks after work, or at once in
+ * the caller when the stream is idle. `fn` must
  * not wait for streams. A context that goes first calls it at its end: it is always called once.
  * Not for capturing streams: see below. Errors: OUT_OF_MEMORY (host). */
 CUresult sim_stream_call(struct sim_stream *stream, void (*fn)(void *arg), void *arg);
@@ -82,9 +84,12 @@ CUresult sim_capture_mem_free(struct sim_stream *stream, CUdeviceptr ptr);
  * OUT_OF_MEMORY. */
 CUresult sim_graph_memory_reserve(int dev, const CUmemPoolProps *props, size_t bytes,
                                   CUdeviceptr *ptr);
-/* The node's graph and all executables made from it are gone (and the allocation, if launched,
- * was freed): the address is free again. */
+/* The node's graph and all executables made from it are gone: the address is free again, at once or,
+ * when a launch allocated it and nobody has freed it yet, once that is done. */
 void sim_graph_memory_unreserve(int dev, CUdeviceptr ptr);
+/* Whether a launch has been promised the memory, or has allocated it, and it was not freed since;
+ * false for any other address. A free that is queued in a stream counts as done. */
+bool sim_graph_memory_live(int dev, CUdeviceptr ptr);
 /* Makes sure that physical memory of the device's graph pool is behind the address, before the
  * launch that will write it; counts as used from `sim_graph_memory_use(…, true)` on.
  * Errors: OUT_OF_MEMORY. */
