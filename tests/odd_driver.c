@@ -14,7 +14,8 @@ typedef void *CUcontext;
 typedef unsigned long long CUdeviceptr;
 enum { SUCCESS = 0, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201 };
 
-static __thread CUcontext current;
+static __thread CUcontext current, below;
+static int retained[DEVICES];
 static uintptr_t next_address = 0x7000000000;
 
 EXPORT CUresult cuInit(unsigned int flags) {
@@ -69,18 +70,18 @@ EXPORT CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice device) {
 
 EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
     *context = (CUcontext)(uintptr_t)(device + 1);
+    retained[device]++;
     return SUCCESS;
 }
 
 EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
-    (void)device;
+    retained[device]--;
     return SUCCESS;
 }
 
 EXPORT CUresult cuDevicePrimaryCtxGetState(CUdevice device, unsigned int *flags, int *active) {
-    (void)device;
     *flags = 0;
-    *active = 1;
+    *active = retained[device] > 0;
     return SUCCESS;
 }
 
@@ -91,6 +92,18 @@ EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
 
 EXPORT CUresult cuCtxGetCurrent(CUcontext *context) {
     *context = current;
+    return SUCCESS;
+}
+
+EXPORT CUresult cuCtxPushCurrent_v2(CUcontext context) {
+    below = current;
+    current = context;
+    return SUCCESS;
+}
+
+EXPORT CUresult cuCtxPopCurrent_v2(CUcontext *context) {
+    *context = current;
+    current = below;
     return SUCCESS;
 }
 

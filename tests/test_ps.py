@@ -124,8 +124,7 @@ options = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 command = [sys.executable, {HOLDER!r}, "libcuda.so.1", "100"]
 children = [subprocess.Popen(command, **options) for _ in range(3)]
 for child in children:
-    while child.stdout.readline() != "holding\\n":
-        pass
+    assert "holding\\n" in iter(child.stdout.readline, "")
 print("holding", flush=True)
 sys.stdin.read()
 for child in children:
