@@ -8,6 +8,9 @@
 
 #define FIRST_CAPACITY 256u
 
+/* Records of pages that are made at a time: some 32 KiB. */
+#define PAGE_BATCH 62u
+
 /* Pointers are multiples of large powers of two and handles are small numbers or heap addresses:
  * multiply-and-shift by an odd constant spreads all of them. */
 static inline uint64_t mix(uint64_t key) {
@@ -39,9 +42,7 @@ static inline struct aliquot_entry *find(const struct aliquot_shard *shard, uint
     return entry->key ? entry : NULL;
 }
 
-static size_t bytes_of(uint32_t mask) {
-    return ((size_t)mask + 1) * sizeof(struct aliquot_entry);
-}
+static size_t bytes_of(uint32_t mask) { return ((size_t)mask + 1) * sizeof(struct aliquot_entry); }
 
 /* Makes room for one more entry. */
 static bool grow(struct aliquot_shard *shard) {
@@ -106,17 +107,14 @@ bool aliquot_table_put(struct aliquot_table *table, uint64_t key, uint64_t value
     return done;
 }
 
-static bool get(struct aliquot_shard *shard, uint64_t key, uint64_t *value) {
+bool aliquot_table_get(struct aliquot_table *table, uint64_t key, uint64_t *value) {
+    struct aliquot_shard *shard = shard_of(table, mix(key));
     aliquot_lock(&shard->lock);
-    struct aliquot_entry *entry = find(shard, key);
+    const struct aliquot_entry *entry = find(shard, key);
     if (entry)
         *value = entry->value;
     aliquot_unlock(&shard->lock);
     return entry;
-}
-
-bool aliquot_table_get(struct aliquot_table *table, uint64_t key, uint64_t *value) {
-    return get(shard_of(table, mix(key)), key, value);
 }
 
 bool aliquot_table_take(struct aliquot_table *table, uint64_t key, uint64_t *value) {
@@ -131,61 +129,145 @@ bool aliquot_table_take(struct aliquot_table *table, uint64_t key, uint64_t *val
     return entry;
 }
 
-/* A pointer lives in the shard of its page, so that one lock covers it and the page's count. */
+/* A pointer lives in the shard of its page, so that one lock covers it and the page's record. */
 static inline uint64_t page_of(const struct aliquot_table *table, uint64_t pointer) {
     return pointer >> table->page_shift << 1 | 1;
 }
 
-static enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page) {
-    struct aliquot_entry *entry = find(shard, page);
-    if (!entry)
+static inline struct aliquot_page *find_page(const struct aliquot_shard *shard, uint64_t page) {
+    const struct aliquot_entry *entry = find(shard, page);
+    return entry ? (struct aliquot_page *)(uintptr_t)entry->value : NULL;
+}
+
+/* More spare records. They are never given back: a program that had many small allocations once
+ * will have them again. */
+static bool make_pages(struct aliquot_shard *shard) {
+    int saved = errno;
+    struct aliquot_page *pages = mmap(NULL, PAGE_BATCH * sizeof *pages, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    errno = saved;
+    if (pages == MAP_FAILED)
+        return false;
+    for (unsigned i = PAGE_BATCH; i-- > 0;) {
+        pages[i].next = shard->spare;
+        shard->spare = &pages[i];
+    }
+    return true;
+}
+
+/* An empty record for a page that has none. The shard has a free entry. */
+static struct aliquot_page *open_page(struct aliquot_shard *shard, uint64_t page) {
+    if (__builtin_expect(!shard->spare && !make_pages(shard), 0))
+        return NULL;
+    struct aliquot_page *record = shard->spare;
+    shard->spare = record->next;
+    *probe(shard, page) = (struct aliquot_entry){page, (uintptr_t)record};
+    shard->count++;
+    return record;
+}
+
+/* A tenant is gone, and its bit, if it had one. */
+static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page,
+                                              struct aliquot_page *record) {
+    if (--record->tenants)
         return ALIQUOT_TENANT_MORE;
-    if (--entry->value)
-        return ALIQUOT_TENANT_MORE;
-    erase(shard, entry);
+    erase(shard, probe(shard, page));
+    record->next = shard->spare;
+    shard->spare = record;
     return ALIQUOT_TENANT_EDGE;
 }
 
-/* Removes a pointer's entry and its tenancy. */
-static enum aliquot_tenancy drop(struct aliquot_shard *shard, struct aliquot_entry *entry,
-                                 uint64_t page) {
-    bool shares = entry->value & ALIQUOT_SHARES;
+/* The bit of a pointer in its page; ALIQUOT_PAGE_UNITS when none can stand for it. */
+static inline unsigned unit_of(const struct aliquot_table *table, uint64_t pointer) {
+    unsigned shift = table->page_shift > 21 ? table->page_shift - 12 : 9;
+    uint64_t offset = pointer & ((1ull << table->page_shift) - 1);
+    return offset & ((1ull << shift) - 1) ? ALIQUOT_PAGE_UNITS : (unsigned)(offset >> shift);
+}
+static_assert(ALIQUOT_PAGE_UNITS == 1u << 12, "a page has a bit for every unit");
+
+static inline bool is_marked(const struct aliquot_page *record, unsigned unit) {
+    return record && unit < ALIQUOT_PAGE_UNITS && record->starts[unit / 64] >> unit % 64 & 1;
+}
+
+/* Removes an entry of its own, if a pointer has one, and its tenancy. `record`: of its page. */
+static enum aliquot_tenancy drop_entry(struct aliquot_shard *shard, uint64_t pointer, uint64_t page,
+                                       struct aliquot_page *record, uint64_t *value) {
+    struct aliquot_entry *entry = find(shard, pointer);
+    if (!entry)
+        return ALIQUOT_TENANT_NONE;
+    *value = entry->value;
     erase(shard, entry);
-    return shares ? leave_page(shard, page) : ALIQUOT_TENANT_EDGE;
+    if (!(*value & ALIQUOT_SHARES))
+        return ALIQUOT_TENANT_EDGE;
+    record->others--;
+    return leave_page(shard, page, record);
+}
+
+/* Removes what is known of a pointer. */
+static inline enum aliquot_tenancy drop(struct aliquot_shard *shard, uint64_t pointer,
+                                        uint64_t page, struct aliquot_page *record, unsigned unit,
+                                        uint64_t *value) {
+    if (!is_marked(record, unit))
+        return drop_entry(shard, pointer, page, record, value);
+    *value = record->value;
+    record->starts[unit / 64] &= ~(1ull << unit % 64);
+    return leave_page(shard, page, record);
 }
 
 bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value) {
-    return get(shard_of(table, mix(page_of(table, pointer))), pointer, value);
+    uint64_t page = page_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    aliquot_lock(&shard->lock);
+    const struct aliquot_page *record = find_page(shard, page);
+    const struct aliquot_entry *entry = NULL;
+    bool marked = is_marked(record, unit_of(table, pointer));
+    if (marked)
+        *value = record->value;
+    else if ((entry = find(shard, pointer)))
+        *value = entry->value;
+    aliquot_unlock(&shard->lock);
+    return marked || entry;
+}
+
+/* Enters a pointer that is not there. The shard has two free entries. */
+static inline enum aliquot_tenancy enter(struct aliquot_shard *shard, uint64_t pointer,
+                                         uint64_t page, struct aliquot_page *record, unsigned unit,
+                                         uint64_t value) {
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
+    if (value & ALIQUOT_SHARES) {
+        if (record)
+            tenancy = ALIQUOT_TENANT_MORE;
+        else if (!(record = open_page(shard, page)))
+            return ALIQUOT_TENANT_NONE;
+        if (record->tenants++ == record->others)
+            record->value = value;
+        if (__builtin_expect(record->value == value && unit < ALIQUOT_PAGE_UNITS, 1)) {
+            record->starts[unit / 64] |= 1ull << unit % 64;
+            return tenancy;
+        }
+        record->others++;
+    }
+    *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
+    shard->count++;
+    return tenancy;
 }
 
 enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t pointer,
                                          uint64_t value, struct aliquot_stale *stale) {
     uint64_t page = page_of(table, pointer);
+    unsigned unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
-    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
     stale->tenancy = ALIQUOT_TENANT_NONE;
     aliquot_lock(&shard->lock);
     if (has_room(shard, 2)) {
-        struct aliquot_entry *entry = probe(shard, pointer);
-        if (__builtin_expect(entry->key != 0, 0)) {
-            stale->value = entry->value;
-            stale->tenancy = drop(shard, entry, page);
-            entry = probe(shard, pointer);
+        struct aliquot_page *record = find_page(shard, page);
+        if (__builtin_expect(is_marked(record, unit) || find(shard, pointer), 0)) {
+            stale->tenancy = drop(shard, pointer, page, record, unit, &stale->value);
+            record = find_page(shard, page);
         }
-        *entry = (struct aliquot_entry){pointer, value};
-        shard->count++;
-        if (value & ALIQUOT_SHARES) {
-            entry = probe(shard, page);
-            if (entry->key)
-                tenancy = ALIQUOT_TENANT_MORE;
-            else {
-                *entry = (struct aliquot_entry){page, 0};
-                shard->count++;
-            }
-            entry->value++;
-        }
-    } else
-        tenancy = ALIQUOT_TENANT_NONE;
+        tenancy = enter(shard, pointer, page, record, unit, value);
+    }
     aliquot_unlock(&shard->lock);
     return tenancy;
 }
@@ -193,37 +275,56 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value) {
     uint64_t page = page_of(table, pointer);
+    unsigned unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
-    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
     aliquot_lock(&shard->lock);
-    struct aliquot_entry *entry = find(shard, pointer);
-    if (entry) {
-        *value = entry->value;
-        tenancy = drop(shard, entry, page);
-    }
+    enum aliquot_tenancy tenancy = drop(shard, pointer, page, find_page(shard, page), unit, value);
     aliquot_unlock(&shard->lock);
     return tenancy;
 }
 
+typedef void gone_function(uint64_t value, enum aliquot_tenancy, void *context);
+
+/* Removes all pointers with a bit. Returns whether the page has none left and its entry is gone. */
+static bool sweep_page(struct aliquot_shard *shard, uint64_t page, struct aliquot_page *record,
+                       gone_function *gone, void *context) {
+    uint64_t value = record->value;
+    uint32_t marked = record->tenants - record->others;
+    memset(record->starts, 0, sizeof record->starts);
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
+    for (; marked; marked--) {
+        tenancy = leave_page(shard, page, record);
+        gone(value, tenancy, context);
+    }
+    return tenancy == ALIQUOT_TENANT_EDGE;
+}
+
 void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t value,
-                           void (*gone)(uint64_t value, enum aliquot_tenancy, void *context),
-                           void *context) {
+                           gone_function *gone, void *context) {
     for (unsigned s = 0; s < ALIQUOT_SHARDS; s++) {
         struct aliquot_shard *shard = &table->shard[s];
         aliquot_lock(&shard->lock);
         for (uint32_t i = 0; shard->entry && i <= shard->mask;) {
             struct aliquot_entry found = shard->entry[i];
-            if (!found.key || found.key & 1 || (found.value & mask) != value) {
-                i++;
-                continue;
+            bool erased = false;
+            if (found.key & 1 && table->page_shift) {
+                struct aliquot_page *record = (struct aliquot_page *)(uintptr_t)found.value;
+                erased = record->tenants > record->others && (record->value & mask) == value &&
+                         sweep_page(shard, found.key, record, gone, context);
+            } else if (found.key && !(found.key & 1) && (found.value & mask) == value) {
+                uint64_t page = page_of(table, found.key), taken = found.value;
+                struct aliquot_page *record =
+                    found.value & ALIQUOT_SHARES ? find_page(shard, page) : NULL;
+                enum aliquot_tenancy tenancy = drop_entry(shard, found.key, page, record, &taken);
+                gone(taken, tenancy, context);
+                erased = true;
+                /* Leaving the page may have moved entries to places already looked at. */
+                if (tenancy == ALIQUOT_TENANT_EDGE && taken & ALIQUOT_SHARES)
+                    i = 0;
             }
             /* Erasing moves later entries to here or before: look at this place again. */
-            enum aliquot_tenancy tenancy =
-                drop(shard, &shard->entry[i], page_of(table, found.key));
-            /* Leaving the page may have moved entries to places already looked at. */
-            if (tenancy == ALIQUOT_TENANT_EDGE && found.value & ALIQUOT_SHARES)
-                i = 0;
-            gone(found.value, tenancy, context);
+            if (!erased)
+                i++;
         }
         aliquot_unlock(&shard->lock);
     }

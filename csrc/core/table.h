@@ -6,7 +6,8 @@
  *   keyed by handle:  aliquot_table_put, _get, _take
  *   keyed by pointer: aliquot_pointer_put, _take, which also count the tenants of pages that small
  *     allocations share: whoever enters the first tenant of a page is told so, and whoever removes
- *     the last.
+ *     the last. Tenants of which the same is known have a bit each in a record of the page, so that
+ *     a million of them fit where a few thousand entries would, and stay in the cache.
  * A table is usable when zeroed. Its memory comes from mmap, never from the program's allocator. No
  * function takes another lock or calls out while it holds a shard's, except _sweep its callback.
  */
@@ -24,9 +25,22 @@
 /* In a value: the pointer lies in a page that others may share. */
 #define ALIQUOT_SHARES (1ull << 63)
 
+/* A page that small allocations share. */
+#define ALIQUOT_PAGE_UNITS 4096u
+struct aliquot_page {
+    union {
+        uint64_t value;            /* of every tenant that has a bit */
+        struct aliquot_page *next; /* spare ones */
+    };
+    uint32_t tenants; /* those with a bit, and those with an entry of their own */
+    uint32_t others;  /* the latter */
+    uint64_t starts[ALIQUOT_PAGE_UNITS / 64]; /* by 512 bytes, or more where pages are large; all
+                                                 zero in a spare one */
+};
+
 struct aliquot_entry {
-    uint64_t key; /* 0: free. Page counts carry the tag bit 0, which no pointer has. */
-    uint64_t value;
+    uint64_t key;   /* 0: free. A page carries the tag bit 0, which no pointer has. */
+    uint64_t value; /* of a page: its record */
 };
 
 struct aliquot_shard {
@@ -34,11 +48,12 @@ struct aliquot_shard {
     uint32_t count; /* entries in use; at most 3/4 of the capacity */
     uint32_t mask;  /* capacity - 1, a power of two less one; 0 before the first entry */
     struct aliquot_entry *entry;
+    struct aliquot_page *spare;
 };
 
 struct aliquot_table {
     struct aliquot_shard shard[ALIQUOT_SHARDS];
-    unsigned page_shift; /* log2 of the page that small allocations share; for pointers only */
+    unsigned page_shift; /* log2 of the page that small allocations share; 0: keyed by handle */
 };
 
 /* What becomes of a page. */
