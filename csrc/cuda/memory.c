@@ -13,13 +13,19 @@ struct aliquot_table aliquot_pointers;
 #define KIND_SHIFT 20
 #define PAGES_SHIFT 24
 
-uint64_t aliquot_pack(const struct aliquot_allocation *allocation) {
+/* What cuMemAlloc and cuMemFree go through is compiled into them; the rest of the shim calls the
+ * functions of shim.h. */
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint64_t pack(const struct aliquot_allocation *allocation) {
     return (allocation->shares ? ALIQUOT_SHARES : 0) | allocation->pages << PAGES_SHIFT |
            (uint64_t)allocation->kind << KIND_SHIFT | (uint64_t)allocation->device << 16 |
            allocation->owner;
 }
 
-struct aliquot_allocation aliquot_unpack(uint64_t value) {
+uint64_t aliquot_pack(const struct aliquot_allocation *allocation) { return pack(allocation); }
+
+INLINE struct aliquot_allocation unpack(uint64_t value) {
     return (struct aliquot_allocation){
         .kind = (enum aliquot_kind)(value >> KIND_SHIFT & 0xf),
         .device = (uint32_t)(value >> 16 & 0xf),
@@ -30,33 +36,41 @@ struct aliquot_allocation aliquot_unpack(uint64_t value) {
 }
 static_assert(ALIQUOT_MAX_DEVICES <= 16, "a device takes four bits of an entry");
 
-uint64_t aliquot_page_bytes(uint32_t device) {
+struct aliquot_allocation aliquot_unpack(uint64_t value) {
+    return unpack(value);
+}
+
+INLINE uint64_t page_bytes(uint32_t device) {
     return aliquot_slice.grant->device[device].page_bytes;
 }
 
-uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes) {
-    uint64_t page = aliquot_page_bytes(device);
+INLINE uint64_t whole_pages(uint32_t device, uint64_t bytes) {
+    uint64_t page = page_bytes(device);
     /* A request that would wrap is larger than any cap: keep it so. */
     return bytes > UINT64_MAX - page ? UINT64_MAX - page + 1 : (bytes + page - 1) & ~(page - 1);
 }
 
-static uint64_t entry_bytes(const struct aliquot_allocation *allocation) {
-    return allocation->pages * aliquot_page_bytes(allocation->device);
+uint64_t aliquot_page_bytes(uint32_t device) { return page_bytes(device); }
+
+uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes) { return whole_pages(device, bytes); }
+
+INLINE uint64_t entry_bytes(const struct aliquot_allocation *allocation) {
+    return allocation->pages * page_bytes(allocation->device);
 }
 
 /* Withdraws what an entry that was dropped from the table had charged. */
 static void release(uint64_t value, enum aliquot_tenancy tenancy) {
     if (tenancy == ALIQUOT_TENANT_EDGE) {
-        struct aliquot_allocation allocation = aliquot_unpack(value);
+        struct aliquot_allocation allocation = unpack(value);
         aliquot_withdraw(allocation.device, entry_bytes(&allocation));
     }
 }
 
 /* Enters a pointer whose pages are charged already. */
-void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
+INLINE void enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
     struct aliquot_stale stale;
     enum aliquot_tenancy tenancy =
-        aliquot_pointer_put(&aliquot_pointers, pointer, aliquot_pack(allocation), &stale);
+        aliquot_pointer_put(&aliquot_pointers, pointer, pack(allocation), &stale);
     if (__builtin_expect(stale.tenancy != ALIQUOT_TENANT_NONE, 0))
         release(stale.value, stale.tenancy);
     /* A page that has tenants is charged with its first. Where there was no memory for an entry the
@@ -65,21 +79,25 @@ void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation
         aliquot_withdraw(allocation->device, entry_bytes(allocation));
 }
 
+void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
+    enter(pointer, allocation);
+}
+
 /* -- Allocation ------------------------------------------------------------------------------- */
 
-CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes) {
+INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
     *request = (struct aliquot_request){.context = aliquot_context_current()};
     if (!request->context)
         return CUDA_SUCCESS;
     if (request->context->device < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
-    request->bytes = aliquot_whole_pages(device, bytes);
+    request->bytes = whole_pages(device, bytes);
     return aliquot_charge(device, request->bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-CUresult aliquot_requested(const struct aliquot_request *request, CUresult result,
-                           uint64_t pointer, enum aliquot_kind kind, bool shares) {
+INLINE CUresult finish(const struct aliquot_request *request, CUresult result, uint64_t pointer,
+                       enum aliquot_kind kind, bool shares) {
     if (!request->context)
         return result;
     uint32_t device = (uint32_t)request->context->device;
@@ -94,8 +112,17 @@ CUresult aliquot_requested(const struct aliquot_request *request, CUresult resul
         .shares = shares,
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
-    aliquot_enter(pointer, &allocation);
+    enter(pointer, &allocation);
     return result;
+}
+
+CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes) {
+    return begin(request, bytes);
+}
+
+CUresult aliquot_requested(const struct aliquot_request *request, CUresult result, uint64_t pointer,
+                           enum aliquot_kind kind, bool shares) {
+    return finish(request, result, pointer, kind, shares);
 }
 
 static inline CUresult settle(const struct aliquot_request *request, CUresult result,
@@ -105,11 +132,12 @@ static inline CUresult settle(const struct aliquot_request *request, CUresult re
 
 CUresult aliquot_cuMemAlloc_v2(CUdeviceptr *pointer, size_t bytes) {
     struct aliquot_request request;
-    CUresult result = aliquot_request(&request, bytes);
+    CUresult result = begin(&request, bytes);
     if (result != CUDA_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cuMemAlloc_v2)(pointer, bytes));
-    return settle(&request, result, result == CUDA_SUCCESS ? *pointer : 0, bytes);
+    return finish(&request, result, result == CUDA_SUCCESS ? *pointer : 0, ALIQUOT_LINEAR,
+                  bytes <= SHARED_BYTES);
 }
 
 CUresult aliquot_cuMemAlloc(CUdeviceptr_v1 *pointer, unsigned int bytes) {
@@ -134,7 +162,8 @@ CUresult aliquot_cuMemAllocManaged(CUdeviceptr *pointer, size_t bytes, unsigned 
  * booked afterwards. */
 static uint64_t pitched(size_t width, size_t height) {
     uint64_t bytes;
-    if (width > SIZE_MAX - 511 || __builtin_mul_overflow((width + 511) & ~(size_t)511, height, &bytes))
+    if (width > SIZE_MAX - 511 ||
+        __builtin_mul_overflow((width + 511) & ~(size_t)511, height, &bytes))
         return UINT64_MAX / 2;
     return bytes;
 }
@@ -177,11 +206,16 @@ CUresult aliquot_cuMemAllocPitch(CUdeviceptr_v1 *pointer, unsigned int *pitch, u
 
 /* -- Release ---------------------------------------------------------------------------------- */
 
-struct aliquot_departure aliquot_depart(uint64_t pointer) {
-    struct aliquot_departure departure = {.pointer = pointer, .tenancy = ALIQUOT_TENANT_NONE};
+INLINE struct aliquot_departure depart(uint64_t pointer) {
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
+    uint64_t value = 0;
     if (pointer && aliquot_ready() == CUDA_SUCCESS)
-        departure.tenancy = aliquot_pointer_take(&aliquot_pointers, pointer, &departure.value);
-    return departure;
+        tenancy = aliquot_pointer_take(&aliquot_pointers, pointer, &value);
+    return (struct aliquot_departure){pointer, value, tenancy};
+}
+
+struct aliquot_departure aliquot_depart(uint64_t pointer) {
+    return depart(pointer);
 }
 
 /* The driver did not free it: the entry comes back. Meanwhile the page may have lost or found other
@@ -189,8 +223,8 @@ struct aliquot_departure aliquot_depart(uint64_t pointer) {
 static void stay(const struct aliquot_departure *departure) {
     struct aliquot_allocation allocation = aliquot_unpack(departure->value);
     struct aliquot_stale stale;
-    enum aliquot_tenancy now = aliquot_pointer_put(&aliquot_pointers, departure->pointer,
-                                                   departure->value, &stale);
+    enum aliquot_tenancy now =
+        aliquot_pointer_put(&aliquot_pointers, departure->pointer, departure->value, &stale);
     if (stale.tenancy != ALIQUOT_TENANT_NONE)
         release(stale.value, stale.tenancy);
     if (departure->tenancy == ALIQUOT_TENANT_EDGE && now == ALIQUOT_TENANT_MORE)
@@ -199,14 +233,14 @@ static void stay(const struct aliquot_departure *departure) {
         aliquot_charge_given(allocation.device, entry_bytes(&allocation));
 }
 
-CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult result) {
+INLINE CUresult departed(const struct aliquot_departure *departure, CUresult result) {
     if (departure->tenancy == ALIQUOT_TENANT_NONE)
         return result;
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
         stay(departure);
         return result;
     }
-    struct aliquot_allocation allocation = aliquot_unpack(departure->value);
+    struct aliquot_allocation allocation = unpack(departure->value);
     if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0)) {
         aliquot_pool_freed(&allocation);
         return result;
@@ -217,9 +251,13 @@ CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult re
     return result;
 }
 
+CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult result) {
+    return departed(departure, result);
+}
+
 CUresult aliquot_cuMemFree_v2(CUdeviceptr pointer) {
-    struct aliquot_departure departure = aliquot_depart(pointer);
-    return aliquot_departed(&departure, REAL(cuMemFree_v2)(pointer));
+    struct aliquot_departure departure = depart(pointer);
+    return departed(&departure, REAL(cuMemFree_v2)(pointer));
 }
 
 CUresult aliquot_cuMemFree(CUdeviceptr_v1 pointer) {
@@ -228,8 +266,8 @@ CUresult aliquot_cuMemFree(CUdeviceptr_v1 pointer) {
 }
 
 /* Linear memory may be freed in stream order too: it is given back when the stream gets there. */
-static CUresult departed_async(const struct aliquot_departure *departure, CUresult result, CUstream stream,
-                               bool per_thread) {
+static CUresult departed_async(const struct aliquot_departure *departure, CUresult result,
+                               CUstream stream, bool per_thread) {
     struct aliquot_allocation allocation = aliquot_unpack(departure->value);
     if (departure->tenancy == ALIQUOT_TENANT_NONE || result != CUDA_SUCCESS ||
         allocation.kind == ALIQUOT_POOLED)
