@@ -50,6 +50,13 @@ static bool plausible(const Elf64_Ehdr *header) {
            header->e_shoff <= SIM_IMAGE_MAX_BYTES;
 }
 
+/* Whether the section's bytes are in the file. */
+static bool has_bytes(const Elf64_Shdr *section) {
+    return section->sh_type != SHT_NULL && section->sh_type != SHT_NOBITS &&
+           section->sh_type != CUBIN_SECTION_GLOBAL && section->sh_type != CUBIN_SECTION_LOCAL &&
+           section->sh_type != CUBIN_SECTION_SHARED;
+}
+
 size_t sim_cubin_extent(const uint8_t *data, size_t limit) {
     Elf64_Ehdr header;
 
@@ -64,7 +71,7 @@ size_t sim_cubin_extent(const uint8_t *data, size_t limit) {
     for (unsigned i = 0; i < header.e_shnum; i++) {
         Elf64_Shdr section;
         memcpy(&section, data + header.e_shoff + i * sizeof section, sizeof section);
-        if (section.sh_type == SHT_NOBITS || section.sh_offset > SIM_IMAGE_MAX_BYTES ||
+        if (!has_bytes(&section) || section.sh_offset > SIM_IMAGE_MAX_BYTES ||
             section.sh_size > SIM_IMAGE_MAX_BYTES)
             continue;
         if (section.sh_offset + section.sh_size > end)
@@ -147,7 +154,7 @@ static CUresult read_header(struct cubin *cubin) {
         Elf64_Shdr section = section_at(cubin, i);
         if (section.sh_size > SIM_IMAGE_MAX_BYTES)
             return broken(cubin, "sections pass what a device can hold");
-        if (section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL &&
+        if (has_bytes(&section) &&
             (section.sh_offset > cubin->size || section.sh_size > cubin->size - section.sh_offset))
             return broken(cubin, "sections lie outside of it");
         if (section.sh_type == CUBIN_SECTION_COMPAT && section.sh_size >= 4) {
@@ -196,7 +203,7 @@ static CUresult place_sections(struct cubin *cubin) {
         if (!sim_build_data(build, section.sh_size, align, &cubin->section_offset[i]))
             return broken(cubin, "variables are too large or badly aligned");
         cubin->section_kind[i] = global ? OBJECTS_GLOBAL : OBJECTS_CONST;
-        if (section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL && section.sh_size) {
+        if (has_bytes(&section) && section.sh_size) {
             uint8_t *run = sim_build_init_run(build, cubin->section_offset[i], section.sh_size);
             if (run)
                 memcpy(run, cubin->data + section.sh_offset, section.sh_size);

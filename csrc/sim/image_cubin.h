@@ -22,6 +22,10 @@
 /* Sections. */
 #define CUBIN_SECTION_INFO 0x70000000u /* sh_type of .nv.info* */
 #define CUBIN_SECTION_COMPAT 0x70000086u
+/* In files that are not linked yet; as SHT_NOBITS, they have no bytes of their own. */
+#define CUBIN_SECTION_GLOBAL 0x70000007u
+#define CUBIN_SECTION_LOCAL 0x70000009u
+#define CUBIN_SECTION_SHARED 0x7000000au
 
 /* Records of .nv.info: a format byte, an attribute byte, then two bytes of value or of length. */
 #define INFO_FORMAT_NONE 1u
