@@ -65,7 +65,7 @@ def aliquot() -> None:
     """Share an accelerator: each program gets a part of its memory and no more."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one a kind of end
     """Run the command; answers its exit status. Errors are one line on standard error."""
     try:
         result = aliquot.main(
@@ -79,9 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error.show()
             return error.exit_code
         return _fail(_describe(error), error.exit_code)
-    except click.Abort:
-        return 130
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         return 130
     except AliquotError as error:
         return _fail(str(error), error.status)

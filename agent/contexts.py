@@ -42,9 +42,7 @@ def costs(
         known = _load(folder)
         missing = [device for device in devices if _key(device, version) not in known]
         if missing:
-            for device, cost in zip(
-                missing, _measure(driver, missing, environment), strict=True
-            ):
+            for device, cost in zip(missing, _measure(driver, missing, environment), strict=True):
                 if cost:
                     known[_key(device, version)] = cost
             _store(folder, known)
@@ -131,9 +129,7 @@ def _store(folder: Path | None, known: Mapping[str, int]) -> None:
             Path(name).unlink(missing_ok=True)
 
 
-def _measure(
-    driver: str, devices: Sequence[Device], environment: Mapping[str, str]
-) -> list[int]:
+def _measure(driver: str, devices: Sequence[Device], environment: Mapping[str, str]) -> list[int]:
     """Return the cost of a context for each device, 0 where it cannot be told."""
     samples: list[list[int]] = [[] for _ in devices]
     deadline = time.monotonic() + PROBE_TIMEOUT_SECONDS
@@ -184,7 +180,7 @@ class _Probe:
             bufsize=0,
         )
 
-    def __enter__(self) -> _Probe:
+    def __enter__(self) -> _Probe:  # noqa: PYI034 - Self needs Python 3.11
         return self
 
     def __exit__(self, *_: object) -> None:

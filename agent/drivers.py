@@ -4,9 +4,6 @@ The search is the dynamic loader's: ``LD_LIBRARY_PATH``, then its cache, then th
 (ld.so(8)). Nothing is loaded here.
 """
 
-# Paths stay the strings that the loader sees: pathlib would drop dots and follow nothing.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import glob
@@ -148,7 +145,7 @@ def _string(data: bytes, offset: int) -> str:
     return os.fsdecode(data[offset:end]) if end >= 0 else ""
 
 
-def _fault(path: str) -> str | None:
+def _fault(path: str) -> str | None:  # noqa: PLR0911 - one a kind of fault
     """Return why ``path`` cannot be loaded, "" when nothing is there, None when it can."""
     try:
         if not os.path.lexists(path):
@@ -180,9 +177,7 @@ def _own_machine() -> tuple[bytes, bytes]:
     return head[4:6], head[18:20]
 
 
-def _folders(
-    found: str, environment: Mapping[str, str], cache: Path
-) -> tuple[DriverFolder, ...]:
+def _folders(found: str, environment: Mapping[str, str], cache: Path) -> tuple[DriverFolder, ...]:
     """Return every folder with a driver's name, parents before what is in them."""
     places = [os.path.dirname(step) for step in _chain(found)]
     places += loader_folders(environment, cache)

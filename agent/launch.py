@@ -64,6 +64,7 @@ class NotStartedError(AliquotError):
     """The program could not be executed; ``status`` is what a shell would answer."""
 
     def __init__(self, message: str, status: int) -> None:
+        """Say why, and what to end with."""
         super().__init__(message)
         self.status = status
 
@@ -90,9 +91,7 @@ def held_signals() -> Iterator[HeldSignals]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def run(
-    program: Program, lock_fd: int, held: HeldSignals, on_start: Callable[[int], None]
-) -> int:
+def run(program: Program, lock_fd: int, held: HeldSignals, on_start: Callable[[int], None]) -> int:
     """Start the program and wait for its end; return its status as a shell has it.
 
     ``lock_fd`` is a descriptor that it shall inherit. ``on_start`` is called with its pid once it
@@ -265,15 +264,11 @@ def _execute(program: Program) -> NoReturn:
     name = program.command[0]
     # Not execvp's own search: it takes a folder of PATH that may not be read for a refusal.
     path = name if "/" in name else shutil.which(name, path=program.environment.get("PATH"))
+    why, status = "no such program or interpreter", NOT_FOUND
     try:
-        if path is None:
-            raise FileNotFoundError
-        os.execve(path, program.command, program.environment)  # noqa: S606 - that is the purpose
-    except FileNotFoundError as error:
-        raise NotStartedError(
-            f"'{name}' cannot be run: no such program or interpreter", NOT_FOUND
-        ) from error
+        if path:
+            os.execve(path, program.command, program.environment)  # noqa: S606 - the purpose
     except OSError as error:
-        raise NotStartedError(
-            f"'{name}' cannot be run: {error.strerror}", NOT_EXECUTABLE
-        ) from error
+        if not isinstance(error, FileNotFoundError):
+            why, status = error.strerror or "unknown", NOT_EXECUTABLE
+    raise NotStartedError(f"'{name}' cannot be run: {why}", status)

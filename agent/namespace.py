@@ -8,9 +8,6 @@ written through, and the region is shared.
 Python has no mount(2), and unshare(2) only from 3.12, so the C library is called.
 """
 
-# Paths go to system calls as they are.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import contextlib

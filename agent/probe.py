@@ -10,9 +10,6 @@ standard output.
     probe.py check SHIM [PATH…]     whether libcuda.so.1, and every PATH, is SHIM and cuInit answers
 """
 
-# Paths are the strings that the loader is given.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import ctypes

@@ -10,7 +10,6 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Final
 
 import click
-
 from aliquot.shim import region
 
 from . import rundir
@@ -28,9 +27,9 @@ ENDED: Final = "ended"
 
 _HELP = """Show slices, their processes and what they hold.
 
-A slice is `starting` while it is made, `running` while its program runs, `orphaned` when the command
-that made it is gone but processes of it live, and `ended` after that. A process is listed once it
-has initialised CUDA. Slices of other users are shown where their files may be read.
+A slice is `starting` while it is made, `running` while its program runs, `orphaned` when the
+command that made it is gone but processes of it live, and `ended` after that. A process is listed
+once it has initialised CUDA. Slices of other users are shown where their files may be read.
 
 \b
 CHARGE    what the living processes hold, in what the device really gives
@@ -164,7 +163,9 @@ def _describe(
     grant: region.Grant | None,
     usage: region.Usage | None,
 ) -> Slice:
-    known = {row["uuid"]: row for row in _rows(meta.get("devices")) if isinstance(row.get("uuid"), str)}
+    known = {
+        row["uuid"]: row for row in _rows(meta.get("devices")) if isinstance(row.get("uuid"), str)
+    }
     devices = []
     if grant and usage:
         for number, (granted, used) in enumerate(zip(grant.devices, usage.devices, strict=True)):
@@ -222,18 +223,14 @@ def _shown(path: Path) -> str:
 
 
 def _table(slices: Sequence[Slice]) -> list[str]:
-    """Return the lines of the table: a line a device, and below it one for each of its processes."""
+    """Return the lines of the table: one a device, and below it one for each of its processes."""
     head = ["SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "CAP", "PEAK", "REFUSALS", "STATE"]
     right = {4, 5, 6, 7}
     rows = [head]
     for piece in slices:
         for number, device in enumerate(piece.devices):
             rows.append(_device_row(piece, number, device))
-            rows += [
-                ["", "", "", f"{process.pid} {process.command}"]
-                + [format_size(process.charges[number]), "", "", "", ""]
-                for process in piece.processes
-            ]
+            rows += [_process_row(process, number) for process in piece.processes]
         if not piece.devices:
             rows.append([piece.name, *[""] * 7, piece.state])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
@@ -244,6 +241,11 @@ def _table(slices: Sequence[Slice]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def _process_row(process: region.Process, device: int) -> list[str]:
+    name = f"{process.pid} {process.command}"
+    return ["", "", "", name, format_size(process.charges[device]), "", "", "", ""]
 
 
 def _device_row(piece: Slice, number: int, device: SliceDevice) -> list[str]:

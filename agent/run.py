@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 import aliquot.shim
+import click
 from aliquot.shim import region
 
 from . import contexts, devices, drivers, launch, rundir, sizes

@@ -379,4 +379,3 @@ def has_ended(dirfd: int) -> bool:
         return not region.any_alive(fd)
     finally:
         os.close(fd)
-

@@ -66,9 +66,7 @@ class Desk:
         return sorted(path.name for path in self.runtime.glob("run-*"))
 
 
-def desk(
-    driver: Path, shim: Path, folder: Path, prefix: Sequence[str] = ALIQUOT
-) -> Desk:
+def desk(driver: Path, shim: Path, folder: Path, prefix: Sequence[str] = ALIQUOT) -> Desk:
     """Make a desk in ``folder`` for the driver library ``driver``."""
     runtime = folder / "runtime"
     environment = {

@@ -10,11 +10,11 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from aliquot.agent import sizes
+from aliquot.agent.errors import BadRequestError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aliquot.agent import sizes
-from aliquot.agent.errors import BadRequestError
 from commands import ALIQUOT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -142,7 +142,7 @@ def test_help_is_there_for_everybody() -> None:
     top = aliquot("--help")
     assert top.returncode == 0
     for name in ("run", "ps", "sim"):
-        assert re.search(rf"^  {name} ", top.stdout, re.M)
+        assert re.search(rf"^  {name} ", top.stdout, re.MULTILINE)
         own = aliquot(name, "--help")
         assert own.returncode == 0, own.stderr
         assert own.stdout.startswith(f"Usage: aliquot {name} ")
@@ -217,7 +217,7 @@ def test_every_environment_variable_is_documented_and_no_other() -> None:
             text = path.read_text(encoding="utf-8")
             used |= set(re.findall(r'"(ALIQUOT_[A-Z_]*[A-Z])["=]', text))
     page = (ROOT / "docs/environment.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^### `(ALIQUOT_[A-Z_]+)`", page, re.M))
+    documented = set(re.findall(r"^### `(ALIQUOT_[A-Z_]+)`", page, re.MULTILINE))
     assert documented == used
 
 
@@ -233,5 +233,5 @@ def test_the_pages_name_no_file_that_is_not_there() -> None:
 def test_every_option_is_in_the_page_on_running() -> None:
     page = (ROOT / "docs/running.md").read_text(encoding="utf-8")
     for command in ("run", "ps"):
-        for option in re.findall(r"^  (--[a-z]+)", aliquot(command, "--help").stdout, re.M):
+        for option in re.findall(r"^  (--[a-z]+)", aliquot(command, "--help").stdout, re.MULTILINE):
             assert f"`{option}" in page or option == "--help", f"{command} {option}"

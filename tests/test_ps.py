@@ -8,15 +8,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from aliquot.agent import rundir
 from aliquot.shim import region
+
 from commands import TESTS, Desk, desk, odd_driver, one_line, wait_for
 
 HOLDER = str(TESTS / "holder.py")
@@ -51,9 +51,7 @@ def holding(here: Desk, *options: str, program: tuple[str, ...]) -> Iterator[Non
 
 
 @contextmanager
-def made_by_hand(
-    here: Desk, name: str, meta: dict[str, Any] | None = None
-) -> Iterator[Path]:
+def made_by_hand(here: Desk, name: str, meta: dict[str, Any] | None = None) -> Iterator[Path]:
     """A slice without a program: its run directory, with the locks held."""
     here.runtime.mkdir(mode=0o700, exist_ok=True)
     run = rundir.create(here.runtime, name)
@@ -71,7 +69,7 @@ def test_nothing_is_a_table_without_lines_and_an_empty_list(here: Desk) -> None:
     shown = here.run("ps")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.split() == (
-        "SLICE DEVICE MODEL PROCESS CHARGE CAP PEAK REFUSALS STATE".split()
+        ["SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "CAP", "PEAK", "REFUSALS", "STATE"]
     )
     assert json.loads(here.run("ps", "--json").stdout) == {"slices": [], "faults": []}
     assert not here.runtime.exists()
@@ -157,7 +155,7 @@ def test_whose_locks_are_held_is_not_removed(here: Desk) -> None:
         os.close(lock)
 
 
-SPOILERS = {
+SPOILERS: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[:-1],
     "empty": lambda data: b"",  # noqa: ARG005 - as the others
     "foreign": lambda data: b"something else" + data[14:],

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from aliquot.shim import region
 from aliquot.shim._region import ffi, lib
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "csrc/region/region.h"
@@ -33,7 +32,9 @@ _CHARGES = 4096
 
 def structs() -> list[Any]:
     """Return the types of all structs that the header defines."""
-    names = re.findall(r"^struct (aliquot_\w+) \{", HEADER.read_text(encoding="utf-8"), re.M)
+    names = re.findall(
+        r"^struct (aliquot_\w+) \{", HEADER.read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert len(names) == 7
     return [ffi.typeof(f"struct {name}") for name in names]
 
@@ -43,15 +44,17 @@ def test_python_and_c_agree_on_every_field(tmp_path: Path) -> None:
     lines = [f'#include "{HEADER}"']
     for kind in structs():
         name = kind.cname
-        lines.append(f"_Static_assert(sizeof({name}) == {ffi.sizeof(kind)}, \"size\");")
+        lines.append(f'_Static_assert(sizeof({name}) == {ffi.sizeof(kind)}, "size");')
         for field, detail in kind.fields:
             size = ffi.sizeof(detail.type)
             lines.append(
                 f"_Static_assert(offsetof({name}, {field}) == {detail.offset}"
-                f" && sizeof((({name} *)0)->{field}) == {size}, \"{field}\");"
+                f' && sizeof((({name} *)0)->{field}) == {size}, "{field}");'
             )
-    for constant in re.findall(r"#define (ALIQUOT_\w+) \.\.\.", _declarations()):
-        lines.append(f"_Static_assert({constant} == {getattr(lib, constant)}ull, \"value\");")
+    lines += [
+        f'_Static_assert({constant} == {getattr(lib, constant)}ull, "value");'
+        for constant in re.findall(r"#define (ALIQUOT_\w+) \.\.\.", _declarations())
+    ]
     source = tmp_path / "layout.c"
     source.write_text("\n".join(lines) + "\n", encoding="utf-8")
     subprocess.run(["gcc", "-std=gnu11", "-fsyntax-only", str(source)], check=True)
@@ -69,7 +72,7 @@ def test_python_names_every_byte_of_every_struct() -> None:
 def test_python_knows_every_constant_of_the_layout() -> None:
     # Lock bytes are names that only C uses.
     text = HEADER.read_text(encoding="utf-8")
-    defined = set(re.findall(r"^#define (ALIQUOT_(?!LOCK_|REGION_H)\w+) ", text, re.M))
+    defined = set(re.findall(r"^#define (ALIQUOT_(?!LOCK_|REGION_H)\w+) ", text, re.MULTILINE))
     assert set(re.findall(r"#define (ALIQUOT_\w+) \.\.\.", _declarations())) == defined
 
 
@@ -115,7 +118,7 @@ def test_what_was_made_is_what_is_read(files: Path) -> None:
     usage = read_usage(files)
     assert usage.processes == ()
     assert [(device.peak, device.refusals) for device in usage.devices] == [(0, 0), (0, 0)]
-    assert sorted(os.listdir(files)) == ["grant", "usage"]
+    assert sorted(path.name for path in files.iterdir()) == ["grant", "usage"]
     assert (files / "grant").stat().st_mode & 0o777 == 0o444
     assert (files / "usage").stat().st_mode & 0o777 == 0o666
     status = (files / "usage").stat()
@@ -127,7 +130,7 @@ def test_a_region_is_never_made_over_another(folder: int, files: Path) -> None:
     with pytest.raises(FileExistsError):
         region.create(folder, "other", DEVICES)
     assert (files / "grant").read_bytes() == before
-    assert sorted(os.listdir(files)) == ["grant", "usage"]
+    assert sorted(path.name for path in files.iterdir()) == ["grant", "usage"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +149,7 @@ def test_an_impossible_region_is_refused_and_leaves_nothing(
 ) -> None:
     with pytest.raises(OSError, match="Invalid argument"):
         region.create(folder, name, devices)
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_longest_name_and_the_most_devices_fit(folder: int, tmp_path: Path) -> None:
@@ -239,11 +242,11 @@ class Slot:
         os.pwrite(self._fd, struct.pack("=I", max(mark, number + 1)), 16)
 
     def charge(self, device: int, value: int) -> None:
-        os.pwrite(
-            self._fd, struct.pack("=Q", value), _CHARGES + (device * 1024 + self.number) * 8
-        )
+        """Write this process' charge on a device."""
+        os.pwrite(self._fd, struct.pack("=Q", value), _CHARGES + (device * 1024 + self.number) * 8)
 
     def die(self) -> None:
+        """Lose the lock, as the kernel has it when a process ends."""
         os.close(self._fd)
 
 

@@ -73,7 +73,9 @@ def test_every_name_and_path_of_the_driver_leads_to_the_shim(here: Desk, driver:
     names = ["libcuda.so", "libcuda.so.1", "libcuda.so.999.1"]
     names += [str(driver), str(driver.resolve()), f"{driver.parent}/./libcuda.so"]
     for first in names:
-        result = here.run("run", "--memory", "1GiB", "--", sys.executable, "-c", LOOK, first, *names)
+        result = here.run(
+            "run", "--memory", "1GiB", "--", sys.executable, "-c", LOOK, first, *names
+        )
         assert result.returncode == 0, result.stderr
         seen = json.loads(result.stdout)
         assert [seen[name] for name in names] == [0] * len(names)
@@ -161,10 +163,10 @@ def test_the_grant_cannot_be_written_inside(here: Desk, driver: Path) -> None:
 
 @needs_namespaces
 def test_outside_the_slice_nothing_changes(here: Desk, driver: Path) -> None:
-    before = sorted(os.listdir(driver.parent)), Path("/proc/self/mountinfo").read_text()
+    before = sorted(driver.parent.iterdir()), Path("/proc/self/mountinfo").read_text()
     with here.start("run", "--memory", "1GiB", "--", "/bin/cat", stdin=subprocess.PIPE) as running:
         wait_for(lambda: bool(here.slices()), "the slice")
-        assert sorted(os.listdir(driver.parent)) == before[0]
+        assert sorted(driver.parent.iterdir()) == before[0]
         running.communicate("")
     assert Path("/proc/self/mountinfo").read_text() == before[1]
 
@@ -180,9 +182,7 @@ def test_a_compatibility_driver_in_another_folder_is_covered_too(
     for path in (driver, other):
         result = both.run("run", *script, str(path), "600", "600")
         assert result.stdout.splitlines() == ["init 0", "600 0", "600 2", "holding"], result.stderr
-    looked = both.run(
-        "run", "--memory", "1GiB", "--", sys.executable, "-c", LOOK, str(other)
-    )
+    looked = both.run("run", "--memory", "1GiB", "--", sys.executable, "-c", LOOK, str(other))
     # Each covered file keeps its own real one.
     assert json.loads(looked.stdout)["drivers"] == [f"{other.parent}/.aliquot/libcuda-driver.so.1"]
     assert here.left_behind() == []
@@ -269,7 +269,8 @@ print("ready", flush=True)
 for _ in numbers:
     print(int(signal.sigwait(numbers)), flush=True)
 """
-    numbers = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT]
+    numbers: list[int] = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]
+    numbers += [signal.SIGINT]
     numbers += [signal.SIGWINCH, signal.SIGALRM, signal.SIGRTMIN + 5]
     command = ["--memory", "1GiB", "--", sys.executable, "-c", script]
     with here.start("run", *command) as running:
@@ -314,7 +315,7 @@ class _Terminal:
             os.execvpe(command[0], command, environment)
         self._text = b""
 
-    def __enter__(self) -> _Terminal:
+    def __enter__(self) -> _Terminal:  # noqa: PYI034 - Self needs Python 3.11
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -377,7 +378,7 @@ def test_the_run_directory_goes_when_the_last_process_has_gone(here: Desk, tmp_p
 
 
 def test_a_process_that_closed_every_descriptor_keeps_its_slice(here: Desk) -> None:
-    script = f"""
+    script = """
 import os, subprocess, sys
 child = subprocess.Popen(
     [sys.executable, "-c", '''
