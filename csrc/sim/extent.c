@@ -336,11 +336,16 @@ void share_release(const struct sim_share_name *name) {
 
 /* ---- Contexts ------------------------------------------------------------------------------ */
 
+/* Whose end is not somebody else's affair: see ipc_context_fini, array_context_fini. */
+static bool goes_with(const struct extent *extent, const struct sim_context *ctx) {
+    return extent->ctx == ctx && extent->kind != EXTENT_IPC && extent->kind != EXTENT_ARRAY;
+}
+
 static void collect(struct extent *node, const struct sim_context *ctx, struct extent **list) {
     if (!node)
         return;
     collect(node->left, ctx, list);
-    if (node->ctx == ctx) {
+    if (goes_with(node, ctx)) {
         node->next = *list;
         *list = node;
     }
@@ -348,25 +353,20 @@ static void collect(struct extent *node, const struct sim_context *ctx, struct e
 }
 
 struct extent *extent_withdraw_context(const struct sim_context *ctx) {
-    struct extent *list = NULL, *mine = NULL;
+    struct extent *list = NULL;
     struct device_memory *device = &sim_devices[ctx->physical];
     uint32_t count = sim_state->header->devices[ctx->physical].frame_count;
-    for (uint32_t f = 0; f < count; f++) {
-        struct extent *extent = atomic_load_explicit(&device->pages[f], memory_order_acquire);
-        if (!extent || extent->ctx != ctx || !extent_withdraw(extent))
-            continue;
-        extent->next = mine;
-        mine = extent;
-    }
     pthread_rwlock_wrlock(&tree.lock);
     collect(tree.root, ctx, &list);
-    for (struct extent *extent = list; extent;) {
-        struct extent *next = extent->next;
+    for (struct extent *extent = list; extent; extent = extent->next)
         (void)tree_remove(extent);
-        extent->next = mine;
-        mine = extent;
-        extent = next;
-    }
     pthread_rwlock_unlock(&tree.lock);
-    return mine;
+    for (uint32_t f = 0; f < count; f++) {
+        struct extent *extent = atomic_load_explicit(&device->pages[f], memory_order_acquire);
+        if (!extent || !goes_with(extent, ctx) || !extent_withdraw(extent))
+            continue;
+        extent->next = list;
+        list = extent;
+    }
+    return list;
 }

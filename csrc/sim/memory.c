@@ -2,6 +2,7 @@
 #include "memory.h"
 
 #include "exec.h"
+#include "managed.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -129,6 +130,8 @@ static CUresult free_small(struct device_memory *device, CUdeviceptr ptr) {
     struct extent *extent = extent_find(ptr); /* again, now that it cannot change */
     struct block *block = extent && extent->kind == EXTENT_SMALL ? heap_find(extent, ptr) : NULL;
     bool found = block && block->address == ptr;
+    if (found && (block->flags & BLOCK_MANAGED))
+        managed_forget(block->live.id);
     if (found && heap_give(&device->small, block))
         drop_page(device, extent);
     pthread_mutex_unlock(&device->small.lock);
@@ -150,6 +153,8 @@ static CUresult free_any(CUdeviceptr ptr) {
         sim_exec_drain(device->dev);
         if (!extent_withdraw(extent))
             return CUDA_ERROR_INVALID_VALUE;
+        if (extent->managed)
+            managed_forget(extent->id);
         extent_release(extent);
         return CUDA_SUCCESS;
     case EXTENT_POOL:
@@ -307,21 +312,20 @@ CUresult memory_charge(uint32_t physical, struct sim_frames *charge, uint64_t pa
 }
 
 void memory_context_fini(struct sim_context *ctx) {
+    ipc_context_fini(ctx);
+    array_context_fini(ctx);
     free_small_of(&sim_devices[ctx->physical], ctx);
     struct extent *next;
     for (struct extent *extent = extent_withdraw_context(ctx); extent; extent = next) {
         next = extent->next;
         switch (extent->kind) {
-        case EXTENT_IPC:
-            ipc_gone(extent);
-            break;
-        case EXTENT_ARRAY:
-            array_gone(extent);
-            break;
         case EXTENT_HOST:
         case EXTENT_REGISTERED:
         case EXTENT_MODULE:
             host_gone(extent);
+            break;
+        case EXTENT_EXTERNAL:
+            external_gone(extent);
             break;
         default:
             extent_release(extent);

@@ -171,9 +171,11 @@ bool extent_withdraw(struct extent *extent);
 void extent_release(struct extent *extent);
 /* The extent around an address, or NULL. */
 struct extent *extent_find(CUdeviceptr address);
+/* An extent outside the window that overlaps [base, base + bytes), or NULL. */
+struct extent *extent_in_range(CUdeviceptr base, uint64_t bytes);
 /* Makes an extent known unless one that is known overlaps it. */
 bool extent_publish_alone(struct extent *extent);
-/* All extents with that owner context are withdrawn and put on a list (by `next`). */
+/* The extents that go with a context are withdrawn and put on a list (by `next`). */
 struct extent *extent_withdraw_context(const struct sim_context *ctx);
 static inline const struct sim_frames *extent_frames(const struct extent *extent) {
     return extent->backing ? extent->backing : &extent->frames;
@@ -226,10 +228,11 @@ CUresult graph_free_later(struct extent *extent, CUdeviceptr ptr, void *stream);
 CUresult pool_drop_import_later(struct extent *extent, CUdeviceptr ptr, void *stream);
 /* Called by sim_memory_init. Errors: OUT_OF_MEMORY (host). */
 CUresult pool_init(void);
-/* A withdrawn extent whose context goes. */
-void ipc_gone(struct extent *extent);
-void array_gone(struct extent *extent);
+void external_gone(struct extent *extent);
 void host_gone(struct extent *extent);
+/* What of a context that goes is not found by its extents alone. */
+void ipc_context_fini(const struct sim_context *ctx);
+void array_context_fini(const struct sim_context *ctx);
 
 /* The live block around an address of a chunk, its heap locked; NULL, and nothing locked, when
  * there is none. */
