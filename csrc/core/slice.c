@@ -128,6 +128,20 @@ static void fill_slot(uint32_t number) {
     aliquot_slice.slot = number;
 }
 
+/* Whether exported memory is written down for a slot whose lock is ours. Only a slot's owner makes
+ * an entry for it, so that where there is none, none can come. */
+static bool has_holds(uint32_t number) {
+    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++) {
+        const struct aliquot_hold *hold = &aliquot_slice.usage->hold[i];
+        /* relaxed: entries of others come and go meanwhile, and may look like ours half written;
+         * then the lock is taken for nothing. */
+        if (__atomic_load_n(&hold->slot, __ATOMIC_RELAXED) == number &&
+            __atomic_load_n(&hold->key, __ATOMIC_RELAXED))
+            return true;
+    }
+    return false;
+}
+
 /* Takes a free slot and the lock that says so. The lock lives in an open file description that only
  * a mapping keeps open: closing every descriptor does not lose it, a forked child does not inherit
  * it, and the kernel drops it however the process dies. */
@@ -150,9 +164,11 @@ static bool claim_slot(struct aliquot_error *error) {
         goto out;
     }
     if (atomic_load_explicit(&aliquot_slice.usage->slot[number].pid, memory_order_relaxed)) {
-        /* What a dead owner left. The region's lock, because its shared memory may pass on. */
-        int locked = aliquot_region_lock(fd, LOCK_WAIT_NS);
-        aliquot_slot_clear(fd, aliquot_slice.usage, number);
+        /* What a dead owner left. The region's lock only where its shared memory may pass on: many
+         * that start together would wait for each other. */
+        bool holds = has_holds(number);
+        int locked = holds ? aliquot_region_lock(fd, LOCK_WAIT_NS) : -1;
+        aliquot_slot_clear(holds ? fd : -1, aliquot_slice.usage, number);
         if (!locked)
             aliquot_region_unlock(fd);
     }

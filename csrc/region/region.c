@@ -212,7 +212,8 @@ static void inherit_holds(int usage_fd, struct aliquot_usage *usage, uint32_t de
 }
 
 void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot) {
-    inherit_holds(usage_fd, usage, slot);
+    if (usage_fd >= 0)
+        inherit_holds(usage_fd, usage, slot);
     uint64_t held = 0;
     for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
         held |= atomic_load_explicit(&usage->charge[device][slot], memory_order_relaxed);

@@ -155,7 +155,8 @@ const char *aliquot_usage_check(const void *bytes, size_t size);
 int aliquot_slot_alive(int usage_fd, uint32_t slot);
 
 /* Clears a slot whose lock the caller holds (or knows to be free and guarded), passing on what
- * living processes still hold of its exported memory. */
+ * living processes still hold of its exported memory; that needs the region's lock. `usage_fd` -1:
+ * it has no exported memory, and no lock is needed. */
 void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
 
 /* Clears the charges of a slot whose owner is dead; `usage_fd` is open for writing. Returns 1 when
