@@ -137,7 +137,7 @@ struct extent *extent_find(CUdeviceptr address) {
 
 uint32_t extent_frame(const struct extent *extent, uint64_t offset) {
     uint64_t page = (extent->backing_offset + offset) >> sim_devices[extent->physical].page_shift;
-    const struct sim_run *run = sim_frames_runs(extent_frames(extent));
+    const struct sim_frame_run *run = sim_frames_runs(extent_frames(extent));
     while (page >= run->count)
         page -= run++->count;
     return run->first + (uint32_t)page;
@@ -185,7 +185,7 @@ void addresses_unmap(CUdeviceptr base, uint64_t bytes) {
 bool addresses_map(CUdeviceptr base, uint32_t physical, const struct sim_frames *frames,
                    uint64_t skip, uint64_t pages) {
     const struct device_memory *device = &sim_devices[physical];
-    const struct sim_run *runs = sim_frames_runs(frames);
+    const struct sim_frame_run *runs = sim_frames_runs(frames);
     CUdeviceptr at = base;
     for (uint32_t r = 0; r < frames->run_count && pages; r++) {
         if (skip >= runs[r].count) {
@@ -224,7 +224,7 @@ void extent_publish(struct extent *extent) {
         return;
     }
     struct device_memory *device = &sim_devices[extent->physical];
-    const struct sim_run run = sim_frames_runs(&extent->frames)[0];
+    const struct sim_frame_run run = sim_frames_runs(&extent->frames)[0];
     /* Release pairs with the acquire in extent_find. */
     for (uint32_t f = 0; f < run.count; f++)
         atomic_store_explicit(&device->pages[run.first + f], extent, memory_order_release);
@@ -234,6 +234,13 @@ static bool in_window(CUdeviceptr base, uint64_t bytes) {
     CUdeviceptr start = (CUdeviceptr)sim_state->window;
     CUdeviceptr end = start + ((uint64_t)sim_state->node->device_count << sim_state->window_shift);
     return base < end && base + bytes > start;
+}
+
+struct extent *extent_in_range(CUdeviceptr base, uint64_t bytes) {
+    pthread_rwlock_rdlock(&tree.lock);
+    struct extent *last = floor_of(base + bytes - 1);
+    pthread_rwlock_unlock(&tree.lock);
+    return last && last->base + last->span > base ? last : NULL;
 }
 
 bool extent_publish_alone(struct extent *extent) {
@@ -255,7 +262,7 @@ bool extent_withdraw(struct extent *extent) {
         return removed;
     }
     struct device_memory *device = &sim_devices[extent->physical];
-    const struct sim_run run = sim_frames_runs(&extent->frames)[0];
+    const struct sim_frame_run run = sim_frames_runs(&extent->frames)[0];
     struct extent *there = extent;
     /* Of two threads that free the same allocation, one wins here. */
     if (!atomic_compare_exchange_strong_explicit(&device->pages[run.first], &there, NULL,

@@ -18,7 +18,7 @@ static struct graph_pool {
 } graph_pools[SIM_DEVICES_MAX] = {
     [0 ... SIM_DEVICES_MAX - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
 
-enum { GRAPH_IN_USE = 1, GRAPH_FREEING = 2 };
+enum { GRAPH_IN_USE = 1, GRAPH_FREEING = 2, GRAPH_DOOMED = 4 };
 
 static struct graph_pool *pool_of(const struct extent *block) {
     return &graph_pools[block->physical];
@@ -92,26 +92,51 @@ static void set_used(struct graph_pool *pool, struct extent *block, bool used) {
         pool->used_high = pool->used;
 }
 
-void sim_graph_memory_unreserve(int dev, CUdeviceptr ptr) {
-    struct extent *block = find_block(ptr);
-    if (!block)
-        return;
-    (void)dev;
-    struct graph_pool *pool = pool_of(block);
-    pthread_mutex_lock(&pool->lock);
+/* Ends a block that no launch needs any more. Under the pool's lock, which it releases. */
+static void end_and_unlock(struct graph_pool *pool, struct extent *block) {
     struct extent **link = &pool->blocks;
     while (*link && *link != block)
         link = &(*link)->next;
     bool mine = *link && extent_withdraw(block);
     if (mine) {
         *link = block->next;
-        set_used(pool, block, false);
         unback(pool, block);
         addresses_release(block->base, block->span);
     }
     pthread_mutex_unlock(&pool->lock);
     if (mine)
         extent_free(block);
+}
+
+static bool needed(const struct extent *block) {
+    return block->uses || (block->flags & GRAPH_IN_USE);
+}
+
+void sim_graph_memory_unreserve(int dev, CUdeviceptr ptr) {
+    struct extent *block = find_block(ptr);
+    (void)dev;
+    if (!block)
+        return;
+    struct graph_pool *pool = pool_of(block);
+    pthread_mutex_lock(&pool->lock);
+    if (needed(block)) {
+        block->flags |= GRAPH_DOOMED; /* its free ends it */
+        pthread_mutex_unlock(&pool->lock);
+    } else {
+        end_and_unlock(pool, block);
+    }
+}
+
+bool sim_graph_memory_live(int dev, CUdeviceptr ptr) {
+    struct extent *block = find_block(ptr);
+    (void)dev;
+    if (!block)
+        return false;
+    struct graph_pool *pool = pool_of(block);
+    pthread_mutex_lock(&pool->lock);
+    bool live = needed(block) && !(block->flags & GRAPH_FREEING);
+    pthread_mutex_unlock(&pool->lock);
+    return live;
 }
 
 /* ---- Pages --------------------------------------------------------------------------------- */
@@ -162,6 +187,14 @@ CUresult sim_graph_memory_back(int dev, CUdeviceptr ptr) {
     return done ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
+/* Under the pool's lock, which it releases. */
+static void settle_and_unlock(struct graph_pool *pool, struct extent *block) {
+    if ((block->flags & GRAPH_DOOMED) && !needed(block))
+        end_and_unlock(pool, block);
+    else
+        pthread_mutex_unlock(&pool->lock);
+}
+
 void sim_graph_memory_unback(int dev, CUdeviceptr ptr) {
     struct extent *block = find_block(ptr);
     (void)dev;
@@ -170,7 +203,7 @@ void sim_graph_memory_unback(int dev, CUdeviceptr ptr) {
     struct graph_pool *pool = pool_of(block);
     pthread_mutex_lock(&pool->lock);
     block->uses -= block->uses > 0;
-    pthread_mutex_unlock(&pool->lock);
+    settle_and_unlock(pool, block);
 }
 
 void sim_graph_memory_use(int dev, CUdeviceptr ptr, bool used) {
@@ -183,7 +216,7 @@ void sim_graph_memory_use(int dev, CUdeviceptr ptr, bool used) {
     if (!used && (block->flags & GRAPH_IN_USE))
         block->uses -= block->uses > 0;
     set_used(pool, block, used);
-    pthread_mutex_unlock(&pool->lock);
+    settle_and_unlock(pool, block);
 }
 
 /* ---- Freed outside of a graph -------------------------------------------------------------- */

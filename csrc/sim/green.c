@@ -102,6 +102,10 @@ CUresult cuCtxGetDevResource(CUcontext handle, CUdevResource *resource, CUdevRes
     return result;
 }
 
+CUgreenCtx sim_green_handle(const struct sim_context *ctx) {
+    return (CUgreenCtx)ctx->memory->green;
+}
+
 static struct green *green_get(CUgreenCtx handle) {
     return sim_handle_check(SIM_HANDLE_GREEN, handle) ? (struct green *)handle : NULL;
 }

@@ -34,7 +34,7 @@ CUresult sim_memory_init(void) {
 
 static void touch_frames(uint32_t physical, const struct sim_frames *frames) {
     _Atomic uint32_t *words = sim_frame_words(sim_state, physical);
-    const struct sim_run *runs = sim_frames_runs(frames);
+    const struct sim_frame_run *runs = sim_frames_runs(frames);
     for (uint32_t r = 0; r < frames->run_count; r++)
         for (uint32_t f = 0; f < runs[r].count; f++)
             sim_frame_touch(&words[runs[r].first + f]);

@@ -109,7 +109,7 @@ static void drop_chunk(struct pool *pool, struct extent *chunk) {
 
 static void mark_written(const struct extent *chunk) {
     _Atomic uint32_t *words = sim_frame_words(sim_state, chunk->physical);
-    const struct sim_run *runs = sim_frames_runs(&chunk->frames);
+    const struct sim_frame_run *runs = sim_frames_runs(&chunk->frames);
     for (uint32_t r = 0; r < chunk->frames.run_count; r++)
         for (uint32_t f = 0; f < runs[r].count; f++)
             sim_frame_touch(&words[runs[r].first + f]);

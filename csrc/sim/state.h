@@ -239,7 +239,7 @@ bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
 
 /* ---- Frames (bytes are pages here) --------------------------------------------------------- */
 
-struct sim_run { /* physically contiguous pages */
+struct sim_frame_run { /* physically contiguous pages */
     uint32_t first;
     uint32_t count;
 };
@@ -248,10 +248,10 @@ struct sim_frames {
     uint32_t run_count;
     uint32_t run_room;
     uint64_t frames;
-    struct sim_run one;
-    struct sim_run *runs; /* malloc'ed, or NULL: `one` */
+    struct sim_frame_run one;
+    struct sim_frame_run *runs; /* malloc'ed, or NULL: `one` */
 };
-static inline const struct sim_run *sim_frames_runs(const struct sim_frames *frames) {
+static inline const struct sim_frame_run *sim_frames_runs(const struct sim_frames *frames) {
     return frames->runs ? frames->runs : &frames->one;
 }
 

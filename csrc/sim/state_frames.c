@@ -196,13 +196,13 @@ uint64_t sim_frames_reap(struct sim_state *state, uint32_t device, uint32_t slot
 
 /* ---- Lists of pages ------------------------------------------------------------------------ */
 
-static struct sim_run *runs_of(struct sim_frames *frames) {
+static struct sim_frame_run *runs_of(struct sim_frames *frames) {
     return frames->runs ? frames->runs : &frames->one;
 }
 
 static bool push(struct sim_frames *frames, uint32_t first, uint32_t count) {
-    struct sim_run *runs = runs_of(frames);
-    struct sim_run *last = frames->run_count ? &runs[frames->run_count - 1] : NULL;
+    struct sim_frame_run *runs = runs_of(frames);
+    struct sim_frame_run *last = frames->run_count ? &runs[frames->run_count - 1] : NULL;
     if (last && last->first + last->count == first) {
         last->count += count;
         frames->frames += count;
@@ -218,7 +218,7 @@ static bool push(struct sim_frames *frames, uint32_t first, uint32_t count) {
         frames->runs = runs;
         frames->run_room = room;
     }
-    runs[frames->run_count++] = (struct sim_run){first, count};
+    runs[frames->run_count++] = (struct sim_frame_run){first, count};
     frames->frames += count;
     return true;
 }
@@ -229,7 +229,7 @@ void sim_frames_forget(struct sim_frames *frames) {
 }
 
 bool sim_frames_append(struct sim_frames *frames, struct sim_frames *more) {
-    const struct sim_run *runs = runs_of(more);
+    const struct sim_frame_run *runs = runs_of(more);
     for (uint32_t r = 0; r < more->run_count; r++) {
         if (push(frames, runs[r].first, runs[r].count))
             continue;
@@ -243,7 +243,7 @@ bool sim_frames_append(struct sim_frames *frames, struct sim_frames *more) {
 
 bool sim_frames_cut(struct sim_frames *frames, uint64_t count, struct sim_frames *tail) {
     while (count) {
-        struct sim_run *last = &runs_of(frames)[frames->run_count - 1];
+        struct sim_frame_run *last = &runs_of(frames)[frames->run_count - 1];
         uint32_t some = last->count < count ? last->count : (uint32_t)count;
         if (tail && !push(tail, last->first + last->count - some, some))
             return false;
@@ -309,7 +309,7 @@ static bool take_locked(struct sim_state *state, uint32_t device, uint64_t count
         rest -= stop - at;
         at = next_set(bitmap, stop, end);
     }
-    const struct sim_run *runs = sim_frames_runs(frames);
+    const struct sim_frame_run *runs = sim_frames_runs(frames);
     for (uint32_t r = 0; r < frames->run_count; r++)
         take_run(state, device, runs[r].first, runs[r].count);
     return true;
@@ -335,7 +335,7 @@ void sim_frames_give(struct sim_state *state, uint32_t device, struct sim_frames
     _Atomic uint32_t *words = sim_frame_words(state, device);
     uint64_t *bitmap = sim_frame_bitmap(state, device);
     struct sim_slot *slot = &header->slots[state->slot];
-    const struct sim_run *runs = sim_frames_runs(frames);
+    const struct sim_frame_run *runs = sim_frames_runs(frames);
     /* While the pages are still ours nobody else can write them. */
     for (uint32_t r = 0; r < frames->run_count; r++)
         sim_frames_scrub(state, device, runs[r].first, runs[r].count);

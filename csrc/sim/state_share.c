@@ -263,7 +263,7 @@ bool sim_share_make(struct sim_state *state, uint32_t device, enum sim_share_kin
     if (detail)
         memcpy(share->detail, detail, sizeof share->detail);
     if (frames) {
-        const struct sim_run *runs = sim_frames_runs(frames);
+        const struct sim_frame_run *runs = sim_frames_runs(frames);
         uint32_t mark = (number + 1) << SIM_FRAME_SHARE_SHIFT | (state->slot + 1);
         share->frames = frames->frames;
         share->first_frame = frames->run_count == 1 ? runs[0].first : SIM_SLOT_NONE;
