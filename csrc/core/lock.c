@@ -5,18 +5,20 @@
 #include <unistd.h>
 
 void aliquot_lock_wait(struct aliquot_lock *lock) {
-    /* The sections are shorter than a sleep: look a few times first. */
+    /* The sections are shorter than a sleep: look a while first, without taking the line from who
+     * has the lock. */
     for (int look = 0; look < 100; look++) {
-        uint32_t free_word = 0;
-        /* acquire: pairs with the release in aliquot_unlock. */
-        if (atomic_compare_exchange_weak_explicit(&lock->word, &free_word, 1, memory_order_acquire,
-                                                  memory_order_relaxed))
-            return;
 #if defined(__x86_64__)
         __builtin_ia32_pause();
 #elif defined(__aarch64__)
         __asm__ volatile("yield");
 #endif
+        uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+        /* acquire: pairs with the release in aliquot_unlock. */
+        if (word == 0 &&
+            atomic_compare_exchange_weak_explicit(&lock->word, &word, 1, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return;
     }
     /* acquire: as above; 2 stays for the next one, who may find nobody asleep, which is harmless. */
     while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0)
