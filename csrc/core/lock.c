@@ -15,9 +15,8 @@ void aliquot_lock_wait(struct aliquot_lock *lock) {
 #endif
         uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
         /* acquire: pairs with the release in aliquot_unlock. */
-        if (word == 0 &&
-            atomic_compare_exchange_weak_explicit(&lock->word, &word, 1, memory_order_acquire,
-                                                  memory_order_relaxed))
+        if (word == 0 && atomic_compare_exchange_weak_explicit(
+                             &lock->word, &word, 1, memory_order_acquire, memory_order_relaxed))
             return;
     }
     /* acquire: as above; 2 stays for the next one, who may find nobody asleep, which is harmless. */
