@@ -38,7 +38,8 @@ soak: build $(VENV)/stamp/test
 	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
 
 bench: build
-	for bench in bench/[a-z]*.py; do $(BIN)/python $$bench $(BENCH) || exit; done
+	@for name in overhead live_allocations init; do \
+	    $(BIN)/python bench/$$name.py $(BENCH) || exit; done
 
 lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
 	mkdir -p build/packages/aliquot
