@@ -77,8 +77,8 @@ def desk(driver: Path, shim: Path, folder: Path, prefix: Sequence[str] = ALIQUOT
         "ALIQUOT_CACHE_DIR": str(folder / "cache"),
         "ALIQUOT_SHIM": str(shim),
     }
-    # A shim that was built with a sanitizer says how it wants to be loaded.
-    for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"):
+    # Under sanitizers every program loads them first.
+    for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LD_PRELOAD", "PYTHONPATH"):
         if name in os.environ:
             environment[name] = os.environ[name]
     return Desk(environment, runtime, tuple(prefix))

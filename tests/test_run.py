@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,7 @@ def test_in_environment_mode_the_loaders_names_lead_to_the_shim(here: Desk, driv
     assert here.left_behind() == []
 
 
+@pytest.mark.usefixtures("plain_shim")
 def test_in_environment_mode_what_is_preloaded_already_stays(here: Desk) -> None:
     own = {"LD_PRELOAD": "libm.so.6", "LD_LIBRARY_PATH": here.environment["LD_LIBRARY_PATH"]}
     command = ["--mode", "environment", "--memory", "1GiB", "--", "/usr/bin/env"]
@@ -131,6 +134,7 @@ def test_caps_hold_for_what_a_program_starts(here: Desk, mode: str) -> None:
 
 
 @needs_namespaces
+@pytest.mark.usefixtures("plain_shim")
 def test_a_program_without_any_environment_is_still_capped(here: Desk, driver: Path) -> None:
     command = ["/usr/bin/env", "-i", sys.executable, HOLDER, str(driver), "600", "600"]
     result = here.run("run", "--memory", "1GiB", "--device", "0", "--", *command)
@@ -375,6 +379,33 @@ def test_the_run_directory_goes_when_the_last_process_has_gone(here: Desk, tmp_p
     assert [piece["state"] for piece in here.slices()] == ["orphaned"]
     gate.write_text("go\n")
     wait_for(lambda: here.left_behind() == [], "the removal")
+
+
+def test_a_command_killed_at_any_moment_leaves_nothing_that_stays(here: Desk) -> None:
+    """Moments spread over the whole start, measured by how long an undisturbed one takes."""
+    began = time.monotonic()
+    here.run("run", "--memory", "1GiB", "--", "true")
+    whole = time.monotonic() - began
+    for step in range(24):
+        running = here.start("run", "--memory", "1GiB", "--", "true", stderr=subprocess.DEVNULL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(whole * step / 24)
+        running.kill()
+        running.communicate()
+    wait_for(lambda: here.slices("--all") == [], "the removal of all")
+    assert here.left_behind() == []
+
+
+def test_many_that_start_at_once_all_run(here: Desk) -> None:
+    script = f"{sys.executable} {HOLDER} libcuda.so.1 600 600"
+    started = [
+        here.start("run", "--memory", "1GiB", "--", "sh", "-c", script, stdin=subprocess.DEVNULL)
+        for _ in range(12)
+    ]
+    for one in started:
+        assert one.communicate()[0].splitlines() == ["init 0", "600 0", "600 2", "holding"]
+        assert one.returncode == 0
+    assert here.left_behind() == []
 
 
 def test_a_process_that_closed_every_descriptor_keeps_its_slice(here: Desk) -> None:
@@ -637,13 +668,13 @@ def test_without_namespaces_asking_for_them_is_one_line(here: Desk) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_an_ordinary_user_needs_no_privilege(
-    driver: Path, shim_library: Path, tmp_path_factory: pytest.TempPathFactory
+    driver: Path, plain_shim: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """As `nobody`, with everything that they need to read within their reach."""
     folder = Path(f"/tmp/aliquot-test-{os.getpid()}-{tmp_path_factory.getbasetemp().name}")
     folder.mkdir()
     try:
-        _as_nobody(driver, shim_library, folder)
+        _as_nobody(driver, plain_shim, folder)
     finally:
         subprocess.run(["rm", "-rf", str(folder)], check=True)
 
