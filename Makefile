@@ -18,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 build: $(VENV)/stamp/aliquot
 
-demo: build
+demo: build $(VENV)/stamp/demo
 	$(BIN)/python -m aliquot.agent.demo
 
 test: build $(VENV)/stamp/test
@@ -85,6 +85,10 @@ $(VENV)/stamp/sanitized: $(VENV)/stamp/venv $(SOURCES)
 
 $(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml
 	$(BIN)/python -m pip install -q --group test --group clients
+	@touch $@
+
+$(VENV)/stamp/demo: $(VENV)/stamp/venv pyproject.toml
+	$(BIN)/python -m pip install -q --group demo
 	@touch $@
 
 $(VENV)/stamp/lint: $(VENV)/stamp/venv pyproject.toml
