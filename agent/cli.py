@@ -102,7 +102,9 @@ def _describe(error: click.ClickException) -> str:
 
 
 def _fail(text: str, status: int) -> int:
-    click.echo(f"aliquot: {text}", err=True)
+    # What was typed may be in it, and one line it must stay.
+    line = "".join(letter if letter.isprintable() else "?" for letter in text)
+    click.echo(f"aliquot: {line}", err=True)
     return status
 
 

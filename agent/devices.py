@@ -139,7 +139,8 @@ def select(devices: Sequence[Device], selector: str) -> tuple[Device, ...]:
 
 def _select_one(devices: Sequence[Device], part: str, selector: str) -> Device:
     if part.isascii() and part.isdigit():
-        matches = [device for device in devices if device.index == int(part)]
+        number = part.lstrip("0") or "0"
+        matches = [device for device in devices if str(device.index) == number]
     elif part:
         wanted = part.lower()
         matches = [

@@ -33,8 +33,8 @@ UNITS: Final = {
 HAMI_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 HAMI_LIMIT: Final = "CUDA_DEVICE_MEMORY_LIMIT"
 
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]*|%)", re.ASCII)
-_HAMI_SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]+|[0-9]+)([kKmMgG]?)", re.ASCII)
+_SIZE: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?) ?([A-Za-z]*|%)", re.ASCII)
+_HAMI_SIZE: Final = re.compile(r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,22})([kKmMgG]?)", re.ASCII)
 _INDEX: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
 
 

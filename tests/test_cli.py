@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -163,6 +164,9 @@ def test_the_version_is_the_distributions() -> None:
         (["run", "--memory", "1GiB"], "CMD"),
         (["run", "--mode", "magic", "--memory", "1GiB", "--", "ls"], "magic"),
         (["run", "--memory", "nothing", "--", "ls"], "nothing"),
+        (["run", "--memory", "a\nb\x1b[2J", "--", "ls"], "'a?b?[2J'"),
+        (["run", "--memory", "9" * 5000, "--", "ls"], "is not a size"),
+        (["run", "--memory", os.fsdecode(b"\xff\xfe"), "--", "ls"], "is not a size"),
         (["ps", "--walk"], "--walk"),
         (["ps", "extra"], "extra"),
         (["--walk"], "--walk"),

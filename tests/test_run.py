@@ -447,6 +447,7 @@ os._exit(0)
         (["--memory", "0=1GiB,2=1GiB"], "no device 2"),
         (["--memory", "1GiB", "--device", "5"], "no device '5'"),
         (["--memory", "1GiB", "--device", "-1"], "no device '-1'"),
+        (["--memory", "1GiB", "--device", "9" * 5000], "no device"),
         (["--memory", "1GiB", "--device", "0,0"], "names device 0 again"),
         (["--memory", "1GiB", "--device", "GPU-1"], "fits several devices"),
         (["--memory", "1GiB", "--device", "GPU-77"], "no device 'GPU-77'"),
