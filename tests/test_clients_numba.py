@@ -1,0 +1,108 @@
+"""numba-cuda runs unmodified on the simulator, with kernels that it compiled."""
+
+from __future__ import annotations
+
+from clients import Clients, clients, need
+
+__all__ = ["clients"]
+
+
+def test_numba_compiles_and_launches_its_kernels(clients: Clients) -> None:
+    need("numba_cuda", "numpy")
+    client = clients.run(
+        """
+import numpy as np
+from numba import cuda, float32
+
+@cuda.jit
+def add(x, y, out):
+    i = cuda.grid(1)
+    if i < out.size:
+        out[i] = x[i] + y[i]
+
+@cuda.jit
+def tile(x, out):
+    shared = cuda.shared.array(64, float32)
+    i = cuda.threadIdx.x
+    shared[i] = x[i]
+    cuda.syncthreads()
+    out[i] = shared[63 - i]
+
+assert len(cuda.gpus) == 1
+x = np.arange(1024, dtype=np.float32)
+here = cuda.to_device(x)
+assert (here.copy_to_host() == x).all()
+out = cuda.device_array_like(here)
+stream = cuda.stream()
+for _ in range(5):
+    add[8, 128, stream](here, here, out)
+tile[1, 64](here, out)
+stream.synchronize()
+cuda.synchronize()
+assert out.copy_to_host().shape == x.shape
+(registers,) = add.get_regs_per_thread().values()
+assert 0 < registers <= 255
+(shared,) = tile.get_shared_mem_per_block().values()
+assert shared == 256
+with cuda.pinned(x):
+    cuda.to_device(x, stream=stream)
+    stream.synchronize()
+print("well")
+"""
+    )
+    assert client.output == "well\n"
+    by_name = {
+        name.split("__main__")[-1].lstrip("0123456789"): n
+        for name, n in client.asked.launches.items()
+    }
+    assert sum(n for name, n in by_name.items() if name.startswith("add")) == 5
+    assert sum(n for name, n in by_name.items() if name.startswith("tile")) == 1
+
+
+def test_numba_kernels_get_the_arguments_they_are_called_with(clients: Clients) -> None:
+    need("numba_cuda", "numpy")
+    client = clients.run(
+        """
+import numpy as np
+from numba import cuda, uint64, void
+
+@cuda.jit(void(uint64))
+def aliquot_spin_ns(ns):
+    pass
+
+aliquot_spin_ns[1, 1](1)
+start, end = cuda.event(), cuda.event()
+start.record()
+aliquot_spin_ns[1, 1](20_000_000)
+end.record()
+end.synchronize()
+assert 20 <= cuda.event_elapsed_time(start, end) < 200
+print("well")
+"""
+    )
+    assert client.output == "well\n"
+
+
+def test_numba_links_with_the_driver_where_nvjitlink_is_missing(clients: Clients) -> None:
+    need("numba_cuda", "numpy")
+    client = clients.run(
+        """
+import sys
+import warnings
+warnings.simplefilter("ignore")
+sys.modules["cuda.bindings.nvjitlink"] = None
+import numpy as np
+from numba import cuda
+
+@cuda.jit
+def fill(out):
+    out[cuda.grid(1)] = 1
+
+out = cuda.device_array(64, dtype=np.float32)
+fill[1, 64](out)
+cuda.synchronize()
+print("well")
+"""
+    )
+    assert client.output == "well\n"
+    assert sum(client.asked.launches.values()) == 1

@@ -1,0 +1,38 @@
+"""xgboost 1.6.2, with libcudart 11.0 inside, trains on the simulator."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+from clients import Clients, clients, need
+
+__all__ = ["clients"]
+
+
+def test_xgboost_trains_rounds_of_gpu_hist(clients: Clients) -> None:
+    need("xgboost", "numpy")
+    if version("xgboost") != "1.6.2":
+        pytest.skip("only xgboost 1.6 carries a libcudart that starts on the simulator")
+    client = clients.run(
+        """
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import xgboost
+
+generator = np.random.default_rng(1)
+x = generator.random((500, 8), dtype=np.float32)
+data = xgboost.DMatrix(x, label=(x[:, 0] > 0.5).astype(np.float32))
+settings = {"tree_method": "gpu_hist", "max_depth": 3, "objective": "binary:logistic"}
+booster = xgboost.train(settings, data, num_boost_round=3)
+assert booster.num_boosted_rounds() == 3
+assert booster.predict(data).shape == (500,)
+print("well")
+"""
+    )
+    assert client.output == "well\n"
+    assert client.asked.modules == 38
+    assert sum(client.asked.launches.values()) >= 53
+    assert any("gpu_hist" in name or "Histogram" in name for name in client.asked.launches)
