@@ -315,7 +315,7 @@ CUresult sim_copy_do(struct sim_stream *stream, const CUDA_MEMCPY3D *given,
         CUgraphNodeParams node = {.type = CU_GRAPH_NODE_TYPE_MEMCPY};
         node.memcpy.copyCtx = (CUcontext)stream->ctx;
         node.memcpy.copyParams = *given;
-        return sim_capture_node(stream, &node, NULL);
+        return sim_capture_node(stream, &node, NULL, NULL);
     }
     struct sim_copy copy;
     CUresult result = sim_copy_read(given, false, &copy);

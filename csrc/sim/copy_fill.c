@@ -23,7 +23,7 @@ static CUresult fill(CUdeviceptr dst, size_t pitch, uint32_t value, unsigned ele
                                              .width = width,
                                              .height = height,
                                              .ctx = (CUcontext)stream->ctx}};
-        return sim_capture_node(stream, &node, NULL);
+        return sim_capture_node(stream, &node, NULL, NULL);
     }
     result = sim_fill_op(&place, value, element, width, height, stream->exec->dev, &op);
     if (result != CUDA_SUCCESS || op.kind == SIM_OP_NOTHING)
@@ -103,8 +103,8 @@ CUresult CUDAAPI cuMemsetD2D8_v2_ptds(CUdeviceptr dst, size_t pitch, unsigned ch
                                       size_t width, size_t height) {
     return fill(dst, pitch, value, 1, width, height, NULL, true, true);
 }
-CUresult CUDAAPI cuMemsetD2D8Async(CUdeviceptr dst, size_t pitch, unsigned char value,
-                                   size_t width, size_t height, CUstream stream) {
+CUresult CUDAAPI cuMemsetD2D8Async(CUdeviceptr dst, size_t pitch, unsigned char value, size_t width,
+                                   size_t height, CUstream stream) {
     return fill(dst, pitch, value, 1, width, height, stream, false, false);
 }
 CUresult CUDAAPI cuMemsetD2D8Async_ptsz(CUdeviceptr dst, size_t pitch, unsigned char value,
@@ -115,8 +115,8 @@ CUresult CUDAAPI cuMemsetD2D16(CUdeviceptr_v1 dst, unsigned pitch, unsigned shor
                                unsigned width, unsigned height) {
     return fill(dst, pitch, value, 2, width, height, NULL, true, false);
 }
-CUresult CUDAAPI cuMemsetD2D16_v2(CUdeviceptr dst, size_t pitch, unsigned short value,
-                                  size_t width, size_t height) {
+CUresult CUDAAPI cuMemsetD2D16_v2(CUdeviceptr dst, size_t pitch, unsigned short value, size_t width,
+                                  size_t height) {
     return fill(dst, pitch, value, 2, width, height, NULL, true, false);
 }
 CUresult CUDAAPI cuMemsetD2D16_v2_ptds(CUdeviceptr dst, size_t pitch, unsigned short value,

@@ -65,6 +65,8 @@ static CUresult prefetch(CUdeviceptr ptr, size_t bytes, CUmemLocation location, 
         result = check_location(&location);
     if (result == CUDA_SUCCESS)
         result = check_device(stream->exec->dev);
+    if (result == CUDA_SUCCESS)
+        sim_managed_prefetched(ptr, location);
     return result == CUDA_SUCCESS ? queue_nothing(stream) : result;
 }
 
@@ -152,16 +154,14 @@ CUresult CUDAAPI cuMemDiscardAndPrefetchBatchAsync(CUdeviceptr *ptrs, size_t *si
 CUresult CUDAAPI cuMemDiscardAndPrefetchBatchAsync_ptsz(CUdeviceptr *ptrs, size_t *sizes,
                                                         size_t count, CUmemLocation *locations,
                                                         size_t *starts, size_t location_count,
-                                                        unsigned long long flags,
-                                                        CUstream stream) {
+                                                        unsigned long long flags, CUstream stream) {
     return prefetch_batch(ptrs, sizes, count, locations, starts, location_count, flags, stream,
                           true);
 }
 
 /* ---- Advising ------------------------------------------------------------------------------ */
 
-static CUresult advise(CUdeviceptr ptr, size_t bytes, CUmem_advise advice,
-                       CUmemLocation location) {
+static CUresult advise(CUdeviceptr ptr, size_t bytes, CUmem_advise advice, CUmemLocation location) {
     CUresult result = sim_ready();
     if (result == CUDA_SUCCESS)
         result = check_managed(ptr, bytes);
@@ -186,11 +186,12 @@ static CUresult advise(CUdeviceptr ptr, size_t bytes, CUmem_advise advice,
 }
 
 CUresult CUDAAPI cuMemAdvise(CUdeviceptr ptr, size_t bytes, CUmem_advise advice, CUdevice dev) {
-    return advise(ptr, bytes, advice, location_of(dev));
+    return cuMemAdvise_v2(ptr, bytes, advice, location_of(dev));
 }
 CUresult CUDAAPI cuMemAdvise_v2(CUdeviceptr ptr, size_t bytes, CUmem_advise advice,
                                 CUmemLocation location) {
-    return advise(ptr, bytes, advice, location);
+    CUresult result = advise(ptr, bytes, advice, location);
+    return result == CUDA_SUCCESS ? sim_managed_advised(ptr, advice, location) : result;
 }
 
 /* ---- Attaching ----------------------------------------------------------------------------- */

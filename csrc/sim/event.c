@@ -77,7 +77,7 @@ static CUresult capture_node(struct sim_stream *stream, CUgraphNodeType type, CU
         params.eventRecord.event = event;
     else
         params.eventWait.event = event;
-    return sim_capture_node(stream, &params, NULL);
+    return sim_capture_node(stream, &params, NULL, NULL);
 }
 
 static CUresult record(CUevent handle, CUstream stream_handle, unsigned flags, bool per_thread) {

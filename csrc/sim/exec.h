@@ -98,4 +98,9 @@ CUresult sim_graph_memory_back(int dev, CUdeviceptr ptr);
  * attributes follow; memory not in use can be trimmed and shared with other graphs. */
 void sim_graph_memory_use(int dev, CUdeviceptr ptr, bool used);
 
+/* ---- Provided by the memory half for green contexts ---------------------------------------- */
+
+/* The handle of the green context that `ctx` (with ctx->green) stands for. */
+CUgreenCtx sim_green_handle(const struct sim_context *ctx);
+
 #endif

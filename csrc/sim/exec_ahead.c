@@ -94,7 +94,7 @@ static enum sim_watch settle_stream(struct sim_stream *stream, uint64_t tail, ui
 static void settle_runs(const struct sim_engine_device *device, uint64_t *need_run_ns) {
     for (const struct sim_item *item = device->running; item != NULL; item = item->next)
         if (item->run != NULL)
-            *need_run_ns = least(*need_run_ns, item->end_ns + item->tail_ns);
+            *need_run_ns = least(*need_run_ns, item->end_ns + item->quiet_ns);
     for (const struct sim_item *item = device->queued; item != NULL; item = item->next)
         if (item->run != NULL && device->running != NULL)
             *need_run_ns = least(*need_run_ns, device->running->end_ns);

@@ -292,35 +292,30 @@ void sim_capture_end_context(struct sim_exec *exec) {
 
 /* ---- Recording work ------------------------------------------------------------------------ */
 
-CUresult sim_capture_add(struct sim_stream *stream, struct sim_node_params *params,
-                         struct sim_graph_node **node) {
+CUresult sim_capture_node(struct sim_stream *stream, const CUgraphNodeParams *given,
+                          const struct sim_launch_attributes *attributes,
+                          struct sim_graph_node **node) {
+    struct sim_node_params params;
     struct sim_graph_node *made = NULL;
-    CUresult result = CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     sim_graph_enter();
     struct sim_capture *capture = capture_of(stream);
-    if (capture != NULL && !capture->invalid) {
-        result = sim_graph_add(capture->graph, stream->ends.node, stream->ends.data,
-                               stream->ends.count, params, &made);
-        if (result == CUDA_SUCCESS) {
-            stream->ends.count = 0;
-            if (!sim_edges_add(&stream->ends, made, NULL))
-                result = CUDA_ERROR_OUT_OF_MEMORY;
-        }
+    CUresult result = capture == NULL || capture->invalid
+                          ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+                          : sim_node_params_take(given, attributes, &params);
+    if (result == CUDA_SUCCESS) {
+        const struct sim_edges *ends = &stream->ends;
+        result = sim_graph_add(capture->graph, ends->node, ends->data, ends->count, &params, &made);
+        if (made == NULL)
+            sim_node_params_free(&params);
+        stream->ends.count = 0;
+        if (result == CUDA_SUCCESS && !sim_edges_add(&stream->ends, made, NULL))
+            result = CUDA_ERROR_OUT_OF_MEMORY;
         capture->invalid = result != CUDA_SUCCESS;
     }
     sim_graph_leave();
-    if (made == NULL)
-        sim_node_params_free(params);
     if (node != NULL)
         *node = made;
     return result;
-}
-
-CUresult sim_capture_node(struct sim_stream *stream, const CUgraphNodeParams *given,
-                          struct sim_graph_node **node) {
-    struct sim_node_params params;
-    CUresult result = sim_node_params_take(given, &params);
-    return result != CUDA_SUCCESS ? result : sim_capture_add(stream, &params, node);
 }
 
 /* ---- Events -------------------------------------------------------------------------------- */

@@ -342,6 +342,11 @@ static void drop(struct sim_item *item) {
         call_out(item);
         return;
     }
+    if (item->op->kind == SIM_OP_GRAPH) { /* its nodes are dropped one by one */
+        item->state = SIM_ITEM_AWAY;
+        sim_run_start(item->op->run, item, item->ready_ns);
+        return;
+    }
     if (item->op->kind == SIM_OP_RECORD)
         sim_engine_complete_fence(item->op->fence, sim_engine.time_ns);
     complete(item, sim_engine.time_ns);

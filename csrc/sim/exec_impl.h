@@ -145,8 +145,10 @@ struct sim_item {
     uint32_t sms;            /* RUNNING: processors it holds */
     struct sim_fence *fence; /* FENCED: whose list it is on */
     uint64_t ready_ns;
-    uint64_t end_ns;  /* TIMED: real time; RUNNING: reading of the device's clock */
-    uint64_t tail_ns; /* graph nodes: kernel time that is certain to follow in the same run */
+    uint64_t end_ns; /* TIMED: real time; RUNNING: reading of the device's clock */
+    /* Graph nodes: device time that is certain to follow in the same run, and how long after the end
+     * nothing but kernels happens. */
+    uint64_t tail_ns, quiet_ns;
 };
 
 /* ---- Streams ------------------------------------------------------------------------------- */
@@ -301,6 +303,10 @@ void sim_op_release(struct sim_op *op);
 
 /* A stream of `ctx`, a valid handle; NULL: no host memory. */
 struct sim_stream *sim_stream_make(struct sim_context *ctx, unsigned flags, int priority);
+/* Gives a stream's attributes their first values. */
+void sim_stream_attributes_reset(struct sim_stream *stream);
+/* Changes the priority of what starts from now on. */
+void sim_stream_prioritise(struct sim_stream *stream, int priority);
 /* Ends the handle; what is queued is still carried out. False: it was no handle any more. */
 bool sim_stream_unmake(struct sim_stream *stream);
 /* E: an ended stream has nothing queued any more: its struct may be used again. */
@@ -434,6 +440,11 @@ bool sim_thread_host(struct sim_item *item);
 void sim_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until_ns);
 void sim_futex_wake(_Atomic uint32_t *word, int count);
 
+/* stream_memop.c: the operation of one entry of a batch, and the checks of a whole batch.
+ * Errors: INVALID_VALUE, NOT_SUPPORTED. */
+CUresult sim_memop_op(const CUstreamBatchMemOpParams *given, struct sim_op *op);
+CUresult sim_memop_check(const CUstreamBatchMemOpParams *ops, unsigned count, unsigned flags);
+
 /* exec_effect.c: moves an operation's bytes, writes its word. False for a poll: not yet. */
 bool sim_effect(const struct sim_op *op);
 /* Bytes that the effect moves: whether it is worth a thread. */
@@ -448,8 +459,6 @@ bool sim_run_node_done(struct sim_run *run, struct sim_item *item, uint64_t time
                        struct sim_item **launch, uint64_t *end_ns);
 /* Drops what waits in a run of a dying context. */
 void sim_run_pend(struct sim_run *run);
-/* Releases a run; what was not done is dropped. Without locks or with the engine's. */
-void sim_run_release(struct sim_run *run);
 /* The fence of the executable's former launch, to be waited for, or NULL. */
 struct sim_fence *sim_run_before(struct sim_run *run);
 

@@ -50,9 +50,6 @@ void sim_op_release(struct sim_op *op) {
         if (op->call.fn != NULL)
             op->call.fn(op->call.arg);
         break;
-    case SIM_OP_GRAPH:
-        sim_run_release(op->run);
-        break;
     default:
         break;
     }

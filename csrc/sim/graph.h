@@ -26,18 +26,39 @@ struct sim_kernel_store {
     uint8_t data[];
 };
 
+/* The memory of an allocation node, shared by the node and its copies in executables. G. */
+struct sim_graph_memory {
+    uint32_t holders;
+    CUdevice dev;
+    CUdeviceptr ptr;
+};
+struct sim_alloc_store {
+    struct sim_graph_memory *memory;
+    CUmemAccessDesc access[]; /* what the parameters' accessDescs points to */
+};
+
 /* What a node does: the driver's own description, with everything it points to owned. */
 struct sim_node_params {
     CUgraphNodeParams api;
-    void *store; /* owned: kernel: struct sim_kernel_store; batch, alloc: the array; else NULL */
+    void *store; /* malloc'ed: sim_kernel_store, sim_alloc_store, a batch's array; else NULL */
 };
 
-/* Checks a description and makes an own copy of all it points to. `graph` of a child graph node is
- * cloned, or taken over where the description says so. Errors: those of the add-node calls. */
-CUresult sim_node_params_take(const CUgraphNodeParams *given, struct sim_node_params *params);
-/* An own copy of an own copy. Errors: OUT_OF_MEMORY. */
-CUresult sim_node_params_copy(const struct sim_node_params *params, struct sim_node_params *copy);
+/* G: checks a description and makes an own copy of all it points to; `attributes` of a kernel, or
+ * NULL. The graph of a child graph node is copied, or taken over where the description says so.
+ * Errors: those of the add-node calls. */
+CUresult sim_node_params_take(const CUgraphNodeParams *given,
+                              const struct sim_launch_attributes *attributes,
+                              struct sim_node_params *params);
+/* G: an own copy of an own copy. Errors: OUT_OF_MEMORY, NOT_SUPPORTED (memory nodes in a child
+ * graph that is not for an executable). */
+CUresult sim_node_params_copy(const struct sim_node_params *params, bool executable,
+                              struct sim_node_params *copy);
+/* G. A child graph that no node has taken goes too. */
 void sim_node_params_free(struct sim_node_params *params);
+
+static inline struct sim_kernel_store *sim_kernel_store(const struct sim_node_params *params) {
+    return params->store;
+}
 
 /* ---- Structure ----------------------------------------------------------------------------- */
 
@@ -83,10 +104,18 @@ struct sim_graph_node *sim_graph_node_find(CUgraphNode handle);
 
 /* G: an empty graph; NULL: no host memory. */
 struct sim_graph *sim_graph_make(void);
+/* G: adds and removes an edge between existing nodes. Errors: INVALID_VALUE (of different graphs, a
+ * circle, there already or not there, impossible edge data), OUT_OF_MEMORY. */
+CUresult sim_graph_connect(struct sim_graph_node *from, struct sim_graph_node *to,
+                           const CUgraphEdgeData *data);
+CUresult sim_graph_disconnect(struct sim_graph_node *from, struct sim_graph_node *to,
+                              const CUgraphEdgeData *data);
 /* G: destroys a graph and all in it. User objects are released after the lock: *objects collects
  * them for sim_graph_objects_release. */
 void sim_graph_unmake(struct sim_graph *graph, struct sim_graph_object **objects);
 void sim_graph_objects_release(struct sim_graph_object *objects);
+/* G: makes a copy hold what the original holds. Errors: OUT_OF_MEMORY. */
+CUresult sim_graph_objects_copy(const struct sim_graph *graph, struct sim_graph *copy);
 /* G: a copy, child graphs included, nodes in the same order and with the same ids.
  * Errors: OUT_OF_MEMORY, NOT_SUPPORTED (memory nodes, unless for an executable). */
 CUresult sim_graph_copy(const struct sim_graph *graph, bool executable, struct sim_graph **copy);
@@ -113,12 +142,11 @@ uint64_t sim_graph_mark(void);
 
 /* ---- Capture ------------------------------------------------------------------------------- */
 
-/* Adds a node to the capture that `stream` takes part in, behind its ends; *params is taken over,
- * also on failure. Errors: STREAM_CAPTURE_INVALIDATED, and of sim_graph_add. */
-CUresult sim_capture_add(struct sim_stream *stream, struct sim_node_params *params,
-                         struct sim_graph_node **node);
-/* The same from a description that is first checked and copied. A bad one invalidates nothing. */
+/* Adds a node to the capture that `stream` takes part in, behind its ends. A description that is
+ * not valid invalidates nothing. `node` may be NULL. Errors: STREAM_CAPTURE_INVALIDATED, and of
+ * sim_node_params_take and sim_graph_add. */
 CUresult sim_capture_node(struct sim_stream *stream, const CUgraphNodeParams *given,
+                          const struct sim_launch_attributes *attributes,
                           struct sim_graph_node **node);
 
 #endif

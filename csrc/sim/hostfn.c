@@ -14,7 +14,7 @@ static CUresult launch_host(CUstream handle, CUhostFn fn, void *data, unsigned s
     if (sim_stream_capturing(stream)) {
         CUgraphNodeParams node = {.type = CU_GRAPH_NODE_TYPE_HOST,
                                   .host = {.fn = fn, .userData = data, .syncMode = sync_mode}};
-        return sim_capture_node(stream, &node, NULL);
+        return sim_capture_node(stream, &node, NULL, NULL);
     }
     struct sim_op op = {.kind = SIM_OP_HOST, .call = {.fn = fn, .arg = data}};
     return sim_stream_submit(stream, &op, NULL);
@@ -26,8 +26,7 @@ CUresult CUDAAPI cuLaunchHostFunc(CUstream stream, CUhostFn fn, void *data) {
 CUresult CUDAAPI cuLaunchHostFunc_ptsz(CUstream stream, CUhostFn fn, void *data) {
     return launch_host(stream, fn, data, CU_HOST_TASK_BLOCKING, true);
 }
-CUresult CUDAAPI cuLaunchHostFunc_v2(CUstream stream, CUhostFn fn, void *data,
-                                     unsigned sync_mode) {
+CUresult CUDAAPI cuLaunchHostFunc_v2(CUstream stream, CUhostFn fn, void *data, unsigned sync_mode) {
     return launch_host(stream, fn, data, sync_mode, false);
 }
 CUresult CUDAAPI cuLaunchHostFunc_v2_ptsz(CUstream stream, CUhostFn fn, void *data,

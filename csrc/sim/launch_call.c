@@ -39,13 +39,15 @@ static CUresult capture(struct sim_stream *stream, const struct sim_launch *laun
                                          .kernelParams = params,
                                          .extra = extra,
                                          .ctx = (CUcontext)launch->ctx}};
-    struct sim_node_params own;
-    CUresult result = sim_node_params_take(&node, &own);
-    if (result != CUDA_SUCCESS)
-        return result;
+    struct sim_launch_attributes attributes = {0};
     if (launch->attributes != NULL)
-        ((struct sim_kernel_store *)own.store)->attributes = *launch->attributes;
-    return sim_capture_add(stream, &own, NULL);
+        attributes = *launch->attributes;
+    if ((attributes.set >> CU_LAUNCH_ATTRIBUTE_PRIORITY & 1) == 0) {
+        /* A node has the priority of the stream that it was captured in. */
+        attributes.set |= 1u << CU_LAUNCH_ATTRIBUTE_PRIORITY;
+        attributes.value[CU_LAUNCH_ATTRIBUTE_PRIORITY].priority = stream->priority;
+    }
+    return sim_capture_node(stream, &node, &attributes, NULL);
 }
 
 /* Launches what `launch` says but for its context and function. */

@@ -29,6 +29,7 @@ struct sim_stream *sim_stream_make(struct sim_context *ctx, unsigned flags, int 
     stream->priority = priority;
     stream->blocking = (flags & CU_STREAM_NON_BLOCKING) == 0;
     pthread_mutex_init(&stream->push_lock, NULL);
+    sim_stream_attributes_reset(stream);
     stream->item = (struct sim_item){.stream = stream, .priority = priority, .dev = ctx->dev};
     sim_engine_lock();
     stream->sibling = stream->exec->streams;
@@ -74,6 +75,16 @@ bool sim_stream_unmake(struct sim_stream *stream) {
         sim_stream_recycle(stream);
     sim_engine_unlock();
     return true;
+}
+
+void sim_stream_prioritise(struct sim_stream *stream, int priority) {
+    if (priority > 0)
+        priority = 0;
+    if (priority < stream->ctx->priority_greatest)
+        priority = stream->ctx->priority_greatest;
+    sim_engine_lock();
+    stream->priority = priority;
+    sim_engine_unlock();
 }
 
 struct sim_stream *sim_stream_find(CUstream handle) {

@@ -6,8 +6,7 @@
 static CUresult begin(CUstream handle, CUstreamCaptureMode mode, bool per_thread) {
     struct sim_stream *stream;
     CUresult result = sim_stream_enter(handle, per_thread, &stream);
-    return result != CUDA_SUCCESS ? result
-                                  : sim_capture_begin(stream, mode, NULL, NULL, NULL, 0);
+    return result != CUDA_SUCCESS ? result : sim_capture_begin(stream, mode, NULL, NULL, NULL, 0);
 }
 
 /* The living nodes behind `count` handles, which are the nodes. */
@@ -21,8 +20,8 @@ static CUresult check_nodes(const CUgraphNode *nodes, size_t count) {
 }
 
 static CUresult begin_to_graph(CUstream handle, CUgraph graph, const CUgraphNode *dependencies,
-                               const CUgraphEdgeData *data, size_t count,
-                               CUstreamCaptureMode mode, bool per_thread) {
+                               const CUgraphEdgeData *data, size_t count, CUstreamCaptureMode mode,
+                               bool per_thread) {
     struct sim_stream *stream;
     CUresult result = sim_stream_enter(handle, per_thread, &stream);
     if (result == CUDA_SUCCESS && sim_graph_find(graph) == NULL)

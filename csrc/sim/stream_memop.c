@@ -72,12 +72,11 @@ static CUresult do_batch(CUstream handle, unsigned count, CUstreamBatchMemOpPara
     if (result != CUDA_SUCCESS)
         return result;
     if (sim_stream_capturing(stream)) {
-        CUgraphNodeParams node = {.type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP,
-                                  .memOp = {.ctx = (CUcontext)stream->ctx,
-                                            .count = count,
-                                            .paramArray = ops,
-                                            .flags = flags}};
-        return sim_capture_node(stream, &node, NULL);
+        CUgraphNodeParams node = {
+            .type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP,
+            .memOp = {
+                .ctx = (CUcontext)stream->ctx, .count = count, .paramArray = ops, .flags = flags}};
+        return sim_capture_node(stream, &node, NULL, NULL);
     }
     for (unsigned i = 0; i < count && result == CUDA_SUCCESS; i++) {
         struct sim_op op;
@@ -90,20 +89,19 @@ static CUresult do_batch(CUstream handle, unsigned count, CUstreamBatchMemOpPara
 
 static CUresult wait_value(CUstream stream, CUdeviceptr ptr, uint64_t value, unsigned flags,
                            bool wide, bool per_thread) {
-    CUstreamBatchMemOpParams op = {
-        .waitValue = {.operation = wide ? CU_STREAM_MEM_OP_WAIT_VALUE_64
-                                        : CU_STREAM_MEM_OP_WAIT_VALUE_32,
-                      .address = ptr,
-                      .value64 = value,
-                      .flags = flags}};
+    CUstreamBatchMemOpParams op = {.waitValue = {.operation = wide ? CU_STREAM_MEM_OP_WAIT_VALUE_64
+                                                                   : CU_STREAM_MEM_OP_WAIT_VALUE_32,
+                                                 .address = ptr,
+                                                 .value64 = value,
+                                                 .flags = flags}};
     return do_batch(stream, 1, &op, 0, per_thread);
 }
 
 static CUresult write_value(CUstream stream, CUdeviceptr ptr, uint64_t value, unsigned flags,
                             bool wide, bool per_thread) {
     CUstreamBatchMemOpParams op = {
-        .writeValue = {.operation = wide ? CU_STREAM_MEM_OP_WRITE_VALUE_64
-                                         : CU_STREAM_MEM_OP_WRITE_VALUE_32,
+        .writeValue = {.operation =
+                           wide ? CU_STREAM_MEM_OP_WRITE_VALUE_64 : CU_STREAM_MEM_OP_WRITE_VALUE_32,
                        .address = ptr,
                        .value64 = value,
                        .flags = flags}};
