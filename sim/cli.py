@@ -1,0 +1,150 @@
+"""The ``aliquot sim`` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from . import run
+from .node import Node, NodeError, load_node, profiles
+from .state import StateError, truth, truth_text
+
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    """End the command with one line for each mistake."""
+    for line in text.splitlines():
+        click.echo(f"aliquot sim: {line}", err=True)
+    click.get_current_context().exit(status)
+
+
+def _print_profiles(as_json: bool) -> None:
+    nodes = [load_node(name) for name in profiles()]
+    if as_json:
+        click.echo(json.dumps({"profiles": [_describe(node) for node in nodes]}, indent=2))
+        return
+    for node in nodes:
+        device = node.devices[0]
+        click.echo(
+            f"{node.name:8} {len(node.devices)} x {device.model}, "
+            f"{device.memory >> 20} MiB, {device.sms} SMs"
+        )
+
+
+def _describe(node: Node) -> dict[str, Any]:
+    return {
+        "name": node.name,
+        "driver_version": node.driver_version,
+        "devices": [
+            {
+                "model": device.model,
+                "memory_bytes": device.memory,
+                "reserved_bytes": device.reserved,
+                "sms": device.sms,
+                "compute_capability": ".".join(map(str, device.compute_capability)),
+            }
+            for device in node.devices
+        ],
+    }
+
+
+def _print_truth(directory: Path, as_json: bool) -> None:
+    found = truth(directory)
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else truth_text(found))
+
+
+def _run(node: Node, keep: Path | None, as_json: bool, command: Sequence[str]) -> int:
+    with run.prepared(node, keep) as directory:
+        try:
+            status = run.run_on(directory, command)
+        except FileNotFoundError:
+            _fail(f"{command[0]}: command not found", _NOT_FOUND)
+        except OSError as error:
+            _fail(f"{command[0]}: {error.strerror}", _NOT_EXECUTABLE)
+        if as_json:
+            found = truth(directory).as_dict()
+            report = {"status": status, "directory": str(directory) if keep else None, **found}
+            click.echo(json.dumps(report, indent=2))
+    return run.end_as(status)
+
+
+@click.command(
+    name="sim",
+    context_settings={
+        "ignore_unknown_options": False,
+        "allow_interspersed_args": False,
+        "help_option_names": ["-h", "--help"],
+    },
+)
+@click.option(
+    "--node",
+    "which",
+    metavar="PROFILE|FILE",
+    help="The node: a profile's name or a TOML file (docs/simulator.md).",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Make the state in DIR and leave it there.",
+)
+@click.option(
+    "--truth",
+    "truth_of",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Show who holds what on the node in DIR.",
+)
+@click.option("--profiles", "list_profiles", is_flag=True, help="List the profiles.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON; with CMD, a report when it has ended."
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
+def sim_command(
+    which: str | None,
+    keep: Path | None,
+    truth_of: Path | None,
+    list_profiles: bool,
+    as_json: bool,
+    command: tuple[str, ...],
+) -> None:
+    """Run CMD on a simulated node.
+
+    The node lives as long as CMD; every program that CMD starts runs on it too.
+    """
+    asked = [name for name, given in _modes(which, truth_of, list_profiles) if given]
+    if len(asked) != 1:
+        raise click.UsageError("give one of --node, --truth and --profiles")
+    if asked != ["--node"] and (command or keep is not None):
+        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep")
+    try:
+        if list_profiles:
+            _print_profiles(as_json)
+        elif truth_of is not None:
+            _print_truth(truth_of, as_json)
+        elif which is not None:
+            if not command:
+                raise click.UsageError("no command to run: write it after --")
+            node = load_node(which)
+            sys.stdout.flush()
+            status = _run(node, keep, as_json, command)
+            click.get_current_context().exit(status)
+    except NodeError as error:
+        _fail(str(error), 2)
+    except StateError as error:
+        _fail(str(error), 1)
+
+
+def _modes(which: str | None, truth_of: Path | None, list_profiles: bool) -> list[tuple[str, bool]]:
+    return [
+        ("--node", which is not None),
+        ("--truth", truth_of is not None),
+        ("--profiles", list_profiles),
+    ]
