@@ -154,3 +154,26 @@ void sim_exec_context_fini(struct sim_context *ctx) {
     sim_fence_drop(exec->gate);
     free(exec);
 }
+
+/* ---- cuCtxSynchronize ---------------------------------------------------------------------- */
+
+static CUresult synchronize(struct sim_context *ctx) {
+    sim_cost(ctx->dev, SIM_COST_SYNC);
+    return sim_exec_context_sync(ctx);
+}
+
+CUresult CUDAAPI cuCtxSynchronize(void) {
+    struct sim_context *ctx;
+    CUresult result = sim_enter(&ctx);
+    return result == CUDA_SUCCESS ? synchronize(ctx) : result;
+}
+
+CUresult CUDAAPI cuCtxSynchronize_v2(CUcontext handle) {
+    if (handle == NULL)
+        return cuCtxSynchronize();
+    CUresult result = sim_ready();
+    if (result != CUDA_SUCCESS)
+        return result;
+    struct sim_context *ctx = sim_context_get(handle);
+    return ctx != NULL ? synchronize(ctx) : CUDA_ERROR_INVALID_CONTEXT;
+}

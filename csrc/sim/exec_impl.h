@@ -303,6 +303,8 @@ void sim_op_release(struct sim_op *op);
 
 /* A stream of `ctx`, a valid handle; NULL: no host memory. */
 struct sim_stream *sim_stream_make(struct sim_context *ctx, unsigned flags, int priority);
+/* The same with the checks of cuStreamCreateWithPriority. Errors: INVALID_VALUE, OUT_OF_MEMORY. */
+CUresult sim_stream_create(struct sim_context *ctx, CUstream *handle, unsigned flags, int priority);
 /* Gives a stream's attributes their first values. */
 void sim_stream_attributes_reset(struct sim_stream *stream);
 /* Changes the priority of what starts from now on. */

@@ -183,11 +183,9 @@ static bool update_graph(struct update *update, struct sim_graph *old, const str
         if (result != CU_GRAPH_EXEC_UPDATE_SUCCESS)
             return fail(update, result, node, NULL);
         if (node->params.api.type == CU_GRAPH_NODE_TYPE_GRAPH) {
-            uint32_t index = node->index;
             if (!update_graph(update, sim_graph_find(partner->params.api.graph.graph),
                               sim_graph_find(node->params.api.graph.graph), apply))
                 return false;
-            node->index = index;
             continue;
         }
         if (!apply)
