@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clients import Clients, clients, need
+from clients import WITHOUT_NVJITLINK, Clients, clients, need
 
 __all__ = ["clients"]
 
@@ -83,14 +83,21 @@ print("well")
     assert client.output == "well\n"
 
 
+NEWEST = """driver_version = 13090
+[[device]]
+model = "Tesla T4"
+compute_capability = "7.5"
+"""
+"""A node whose driver takes all PTX that any of numba's compilers writes."""
+
+
 def test_numba_links_with_the_driver_where_nvjitlink_is_missing(clients: Clients) -> None:
-    need("numba_cuda", "numpy")
+    need("numba_cuda", "numpy", "cuda.pathfinder")
+    node = clients.folder / "newest.toml"
+    node.write_text(NEWEST)
     client = clients.run(
-        """
-import sys
-import warnings
-warnings.simplefilter("ignore")
-sys.modules["cuda.bindings.nvjitlink"] = None
+        WITHOUT_NVJITLINK
+        + """
 import numpy as np
 from numba import cuda
 
@@ -102,7 +109,8 @@ out = cuda.device_array(64, dtype=np.float32)
 fill[1, 64](out)
 cuda.synchronize()
 print("well")
-"""
+""",
+        node=str(node),
     )
     assert client.output == "well\n"
     assert sum(client.asked.launches.values()) == 1

@@ -263,6 +263,13 @@ assert code("cuModuleLoad", byref(module), b"program.py") == 200
 data = ctypes.create_string_buffer(open("image.fatbin", "rb").read())
 wrapper = struct.pack("<IIQQ", 0x466243b1, 1, ctypes.addressof(data), 0)
 function(load(wrapper), b"plain")
+# What was linked beforehand does not suit: the parts that it was linked from are linked.
+newer = ctypes.create_string_buffer(open("newer.fatbin", "rb").read())
+parts = (c_void_p * 3)(ctypes.addressof(newer), ctypes.addressof(data), None)
+wrapper = struct.pack("<IIQQ", 0x466243b1, 2, ctypes.addressof(newer), ctypes.addressof(parts))
+function(load(wrapper), b"plain")
+parts[1] = None
+assert code("cuModuleLoadData", byref(module), wrapper) == 209
 do("cuModuleLoadFatBinary", byref(module), data)
 function(module, b"plain")
 assert code("cuModuleLoadData", byref(module), struct.pack("<IIQQ", 0x466243b1, 1, 0, 0)) == 200

@@ -445,41 +445,83 @@ struct wrapper {
     uint32_t magic;
     uint32_t version;
     const uint8_t *data;
-    void *second; /* version 2: the fatbins before linking, ended by NULL */
+    const void *const *parts; /* version 2: the fatbins before linking, ended by NULL */
 };
 #define WRAPPER_MAGIC 0x466243b1u
+#define MAX_PARTS 65536u
+
+static bool read_wrapper(const uint8_t *bytes, struct wrapper *wrapper) {
+    /* Byte by byte: a string that begins so may end before the fourth. */
+    for (unsigned i = 0; i < 4; i++) {
+        if (bytes[i] != (uint8_t)(WRAPPER_MAGIC >> (8 * i)))
+            return false;
+    }
+    memcpy(wrapper, bytes, sizeof *wrapper);
+    return true;
+}
+
+static CUresult parse_one(struct sim_build *build, const uint8_t *bytes, size_t size,
+                          struct sim_image **image) {
+    bool ptx;
+    CUresult result = parse_any(build, bytes, size, &ptx);
+
+    if (result == CUDA_SUCCESS && build->failed)
+        result = sim_build_fail(build, CUDA_ERROR_OUT_OF_MEMORY, "no host memory for the image");
+    if (result != CUDA_SUCCESS) {
+        sim_build_drop(build);
+        return result;
+    }
+    return sim_build_finish(build, ptx ? CUDA_ERROR_INVALID_PTX : CUDA_SUCCESS, image);
+}
+
+/* Nothing that was linked beforehand suits the target: links what it was linked from, as the driver
+ * does. Parts that have nothing for the target are left out. */
+static CUresult link_parts(const void *const *parts, const struct sim_image_target *target,
+                           struct sim_image **image, char *why, size_t why_bytes) {
+    struct sim_image_target loose = *target;
+    struct sim_image **images = NULL;
+    uint32_t count = 0, made = 0;
+    CUresult result = CUDA_ERROR_NO_BINARY_FOR_GPU;
+
+    loose.relocatable = true;
+    while (count < MAX_PARTS && parts[count])
+        count++;
+    images = calloc(count + 1u, sizeof(struct sim_image *));
+    if (!images)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    for (uint32_t i = 0; i < count; i++) {
+        struct sim_build build;
+        sim_build_init(&build, &loose, why, why_bytes);
+        if (sim_is_fatbin(parts[i], SIZE_MAX) &&
+            parse_one(&build, parts[i], SIZE_MAX, &images[made]) == CUDA_SUCCESS)
+            made++;
+    }
+    if (made)
+        result = sim_image_merge(images, made, true, image, why, why_bytes);
+    while (made)
+        sim_image_release(images[--made]);
+    free(images);
+    return result;
+}
 
 CUresult sim_image_parse(const void *data, size_t size, const struct sim_image_target *target,
                          struct sim_image **image, char *why, size_t why_bytes) {
     struct sim_build build;
-    const uint8_t *bytes = data;
-    uint32_t magic = 0;
-    bool ptx;
+    struct wrapper wrapper;
 
     sim_build_init(&build, target, why, why_bytes);
-    if (size == SIZE_MAX && bytes[0] == (WRAPPER_MAGIC & 0xff)) {
-        memcpy(&magic, bytes, 1);
-        /* Byte by byte: a string that begins so may end before the fourth. */
-        for (unsigned i = 1; i < 4 && bytes[i - 1]; i++)
-            magic |= (uint32_t)bytes[i] << (8 * i);
-    }
-    if (magic == WRAPPER_MAGIC) {
-        struct wrapper wrapper;
-        memcpy(&wrapper, data, sizeof wrapper);
-        if ((wrapper.version != 1 && wrapper.version != 2) || !wrapper.data)
-            return sim_build_fail(&build, CUDA_ERROR_INVALID_IMAGE,
-                                  "a fatbin wrapper of version %u without data", wrapper.version);
-        bytes = wrapper.data;
-        if (!sim_is_fatbin(bytes, size))
-            return sim_build_fail(&build, CUDA_ERROR_INVALID_IMAGE,
-                                  "a fatbin wrapper that points to no fatbin");
-    }
-    CUresult result = parse_any(&build, bytes, size, &ptx);
-    if (result == CUDA_SUCCESS && build.failed)
-        result = sim_build_fail(&build, CUDA_ERROR_OUT_OF_MEMORY, "no host memory for the image");
-    if (result != CUDA_SUCCESS) {
-        sim_build_drop(&build);
+    if (size != SIZE_MAX || !read_wrapper(data, &wrapper))
+        return parse_one(&build, data, size, image);
+    if ((wrapper.version != 1 && wrapper.version != 2) || !wrapper.data)
+        return sim_build_fail(&build, CUDA_ERROR_INVALID_IMAGE,
+                              "a fatbin wrapper of version %u without data", wrapper.version);
+    if (!sim_is_fatbin(wrapper.data, size))
+        return sim_build_fail(&build, CUDA_ERROR_INVALID_IMAGE,
+                              "a fatbin wrapper that points to no fatbin");
+    CUresult result = parse_one(&build, wrapper.data, size, image);
+    if (result != CUDA_ERROR_NO_BINARY_FOR_GPU || wrapper.version != 2 || !wrapper.parts)
         return result;
-    }
-    return sim_build_finish(&build, ptx ? CUDA_ERROR_INVALID_PTX : CUDA_SUCCESS, image);
+    char linking[256];
+    CUresult linked = link_parts(wrapper.parts, target, image, linking, sizeof linking);
+    return linked == CUDA_SUCCESS ? linked : result;
 }
