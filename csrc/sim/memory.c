@@ -70,6 +70,7 @@ static CUresult alloc_small(struct device_memory *device, const struct sim_memor
     if (!block && !no_memory && add_page(device))
         block = heap_take(&device->small, bytes, &no_memory);
     if (block) {
+        block->flags = 0;
         block->live.ctx = want->ctx;
         block->live.id = memory_next_id();
         if (want->managed) {
@@ -125,11 +126,19 @@ static void drop_page(struct device_memory *device, struct extent *extent) {
     extent_release(extent);
 }
 
-static CUresult free_small(struct device_memory *device, CUdeviceptr ptr) {
-    pthread_mutex_lock(&device->small.lock);
-    struct extent *extent = extent_find(ptr); /* again, now that it cannot change */
+/* The live block at exactly that address. Under the heap's lock. */
+static struct block *exact_small(CUdeviceptr ptr) {
+    const struct extent *extent = extent_find(ptr); /* again, now that it cannot change */
     struct block *block = extent && extent->kind == EXTENT_SMALL ? heap_find(extent, ptr) : NULL;
-    bool found = block && block->address == ptr;
+    return block && block->address == ptr ? block : NULL;
+}
+
+/* `id` 0: cuMemFree; else the allocation whose free was queued. */
+static CUresult free_small(struct device_memory *device, CUdeviceptr ptr, uint64_t id) {
+    pthread_mutex_lock(&device->small.lock);
+    struct block *block = exact_small(ptr);
+    bool found = block && (id ? block->live.id == id : !(block->flags & BLOCK_FREEING));
+    struct extent *extent = found ? block->chunk : NULL;
     if (found && (block->flags & BLOCK_MANAGED))
         managed_forget(block->live.id);
     if (found && heap_give(&device->small, block))
@@ -146,9 +155,9 @@ static CUresult free_any(CUdeviceptr ptr) {
     switch (extent->kind) {
     case EXTENT_SMALL:
         sim_exec_drain(device->dev);
-        return free_small(device, ptr);
+        return free_small(device, ptr, 0);
     case EXTENT_LINEAR:
-        if (extent->base != ptr)
+        if (extent->base != ptr || atomic_load(&extent->freeing))
             return CUDA_ERROR_INVALID_VALUE;
         sim_exec_drain(device->dev);
         if (!extent_withdraw(extent))
@@ -168,6 +177,67 @@ static CUresult free_any(CUdeviceptr ptr) {
     default:
         return CUDA_ERROR_INVALID_VALUE;
     }
+}
+
+/* Queued in a stream. The allocation may be gone before, with its context: its id tells. */
+struct queued_free {
+    struct extent *extent; /* LINEAR; NULL: a small one */
+    struct device_memory *device;
+    CUdeviceptr ptr;
+    uint64_t id;
+};
+
+static void free_arrived(void *argument) {
+    struct queued_free *queued = argument;
+    struct extent *extent = queued->extent;
+    if (!extent)
+        (void)free_small(queued->device, queued->ptr, queued->id);
+    else if (extent_find(queued->ptr) == extent && extent->kind == EXTENT_LINEAR &&
+             extent->id == queued->id && extent_withdraw(extent))
+        extent_release(extent);
+    free(queued);
+}
+
+/* Of two frees of one allocation, one wins. Returns its id, or 0. */
+static uint64_t claim(struct device_memory *device, struct extent *extent, CUdeviceptr ptr) {
+    if (extent->kind == EXTENT_LINEAR)
+        return extent->base == ptr && !extent->managed && !atomic_exchange(&extent->freeing, true)
+                   ? extent->id
+                   : 0;
+    pthread_mutex_lock(&device->small.lock);
+    struct block *block = exact_small(ptr);
+    uint64_t id = 0;
+    if (block && !(block->flags & (BLOCK_FREEING | BLOCK_MANAGED))) {
+        block->flags |= BLOCK_FREEING;
+        id = block->live.id;
+    }
+    pthread_mutex_unlock(&device->small.lock);
+    return id;
+}
+
+CUresult memory_free_later(struct extent *extent, CUdeviceptr ptr, void *stream) {
+    struct device_memory *device = &sim_devices[extent->physical];
+    bool whole = extent->kind == EXTENT_LINEAR;
+    struct queued_free *queued = malloc(sizeof *queued);
+    if (!queued)
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    *queued = (struct queued_free){whole ? extent : NULL, device, ptr, claim(device, extent, ptr)};
+    if (!queued->id) {
+        free(queued);
+        return CUDA_ERROR_INVALID_VALUE;
+    }
+    CUresult result = sim_stream_call(stream, free_arrived, queued);
+    if (result == CUDA_SUCCESS)
+        return result;
+    if (whole) {
+        atomic_store(&extent->freeing, false);
+    } else {
+        pthread_mutex_lock(&device->small.lock);
+        exact_small(ptr)->flags &= ~(uint32_t)BLOCK_FREEING;
+        pthread_mutex_unlock(&device->small.lock);
+    }
+    free(queued);
+    return result;
 }
 
 static void free_small_of(struct device_memory *device, const struct sim_context *ctx) {

@@ -40,7 +40,8 @@ struct block {
     };
     struct pool_free *pending; /* an asynchronous free under way (pool.c), or NULL */
 };
-enum { BLOCK_MANAGED = 1, BLOCK_ATTACH_SHIFT = 8 }; /* CU_MEM_ATTACH_* above the shift */
+/* CU_MEM_ATTACH_* above the shift; FREEING: cuMemFreeAsync of linear memory is under way. */
+enum { BLOCK_MANAGED = 1, BLOCK_FREEING = 2, BLOCK_ATTACH_SHIFT = 8 };
 
 /* Where the live blocks of 2 MiB of a chunk begin. */
 struct chunk_page {
@@ -113,6 +114,7 @@ struct extent {
     uint32_t physical; /* device, or SIM_DEVICES_MAX: host memory */
     unsigned flags;    /* CU_MEMHOST…, CU_MEM_ATTACH_… */
     bool managed;
+    _Atomic bool freeing; /* cuMemFreeAsync of linear memory is under way */
     bool in_window;                   /* base is the place of its only run in the window */
     bool backed;                      /* false: reserved addresses only (graphs) */
     uint32_t readable, writable;      /* bit per ordinal: VMM access */
@@ -208,6 +210,9 @@ struct sim_memory_want {
     unsigned flags;
 };
 CUresult memory_alloc(const struct sim_memory_want *want, uint64_t bytes, CUdeviceptr *ptr);
+/* cuMemFreeAsync of linear memory: it goes when the stream has got there.
+ * Errors: INVALID_VALUE, OUT_OF_MEMORY. */
+CUresult memory_free_later(struct extent *extent, CUdeviceptr ptr, void *stream);
 /* Frees everything of a context that goes. */
 void memory_context_fini(struct sim_context *ctx);
 /* A number that no other allocation of the process has. */

@@ -415,6 +415,9 @@ static CUresult free_async(CUdeviceptr ptr, CUstream handle, bool per_thread) {
         return pool_free_later(extent, ptr, stream);
     case EXTENT_GRAPH:
         return graph_free_later(extent, ptr, stream);
+    case EXTENT_LINEAR:
+    case EXTENT_SMALL:
+        return memory_free_later(extent, ptr, stream);
     case EXTENT_IMPORT:
         return pool_drop_import_later(extent, ptr, stream);
     default:
