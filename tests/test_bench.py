@@ -1,0 +1,75 @@
+"""The benches run and print every figure. No figure is asserted: that depends on the machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+OVERHEAD = {
+    f"{call}_p{processes}_t{threads}"
+    for call in ("launch", "alloc_free_4k", "alloc_free_4m", "mem_info")
+    for processes in (1, 8, 64)
+    for threads in (1, 2, 8)
+}
+LIVE = {
+    name
+    for call in ("alloc_free", "replace")
+    for live in (100, 1_000, 10_000, 100_000, 1_000_000)
+    for name in (f"{call}_{live}", f"{call}_ratio_{live}")
+    if name not in ("alloc_free_ratio_100", "replace_ratio_100")
+}
+INIT = {
+    f"{part}_p{processes}_{statistic}"
+    for part in ("dlopen", "cuinit", "start")
+    for processes in (1, 8, 64)
+    for statistic in ("median", "p95")
+}
+FIGURES = {"overhead": OVERHEAD, "live_allocations": LIVE, "init": INIT}
+
+
+def run(name: str, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, BENCH / f"{name}.py", *options],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_bench_prints_every_figure_as_one_json_object(name: str) -> None:
+    answer: dict[str, Any] = json.loads(run(name, "--quick", "--json"))
+    assert answer["bench"] == name
+    assert set(answer) == {"bench", "figures"}
+    assert set(answer["figures"]) == FIGURES[name]
+    for figure in answer["figures"].values():
+        assert set(figure) == {"value", "unit", "target", "holds"}
+        assert isinstance(figure["value"], float)
+        target = figure["target"]
+        assert figure["holds"] is (target is None or figure["value"] <= target)
+
+
+def test_a_bench_prints_a_table_of_aligned_columns() -> None:
+    lines = run("init", "--quick").splitlines()
+    assert lines[0].split() == ["init", "bare", "shim", "added", "unit", "target", "holds"]
+    assert {line.split()[0] for line in lines[1:]} == FIGURES["init"]
+    edge = lines[0].index("bare") + len("bare")
+    assert all(line[edge - 1] != " " and line[edge] == " " for line in lines)
+
+
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_a_bench_counts_instructions_where_valgrind_is() -> None:
+    figures = json.loads(run("live_allocations", "--quick", "--json", "--instructions"))["figures"]
+    counted = [name for name, figure in figures.items() if figure["unit"] == "instructions"]
+    assert len(counted) == 4
