@@ -156,12 +156,12 @@ def _show(demo: _Demo, examples: Path) -> None:
     fill = str(examples / "fill.py")
     try:
         demo.chapter("Three programs on device 0, each with its own cap")
-        small = start("small", "2GiB", fill, "--step", "256", "--keep-asking")
-        large = start("large", "10%", fill, "--step", "512", "--keep-asking")
+        small = start("small", "2GiB", fill, "--step", "64", "--keep-asking")
+        large = start("large", "10%", fill, "--step", "256", "--keep-asking")
         serve = start("serve", "1GiB", str(examples / "serve.py"), "--batch", "2048")
         _show_caps(demo, [small, large], serve)
         _show_rest(demo, small, large, serve)
-        _show_death(demo, small, large, lambda: start("again", "2GiB", fill, "--step", "256"))
+        _show_death(demo, small, large, lambda: start("again", "2GiB", fill, "--step", "64"))
         demo.chapter("The others end by themselves, and nothing is left")
         for program in started[1:]:
             demo.promise(f"{program.name} ended with status 0", program.end() == 0)
@@ -180,7 +180,7 @@ def _show_caps(demo: _Demo, fillers: list[_Program], serve: _Program) -> None:
         cap = _slices()[program.name]["devices"][0]["cap_bytes"]
         demo.say(
             f"{program.name} sees a device of {format_size(total)}; it was refused with "
-            f"{words[1]} holding {format_size(int(words[4]))}"
+            f"{words[1]} holding {format_size(int(words[4]))} beside its context"
         )
         demo.promise(f"{program.name} sees its cap as the device's memory", total == cap)
         demo.promise(

@@ -59,7 +59,7 @@ def main() -> None:
     print(f"sees {total} free {free}", flush=True)
     pointers, _ = fill(options.step * MIB)
     rounds, told = 0, time.monotonic()
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while not select.select([sys.stdin], [], [], 0.01)[0]:
         work(pointers, rounds)
         rounds += 1
         if options.keep_asking:

@@ -51,7 +51,7 @@ def main() -> None:
         except CudaAPIError as error:
             turned_away += 1
             if turned_away == 1:
-                print(f"refused {error.msg.split()[-1]} {error.code}", flush=True)
+                print(f"refused {error.msg.split()[-1]} {int(error.code)}", flush=True)
         context.deallocations.clear()
         if time.monotonic() - told > 0.2:
             told = time.monotonic()
