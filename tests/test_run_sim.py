@@ -73,7 +73,7 @@ def hold(machine: Machine, group: str, options: list[str], *sizes: str) -> subpr
 
 def lines_until_holding(program: subprocess.Popen[str]) -> list[str]:
     assert program.stdout is not None
-    lines = []
+    lines: list[str] = []
     for line in program.stdout:
         if line == "holding\n":
             return lines
