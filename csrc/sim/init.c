@@ -101,9 +101,7 @@ void sim_cost_wait(uint64_t ns) {
 
 int sim_device_count(void) { return process.count; }
 
-const struct sim_device_config *sim_device_config(CUdevice dev) {
-    return &sim_state->node->devices[process.physical[dev]];
-}
+const struct sim_device_config *sim_device_configs[SIM_DEVICES_MAX];
 
 uint32_t sim_device_physical(CUdevice dev) { return process.physical[dev]; }
 
@@ -254,6 +252,8 @@ static CUresult open_state(void) {
         return error == EINVAL ? CUDA_ERROR_SYSTEM_DRIVER_MISMATCH : CUDA_ERROR_OPERATING_SYSTEM;
     }
     see_devices();
+    for (int d = 0; d < process.count; d++)
+        sim_device_configs[d] = &sim_state->node->devices[process.physical[d]];
     CUresult result = process.count ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE;
     if (result == CUDA_SUCCESS)
         result = sim_memory_init();

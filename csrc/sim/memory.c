@@ -15,6 +15,8 @@ uint64_t memory_next_id(void) {
 }
 
 CUresult sim_memory_init(void) {
+    if (!heaps_init())
+        return CUDA_ERROR_OUT_OF_MEMORY;
     for (uint32_t p = 0; p < sim_state->node->device_count; p++) {
         struct device_memory *device = &sim_devices[p];
         device->physical = p;
@@ -42,23 +44,24 @@ static void touch_frames(uint32_t physical, const struct sim_frames *frames) {
 
 /* A new page for small allocations. Under the heap's lock. */
 static bool add_page(struct device_memory *device) {
-    struct extent *extent = extent_new(EXTENT_SMALL, device->physical);
+    struct extent *extent =
+        device->spare ? device->spare : extent_new(EXTENT_SMALL, device->physical);
     if (!extent)
         return false;
-    if (!sim_frames_take(sim_state, device->physical, 1, &extent->frames)) {
-        extent_free(extent);
+    device->spare = extent;
+    if (!sim_frames_take(sim_state, device->physical, 1, &extent->frames))
         return false;
-    }
     extent->heap = &device->small;
     extent->span = device->page;
     extent->base = (CUdeviceptr)sim_state->vram[device->physical] +
                    ((uint64_t)extent->frames.one.first << device->page_shift);
+    extent->in_window = true; /* one page always has its place there */
     if (!heap_add(&device->small, extent)) {
         sim_frames_give(sim_state, device->physical, &extent->frames);
-        extent_free(extent);
         return false;
     }
-    extent_place(extent, false); /* one run: always in the window */
+    device->spare = NULL;
+    extent_publish(extent);
     return true;
 }
 
@@ -72,7 +75,8 @@ static CUresult alloc_small(struct device_memory *device, const struct sim_memor
     if (block) {
         block->flags = 0;
         block->live.ctx = want->ctx;
-        block->live.id = memory_next_id();
+        /* Apart from those of memory_next_id, and the devices' from each other. */
+        block->live.id = (uint64_t)(device->physical + 1) << 48 | ++device->next_id;
         if (want->managed) {
             /* The host may write it at any time, unseen. */
             block->flags = BLOCK_MANAGED | want->flags << BLOCK_ATTACH_SHIFT;
@@ -123,7 +127,12 @@ CUresult memory_alloc(const struct sim_memory_want *want, uint64_t bytes, CUdevi
 static void drop_page(struct device_memory *device, struct extent *extent) {
     heap_remove(&device->small, extent);
     (void)extent_withdraw(extent);
-    extent_release(extent);
+    if (extent->share.nonce || device->spare) {
+        extent_release(extent);
+        return;
+    }
+    sim_frames_give(sim_state, device->physical, &extent->frames);
+    device->spare = extent;
 }
 
 /* The live block at exactly that address. Under the heap's lock. */
@@ -244,17 +253,17 @@ static void free_small_of(struct device_memory *device, const struct sim_context
     pthread_mutex_lock(&device->small.lock);
     struct extent *next;
     for (struct extent *extent = device->small.chunks; extent; extent = next) {
-        next = extent->chunk->after;
-        for (struct block *block = extent->chunk->first; block;) {
-            struct block *after = block->after;
+        next = extent->chunk.after;
+        for (uint32_t number = extent->chunk.first; number;) {
+            struct block *block = heap_block(number);
+            number = block->after;
             /* A free one behind it is joined to it when it goes; what follows that is live. */
-            if (after && !after->bytes)
-                after = after->after;
+            if (number && !heap_block(number)->bytes)
+                number = heap_block(number)->after;
             if (block->bytes && block->live.ctx == ctx && heap_give(&device->small, block)) {
                 drop_page(device, extent);
                 break;
             }
-            block = after;
         }
     }
     pthread_mutex_unlock(&device->small.lock);

@@ -20,18 +20,18 @@ enum {
 
 struct extent;
 
-/* A piece of a chunk, live or free. Never returned to the host's allocator, so that a stale
- * pointer to one can be followed and found stale. */
+/* A piece of a chunk, live or free; one cache line. Never returned to the host's allocator, so that
+ * a stale number can be followed and found stale. Blocks are told by numbers, 0: none. */
 struct block {
     CUdeviceptr address;
     uint64_t bytes; /* asked for; 0: free */
-    uint32_t units;
-    uint32_t flags; /* BLOCK_* */
     struct extent *chunk;
-    struct block *before, *after; /* neighbours in the chunk */
+    uint32_t units;
+    uint32_t flags;         /* BLOCK_* */
+    uint32_t before, after; /* neighbours in the chunk; unused ones: the next unused */
     union {
         struct {
-            struct block *before, *after; /* in its size class */
+            uint32_t before, after; /* in its size class */
         } same;
         struct {
             struct sim_context *ctx;
@@ -40,24 +40,30 @@ struct block {
     };
     struct pool_free *pending; /* an asynchronous free under way (pool.c), or NULL */
 };
+_Static_assert(sizeof(struct block) == 64, "a block is a cache line");
 /* CU_MEM_ATTACH_* above the shift; FREEING: cuMemFreeAsync of linear memory is under way. */
 enum { BLOCK_MANAGED = 1, BLOCK_FREEING = 2, BLOCK_ATTACH_SHIFT = 8 };
+
+/* All blocks of the process, in one reserved range. */
+extern struct block *heap_blocks;
+static inline struct block *heap_block(uint32_t number) { return &heap_blocks[number]; }
 
 /* Where the live blocks of 2 MiB of a chunk begin. */
 struct chunk_page {
     uint64_t starts[HEAP_PAGE_UNITS / 64];
-    struct block *blocks[HEAP_PAGE_UNITS]; /* valid where `starts` has a bit */
+    uint32_t blocks[HEAP_PAGE_UNITS]; /* valid where `starts` has a bit */
+    struct chunk_page *next;          /* unused ones */
 };
 
-/* What an extent has when it is cut into blocks. */
+/* What an extent has when it is cut into blocks. A page is made when a block begins in it. */
 struct chunk {
-    struct heap *heap;
-    struct block *first;
-    struct extent *before, *after; /* in the heap */
+    struct chunk_page *page;   /* the only one of a chunk of 2 MiB or less; NULL else */
+    struct chunk_page **pages; /* of larger chunks */
+    uint32_t *cover;           /* by page: the live block that reaches into it, perhaps stale */
     uint32_t page_count;
-    uint32_t live;             /* blocks */
-    struct chunk_page **pages; /* made when a block begins in them */
-    struct block **cover;      /* by page: the live block that reaches into it, perhaps stale */
+    uint32_t live; /* blocks */
+    uint32_t first;
+    struct extent *before, *after; /* in the heap */
 };
 
 /* All under `lock`. */
@@ -65,13 +71,15 @@ struct heap {
     pthread_mutex_t lock;
     uint32_t first_map; /* bit per power of two with a free block */
     uint32_t second_map[HEAP_FIRST];
-    struct block *free[HEAP_FIRST][HEAP_SECOND];
-    struct block *spare;       /* unused block structs, linked by `after` */
-    struct chunk *spare_chunk; /* one of a single page, or NULL */
+    uint32_t free[HEAP_FIRST][HEAP_SECOND];
+    uint32_t spare;                /* unused blocks, linked by `after` */
+    struct chunk_page *spare_page; /* one without a start, or NULL */
     struct extent *chunks;
     uint64_t live; /* blocks */
 };
 
+/* Reserves what all heaps share; again does nothing. False: no addresses. */
+bool heaps_init(void);
 void heap_init(struct heap *heap);
 /* The heap's chunks are all gone: frees its bookkeeping. */
 void heap_fini(struct heap *heap);
@@ -108,28 +116,28 @@ enum extent_kind {
  * races with a free reads a stale extent, not foreign memory. */
 struct extent {
     CUdeviceptr base;
-    uint64_t span;  /* bytes of addresses */
-    uint64_t bytes; /* asked for */
+    uint64_t span; /* bytes of addresses */
     enum extent_kind kind;
-    uint32_t physical; /* device, or SIM_DEVICES_MAX: host memory */
-    unsigned flags;    /* CU_MEMHOST…, CU_MEM_ATTACH_… */
+    uint32_t physical;  /* device, or SIM_DEVICES_MAX: host memory */
+    struct heap *heap;  /* that it is a chunk of, or NULL; not freed before the process ends */
+    struct chunk chunk; /* when it is one */
+    uint64_t bytes;     /* asked for */
+    unsigned flags;     /* CU_MEMHOST…, CU_MEM_ATTACH_… */
     bool managed;
-    _Atomic bool freeing; /* cuMemFreeAsync of linear memory is under way */
+    _Atomic bool freeing;             /* cuMemFreeAsync of linear memory is under way */
     bool in_window;                   /* base is the place of its only run in the window */
     bool backed;                      /* false: reserved addresses only (graphs) */
+    bool sync_memops;                 /* CU_POINTER_ATTRIBUTE_SYNC_MEMOPS */
     uint32_t readable, writable;      /* bit per ordinal: VMM access */
+    uint32_t uses;                    /* of an opened IPC handle; launches of a graph */
     struct sim_frames frames;         /* its own; empty for what others own */
     const struct sim_frames *backing; /* NULL: `frames`; else a VMM handle's, */
     uint64_t backing_offset;          /* from this byte on */
     struct sim_share_name share;      /* nonce 0: private */
     struct sim_context *ctx;          /* owner, or NULL */
     uint64_t id;
-    struct heap *heap; /* that it is a chunk of, or NULL; not freed before the process ends */
-    struct chunk *chunk;
-    void *owner;                 /* pool, VMM handle, graph node, array, import: the kind's own */
-    uint32_t uses;               /* of an opened IPC handle; launches of a graph */
     CUmemoryPool pool;           /* that it was imported into, or NULL */
-    bool sync_memops;            /* CU_POINTER_ATTRIBUTE_SYNC_MEMOPS */
+    void *owner;                 /* pool, VMM handle, graph node, array: the kind's own */
     struct extent *left, *right; /* in the tree of what lies outside the window */
     struct extent *next;         /* in whatever list its kind keeps */
 };
@@ -143,6 +151,8 @@ struct device_memory {
     uint64_t small_limit;          /* allocations up to it share pages */
     struct extent *_Atomic *pages; /* by frame: what of ours lies there */
     struct heap small;
+    struct extent *spare; /* an unused EXTENT_SMALL, or NULL: small.lock */
+    uint64_t next_id;     /* of small allocations: small.lock */
 };
 extern struct device_memory sim_devices[SIM_DEVICES_MAX];
 

@@ -226,7 +226,7 @@ CUresult pool_take(struct pool *pool, uint64_t bytes, const void *stream, CUdevi
     if (!block && !no_memory && grow(pool, bytes))
         block = heap_take(&pool->heap, bytes, &no_memory);
     if (block) {
-        if (!reused && block->chunk->chunk->live == 1)
+        if (!reused && block->chunk->chunk.live == 1)
             count_idle(-1);
         block->bytes = bytes;
         block->live.ctx = NULL;
@@ -248,8 +248,8 @@ CUresult pool_take(struct pool *pool, uint64_t bytes, const void *stream, CUdevi
 static void trim_locked(struct pool *pool, uint64_t keep) {
     struct extent *next;
     for (struct extent *chunk = pool->heap.chunks; chunk && pool->reserved > keep; chunk = next) {
-        next = chunk->chunk->after;
-        if (!chunk->chunk->live)
+        next = chunk->chunk.after;
+        if (!chunk->chunk.live)
             drop_chunk(pool, chunk);
     }
 }

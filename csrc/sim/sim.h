@@ -91,7 +91,10 @@ extern struct sim_state *sim_state;
 /* Devices that the process sees (CUDA_VISIBLE_DEVICES), and one's configuration; dev must be in
  * [0, sim_device_count()). */
 int sim_device_count(void);
-const struct sim_device_config *sim_device_config(CUdevice dev);
+extern const struct sim_device_config *sim_device_configs[SIM_DEVICES_MAX];
+static inline const struct sim_device_config *sim_device_config(CUdevice dev) {
+    return sim_device_configs[dev];
+}
 /* Index in the state of the device that the process calls `dev`. */
 uint32_t sim_device_physical(CUdevice dev);
 /* Whether a device can reach another's memory: NVLink between them. */
@@ -171,6 +174,11 @@ CUresult sim_memory_check(CUdeviceptr ptr, size_t bytes, bool write);
  * device memory in the range is no longer allocated (nothing must be written then). Host addresses
  * that the driver does not know are fine. */
 bool sim_memory_touch(CUdeviceptr ptr, size_t bytes);
+
+/* What cuMemAdvise and prefetches say of a managed allocation, checked by the caller, for the range
+ * attributes. Errors: OUT_OF_MEMORY (host). */
+CUresult sim_managed_advised(CUdeviceptr ptr, CUmem_advise advice, CUmemLocation location);
+void sim_managed_prefetched(CUdeviceptr ptr, CUmemLocation location);
 
 /* Memory of the driver's own, zeroed, found by sim_memory_find as MODULE memory of `ctx`, not
  * counted (module globals are part of the image bytes). Aligned to 512. Freed with the context at
