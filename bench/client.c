@@ -132,13 +132,19 @@ static long calls, chunks, rounds;
 static unsigned threads = 1;
 static void *context, *function;
 
-static void fill(struct side *side, size_t count) {
-    struct living *living = &side->living;
-    living->pointer = realloc(living->pointer, (count + 1) * sizeof *living->pointer);
-    if (!living->pointer)
-        fail("fill", "no host memory");
-    while (living->count < count)
-        check(side->driver.alloc(&living->pointer[living->count++], bytes), "cuMemAlloc");
+/* Lets each of `sides_count` sides have that many. They take turns, so that none gets the better
+ * part of the driver's tables. */
+static void fill(struct side *side, size_t sides_count, size_t count) {
+    for (size_t s = 0; s < sides_count; s++) {
+        struct living *living = &side[s].living;
+        living->pointer = realloc(living->pointer, (count + 1) * sizeof *living->pointer);
+        if (!living->pointer)
+            fail("fill", "no host memory");
+    }
+    for (size_t i = side->living.count; i < count; i++)
+        for (size_t s = 0; s < sides_count; s++)
+            check(side[s].driver.alloc(&side[s].living.pointer[side[s].living.count++], bytes),
+                  "cuMemAlloc");
 }
 
 static uint64_t draw(uint64_t *state) {
@@ -309,9 +315,8 @@ static void measure(char *lives) {
         workers[t].random = 0x9e3779b97f4a7c15ull * (t + 1);
     }
     for (char *live = strtok(lives, ","); live; live = strtok(NULL, ",")) {
-        fill(&sides[1], strtoul(live, NULL, 10));
-        if (call == REPLACE)
-            fill(&sides[0], strtoul(live, NULL, 10));
+        bool both = call == REPLACE;
+        fill(&sides[!both], both ? 2 : 1, strtoul(live, NULL, 10));
         printf("live %s\n", live);
         for (unsigned t = 1; t < threads; t++)
             if (pthread_create(&workers[t].thread, NULL, work, &workers[t]))
@@ -331,7 +336,7 @@ static void count(const char *path, size_t live) {
     side->driver = load_driver(path);
     start(&side->driver);
     make_stream(&side->driver, &stream);
-    fill(side, live);
+    fill(side, 1, live);
     check(measured(side, stream, &random), "a measured call");
     check(side->driver.wait(stream), "cuStreamSynchronize");
 }
@@ -341,7 +346,7 @@ static void count(const char *path, size_t live) {
 static void hold(const char *path) {
     struct side side = {.driver = load_driver(path)};
     start(&side.driver);
-    fill(&side, 1);
+    fill(&side, 1, 1);
     puts("ready");
     fflush(stdout);
     char byte;
