@@ -100,8 +100,10 @@ class Clients:
         run = subprocess.run(
             [
                 *(sys.executable, "-m", "aliquot.agent", "sim", "--node", node, "--"),
-                # Behind `env`, since the spy is for the program alone.
-                *("env", f"LD_PRELOAD={self.spy}", sys.executable, str(script)),
+                # Behind a shell, since the spy is for the program alone, and comes after what is
+                # preloaded already.
+                *("sh", "-c", 'LD_PRELOAD="${LD_PRELOAD:+$LD_PRELOAD }$0" exec "$@"'),
+                *(str(self.spy), sys.executable, str(script)),
             ],
             check=False,
             capture_output=True,
