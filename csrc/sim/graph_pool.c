@@ -18,7 +18,16 @@ static struct graph_pool {
 } graph_pools[SIM_DEVICES_MAX] = {
     [0 ... SIM_DEVICES_MAX - 1] = {.lock = PTHREAD_MUTEX_INITIALIZER}};
 
-enum { GRAPH_IN_USE = 1, GRAPH_FREEING = 2, GRAPH_DOOMED = 4 };
+enum {
+    GRAPH_IN_USE = 1,
+    GRAPH_DOOMED = 2,
+    GRAPH_FREE_SHIFT = 8, /* above it: how many frees are queued, each of one launch's use */
+    GRAPH_ONE_FREE = 1 << GRAPH_FREE_SHIFT,
+};
+
+static uint32_t queued_frees(const struct extent *block) {
+    return block->flags >> GRAPH_FREE_SHIFT;
+}
 
 static struct graph_pool *pool_of(const struct extent *block) {
     return &graph_pools[block->physical];
@@ -84,7 +93,6 @@ static void set_used(struct graph_pool *pool, struct extent *block, bool used) {
     block->flags ^= GRAPH_IN_USE;
     if (!used) {
         pool->used -= block_bytes(block);
-        block->flags &= ~(unsigned)GRAPH_FREEING;
         return;
     }
     pool->used += block_bytes(block);
@@ -134,7 +142,7 @@ bool sim_graph_memory_live(int dev, CUdeviceptr ptr) {
         return false;
     struct graph_pool *pool = pool_of(block);
     pthread_mutex_lock(&pool->lock);
-    bool live = needed(block) && !(block->flags & GRAPH_FREEING);
+    bool live = block->uses > queued_frees(block);
     pthread_mutex_unlock(&pool->lock);
     return live;
 }
@@ -226,11 +234,21 @@ static bool claim_free(struct extent *block, CUdeviceptr ptr) {
     struct graph_pool *pool = pool_of(block);
     pthread_mutex_lock(&pool->lock);
     bool mine = block->kind == EXTENT_GRAPH && block->base == ptr &&
-                (block->flags & (GRAPH_IN_USE | GRAPH_FREEING)) == GRAPH_IN_USE;
+                block->flags & GRAPH_IN_USE && block->uses > queued_frees(block);
     if (mine)
-        block->flags |= GRAPH_FREEING;
+        block->flags += GRAPH_ONE_FREE;
     pthread_mutex_unlock(&pool->lock);
     return mine;
+}
+
+static void free_arrived(void *argument) {
+    struct extent *block = argument;
+    struct graph_pool *pool = pool_of(block);
+    pthread_mutex_lock(&pool->lock);
+    block->flags -= GRAPH_ONE_FREE;
+    block->uses -= block->uses > 0;
+    set_used(pool, block, false);
+    settle_and_unlock(pool, block);
 }
 
 CUresult graph_free_now(struct extent *block, CUdeviceptr ptr) {
@@ -238,30 +256,25 @@ CUresult graph_free_now(struct extent *block, CUdeviceptr ptr) {
     sim_exec_drain(sim_devices[block->physical].dev);
     if (!claim_free(block, ptr))
         return CUDA_ERROR_INVALID_VALUE;
-    sim_graph_memory_use(sim_devices[block->physical].dev, ptr, false);
+    free_arrived(block);
     return CUDA_SUCCESS;
-}
-
-static void free_arrived(void *argument) {
-    struct extent *block = argument;
-    sim_graph_memory_use(sim_devices[block->physical].dev, block->base, false);
 }
 
 CUresult graph_free_later(struct extent *block, CUdeviceptr ptr, void *stream) {
     struct graph_pool *pool = pool_of(block);
     pthread_mutex_lock(&pool->lock);
     /* It need not be in use yet, when the launch comes before in the stream. */
-    bool valid = block->kind == EXTENT_GRAPH && block->base == ptr && block->uses &&
-                 !(block->flags & GRAPH_FREEING);
+    bool valid = block->kind == EXTENT_GRAPH && block->base == ptr &&
+                 block->uses > queued_frees(block);
     if (valid)
-        block->flags |= GRAPH_FREEING;
+        block->flags += GRAPH_ONE_FREE;
     pthread_mutex_unlock(&pool->lock);
     if (!valid)
         return CUDA_ERROR_INVALID_VALUE;
     CUresult result = sim_stream_call(stream, free_arrived, block);
     if (result != CUDA_SUCCESS) {
         pthread_mutex_lock(&pool->lock);
-        block->flags &= ~(unsigned)GRAPH_FREEING;
+        block->flags -= GRAPH_ONE_FREE;
         pthread_mutex_unlock(&pool->lock);
     }
     return result;
