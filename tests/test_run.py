@@ -667,6 +667,23 @@ def test_without_namespaces_asking_for_them_is_one_line(here: Desk) -> None:
     assert here.left_behind() == []
 
 
+@needs_namespaces
+@pytest.mark.skipif(os.geteuid() != 0, reason="there is no capability to give up")
+def test_without_any_capability_a_user_namespace_is_enough(here: Desk, driver: Path) -> None:
+    here.prefix = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", *ALIQUOT)
+    shown = here.run(
+        "run", "--mode", "namespace", "--memory", "1GiB", "--", "cat", "/proc/self/uid_map"
+    )
+    if "not permitted" in shown.stderr:
+        pytest.skip("user namespaces are reserved for root on this machine")
+    assert shown.stdout.split() == ["0", "0", "1"], shown.stderr
+    for path in ("libcuda.so", str(driver.resolve())):
+        command = ["--mode", "namespace", "--memory", "1GiB", "--device", "0", "--"]
+        result = here.run("run", *command, sys.executable, HOLDER, path, "600", "600")
+        assert result.stdout.splitlines() == ["init 0", "600 0", "600 2", "holding"], result.stderr
+    assert here.left_behind() == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_an_ordinary_user_needs_no_privilege(
     driver: Path, plain_shim: Path, tmp_path_factory: pytest.TempPathFactory
