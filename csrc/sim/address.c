@@ -42,7 +42,8 @@ static bool find_block(CUdeviceptr ptr, struct sim_memory_info *info) {
         .pool = pool ? extent->owner : NULL,
     };
     pthread_mutex_unlock(&heap->lock);
-    return true;
+    /* Behind the end as asked for there is padding, which is nobody's. */
+    return ptr - info->base < info->bytes;
 }
 
 bool sim_memory_find(CUdeviceptr ptr, struct sim_memory_info *info) {
@@ -74,7 +75,6 @@ bool sim_memory_find(CUdeviceptr ptr, struct sim_memory_info *info) {
         .flags = extent->flags,
         .pool = extent->pool,
     };
-    /* Behind the end as asked for there is padding, which is nobody's. */
     return ptr - info->base < info->bytes;
 }
 

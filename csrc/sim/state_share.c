@@ -289,8 +289,11 @@ bool sim_share_hold(struct sim_state *state, const struct sim_share_name *name) 
     bool live = atomic_load_explicit(&share->status, memory_order_relaxed) ==
                     status_word(name->nonce, SIM_SHARE_LIVE) &&
                 share->device == name->device;
-    if (live)
+    if (live) {
         set_holder(share, state->slot, true);
+        /* What only a descriptor kept alive is charged to whoever uses it. */
+        settle(state, share, name->number, SIM_SLOT_NONE);
+    }
     unlock_for(state, name->device);
     return live;
 }
