@@ -6,7 +6,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define FIRST_CAPACITY 256u
+/* Dense rather than large: what a probe meets first is in the cache or a trip to memory. */
+#define FIRST_CAPACITY 64u
 
 /* Records of pages that are made at a time: some 32 KiB. */
 #define PAGE_BATCH 62u
