@@ -5,6 +5,8 @@ is a method of ``Worker``, and answers ``[RESULT, VALUE]``. Descriptors come and
 socket with that descriptor number. It needs nothing but Python and the driver's library.
 """
 
+# ruff: noqa: D102 - a method is named after the call that it makes
+
 from __future__ import annotations
 
 import array
@@ -260,9 +262,7 @@ class Worker:
 
     def alloc_async(self, size: int, pool: int = 0, stream: int = 0) -> Answer:
         if not pool:
-            return self._number(
-                "cuMemAllocAsync", c_ulonglong, c_size_t(size), c_void_p(stream)
-            )
+            return self._number("cuMemAllocAsync", c_ulonglong, c_size_t(size), c_void_p(stream))
         return self._number(
             "cuMemAllocFromPoolAsync",
             c_ulonglong,
@@ -321,9 +321,7 @@ class Worker:
 
     def pointer_import(self, pool: int, data: str) -> Answer:
         handle = IpcHandle.from_buffer_copy(bytes.fromhex(data))
-        return self._number(
-            "cuMemPoolImportPointer", c_ulonglong, c_void_p(pool), byref(handle)
-        )
+        return self._number("cuMemPoolImportPointer", c_ulonglong, c_void_p(pool), byref(handle))
 
     # -- virtual memory
 
@@ -356,7 +354,9 @@ class Worker:
         )
         return result, None
 
-    def access(self, pointer: int, size: int, flags: int = READ_WRITE, kind: int = DEVICE) -> Answer:
+    def access(
+        self, pointer: int, size: int, flags: int = READ_WRITE, kind: int = DEVICE
+    ) -> Answer:
         wish = Access(Location(kind, 0), flags)
         result = self.cuda.cuMemSetAccess(
             c_ulonglong(pointer), c_size_t(size), byref(wish), c_size_t(1)
