@@ -10,7 +10,7 @@
 #define FIRST_CAPACITY 64u
 
 /* Records of pages that are made at a time: some 32 KiB. */
-#define PAGE_BATCH 62u
+#define PAGE_BATCH 56u
 
 /* Pointers are multiples of large powers of two and handles are small numbers or heap addresses:
  * multiply-and-shift by an odd constant spreads all of them. */

@@ -29,8 +29,8 @@
 #define ALIQUOT_PAGE_UNITS 4096u
 struct aliquot_page {
     union {
-        uint64_t value;            /* of every tenant that has a bit */
-        struct aliquot_page *next; /* spare ones */
+        _Alignas(64) uint64_t value; /* of every tenant that has a bit */
+        struct aliquot_page *next;   /* spare ones */
     };
     uint32_t tenants; /* those with a bit, and those with an entry of their own */
     uint32_t others;  /* the latter */
