@@ -94,8 +94,10 @@ static uint64_t expected_pages(const struct reference *reference, bool *page_see
     return pages;
 }
 
-static void count_swept(uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void count_swept(uint64_t pointer, uint64_t value, enum aliquot_tenancy tenancy,
+                        void *argument) {
     (void)value;
+    CHECK(pointer >> 30 == 0x7f0000000000ull >> 30, "a swept entry is one of ours");
     CHECK(tenancy != ALIQUOT_TENANT_NONE, "a swept entry was there");
     *(int64_t *)argument -= tenancy == ALIQUOT_TENANT_EDGE;
 }
@@ -123,7 +125,23 @@ static void run_table(void) {
             pages += tenancy == ALIQUOT_TENANT_EDGE;
         } else {
             CHECK(aliquot_pointer_get(&table, r->pointer, &value) && value == r->value, "found");
-            enum aliquot_tenancy tenancy = aliquot_pointer_take(&table, r->pointer, &value);
+            if (next(&seed) % 4 == 0) {
+                /* Another value, which changes nothing else. */
+                uint64_t other = (r->value & ALIQUOT_SHARES) | next(&seed) >> 1;
+                CHECK(!aliquot_pointer_change(&table, r->pointer, UINT64_MAX, ~r->value, other),
+                      "not what does not agree");
+                CHECK(aliquot_pointer_change(&table, r->pointer, UINT64_MAX, r->value, other),
+                      "what agrees");
+                r->value = other;
+                continue;
+            }
+            CHECK(aliquot_pointer_take_if(&table, r->pointer, 1, ~r->value & 1, &value) ==
+                      ALIQUOT_TENANT_NONE,
+                  "not what does not agree");
+            enum aliquot_tenancy tenancy =
+                step & 1
+                    ? aliquot_pointer_take(&table, r->pointer, &value)
+                    : aliquot_pointer_take_if(&table, r->pointer, UINT64_MAX, r->value, &value);
             CHECK(tenancy != ALIQUOT_TENANT_NONE && value == r->value, "taken");
             pages -= tenancy == ALIQUOT_TENANT_EDGE;
         }
@@ -340,7 +358,7 @@ static void run_holds(void) {
     if (!child) {
         attach();
         char byte;
-        aliquot_hold_import(key, 0, 0);
+        CHECK(aliquot_hold_import(key) == key, "the memory is known");
         CHECK(write(ready[1], "x", 1) == 1 && read(go[0], &byte, 1) == 1, "exporter let go");
         uint64_t inherited = atomic_load(&aliquot_slice.usage->charge[0][aliquot_slice.slot]);
         CHECK(inherited == 10 * PAGE, "inherited %llu bytes", (unsigned long long)inherited);
@@ -358,7 +376,7 @@ static void run_holds(void) {
     CHECK(aliquot_used(0) == 10 * PAGE, "the importer is charged now");
     CHECK(!atomic_load(&aliquot_slice.usage->charge[0][mine]), "the exporter is not");
     CHECK(write(go[1], "x", 1) == 1 && read(ready[0], &byte, 1) == 1, "the child exported");
-    aliquot_hold_import(key + 2, 0, 0);
+    CHECK(aliquot_hold_import(key + 2) == key + 2, "the memory is known");
     CHECK(aliquot_used(0) == 5 * PAGE, "an import is not charged");
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
@@ -367,9 +385,32 @@ static void run_holds(void) {
     aliquot_hold_drop(key + 2, 0, 0);
     CHECK(aliquot_used(0) == CAP - 5 * PAGE, "let go of");
     /* Memory from outside the slice is nobody's here. */
-    aliquot_hold_import(key + 4, 0, 0);
-    aliquot_hold_drop(key + 4, 0, 0);
+    CHECK(aliquot_hold_import(key + 4) == 0, "a stranger's memory is not known");
     CHECK(aliquot_used(0) == CAP - 5 * PAGE, "no charge for a stranger's memory");
+    /* Memory that nobody holds, and that somebody opens after all. */
+    aliquot_withdraw(0, CAP - 5 * PAGE);
+    CHECK(aliquot_used(0) == 0, "nothing is charged");
+    CHECK(aliquot_charge(0, 3 * PAGE), "exporter's memory");
+    aliquot_hold_export(key + 6, 0, 3 * PAGE);
+    aliquot_hold_alias(key + 6, key + 8);
+    aliquot_hold_drop(key + 6, 0, 3 * PAGE);
+    CHECK(aliquot_used(0) == 0, "let go of");
+    CHECK(aliquot_hold_import(key + 8) == key + 6, "known by its other name");
+    CHECK(aliquot_used(0) == 3 * PAGE, "charged to whoever opens it");
+    CHECK(aliquot_hold_import(key + 6) == key + 6, "opened twice");
+    CHECK(aliquot_used(0) == 3 * PAGE, "charged once");
+    aliquot_hold_drop(key + 6, 0, 0);
+    CHECK(aliquot_used(0) == 3 * PAGE, "still open");
+    aliquot_hold_drop(key + 6, 0, 0);
+    CHECK(aliquot_used(0) == 0, "closed");
+    /* Notes of what is gone give way. */
+    for (uint64_t i = 1; i <= 2 * ALIQUOT_MAX_HOLDS; i++) {
+        aliquot_charge(0, PAGE);
+        aliquot_hold_export(key + 2 * i, 0, PAGE);
+        aliquot_hold_drop(key + 2 * i, 0, PAGE);
+    }
+    CHECK(aliquot_used(0) == 0, "nothing is left");
+    CHECK(atomic_load(&aliquot_slice.usage->lost_holds) == 0, "every export was written down");
     printf("ok\n");
 }
 

@@ -122,8 +122,7 @@ static void fill_slot(uint32_t number) {
 
     uint32_t mark = atomic_load_explicit(&usage->high_water, memory_order_relaxed);
     /* seq_cst, before the first charge: pairs with the load in aliquot_used. */
-    while (mark <= number &&
-           !atomic_compare_exchange_weak(&usage->high_water, &mark, number + 1))
+    while (mark <= number && !atomic_compare_exchange_weak(&usage->high_water, &mark, number + 1))
         ;
     aliquot_slice.slot = number;
 }
@@ -184,8 +183,7 @@ out:
 }
 
 static bool make_fork_page(struct aliquot_error *error) {
-    struct aliquot_fork_page *page =
-        atomic_load_explicit(&aliquot_fork_page, memory_order_relaxed);
+    struct aliquot_fork_page *page = atomic_load_explicit(&aliquot_fork_page, memory_order_relaxed);
     if (page != &no_fork_page)
         return true;
     size_t size = whole_pages(sizeof *page);
@@ -235,10 +233,8 @@ void aliquot_raise_peak(uint32_t device, uint64_t sum) {
         ;
 }
 
-/* The region's lock for a moment, by a file description of its own: another process, or another
- * thread here, may hold it too. Returns -1 when it could not be had; the caller then goes on
- * without, which can refuse too much but never grants too much. */
-static int lock_region(void) {
+/* By a file description of its own: another process, or another thread here, may hold it too. */
+int aliquot_lock_region(void) {
     int fd = open(usage_path, O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (fd >= 0 && aliquot_region_lock(fd, LOCK_WAIT_NS) != 0) {
         close(fd);
@@ -248,8 +244,7 @@ static int lock_region(void) {
 }
 
 static void reclaim_dead(int fd) {
-    uint32_t slots =
-        atomic_load_explicit(&aliquot_slice.usage->high_water, memory_order_acquire);
+    uint32_t slots = atomic_load_explicit(&aliquot_slice.usage->high_water, memory_order_acquire);
     for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++)
         if (i != aliquot_slice.slot)
             aliquot_slot_reclaim(fd, aliquot_slice.usage, i);
@@ -264,7 +259,7 @@ bool aliquot_charge_again(uint32_t device, uint64_t bytes) {
             aliquot_settle(device);
         fits = aliquot_charge_once(device, bytes);
         if (!fits) {
-            int fd = lock_region();
+            int fd = aliquot_lock_region();
             if (fd >= 0) {
                 reclaim_dead(fd);
                 /* One refuser at a time: two that add together and both withdraw would both be
@@ -286,15 +281,14 @@ bool aliquot_give_back_due(unsigned *round) {
     bool due = false;
     if (*round == 0) {
         /* Somebody may have died whom nobody has needed to clear yet. */
-        int fd = lock_region();
+        int fd = aliquot_lock_region();
         if (fd >= 0) {
             reclaim_dead(fd);
             close(fd);
         }
     }
     /* acquire: pairs with the release in aliquot_slot_reclaim. */
-    uint64_t found =
-        atomic_load_explicit(&aliquot_slice.usage->reclaimed_ns, memory_order_acquire);
+    uint64_t found = atomic_load_explicit(&aliquot_slice.usage->reclaimed_ns, memory_order_acquire);
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     uint64_t now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
@@ -310,83 +304,5 @@ bool aliquot_give_back_due(unsigned *round) {
 
 void aliquot_count_unknown(void) {
     if (aliquot_attached())
-        atomic_fetch_add_explicit(&aliquot_slice.usage->unknown_functions, 1,
-                                  memory_order_relaxed);
-}
-
-/* Under the region's lock: this process' hold of the memory, any process' (`anybody`), or a free
- * entry (`make`). */
-static struct aliquot_hold *find_hold(uint64_t key, bool anybody, bool make) {
-    struct aliquot_hold *unused = NULL;
-    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++) {
-        struct aliquot_hold *hold = &aliquot_slice.usage->hold[i];
-        if (hold->key == key && (anybody || hold->slot == aliquot_slice.slot))
-            return hold;
-        if (!hold->key && !unused)
-            unused = hold;
-    }
-    if (!make || !unused)
-        return NULL;
-    *unused = (struct aliquot_hold){.key = key, .slot = aliquot_slice.slot};
-    return unused;
-}
-
-static void add_hold(uint64_t key, uint32_t device, uint64_t bytes, uint32_t charged) {
-    int saved = errno;
-    int fd = lock_region();
-    struct aliquot_hold *hold = NULL;
-    if (fd >= 0 && !bytes) {
-        const struct aliquot_hold *exported = find_hold(key, true, false);
-        if (!exported)
-            goto out; /* from outside the slice: nobody here will ever owe it */
-        bytes = exported->bytes;
-        device = exported->device;
-    }
-    hold = fd >= 0 ? find_hold(key, false, true) : NULL;
-    if (hold) {
-        hold->device = device;
-        hold->bytes = bytes;
-        hold->count++;
-        hold->charged += charged;
-    } else
-        /* relaxed: a figure for people. */
-        atomic_fetch_add_explicit(&aliquot_slice.usage->lost_holds, 1, memory_order_relaxed);
-out:
-    if (fd >= 0)
-        close(fd);
-    errno = saved;
-}
-
-void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes) {
-    add_hold(key, device, bytes, 1);
-}
-
-void aliquot_hold_import(uint64_t key, uint32_t device, uint64_t bytes) {
-    add_hold(key, device, bytes, 0);
-}
-
-void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes) {
-    int saved = errno;
-    int fd = lock_region();
-    struct aliquot_hold *hold = fd >= 0 ? find_hold(key, false, false) : NULL;
-    if (hold) {
-        uint32_t due = 0;
-        if (hold->count)
-            hold->count--;
-        if (hold->charged > hold->count) {
-            due = hold->charged - hold->count;
-            /* The heir is charged before we are relieved. */
-            aliquot_hold_pass_on(fd, aliquot_slice.usage, hold, due);
-            hold->charged = hold->count;
-        }
-        bytes = due * hold->bytes;
-        device = hold->device % ALIQUOT_MAX_DEVICES;
-        if (!hold->count)
-            *hold = (struct aliquot_hold){0};
-    }
-    if (bytes)
-        aliquot_withdraw(device, bytes);
-    if (fd >= 0)
-        close(fd);
-    errno = saved;
+        atomic_fetch_add_explicit(&aliquot_slice.usage->unknown_functions, 1, memory_order_relaxed);
 }

@@ -150,16 +150,25 @@ static inline bool aliquot_charge(uint32_t device, uint64_t bytes) {
  * yes; says no after two seconds since the death was found. `*round` counts the tries, from 0. */
 bool aliquot_give_back_due(unsigned *round);
 
-/* Memory shared between processes (IPC, exported handles). `key` names it in every process that
- * holds it.
+/* The region's lock for a moment: a descriptor whose closing drops it. -1 when it could not be had
+ * in time; the caller then goes on without, which can refuse too much but never grants too much. */
+int aliquot_lock_region(void);
+
+/* Memory shared between processes (IPC, exported handles), in hold.c. `key` names it in every
+ * process that holds it.
  *   export: this process, which is charged for it, gave out a handle
- *   import: this process opened it and is not charged; `bytes` 0: as the exporter wrote them down
- *   drop:   this process let go of one, and what is charged for it here is withdrawn, or passes to
- *           another holder. `bytes` is what this process charged itself (0: it imported), in case
- *           the region does not know the hold
- * Export and import do nothing when the region's table is full or cannot be locked. */
+ *   alias:  `other` is another name of the memory `key` that this process exported
+ *   import: this process is about to open it. Whoever opens memory that a process of the slice is
+ *           charged for is not charged again; memory that was charged in the slice and that nobody
+ *           answers for any more is charged to whoever opens it. Returns the key by which it is to
+ *           be dropped, or 0 for memory that nobody in the slice exported: it is not written down
+ *   drop:   this process let go of one, or could not open it. What is charged for it here is
+ *           withdrawn, or passes to another holder. `bytes` is what this process charged itself (0:
+ *           it imported), in case the region does not know the hold
+ * Export and import write nothing down when the region's table is full or cannot be locked. */
 void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes);
-void aliquot_hold_import(uint64_t key, uint32_t device, uint64_t bytes);
+void aliquot_hold_alias(uint64_t key, uint64_t other);
+uint64_t aliquot_hold_import(uint64_t key);
 void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes);
 
 /* Counts a driver function that was handed to the program and is in no table of ours. */

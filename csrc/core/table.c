@@ -284,24 +284,65 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
     return tenancy;
 }
 
-typedef void gone_function(uint64_t value, enum aliquot_tenancy, void *context);
+/* Whether what is known of a pointer agrees. The shard is locked. */
+static bool agrees(const struct aliquot_shard *shard, const struct aliquot_page *record,
+                   unsigned unit, uint64_t pointer, uint64_t mask, uint64_t wanted) {
+    if (is_marked(record, unit))
+        return (record->value & mask) == wanted;
+    const struct aliquot_entry *entry = find(shard, pointer);
+    return entry && (entry->value & mask) == wanted;
+}
+
+enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,
+                                             uint64_t mask, uint64_t wanted, uint64_t *value) {
+    uint64_t page = page_of(table, pointer);
+    unsigned unit = unit_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    aliquot_lock(&shard->lock);
+    struct aliquot_page *record = find_page(shard, page);
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
+    if (agrees(shard, record, unit, pointer, mask, wanted))
+        tenancy = drop(shard, pointer, page, record, unit, value);
+    aliquot_unlock(&shard->lock);
+    return tenancy;
+}
+
+bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint64_t mask,
+                            uint64_t wanted, uint64_t value) {
+    uint64_t page = page_of(table, pointer);
+    unsigned unit = unit_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    aliquot_lock(&shard->lock);
+    struct aliquot_page *record = find_page(shard, page);
+    bool done = agrees(shard, record, unit, pointer, mask, wanted);
+    if (done && !is_marked(record, unit))
+        find(shard, pointer)->value = value;
+    else if (done && (done = has_room(shard, 1))) {
+        record->starts[unit / 64] &= ~(1ull << unit % 64);
+        record->others++;
+        *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
+        shard->count++;
+    }
+    aliquot_unlock(&shard->lock);
+    return done;
+}
 
 /* Removes all pointers with a bit. Returns whether the page has none left and its entry is gone. */
 static bool sweep_page(struct aliquot_shard *shard, uint64_t page, struct aliquot_page *record,
-                       gone_function *gone, void *context) {
+                       unsigned shift, aliquot_gone *gone, void *context) {
     uint64_t value = record->value;
     uint32_t marked = record->tenants - record->others;
     memset(record->starts, 0, sizeof record->starts);
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
     for (; marked; marked--) {
         tenancy = leave_page(shard, page, record);
-        gone(value, tenancy, context);
+        gone(page >> 1 << shift, value, tenancy, context);
     }
     return tenancy == ALIQUOT_TENANT_EDGE;
 }
 
 void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t value,
-                           gone_function *gone, void *context) {
+                           aliquot_gone *gone, void *context) {
     for (unsigned s = 0; s < ALIQUOT_SHARDS; s++) {
         struct aliquot_shard *shard = &table->shard[s];
         aliquot_lock(&shard->lock);
@@ -311,13 +352,13 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
             if (found.key & 1 && table->page_shift) {
                 struct aliquot_page *record = (struct aliquot_page *)(uintptr_t)found.value;
                 erased = record->tenants > record->others && (record->value & mask) == value &&
-                         sweep_page(shard, found.key, record, gone, context);
+                         sweep_page(shard, found.key, record, table->page_shift, gone, context);
             } else if (found.key && !(found.key & 1) && (found.value & mask) == value) {
                 uint64_t page = page_of(table, found.key), taken = found.value;
                 struct aliquot_page *record =
                     found.value & ALIQUOT_SHARES ? find_page(shard, page) : NULL;
                 enum aliquot_tenancy tenancy = drop_entry(shard, found.key, page, record, &taken);
-                gone(taken, tenancy, context);
+                gone(found.key, taken, tenancy, context);
                 erased = true;
                 /* Leaving the page may have moved entries to places already looked at. */
                 if (tenancy == ALIQUOT_TENANT_EDGE && taken & ALIQUOT_SHARES)

@@ -82,11 +82,20 @@ bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value);
 
+/* The same, only where the value agrees with `wanted` in the bits of `mask`. */
+enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,
+                                             uint64_t mask, uint64_t wanted, uint64_t *value);
+/* Gives a pointer another value, `mask` and `wanted` as above; its tenancy stays. False: there was
+ * none such, or no host memory. */
+bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint64_t mask,
+                            uint64_t wanted, uint64_t value);
+
 /* Removes every pointer whose value agrees with `value` in the bits of `mask`, telling `gone` of
- * each (under the shard's lock: it must not use the table). */
+ * each (under the shard's lock: it must not use the table). Tenants that a page knows by a bit are
+ * told with the page's address. */
+typedef void aliquot_gone(uint64_t pointer, uint64_t value, enum aliquot_tenancy, void *context);
 void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t value,
-                           void (*gone)(uint64_t value, enum aliquot_tenancy, void *context),
-                           void *context);
+                           aliquot_gone *gone, void *context);
 
 /* Forgets everything and frees every lock, whoever held it: for a forked child. The memory stays
  * with the child, unused. */

@@ -1,5 +1,5 @@
 /* Arrays and mipmapped arrays. The driver does not say what they take: the estimate is the memory
- * with rows padded to 64 bytes and, for more than one row, heights to 8, in whole pages. */
+ * with rows padded to 64 bytes and, where there is a height, heights to 8, in whole pages. */
 #include "shim.h"
 
 static uint64_t element_bytes(CUarray_format format, unsigned channels) {
@@ -37,7 +37,7 @@ static uint64_t padded(uint64_t value, uint64_t to) { return (value + to - 1) / 
 
 /* Bytes of one level. */
 static uint64_t level_bytes(uint64_t width, uint64_t height, uint64_t depth, uint64_t element) {
-    uint64_t rows = height > 1 || depth > 1 ? padded(height ? height : 1, 8) : 1;
+    uint64_t rows = height ? padded(height, 8) : 1;
     uint64_t row, bytes;
     if (__builtin_mul_overflow(width, element, &row) || row > 1ull << 52 ||
         __builtin_mul_overflow(padded(row, 64), rows, &bytes) ||
@@ -48,13 +48,22 @@ static uint64_t level_bytes(uint64_t width, uint64_t height, uint64_t depth, uin
 
 static uint64_t half(uint64_t value) { return value > 1 ? value / 2 : value; }
 
+/* The driver makes no more levels than it takes to halve the longest side down to one. */
+static unsigned most_levels(const CUDA_ARRAY3D_DESCRIPTOR *what, bool layered) {
+    uint64_t longest = what->Width > what->Height ? what->Width : what->Height;
+    if (!layered && what->Depth > longest)
+        longest = what->Depth;
+    return longest ? 64u - (unsigned)__builtin_clzll(longest) : 1u;
+}
+
 static uint64_t array_bytes(const CUDA_ARRAY3D_DESCRIPTOR *what, unsigned levels) {
     if (what->Flags & (CUDA_ARRAY3D_SPARSE | CUDA_ARRAY3D_DEFERRED_MAPPING))
         return 0;
     uint64_t width = what->Width, height = what->Height, depth = what->Depth;
     uint64_t element = element_bytes(what->Format, what->NumChannels), bytes = 0;
     bool layered = what->Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP);
-    for (unsigned level = 0; level < levels && level < 32; level++) {
+    unsigned most = most_levels(what, layered);
+    for (unsigned level = 0; level < levels && level < most; level++) {
         uint64_t more = level_bytes(width, height, depth, element);
         bytes = bytes + more > 1ull << 52 ? 1ull << 52 : bytes + more;
         width = half(width);

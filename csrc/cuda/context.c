@@ -27,6 +27,8 @@ static struct {
     uint16_t index; /* into `context`; 0: not active */
 } primary[ALIQUOT_ORDINALS];
 
+static _Atomic uint32_t alive; /* places of `context` in use */
+
 /* Advanced whenever a context ends: what a thread remembers of its current context is void. */
 static _Atomic uint32_t generation;
 
@@ -55,13 +57,15 @@ static uint16_t enter(CUcontext handle, int device, CUdevice ordinal, bool is_pr
                                                   .base = base,
                                                   .image = image};
             attached_times[i] = 1;
+            atomic_fetch_add_explicit(&alive, 1, memory_order_relaxed);
             aliquot_table_put(&handles, (uintptr_t)handle, i);
             return i;
         }
     return 0;
 }
 
-static void ignore(uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+    (void)key;
     (void)value;
     (void)tenancy;
     (void)argument;
@@ -73,12 +77,16 @@ static void gone(uint16_t index) {
         return;
     aliquot_memory_context_gone(index);
     aliquot_modules_context_gone(index);
-    aliquot_pool_context_gone(index);
+    aliquot_debts_context_gone(index);
+    aliquot_ipc_context_gone(index);
+    aliquot_graph_context_gone(index);
     pthread_mutex_lock(&mutex);
     struct aliquot_context *of = &context[index];
     if (of->device >= 0 && of->handle)
         aliquot_withdraw((uint32_t)of->device, of->base + image_pages(of));
     aliquot_pointer_sweep(&handles, UINT64_MAX, index, ignore, NULL);
+    if (of->handle)
+        atomic_fetch_sub_explicit(&alive, 1, memory_order_relaxed);
     memset(of, 0, sizeof *of);
     /* release: a thread that sees the old generation may use the old index, as before. */
     atomic_fetch_add_explicit(&generation, 1, memory_order_release);
@@ -123,29 +131,31 @@ static uint32_t adopt(CUcontext handle) {
         return 0;
     bool is_primary = primary_handle(ordinal) == handle;
     int device = aliquot_device_index(ordinal);
-    uint64_t index = 0;
+    uint64_t index = 0, base = 0, image = 0, whole = 0;
+    aliquot_libraries_hold();
     pthread_mutex_lock(&mutex);
     if (!aliquot_table_get(&handles, (uintptr_t)handle, &index)) {
-        uint64_t base = 0;
         if (device >= 0) {
             base = aliquot_whole_pages((uint32_t)device,
                                        aliquot_slice.grant->device[device].context_bytes);
-            aliquot_charge_given((uint32_t)device, base);
+            image = aliquot_library_image_bytes();
+            whole = base + aliquot_whole_pages((uint32_t)device, image);
+            aliquot_charge_given((uint32_t)device, whole);
         }
-        index = enter(handle, device, ordinal, is_primary, base, 0);
+        index = enter(handle, device, ordinal, is_primary, base, image);
         if (!index && device >= 0)
-            aliquot_withdraw((uint32_t)device, base);
+            aliquot_withdraw((uint32_t)device, whole);
         if (is_primary)
             primary[ordinal].index = (uint16_t)index;
     }
     pthread_mutex_unlock(&mutex);
+    aliquot_libraries_drop();
     return (uint32_t)index;
 }
 
 static uint32_t index_of(CUcontext handle) {
     uint64_t index;
-    return aliquot_table_get(&handles, (uintptr_t)handle, &index) ? (uint32_t)index
-                                                                  : adopt(handle);
+    return aliquot_table_get(&handles, (uintptr_t)handle, &index) ? (uint32_t)index : adopt(handle);
 }
 
 static const struct aliquot_context *remember(CUcontext handle, uint32_t now) {
@@ -193,6 +203,11 @@ bool aliquot_context_image(uint16_t index, int64_t bytes) {
     return done;
 }
 
+uint32_t aliquot_context_count(void) {
+    /* relaxed: whoever asks has a context, and answers for those that it makes meanwhile. */
+    return atomic_load_explicit(&alive, memory_order_relaxed);
+}
+
 void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *argument) {
     for (uint16_t i = 1; i < CONTEXTS; i++) {
         pthread_mutex_lock(&mutex);
@@ -212,7 +227,7 @@ struct creation {
     bool charged;
 };
 
-/* Charges a context that is about to be made. Not ready: the driver will say why. */
+/* Charges a context that is about to be made; finish() must follow. Not ready: the driver will say why. */
 static CUresult begin(CUdevice ordinal, struct creation *creation) {
     *creation = (struct creation){.ordinal = ordinal, .device = -1};
     CUresult ready = aliquot_ready();
@@ -225,21 +240,19 @@ static CUresult begin(CUdevice ordinal, struct creation *creation) {
     if (creation->device < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)creation->device;
+    aliquot_libraries_hold();
     creation->image = aliquot_library_image_bytes();
-    creation->base =
-        aliquot_whole_pages(device, aliquot_slice.grant->device[device].context_bytes);
-    if (!aliquot_charge(device,
-                        creation->base + aliquot_whole_pages(device, creation->image)))
-        return CUDA_ERROR_OUT_OF_MEMORY;
-    creation->charged = true;
-    return CUDA_SUCCESS;
+    creation->base = aliquot_whole_pages(device, aliquot_slice.grant->device[device].context_bytes);
+    creation->charged =
+        aliquot_charge(device, creation->base + aliquot_whole_pages(device, creation->image));
+    if (!creation->charged)
+        aliquot_libraries_drop();
+    return creation->charged ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 static void cancel(const struct creation *creation) {
-    if (creation->charged)
-        aliquot_withdraw((uint32_t)creation->device,
-                         creation->base +
-                             aliquot_whole_pages((uint32_t)creation->device, creation->image));
+    uint32_t device = (uint32_t)creation->device;
+    aliquot_withdraw(device, creation->base + aliquot_whole_pages(device, creation->image));
 }
 
 static uint16_t finish(const struct creation *creation, CUresult result, CUcontext handle,
@@ -256,7 +269,8 @@ static uint16_t finish(const struct creation *creation, CUresult result, CUconte
                       creation->image);
         pthread_mutex_unlock(&mutex);
     }
-    if (!index && result != CUDA_SUCCESS)
+    aliquot_libraries_drop();
+    if (result != CUDA_SUCCESS)
         cancel(creation);
     return index;
 }
@@ -369,7 +383,8 @@ static void primary_finish(const struct creation *creation, CUresult result, CUc
     if (creation->charged) {
         if (result == CUDA_SUCCESS && !handle)
             handle = primary_handle(ordinal);
-        primary[ordinal].index = finish(creation, handle ? result : CUDA_ERROR_UNKNOWN, handle, true);
+        primary[ordinal].index =
+            finish(creation, handle ? result : CUDA_ERROR_UNKNOWN, handle, true);
     } else if (result == CUDA_SUCCESS && handle)
         index_of(handle);
 }

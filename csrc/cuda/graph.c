@@ -1,44 +1,67 @@
 /* Memory that graphs allocate when they run. It comes from a pool of the device's that the driver
- * keeps for graphs: a launch is charged beforehand with all that its nodes may take, and settled
- * from the pool's counter. Launching again what has been launched takes nothing new.
+ * keeps for graphs: a launch is charged beforehand with what the pool may have to grow by, and settled
+ * from the pool's counter.
+ *
+ * Graphs that do not run at the same time may have the same pages, so a graph that is launched again
+ * may find its pages with another one. The pool never needs more than the sum of what the graphs that
+ * were launched may take (the spread): while that is no more than it has, nothing is charged.
  */
 #include "shim.h"
 
 #include <pthread.h>
-#include <sys/mman.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <time.h>
 
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+#define EXECS 65536u
+
+/* How long a launch that has no room beside the others waits for them to be done. */
+#define PATIENCE_NS 2000000000ll
+
+/* An executable graph with memory nodes. */
+struct exec {
+    CUgraphExec handle;                   /* NULL: destroyed while it ran, or a free place */
+    CUevent event;                        /* recorded behind its last launch; NULL: not launched */
+    uint16_t context;                     /* of the event */
+    uint32_t epoch;                       /* in which it was counted into the spread */
+    uint64_t demand[ALIQUOT_MAX_DEVICES]; /* bytes that its nodes allocate, in pages */
+};
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* of everything here */
+static struct exec *execs;           /* EXECS of them, committed as they are touched */
+static uint32_t exec_mark;           /* places at and above it are free */
+static struct aliquot_table handles; /* exec to place */
+static _Atomic uint32_t exec_count;  /* with a handle */
+
 static uint64_t charged[ALIQUOT_MAX_DEVICES]; /* bytes, of each device's graph pool */
+static uint64_t spread[ALIQUOT_MAX_DEVICES];  /* bytes */
 
-/* Executable graphs with memory nodes: exec << 4 | device to pages << 24 | epoch in which it was
- * last launched. An exec is at least 16-aligned or a small number: either way the key is unique. */
-static struct aliquot_table execs;
-static _Atomic uint32_t exec_count;
-#define EPOCH_BITS 24
-#define EPOCH_MASK ((1u << EPOCH_BITS) - 1)
 /* Advanced when the pools are trimmed, from 1: what was launched before may have to grow again. */
-static _Atomic uint32_t epoch = 1;
+static uint32_t epoch = 1;
 
-static uint64_t exec_key(CUgraphExec exec, uint32_t device) {
-    return (uint64_t)(uintptr_t)exec << 4 | device;
-}
+/* For reading: over the driver's launch. For writing: where all must stand still meanwhile. */
+static pthread_rwlock_t launching = PTHREAD_RWLOCK_INITIALIZER;
 
-static uint64_t reserved(uint32_t device) {
+static uint64_t attribute(uint32_t device, CUgraphMem_attribute which) {
     cuuint64_t value = 0;
     if (HAVE(cuDeviceGetGraphMemAttribute))
-        REAL(cuDeviceGetGraphMemAttribute)
-    (aliquot_device_ordinal(device), CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &value);
+        REAL(cuDeviceGetGraphMemAttribute)(aliquot_device_ordinal(device), which, &value);
     return value;
 }
 
 /* Under the mutex: makes the charge what the pool has reserved, of which `ahead` is charged besides. */
 static void settle(uint32_t device, uint64_t ahead) {
-    uint64_t booked = charged[device] + ahead, now = reserved(device);
+    uint64_t booked = charged[device] + ahead;
+    uint64_t now = attribute(device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT);
     if (now > booked)
         aliquot_charge_given(device, now - booked);
     else if (now < booked)
         aliquot_withdraw(device, booked - now);
+    /* It was trimmed: what is left is in use by graphs that will be counted again. */
+    if (now < charged[device]) {
+        spread[device] = now;
+        epoch++;
+    }
     charged[device] = now;
     uint64_t any = 0;
     for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++)
@@ -78,7 +101,8 @@ static void add_graph(CUgraph graph, struct demand *demand, unsigned depth) {
     if (depth > 16 || REAL(cuGraphGetNodes)(graph, NULL, &count) != CUDA_SUCCESS || !count)
         return;
     size_t size = count * sizeof(CUgraphNode);
-    CUgraphNode *node = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CUgraphNode *node =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (node == MAP_FAILED)
         return;
     if (REAL(cuGraphGetNodes)(graph, node, &count) != CUDA_SUCCESS)
@@ -97,86 +121,226 @@ static void add_graph(CUgraph graph, struct demand *demand, unsigned depth) {
     munmap(node, size);
 }
 
-static void remember(CUgraphExec exec, CUgraph graph) {
+/* Under the mutex. A place for an executable graph, perhaps that of one whose last launch is done. */
+static struct exec *free_place(void) {
+    if (!execs) {
+        void *at = mmap(NULL, EXECS * sizeof *execs, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (at == MAP_FAILED)
+            return NULL;
+        execs = at;
+    }
+    for (uint32_t i = 0; i < exec_mark; i++) {
+        struct exec *exec = &execs[i];
+        if (exec->handle ||
+            (exec->event && REAL(cuEventQuery)(exec->event) == CUDA_ERROR_NOT_READY))
+            continue;
+        if (exec->event)
+            REAL(cuEventDestroy_v2)(exec->event);
+        return exec;
+    }
+    return exec_mark < EXECS ? &execs[exec_mark++] : NULL;
+}
+
+/* Writes down what an executable graph may take. False: too many of them. */
+static bool remember(CUgraphExec handle, CUgraph graph) {
     struct demand demand = {{0}};
     if (aliquot_ready() != CUDA_SUCCESS || !HAVE(cuGraphMemAllocNodeGetParams))
-        return;
+        return true;
     CUstreamCaptureMode mode = aliquot_capture_relax();
     add_graph(graph, &demand, 0);
-    aliquot_capture_restore(mode);
+    uint64_t any = 0;
     for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++)
-        if (demand.bytes[d] &&
-            aliquot_table_put(&execs, exec_key(exec, d),
-                              demand.bytes[d] / aliquot_page_bytes(d) << EPOCH_BITS))
+        any |= demand.bytes[d];
+    struct exec *exec = NULL;
+    if (any) {
+        pthread_mutex_lock(&mutex);
+        exec = free_place();
+        if (exec) {
+            *exec = (struct exec){.handle = handle};
+            memcpy(exec->demand, demand.bytes, sizeof exec->demand);
+            aliquot_table_put(&handles, (uintptr_t)handle, (uint64_t)(exec - execs));
+            /* relaxed: the launching thread has the exec from the one that made it. */
             atomic_fetch_add_explicit(&exec_count, 1, memory_order_relaxed);
+        }
+        pthread_mutex_unlock(&mutex);
+    }
+    aliquot_capture_restore(mode);
+    return !any || exec;
 }
 
 /* -- Launching ---------------------------------------------------------------------------------- */
 
-/* Calls `run` after charging what the graph may newly take. */
-static CUresult with_memory(CUgraphExec exec, CUstream stream,
-                            CUresult (*run)(CUgraphExec, CUstream)) {
-    /* relaxed: the launching thread has the exec from the one that made it. */
-    if (__builtin_expect(!atomic_load_explicit(&exec_count, memory_order_relaxed), 1) ||
-        aliquot_ready() != CUDA_SUCCESS)
-        return run(exec, stream);
-    uint64_t value[ALIQUOT_MAX_DEVICES], ahead[ALIQUOT_MAX_DEVICES] = {0};
-    bool ours[ALIQUOT_MAX_DEVICES] = {false}, refused = false, any = false;
-    uint32_t now = atomic_load_explicit(&epoch, memory_order_relaxed) & EPOCH_MASK;
-    for (uint32_t d = 0; d < aliquot_slice.device_count && !refused; d++) {
-        ours[d] = aliquot_table_get(&execs, exec_key(exec, d), &value[d]) &&
-                  (value[d] & EPOCH_MASK) != now;
-        uint64_t bytes = ours[d] ? (value[d] >> EPOCH_BITS) * aliquot_page_bytes(d) : 0;
-        if (!bytes)
-            continue;
-        refused = !aliquot_charge(d, bytes);
-        ahead[d] = refused ? 0 : bytes;
-        any = true;
+struct launch {
+    CUgraphExec handle;
+    CUstream stream;
+    bool per_thread;
+    CUresult (*run)(CUgraphExec, CUstream);
+};
+
+/* Under the mutex: the executable graph of a handle, or NULL. */
+static struct exec *find(CUgraphExec handle) {
+    uint64_t index;
+    return aliquot_table_get(&handles, (uintptr_t)handle, &index) ? &execs[index] : NULL;
+}
+
+/* Under the mutex: counts the graph into the spread, and says what each pool may grow by. */
+static bool foresee(struct exec *exec, uint64_t growth[ALIQUOT_MAX_DEVICES]) {
+    bool counted = exec->epoch == epoch, any = false;
+    exec->epoch = epoch;
+    for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++) {
+        uint64_t demand = exec->demand[d];
+        spread[d] += counted ? 0 : demand;
+        uint64_t lacking = spread[d] > charged[d] ? spread[d] - charged[d] : 0;
+        growth[d] = lacking < demand ? lacking : demand;
+        any |= growth[d] != 0;
     }
-    if (!any)
-        return run(exec, stream);
-    CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
-    if (!refused)
-        ALIQUOT_RETRY(result, run(exec, stream));
+    return any;
+}
+
+/* Under the mutex: an event behind the launch, so that one can see when its memory is free. */
+static void mark(struct exec *exec, const struct launch *launch) {
+    const struct aliquot_context *context = aliquot_stream_context(launch->stream);
+    const struct aliquot_context *current = aliquot_context_current();
+    CUcontext popped;
+    if (!context || !current)
+        return;
+    bool push = context->handle != current->handle;
+    if (push && REAL(cuCtxPushCurrent_v2)(context->handle) != CUDA_SUCCESS)
+        return;
+    if (exec->event && exec->context != context->index) {
+        REAL(cuEventDestroy_v2)(exec->event);
+        exec->event = NULL;
+    }
+    if (!exec->event)
+        REAL(cuEventCreate)(&exec->event, CU_EVENT_DISABLE_TIMING);
+    exec->context = context->index;
+    if (exec->event)
+        (launch->per_thread ? REAL(cuEventRecord_ptsz) : REAL(cuEventRecord))(exec->event,
+                                                                              launch->stream);
+    if (push)
+        REAL(cuCtxPopCurrent_v2)(&popped);
+}
+
+/* Launches, and books what came of it; `ahead` was charged. */
+static CUresult run(const struct launch *launch, const uint64_t ahead[ALIQUOT_MAX_DEVICES]) {
+    CUresult result;
+    ALIQUOT_RETRY(result, launch->run(launch->handle, launch->stream));
     CUstreamCaptureMode mode = aliquot_capture_relax();
     pthread_mutex_lock(&mutex);
+    struct exec *exec = find(launch->handle);
+    if (exec && result == CUDA_SUCCESS)
+        mark(exec, launch);
     for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
-        if (ahead[d]) {
+        if (ahead[d])
             settle(d, ahead[d]);
-            if (result == CUDA_SUCCESS)
-                aliquot_table_put(&execs, exec_key(exec, d), (value[d] & ~(uint64_t)EPOCH_MASK) | now);
-        }
     pthread_mutex_unlock(&mutex);
     aliquot_capture_restore(mode);
     return result;
 }
 
+/* Whether no graph with memory is under way, so that the pools' counters of what is in use are true.
+ * Nothing is launched meanwhile. */
+static bool wait_for_all(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t deadline = now.tv_sec * 1000000000ll + now.tv_nsec + PATIENCE_NS;
+    for (long pause = 20000;; pause = pause < 500000 ? pause * 2 : 1000000) {
+        bool busy = false;
+        pthread_mutex_lock(&mutex);
+        for (uint32_t i = 0; i < exec_mark && !busy; i++)
+            busy = execs[i].event && REAL(cuEventQuery)(execs[i].event) == CUDA_ERROR_NOT_READY;
+        pthread_mutex_unlock(&mutex);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        if (!busy || now.tv_sec * 1000000000ll + now.tv_nsec > deadline)
+            return !busy;
+        nanosleep(&(struct timespec){0, pause}, NULL);
+    }
+}
+
+/* There is no room for the pools to grow: launches if what graphs have that do not run suffices. */
+static CUresult squeeze(const struct launch *launch) {
+    static const uint64_t nothing[ALIQUOT_MAX_DEVICES];
+    CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+    CUstreamCaptureMode mode = aliquot_capture_relax();
+    pthread_rwlock_wrlock(&launching);
+    bool fits = wait_for_all();
+    pthread_mutex_lock(&mutex);
+    struct exec *exec = find(launch->handle);
+    for (uint32_t d = 0; exec && d < aliquot_slice.device_count && fits; d++) {
+        uint64_t used = exec->demand[d] ? attribute(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT) : 0;
+        fits = used + exec->demand[d] <= charged[d] || !exec->demand[d];
+    }
+    pthread_mutex_unlock(&mutex);
+    aliquot_capture_restore(mode);
+    if (fits)
+        result = run(launch, nothing);
+    pthread_rwlock_unlock(&launching);
+    return result;
+}
+
+/* Calls the driver after charging what the launch may newly take. */
+static CUresult with_memory(const struct launch *launch) {
+    uint64_t growth[ALIQUOT_MAX_DEVICES] = {0};
+    /* relaxed: the launching thread has the exec from the one that made it. */
+    if (__builtin_expect(!atomic_load_explicit(&exec_count, memory_order_relaxed), 1) ||
+        aliquot_ready() != CUDA_SUCCESS || aliquot_capturing(launch->stream, launch->per_thread))
+        return launch->run(launch->handle, launch->stream);
+    pthread_rwlock_rdlock(&launching);
+    pthread_mutex_lock(&mutex);
+    struct exec *exec = find(launch->handle);
+    bool may_grow = exec && foresee(exec, growth), refused = false;
+    pthread_mutex_unlock(&mutex);
+    if (!exec || !may_grow) {
+        CUresult result = exec ? run(launch, growth) : launch->run(launch->handle, launch->stream);
+        pthread_rwlock_unlock(&launching);
+        return result;
+    }
+    for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
+        if (growth[d] && (refused || !aliquot_charge(d, growth[d]))) {
+            refused = true;
+            growth[d] = 0;
+        }
+    CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (!refused)
+        result = run(launch, growth);
+    else
+        for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
+            if (growth[d])
+                aliquot_withdraw(d, growth[d]);
+    pthread_rwlock_unlock(&launching);
+    return refused ? squeeze(launch) : result;
+}
+
 CUresult aliquot_cuGraphLaunch(CUgraphExec exec, CUstream stream) {
-    return with_memory(exec, stream, REAL(cuGraphLaunch));
+    return with_memory(&(struct launch){exec, stream, false, REAL(cuGraphLaunch)});
 }
 
 CUresult aliquot_cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {
-    return with_memory(exec, stream, REAL(cuGraphLaunch_ptsz));
+    return with_memory(&(struct launch){exec, stream, true, REAL(cuGraphLaunch_ptsz)});
 }
 
 CUresult aliquot_cuGraphUpload(CUgraphExec exec, CUstream stream) {
-    return with_memory(exec, stream, REAL(cuGraphUpload));
+    return with_memory(&(struct launch){exec, stream, false, REAL(cuGraphUpload)});
 }
 
 CUresult aliquot_cuGraphUpload_ptsz(CUgraphExec exec, CUstream stream) {
-    return with_memory(exec, stream, REAL(cuGraphUpload_ptsz));
+    return with_memory(&(struct launch){exec, stream, true, REAL(cuGraphUpload_ptsz)});
 }
 
 /* -- Instantiation ------------------------------------------------------------------------------ */
 
-static CUresult instantiated(CUresult result, const CUgraphExec *exec, CUgraph graph) {
-    if (result == CUDA_SUCCESS)
-        remember(*exec, graph);
+static CUresult instantiated(CUresult result, CUgraphExec *exec, CUgraph graph) {
+    if (result == CUDA_SUCCESS && !remember(*exec, graph)) {
+        REAL(cuGraphExecDestroy)(*exec);
+        *exec = NULL;
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    }
     return result;
 }
 
-CUresult aliquot_cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNode *error,
-                                    char *log, size_t size) {
+CUresult aliquot_cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNode *error, char *log,
+                                    size_t size) {
     return instantiated(REAL(cuGraphInstantiate)(exec, graph, error, log, size), exec, graph);
 }
 
@@ -190,30 +354,42 @@ CUresult aliquot_cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph,
     return instantiated(REAL(cuGraphInstantiateWithFlags)(exec, graph, flags), exec, graph);
 }
 
-CUresult aliquot_cuGraphExecDestroy(CUgraphExec exec) {
-    uint64_t value[ALIQUOT_MAX_DEVICES];
-    bool ours[ALIQUOT_MAX_DEVICES] = {false};
-    if (exec && atomic_load_explicit(&exec_count, memory_order_relaxed))
-        for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
-            ours[d] = aliquot_table_take(&execs, exec_key(exec, d), &value[d]);
-    CUresult result = REAL(cuGraphExecDestroy)(exec);
-    for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++) {
-        if (!ours[d])
-            continue;
-        if (result != CUDA_SUCCESS)
-            aliquot_table_put(&execs, exec_key(exec, d), value[d]);
-        else
-            atomic_fetch_sub_explicit(&exec_count, 1, memory_order_relaxed);
+CUresult aliquot_cuGraphExecDestroy(CUgraphExec handle) {
+    uint64_t index;
+    bool ours = false;
+    if (handle && atomic_load_explicit(&exec_count, memory_order_relaxed)) {
+        /* The driver may give the handle out again at once. */
+        pthread_mutex_lock(&mutex);
+        ours = aliquot_table_take(&handles, (uintptr_t)handle, &index);
+        pthread_mutex_unlock(&mutex);
     }
+    CUresult result = REAL(cuGraphExecDestroy)(handle);
+    if (!ours)
+        return result;
+    pthread_mutex_lock(&mutex);
+    if (result == CUDA_SUCCESS) {
+        execs[index].handle = NULL;
+        atomic_fetch_sub_explicit(&exec_count, 1, memory_order_relaxed);
+    } else
+        aliquot_table_put(&handles, (uintptr_t)handle, index);
+    pthread_mutex_unlock(&mutex);
     return result;
+}
+
+void aliquot_graph_context_gone(uint16_t context) {
+    pthread_mutex_lock(&mutex);
+    for (uint32_t i = 0; i < exec_mark; i++)
+        if (execs[i].context == context)
+            execs[i].event = NULL; /* gone with it, and the launch with both */
+    pthread_mutex_unlock(&mutex);
 }
 
 /* Instantiating with upload maps the memory at once: it is done in two steps that are charged as
  * such, with the same outcome. */
-static CUresult with_parameters(
-    CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *parameters,
-    CUresult (*instantiate)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *),
-    CUresult (*upload)(CUgraphExec, CUstream)) {
+static CUresult
+with_parameters(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *parameters,
+                CUresult (*instantiate)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *),
+                CUresult (*upload)(CUgraphExec, CUstream), bool per_thread) {
     struct demand demand = {{0}};
     if (parameters && parameters->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD && upload &&
         HAVE(cuGraphMemAllocNodeGetParams) && aliquot_ready() == CUDA_SUCCESS)
@@ -229,7 +405,8 @@ static CUresult with_parameters(
     parameters->hErrNode_out = plain.hErrNode_out;
     parameters->result_out = plain.result_out;
     if (result == CUDA_SUCCESS) {
-        result = with_memory(*exec, parameters->hUploadStream, upload);
+        result =
+            with_memory(&(struct launch){*exec, parameters->hUploadStream, per_thread, upload});
         if (result != CUDA_SUCCESS) {
             aliquot_cuGraphExecDestroy(*exec);
             *exec = NULL;
@@ -241,14 +418,13 @@ static CUresult with_parameters(
 CUresult aliquot_cuGraphInstantiateWithParams(CUgraphExec *exec, CUgraph graph,
                                               CUDA_GRAPH_INSTANTIATE_PARAMS *parameters) {
     return with_parameters(exec, graph, parameters, REAL(cuGraphInstantiateWithParams),
-                           REAL(cuGraphUpload));
+                           REAL(cuGraphUpload), false);
 }
 
-CUresult
-aliquot_cuGraphInstantiateWithParams_ptsz(CUgraphExec *exec, CUgraph graph,
-                                          CUDA_GRAPH_INSTANTIATE_PARAMS *parameters) {
+CUresult aliquot_cuGraphInstantiateWithParams_ptsz(CUgraphExec *exec, CUgraph graph,
+                                                   CUDA_GRAPH_INSTANTIATE_PARAMS *parameters) {
     return with_parameters(exec, graph, parameters, REAL(cuGraphInstantiateWithParams_ptsz),
-                           REAL(cuGraphUpload_ptsz));
+                           REAL(cuGraphUpload_ptsz), true);
 }
 
 CUresult aliquot_cuDeviceGraphMemTrim(CUdevice ordinal) {
@@ -256,7 +432,6 @@ CUresult aliquot_cuDeviceGraphMemTrim(CUdevice ordinal) {
     if (result != CUDA_SUCCESS || aliquot_ready() != CUDA_SUCCESS)
         return result;
     int device = aliquot_device_index(ordinal);
-    atomic_fetch_add_explicit(&epoch, 1, memory_order_relaxed);
     if (device >= 0)
         aliquot_graph_settle((uint32_t)device);
     return result;
@@ -264,7 +439,13 @@ CUresult aliquot_cuDeviceGraphMemTrim(CUdevice ordinal) {
 
 void aliquot_graph_forget(void) {
     pthread_mutex_init(&mutex, NULL);
+    pthread_rwlock_init(&launching, NULL);
     memset(charged, 0, sizeof charged);
-    aliquot_table_reset(&execs);
+    memset(spread, 0, sizeof spread);
+    if (execs)
+        munmap(execs, EXECS * sizeof *execs);
+    execs = NULL;
+    exec_mark = 0;
+    aliquot_table_reset(&handles);
     atomic_store_explicit(&exec_count, 0, memory_order_relaxed);
 }

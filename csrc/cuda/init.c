@@ -24,6 +24,7 @@ static void forget(void) {
     aliquot_context_forget();
     aliquot_memory_forget();
     aliquot_pool_forget();
+    aliquot_settle_forget();
     aliquot_graph_forget();
     aliquot_vmm_forget();
     aliquot_ipc_forget();

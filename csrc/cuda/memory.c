@@ -58,12 +58,26 @@ INLINE uint64_t entry_bytes(const struct aliquot_allocation *allocation) {
     return allocation->pages * page_bytes(allocation->device);
 }
 
-/* Withdraws what an entry that was dropped from the table had charged. */
-static void release(uint64_t value, enum aliquot_tenancy tenancy) {
-    if (tenancy == ALIQUOT_TENANT_EDGE) {
-        struct aliquot_allocation allocation = unpack(value);
-        aliquot_withdraw(allocation.device, entry_bytes(&allocation));
-    }
+/* Memory of which this was the last in its pages is gone. */
+INLINE void vacate(uint64_t pointer, const struct aliquot_allocation *allocation) {
+    uint64_t bytes = entry_bytes(allocation);
+    uint64_t base = allocation->shares ? pointer & ~(page_bytes(allocation->device) - 1) : pointer;
+    if (!aliquot_ipc_freed(base, allocation->device, bytes))
+        aliquot_withdraw(allocation->device, bytes);
+}
+
+/* What an entry that was dropped from the table stood for is gone. */
+static void release(uint64_t pointer, uint64_t value, enum aliquot_tenancy tenancy) {
+    struct aliquot_allocation allocation = unpack(value);
+    if (tenancy == ALIQUOT_TENANT_EDGE && allocation.kind != ALIQUOT_POOLED)
+        vacate(pointer, &allocation);
+}
+
+/* The driver gave an address out of which we still knew something else. */
+static void replaced(uint64_t pointer, const struct aliquot_stale *stale) {
+    if (unpack(stale->value).kind == ALIQUOT_LEAVING)
+        aliquot_debt_cancel(pointer);
+    release(pointer, stale->value, stale->tenancy);
 }
 
 /* Enters a pointer whose pages are charged already. */
@@ -72,7 +86,7 @@ INLINE void enter(uint64_t pointer, const struct aliquot_allocation *allocation)
     enum aliquot_tenancy tenancy =
         aliquot_pointer_put(&aliquot_pointers, pointer, pack(allocation), &stale);
     if (__builtin_expect(stale.tenancy != ALIQUOT_TENANT_NONE, 0))
-        release(stale.value, stale.tenancy);
+        replaced(pointer, &stale);
     /* A page that has tenants is charged with its first. Where there was no memory for an entry the
      * charge stays for the life of the process: too much rather than too little. */
     if (tenancy == ALIQUOT_TENANT_MORE)
@@ -226,7 +240,9 @@ static void stay(const struct aliquot_departure *departure) {
     enum aliquot_tenancy now =
         aliquot_pointer_put(&aliquot_pointers, departure->pointer, departure->value, &stale);
     if (stale.tenancy != ALIQUOT_TENANT_NONE)
-        release(stale.value, stale.tenancy);
+        release(departure->pointer, stale.value, stale.tenancy);
+    if (allocation.kind == ALIQUOT_POOLED)
+        return;
     if (departure->tenancy == ALIQUOT_TENANT_EDGE && now == ALIQUOT_TENANT_MORE)
         aliquot_withdraw(allocation.device, entry_bytes(&allocation));
     else if (departure->tenancy == ALIQUOT_TENANT_MORE && now == ALIQUOT_TENANT_EDGE)
@@ -242,12 +258,11 @@ INLINE CUresult departed(const struct aliquot_departure *departure, CUresult res
     }
     struct aliquot_allocation allocation = unpack(departure->value);
     if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0)) {
-        aliquot_pool_freed(&allocation);
+        aliquot_pool_freed(&allocation, false);
         return result;
     }
-    uint64_t bytes = departure->tenancy == ALIQUOT_TENANT_EDGE ? entry_bytes(&allocation) : 0;
-    if (!aliquot_ipc_freed(departure->pointer, allocation.device, bytes) && bytes)
-        aliquot_withdraw(allocation.device, bytes);
+    if (departure->tenancy == ALIQUOT_TENANT_EDGE)
+        vacate(departure->pointer, &allocation);
     return result;
 }
 
@@ -265,39 +280,67 @@ CUresult aliquot_cuMemFree(CUdeviceptr_v1 pointer) {
     return aliquot_departed(&departure, REAL(cuMemFree)(pointer));
 }
 
-/* Linear memory may be freed in stream order too: it is given back when the stream gets there. */
-static CUresult departed_async(const struct aliquot_departure *departure, CUresult result,
-                               CUstream stream, bool per_thread) {
-    struct aliquot_allocation allocation = aliquot_unpack(departure->value);
-    if (departure->tenancy == ALIQUOT_TENANT_NONE || result != CUDA_SUCCESS ||
-        allocation.kind == ALIQUOT_POOLED)
-        return aliquot_departed(departure, result);
-    uint64_t bytes = departure->tenancy == ALIQUOT_TENANT_EDGE ? entry_bytes(&allocation) : 0;
-    if (!aliquot_ipc_freed(departure->pointer, allocation.device, bytes) && bytes)
-        aliquot_pool_owe(allocation.device, bytes, stream, per_thread);
+#define KIND_MASK (0xfull << KIND_SHIFT)
+
+static uint64_t as_kind(uint64_t value, enum aliquot_kind kind) {
+    return (value & ~KIND_MASK) | (uint64_t)kind << KIND_SHIFT;
+}
+
+/* Linear memory may be freed in stream order too: it is given back when the stream gets there. Until
+ * then its entry stays, LEAVING, so that a page which it shares is not taken for empty. */
+static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread,
+                           CUresult (*free)(CUdeviceptr, CUstream)) {
+    uint64_t value;
+    if (!pointer || aliquot_ready() != CUDA_SUCCESS ||
+        !aliquot_pointer_get(&aliquot_pointers, pointer, &value))
+        return free(pointer, stream);
+    if (unpack(value).kind == ALIQUOT_POOLED) {
+        struct aliquot_departure departure = depart(pointer);
+        CUresult result = free(pointer, stream);
+        if (result != CUDA_SUCCESS || departure.tenancy == ALIQUOT_TENANT_NONE)
+            return departed(&departure, result);
+        struct aliquot_allocation allocation = unpack(departure.value);
+        aliquot_pool_freed(&allocation, true);
+        return result;
+    }
+    uint64_t leaving = as_kind(value, ALIQUOT_LEAVING);
+    bool ours = unpack(value).kind == ALIQUOT_LINEAR && !aliquot_capturing(stream, per_thread) &&
+                aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, value, leaving);
+    CUresult result = free(pointer, stream);
+    if (ours && result == CUDA_SUCCESS)
+        aliquot_debt(pointer, unpack(value).owner, stream, per_thread);
+    else if (ours)
+        aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, leaving, value);
     return result;
 }
 
+void aliquot_left(uint64_t pointer) {
+    uint64_t value;
+    enum aliquot_tenancy tenancy = aliquot_pointer_take_if(
+        &aliquot_pointers, pointer, KIND_MASK, (uint64_t)ALIQUOT_LEAVING << KIND_SHIFT, &value);
+    if (tenancy != ALIQUOT_TENANT_NONE)
+        release(pointer, value, tenancy);
+}
+
 CUresult aliquot_cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
-    struct aliquot_departure departure = aliquot_depart(pointer);
-    return departed_async(&departure, REAL(cuMemFreeAsync)(pointer, stream), stream, false);
+    return free_async(pointer, stream, false, REAL(cuMemFreeAsync));
 }
 
 CUresult aliquot_cuMemFreeAsync_ptsz(CUdeviceptr pointer, CUstream stream) {
-    struct aliquot_departure departure = aliquot_depart(pointer);
-    return departed_async(&departure, REAL(cuMemFreeAsync_ptsz)(pointer, stream), stream, true);
+    return free_async(pointer, stream, true, REAL(cuMemFreeAsync_ptsz));
 }
 
-static void count_gone(uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void count_gone(uint64_t pointer, uint64_t value, enum aliquot_tenancy tenancy,
+                       void *argument) {
     (void)argument;
-    release(value, tenancy);
+    release(pointer, value, tenancy);
 }
 
 void aliquot_memory_context_gone(uint16_t context) {
-    uint64_t mask = 0xfull << KIND_SHIFT | OWNER_MASK;
-    for (enum aliquot_kind kind = ALIQUOT_LINEAR; kind <= ALIQUOT_ARRAY; kind++)
-        aliquot_pointer_sweep(&aliquot_pointers, mask, (uint64_t)kind << KIND_SHIFT | context,
-                              count_gone, NULL);
+    static const enum aliquot_kind kinds[] = {ALIQUOT_LINEAR, ALIQUOT_ARRAY, ALIQUOT_LEAVING};
+    for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        aliquot_pointer_sweep(&aliquot_pointers, KIND_MASK | OWNER_MASK,
+                              (uint64_t)kinds[i] << KIND_SHIFT | context, count_gone, NULL);
 }
 
 void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }

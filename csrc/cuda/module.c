@@ -15,6 +15,12 @@ static struct aliquot_table modules, libraries;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t library_bytes; /* of all that are loaded */
 
+/* For writing: while a library comes or goes. */
+static pthread_rwlock_t libraries_lock = PTHREAD_RWLOCK_INITIALIZER;
+
+void aliquot_libraries_hold(void) { pthread_rwlock_rdlock(&libraries_lock); }
+void aliquot_libraries_drop(void) { pthread_rwlock_unlock(&libraries_lock); }
+
 static void capability(CUdevice ordinal, int *major, int *minor) {
     *major = *minor = 0;
     REAL(cuDeviceGetAttribute)(major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, ordinal);
@@ -126,7 +132,8 @@ CUresult aliquot_cuModuleUnload(CUmodule module) {
     return result;
 }
 
-static void ignore(uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+    (void)key;
     (void)value;
     (void)tenancy;
     (void)argument;
@@ -167,26 +174,32 @@ uint64_t aliquot_library_image_bytes(void) {
     return bytes;
 }
 
-/* A library is loaded for every context there is. */
+static void cancel_library(struct spread *spread) {
+    while (spread->count)
+        aliquot_context_image(spread->done[--spread->count], -spread->bytes);
+    pthread_rwlock_unlock(&libraries_lock);
+}
+
+/* A library is loaded for every context there is. finish_library() must follow a success. */
 static CUresult begin_library(struct spread *spread, const void *image, const char *path) {
     *spread = (struct spread){0};
-    if (aliquot_ready() != CUDA_SUCCESS)
+    bool ready = aliquot_ready() == CUDA_SUCCESS;
+    const struct aliquot_context *context = ready ? aliquot_context_current() : NULL;
+    pthread_rwlock_wrlock(&libraries_lock);
+    if (!ready)
         return CUDA_SUCCESS;
-    const struct aliquot_context *context = aliquot_context_current();
-    spread->bytes = (int64_t)source_bytes(&(struct source){image, path},
-                                          context ? context->ordinal : 0);
+    spread->bytes =
+        (int64_t)source_bytes(&(struct source){image, path}, context ? context->ordinal : 0);
     aliquot_context_each(charge_context, spread);
     if (!spread->refused)
         return CUDA_SUCCESS;
-    while (spread->count)
-        aliquot_context_image(spread->done[--spread->count], -spread->bytes);
+    cancel_library(spread);
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 static CUresult finish_library(struct spread *spread, CUresult result, CUlibrary library) {
     if (result != CUDA_SUCCESS) {
-        while (spread->count)
-            aliquot_context_image(spread->done[--spread->count], -spread->bytes);
+        cancel_library(spread);
         return result;
     }
     if (spread->bytes) {
@@ -195,6 +208,7 @@ static CUresult finish_library(struct spread *spread, CUresult result, CUlibrary
         pthread_mutex_unlock(&mutex);
         aliquot_table_put(&libraries, (uintptr_t)library, (uint64_t)spread->bytes);
     }
+    pthread_rwlock_unlock(&libraries_lock);
     return result;
 }
 
@@ -224,24 +238,25 @@ CUresult aliquot_cuLibraryLoadFromFile(CUlibrary *library, const char *path, CUj
 
 CUresult aliquot_cuLibraryUnload(CUlibrary library) {
     uint64_t value;
-    bool ours = library && aliquot_ready() == CUDA_SUCCESS &&
-                aliquot_table_take(&libraries, (uintptr_t)library, &value);
+    bool ready = library && aliquot_ready() == CUDA_SUCCESS;
+    pthread_rwlock_wrlock(&libraries_lock);
+    bool ours = ready && aliquot_table_take(&libraries, (uintptr_t)library, &value);
     CUresult result = REAL(cuLibraryUnload)(library);
-    if (!ours)
-        return result;
-    if (result == CUDA_SUCCESS) {
+    if (ours && result == CUDA_SUCCESS) {
         int64_t bytes = (int64_t)value;
         pthread_mutex_lock(&mutex);
         library_bytes -= value;
         pthread_mutex_unlock(&mutex);
         aliquot_context_each(release_context, &bytes);
-    } else
+    } else if (ours)
         aliquot_table_put(&libraries, (uintptr_t)library, value);
+    pthread_rwlock_unlock(&libraries_lock);
     return result;
 }
 
 void aliquot_module_forget(void) {
     pthread_mutex_init(&mutex, NULL);
+    pthread_rwlock_init(&libraries_lock, NULL);
     library_bytes = 0;
     aliquot_table_reset(&modules);
     aliquot_table_reset(&libraries);

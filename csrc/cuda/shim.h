@@ -40,8 +40,8 @@ struct aliquot_context {
     CUdevice ordinal; /* of the driver */
     uint16_t index;   /* of this context in entries */
     bool primary;
-    uint64_t base;    /* bytes charged for the context itself and its limits */
-    uint64_t image;   /* bytes of module images that live in it, charged in whole pages */
+    uint64_t base;  /* bytes charged for the context itself and its limits */
+    uint64_t image; /* bytes of module images that live in it, charged in whole pages */
 };
 
 /* The calling thread's context, attaching the process if need be; NULL when there is none or the
@@ -55,6 +55,9 @@ const struct aliquot_context *aliquot_context_of(CUcontext handle);
 /* Adds to (or takes from) the module images that live in a context. Growth may be refused: false. */
 bool aliquot_context_image(uint16_t index, int64_t bytes);
 
+/* How many contexts live. */
+uint32_t aliquot_context_count(void);
+
 /* Visits every living context. `visit` must not use this module. */
 void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *argument);
 
@@ -62,16 +65,17 @@ void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *a
 
 /* What the table keeps of a pointer: see pack(). */
 enum aliquot_kind {
-    ALIQUOT_LINEAR = 1, /* owner: context */
-    ALIQUOT_ARRAY = 2,  /* owner: context */
-    ALIQUOT_POOLED = 3, /* owner: pool */
+    ALIQUOT_LINEAR = 1,  /* owner: context */
+    ALIQUOT_ARRAY = 2,   /* owner: context */
+    ALIQUOT_POOLED = 3,  /* owner: pool; `pages` are its size in units of 512 bytes */
+    ALIQUOT_LEAVING = 4, /* owner: context; linear memory whose free is queued in a stream */
 };
 struct aliquot_allocation {
     enum aliquot_kind kind;
     uint32_t device;
     uint16_t owner;
-    bool shares;     /* lies in a page that small allocations share */
-    uint64_t pages;  /* charged while it lives (by the page's first tenant, if it shares) */
+    bool shares;    /* lies in a page that small allocations share */
+    uint64_t pages; /* charged while it lives (by the page's first tenant, if it shares) */
 };
 uint64_t aliquot_pack(const struct aliquot_allocation *allocation);
 struct aliquot_allocation aliquot_unpack(uint64_t value);
@@ -88,8 +92,8 @@ struct aliquot_request {
 CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes);
 
 /* Books the driver's answer, which it returns: memory was given at `pointer` (or not). */
-CUresult aliquot_requested(const struct aliquot_request *request, CUresult result,
-                           uint64_t pointer, enum aliquot_kind kind, bool shares);
+CUresult aliquot_requested(const struct aliquot_request *request, CUresult result, uint64_t pointer,
+                           enum aliquot_kind kind, bool shares);
 
 /* Enters a pointer or handle whose pages are charged already. */
 void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation);
@@ -104,6 +108,9 @@ struct aliquot_departure aliquot_depart(uint64_t pointer);
 
 /* Books the driver's answer, which it returns: the entry comes back where the driver failed. */
 CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult result);
+
+/* A queued free was carried out: the entry goes, unless the address has been given out again. */
+void aliquot_left(uint64_t pointer);
 
 /* Everything that lived in a context is gone with it. */
 void aliquot_memory_context_gone(uint16_t context);
@@ -121,22 +128,39 @@ uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes);
         while ((result) == CUDA_ERROR_OUT_OF_MEMORY && aliquot_give_back_due(&aliquot_round));     \
     } while (0)
 
-/* -- pool.c ----------------------------------------------------------------------------------- */
+/* -- pool.c, settle.c ------------------------------------------------------------------------- */
 
-/* A cuMemFree or cuMemFreeAsync of a pointer that came from a pool has succeeded. */
-void aliquot_pool_freed(const struct aliquot_allocation *allocation);
+/* A cuMemFree or cuMemFreeAsync (`queued`) of a pointer that came from a pool has succeeded. */
+void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued);
+
+/* Takes up what pools have given back. Returns whether any holds something. */
+bool aliquot_pools_settle(uint32_t device, bool all);
+
+/* The frees queued up to that number have been carried out. */
+void aliquot_pools_drained(uint64_t before);
+
+/* Numbers the frees that are queued in streams, from 1; and the last number given. */
+uint64_t aliquot_queue_next(void);
+uint64_t aliquot_queue_sequence(void);
+
+/* The context that a stream's work runs in. */
+const struct aliquot_context *aliquot_stream_context(CUstream stream);
+
+/* The free of a linear allocation of the context `owner`, whose entry is LEAVING, was queued. */
+void aliquot_debt(uint64_t pointer, uint16_t owner, CUstream stream, bool per_thread);
+
+/* The address was given out again, so that free has been carried out. */
+void aliquot_debt_cancel(uint64_t pointer);
 
 /* The events of a context are gone with it. */
-void aliquot_pool_context_gone(uint16_t context);
-
-/* A charge that is due back when the work queued in `stream` so far is done. */
-void aliquot_pool_owe(uint32_t device, uint64_t bytes, CUstream stream, bool per_thread);
+void aliquot_debts_context_gone(uint16_t context);
 
 /* Which parts have charges that the driver gives back on its own. Each sets and clears its bit under
  * its own mutex. */
 #define ALIQUOT_LAZY_POOLS 1u
 #define ALIQUOT_LAZY_GRAPHS 2u
 #define ALIQUOT_LAZY_EXPORTS 4u
+#define ALIQUOT_LAZY_FREES 8u
 extern _Atomic uint32_t aliquot_lazy;
 
 /* Takes up what the driver has given back since (all devices of the slice). Cheap when nothing can
@@ -160,11 +184,16 @@ bool aliquot_capturing(CUstream stream, bool per_thread);
 /* -- graph.c, vmm.c, ipc.c, module.c ------------------------------------------------------------ */
 
 void aliquot_graph_settle(uint32_t device);
+void aliquot_graph_context_gone(uint16_t context);
 void aliquot_vmm_settle(void);
 
-/* A linear allocation was freed for which `bytes` are to be withdrawn. True: it had been exported, and
- * the charge was withdrawn here or passed to a process that still holds it. */
-bool aliquot_ipc_freed(CUdeviceptr pointer, uint32_t device, uint64_t bytes);
+/* Linear memory is gone from this process: an allocation of whole pages at `base`, or the page at
+ * `base` that small ones shared. True: some of it had been exported, and the charge of `bytes` was
+ * withdrawn here or passed to a process that still holds it. */
+bool aliquot_ipc_freed(CUdeviceptr base, uint32_t device, uint64_t bytes);
+
+/* What was opened in a context is closed with it. */
+void aliquot_ipc_context_gone(uint16_t context);
 
 /* Estimate of the device memory that a module image takes on a device of compute capability
  * major.minor, bytes; 0 when it is none that we know. `limit` is its length, or UINT64_MAX where only
@@ -175,10 +204,16 @@ uint64_t aliquot_image_bytes(const void *image, uint64_t limit, int major, int m
 uint64_t aliquot_library_image_bytes(void);
 void aliquot_modules_context_gone(uint16_t context);
 
+/* Held while a context is made, so that no library comes or goes between the charge of the new
+ * context's share of them and its being there. */
+void aliquot_libraries_hold(void);
+void aliquot_libraries_drop(void);
+
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_context_forget(void);
 void aliquot_memory_forget(void);
 void aliquot_pool_forget(void);
+void aliquot_settle_forget(void);
 void aliquot_graph_forget(void);
 void aliquot_vmm_forget(void);
 void aliquot_ipc_forget(void);

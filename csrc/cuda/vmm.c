@@ -4,7 +4,10 @@
  */
 #include "shim.h"
 
+#include <dirent.h>
+#include <errno.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -33,7 +36,8 @@ struct binding {
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct object *object; /* OBJECTS of them, committed as they are touched; [0] is never used */
+static struct object
+    *object; /* OBJECTS of them, committed as they are touched; [0] is never used */
 static uint32_t object_mark = 1, object_free, lingering;
 static struct aliquot_table handles; /* handle to object */
 static struct aliquot_table mapped;  /* address to object, and size in 4 KiB units << 20 */
@@ -69,8 +73,7 @@ static void free_object(uint32_t index) {
     object_free = index;
 }
 
-/* Whether the descriptor that the memory was exported as is still that file: then the memory lives
- * although the program holds no handle of it. */
+/* What names the memory that a descriptor stands for; 0: nothing does. */
 static uint64_t file_key(int fd) {
     struct stat status;
     /* One device file behind every export tells nothing. */
@@ -78,6 +81,33 @@ static uint64_t file_key(int fd) {
         return 0;
     uint64_t key = (uint64_t)status.st_dev * 0x9e3779b97f4a7c15ull ^ (uint64_t)status.st_ino;
     return (key ^ key >> 29) * 0xbf58476d1ce4e5b9ull | 1;
+}
+
+/* Another descriptor of this process that stands for the same memory (a copy, or a later export), or
+ * -1. */
+static int other_descriptor(uint64_t key) {
+    DIR *folder = opendir("/proc/self/fd");
+    int found = -1;
+    for (const struct dirent *entry; folder && found < 0 && (entry = readdir(folder));) {
+        int fd = entry->d_name[0] == '.' ? -1 : atoi(entry->d_name);
+        if (file_key(fd) == key)
+            found = fd;
+    }
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
+/* Whether the process has the memory in a descriptor, though it may hold no handle of it. */
+static bool is_exported(struct object *of) {
+    if (!of->key || of->fd < 0)
+        return false;
+    if (file_key(of->fd) != of->key) {
+        int saved = errno;
+        of->fd = other_descriptor(of->key);
+        errno = saved;
+    }
+    return of->fd >= 0;
 }
 
 static void settle_object(uint32_t index);
@@ -103,7 +133,7 @@ static void settle_object(uint32_t index) {
         return;
     if (of->multicast)
         unbind(index, -1, 0, UINT64_MAX);
-    if (of->key && of->fd >= 0 && file_key(of->fd) == of->key) {
+    if (is_exported(of)) {
         of->next = lingering;
         lingering = index;
         atomic_fetch_or_explicit(&aliquot_lazy, ALIQUOT_LAZY_EXPORTS, memory_order_relaxed);
@@ -156,12 +186,8 @@ CUresult aliquot_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
         aliquot_withdraw(device, bytes);
         return result;
     }
-    struct object content = {.bytes = bytes,
-                             .handle = *handle,
-                             .device = device,
-                             .references = 1,
-                             .holds = 1,
-                             .fd = -1};
+    struct object content = {
+        .bytes = bytes, .handle = *handle, .device = device, .references = 1, .holds = 1, .fd = -1};
     pthread_mutex_lock(&mutex);
     new_object(&content);
     pthread_mutex_unlock(&mutex);
@@ -174,9 +200,16 @@ static uint32_t object_of(uint64_t handle) {
     return handle && aliquot_table_get(&handles, handle, &index) ? (uint32_t)index : 0;
 }
 
+/* The object mapped at an address, which may lie inside the mapping. */
 static uint32_t object_at(CUdeviceptr address) {
     uint64_t value;
-    return aliquot_table_get(&mapped, address, &value) ? value & (OBJECTS - 1) : 0;
+    CUdeviceptr base;
+    size_t bytes;
+    if (aliquot_table_get(&mapped, address, &value) ||
+        (REAL(cuMemGetAddressRange_v2)(&base, &bytes, address) == CUDA_SUCCESS &&
+         aliquot_table_get(&mapped, base, &value)))
+        return value & (OBJECTS - 1);
+    return 0;
 }
 
 CUresult aliquot_cuMemRelease(CUmemGenericAllocationHandle handle) {
@@ -308,9 +341,10 @@ CUresult aliquot_cuMemExportToShareableHandle(void *shareable, CUmemGenericAlloc
     uint32_t index = key ? object_of(handle) : 0;
     if (index && object[index].bytes && !object[index].key) {
         object[index].key = key;
-        object[index].fd = file ? *(int *)shareable : -1;
         aliquot_hold_export(key, object[index].device, object[index].bytes);
     }
+    if (index && file && object[index].key == key)
+        object[index].fd = *(int *)shareable;
     pthread_mutex_unlock(&mutex);
     return result;
 }
@@ -320,24 +354,26 @@ CUresult aliquot_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *ha
     uint64_t key = type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
                        ? file_key((int)(intptr_t)shareable)
                        : (shareable ? shared_key(shareable, type) : 0);
+    /* Written down before: an exporter that lets go meanwhile passes the charge on. */
+    key = key && aliquot_ready() == CUDA_SUCCESS ? aliquot_hold_import(key) : 0;
     CUresult result = REAL(cuMemImportFromShareableHandle)(handle, shareable, type);
-    if (result != CUDA_SUCCESS || !key || aliquot_ready() != CUDA_SUCCESS)
+    if (key && result != CUDA_SUCCESS)
+        aliquot_hold_drop(key, 0, 0);
+    if (result != CUDA_SUCCESS)
         return result;
-    struct object content = {.handle = *handle,
-                             .key = key,
-                             .references = 1,
-                             .holds = 1,
-                             .fd = -1,
-                             .imported = true};
+    struct object content = {
+        .handle = *handle, .key = key, .references = 1, .holds = 1, .fd = -1, .imported = true};
     pthread_mutex_lock(&mutex);
     uint32_t index = object_of(*handle);
     if (index) {
-        /* The driver gave the handle that the process has already. */
+        /* The driver gave the handle that the process has already, and that is written down. */
         object[index].references++;
         object[index].holds++;
-    } else if (new_object(&content))
-        aliquot_hold_import(key, 0, 0);
+    } else if (key && new_object(&content))
+        key = 0;
     pthread_mutex_unlock(&mutex);
+    if (key)
+        aliquot_hold_drop(key, 0, 0);
     return result;
 }
 
@@ -384,8 +420,8 @@ CUresult aliquot_cuMulticastBindMem_v2(CUmemGenericAllocationHandle multicast, C
                                        size_t offset, CUmemGenericAllocationHandle memory,
                                        size_t memory_offset, size_t size,
                                        unsigned long long flags) {
-    CUresult result = REAL(cuMulticastBindMem_v2)(multicast, ordinal, offset, memory,
-                                                  memory_offset, size, flags);
+    CUresult result =
+        REAL(cuMulticastBindMem_v2)(multicast, ordinal, offset, memory, memory_offset, size, flags);
     pthread_mutex_lock(&mutex);
     if (result == CUDA_SUCCESS)
         bound(multicast, ordinal, offset, object_of(memory));

@@ -185,8 +185,8 @@ void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges) {
     for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS && charges; i++) {
         struct aliquot_hold *heir = &usage->hold[i];
-        if (heir->key != from->key || heir->slot == from->slot ||
-            heir->slot >= ALIQUOT_MAX_SLOTS || heir->device >= ALIQUOT_MAX_DEVICES)
+        if (heir->key != from->key || heir->slot == from->slot || heir->slot >= ALIQUOT_MAX_SLOTS ||
+            heir->device >= ALIQUOT_MAX_DEVICES)
             continue;
         uint32_t room = heir->count > heir->charged ? heir->count - heir->charged : 0;
         uint32_t moved = room < charges ? room : charges;
@@ -199,6 +199,18 @@ void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
     }
 }
 
+void aliquot_hold_end(struct aliquot_usage *usage, struct aliquot_hold *hold) {
+    bool others = false;
+    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++)
+        others |= usage->hold[i].key == hold->key && &usage->hold[i] != hold;
+    if (others || hold->device >= ALIQUOT_MAX_DEVICES)
+        *hold = (struct aliquot_hold){0};
+    else {
+        hold->slot = ALIQUOT_MAX_SLOTS;
+        hold->count = hold->charged = 0;
+    }
+}
+
 /* A dead holder's share of exported memory goes to a living holder of the same memory, for the
  * device frees it only when the last one is gone. */
 static void inherit_holds(int usage_fd, struct aliquot_usage *usage, uint32_t dead) {
@@ -207,7 +219,7 @@ static void inherit_holds(int usage_fd, struct aliquot_usage *usage, uint32_t de
         if (!hold->key || hold->slot != dead)
             continue;
         aliquot_hold_pass_on(usage_fd, usage, hold, hold->charged);
-        *hold = (struct aliquot_hold){0};
+        aliquot_hold_end(usage, hold);
     }
 }
 
@@ -221,8 +233,7 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
         /* Before the room can be seen: whoever gets the room and then an out-of-memory from the
          * driver must know that the dead process may still be giving back (aliquot_give_back_due).
          * The exchanges below are seq_cst and order it. */
-        atomic_store_explicit(&usage->reclaimed_ns, (uint64_t)monotonic_ns(),
-                              memory_order_release);
+        atomic_store_explicit(&usage->reclaimed_ns, (uint64_t)monotonic_ns(), memory_order_release);
     for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
         /* seq_cst: pairs with the sums of aliquot_charge(). */
         atomic_exchange(&usage->charge[device][slot], 0);

@@ -81,7 +81,12 @@ static_assert(offsetof(struct aliquot_slot, attached_unix_ns) == 8, "slot layout
 static_assert(offsetof(struct aliquot_slot, command) == 16, "slot layout");
 
 /* Memory that one process exported and others of the slice may have opened: who holds it, and in
- * whose slot it is charged. All fields are written under the region's lock. */
+ * whose slot it is charged. All fields are written under the region's lock.
+ *
+ * An entry without a holder (`count` 0) is a note that may be overwritten. Memory whose last holder
+ * let go may live on in a descriptor that is under way to somebody, who is charged for it when he
+ * opens it. And memory may have several names: `device` ALIQUOT_MAX_DEVICES says that `key` is
+ * another name of the memory whose key stands in `bytes`. */
 struct aliquot_hold {
     uint64_t key;     /* names the shared memory; 0: free entry */
     uint64_t bytes;   /* of one charge */
@@ -170,6 +175,10 @@ int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slo
  * slot, afterwards: the sum is never too small. */
 void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges);
+
+/* The holder of an entry has let go of the last one: leaves a note if nobody else holds the memory.
+ * Under the region's lock. */
+void aliquot_hold_end(struct aliquot_usage *usage, struct aliquot_hold *hold);
 
 /* Takes the region's lock on the open file `usage_fd` (open for writing); waits at most
  * `timeout_ns`. Returns 0, -ETIMEDOUT or another negative errno. The lock goes with the open file
