@@ -16,85 +16,10 @@
  */
 #include "tenant.h"
 
-#include <dlfcn.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-
-struct driver cu;
-struct tenant tenant = {.outbox = -1, .inbox = -1};
-
-void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    printf("not so: ");
-    vprintf(format, arguments);
-    printf("\n");
-    fflush(stdout);
-    va_end(arguments);
-    _exit(1);
-}
-
-/* -- The driver ------------------------------------------------------------------------------------ */
-
-static void *library;
-
-static void *by_symbol(const char *symbol) {
-    void *address = dlsym(library, symbol);
-    if (!address)
-        fail("the driver has no %s", symbol);
-    return address;
-}
-
-static void *by_address(const char *name, int version, cuuint64_t flags) {
-    static __typeof__(&cuGetProcAddress_v2) look_up;
-    CUdriverProcAddressQueryResult status;
-    void *address = NULL;
-    if (!look_up)
-        look_up = (__typeof__(look_up))by_symbol("cuGetProcAddress_v2");
-    CUresult result = look_up(name, &address, version, flags, &status);
-    if (result != CUDA_SUCCESS || !address)
-        fail("cuGetProcAddress(%s, %d) answers %d", name, version, (int)result);
-    return address;
-}
-
-static void load(bool by_addresses) {
-    library = dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library)
-        fail("%s", dlerror());
-#define LOAD(symbol, name, version, flags)                                                         \
-    cu.symbol = (__typeof__(cu.symbol))(by_addresses ? by_address(name, version, flags)            \
-                                                     : by_symbol(#symbol));
-    TENANT_FUNCTIONS(LOAD)
-#undef LOAD
-}
-
-static void retain(void) {
-    MUST(cu.cuCtxSetCurrent(tenant.primary));
-    for (int i = 0; i < 2; i++)
-        MUST(cu.cuStreamCreate(&tenant.stream[i], CU_STREAM_NON_BLOCKING));
-}
-
-/* False: there was no room for the context. */
-static bool start(void) {
-    CUmemAllocationProp what = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
-                                .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE}};
-    MUST(cu.cuInit(0));
-    MUST(cu.cuDeviceGet(&tenant.device, 0));
-    MUST(cu.cuDeviceTotalMem_v2(&tenant.total, tenant.device));
-    MUST(cu.cuDeviceGetDefaultMemPool(&tenant.pool, tenant.device));
-    MUST(cu.cuMemGetAllocationGranularity(&tenant.granularity, &what,
-                                          CU_MEM_ALLOC_GRANULARITY_MINIMUM));
-    CUresult result = cu.cuDevicePrimaryCtxRetain(&tenant.primary, tenant.device);
-    if (result == CUDA_ERROR_OUT_OF_MEMORY)
-        return false;
-    if (result != CUDA_SUCCESS)
-        fail("the primary context is answered with %d", (int)result);
-    retain();
-    return true;
-}
 
 /* -- Things ------------------------------------------------------------------------------------------ */
 
@@ -147,6 +72,21 @@ static void forget_context(CUcontext context) {
     }
 }
 
+/* Waits for all that was queued in any context. */
+static CUresult settle(void) {
+    CUcontext popped;
+    CUresult result = cu.cuCtxSynchronize();
+    for (unsigned i = 0; i < SLOTS; i++) {
+        struct thing *thing = &place[i].thing;
+        if (!thing->kind || strcmp(thing->kind->name, "context") != 0)
+            continue;
+        MUST(cu.cuCtxPushCurrent_v2(thing->object[0]));
+        MUST(cu.cuCtxSynchronize());
+        MUST(cu.cuCtxPopCurrent_v2(&popped));
+    }
+    return result;
+}
+
 /* -- serve ------------------------------------------------------------------------------------------- */
 
 static struct thing *thing_at(const char *slot) {
@@ -193,12 +133,12 @@ static void serve_line(char **word, unsigned words) {
     else if (words == 1 && !strcmp(word[0], "retain")) {
         CUresult result = cu.cuDevicePrimaryCtxRetain(&tenant.primary, tenant.device);
         if (result == CUDA_SUCCESS)
-            retain();
+            begin_primary();
         printf("%d\n", (int)result);
     } else if (words == 1 && (!strcmp(word[0], "release") || !strcmp(word[0], "reset")))
         printf("%d\n", (int)end_primary(!strcmp(word[0], "reset")));
     else if (words == 1 && !strcmp(word[0], "settle"))
-        printf("%d\n", (int)cu.cuCtxSynchronize());
+        printf("%d\n", (int)settle());
     else if (words == 1 && !strcmp(word[0], "info")) {
         MUST(cu.cuMemGetInfo_v2(&free_bytes, &total));
         MUST(cu.cuDeviceTotalMem_v2(&device_total, tenant.device));
@@ -322,7 +262,7 @@ static void *weather(void *argument) {
 
 static void quiet(void) {
     char line[64];
-    MUST(cu.cuCtxSynchronize());
+    MUST(settle());
     printf("quiet\n");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin))
@@ -386,8 +326,8 @@ int main(int argc, char **argv) {
     if (at >= argc)
         fail("no mode");
     list_kinds();
-    load(by_addresses);
-    if (!start()) {
+    load_driver(by_addresses);
+    if (!start_tenant()) {
         printf("full\n");
         return 3;
     }

@@ -54,6 +54,7 @@
     F(cuStreamSynchronize, "cuStreamSynchronize", 2000, LEGACY)                                    \
     F(cuStreamSynchronize_ptsz, "cuStreamSynchronize", 7000, PER_THREAD)                           \
     F(cuStreamBeginCapture_v2, "cuStreamBeginCapture", 10010, LEGACY)                              \
+    F(cuStreamIsCapturing, "cuStreamIsCapturing", 10000, LEGACY)                                   \
     F(cuStreamEndCapture, "cuStreamEndCapture", 10000, LEGACY)                                     \
     F(cuLaunchHostFunc, "cuLaunchHostFunc", 10000, LEGACY)                                         \
     F(cuMemGetInfo_v2, "cuMemGetInfo", 3020, LEGACY)                                               \
@@ -193,6 +194,13 @@ extern struct tenant {
     /* Datagram sockets on which tenants send each other what they share: -1 when there are none. */
     int outbox, inbox;
 } tenant;
+
+/* Loads libcuda.so.1 and finds its functions by dlsym, or by cuGetProcAddress. */
+void load_driver(bool by_addresses);
+/* Initialises it and takes the primary context. False: there was no room for that. */
+bool start_tenant(void);
+/* Makes the primary context current, with streams. */
+void begin_primary(void);
 
 /* Pure conveniences. */
 static inline uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }

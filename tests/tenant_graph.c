@@ -104,6 +104,13 @@ static CUresult launch(struct thing *thing, uint64_t *dice) {
                                     : cu.cuGraphLaunch_ptsz(thing->object[EXEC], stream);
     if (result == CUDA_SUCCESS)
         thing->flag[HELD] = !thing->flag[FREES_ITSELF];
+    else if (thing->flag[HELD]) {
+        /* The driver may have freed what the last launch left, or not have come so far. */
+        CUresult freed = cu.cuMemFreeAsync(thing->pointer[0], stream);
+        if (freed != CUDA_SUCCESS && freed != CUDA_ERROR_INVALID_VALUE)
+            fail("freeing after a failed launch is answered with %d", (int)freed);
+        thing->flag[HELD] = false;
+    }
     return result;
 }
 

@@ -19,7 +19,7 @@ void delay(CUstream stream, uint64_t dice) {
 
 void mark(CUdeviceptr pointer, uint64_t size) {
     uint64_t sign = pointer * 0x9e3779b97f4a7c15u;
-    if (size < sizeof sign)
+    if (size < 2 * sizeof sign)
         return;
     MUST(cu.cuMemcpyHtoD_v2(pointer, &sign, sizeof sign));
     MUST(cu.cuMemcpyHtoD_v2(pointer + size - sizeof sign, &sign, sizeof sign));
@@ -27,7 +27,7 @@ void mark(CUdeviceptr pointer, uint64_t size) {
 
 void check_mark(CUdeviceptr pointer, uint64_t size) {
     uint64_t sign = pointer * 0x9e3779b97f4a7c15u, first = 0, last = 0;
-    if (size < sizeof sign)
+    if (size < 2 * sizeof sign)
         return;
     MUST(cu.cuMemcpyDtoH_v2(&first, pointer, sizeof first));
     MUST(cu.cuMemcpyDtoH_v2(&last, pointer + size - sizeof last, sizeof last));
@@ -107,6 +107,13 @@ static void linear_give(struct thing *thing, uint64_t dice) {
     if (!thing->flag[0]) /* others may write what they were shown */
         check_mark(thing->pointer[0], thing->size);
     free_somehow(thing->pointer[0], &dice);
+}
+
+/* Managed memory is not freed in stream order. */
+static void managed_give(struct thing *thing, uint64_t dice) {
+    (void)dice;
+    check_mark(thing->pointer[0], thing->size);
+    MUST(cu.cuMemFree_v2(thing->pointer[0]));
 }
 
 /* -- Host memory: takes nothing of the device ------------------------------------------------------ */
@@ -246,9 +253,9 @@ static CUresult pool_poke(struct thing *thing, uint64_t dice) {
     default:
         if (thing->flag[0] && thing->count) {
             struct letter letter = {.kind = LETTER_POOL, .size = thing->size, .fd = -1};
-            MUST(cu.cuMemPoolExportPointer(&letter.pointer, thing->pointer[0]));
             MUST(cu.cuMemPoolExportToShareableHandle(&letter.fd, pool,
                                                      CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+            MUST(cu.cuMemPoolExportPointer(&letter.pointer, thing->pointer[0]));
             post(&letter);
         }
     }
@@ -352,7 +359,7 @@ static void mipmap_give(struct thing *thing, uint64_t dice) {
 const struct kind linear_kinds[] = {
     {"linear", linear_get, linear_poke, linear_give, true},
     {"pitch", pitch_get, linear_poke, linear_give, true},
-    {"managed", managed_get, managed_poke, linear_give, true},
+    {"managed", managed_get, managed_poke, managed_give, true},
     {"pinned", pinned_get, nothing_poke, pinned_give, true},
     {"async", async_get, async_poke, async_give, false},
     {"pool", pool_get, pool_poke, pool_give, false},

@@ -240,10 +240,10 @@ static void addresses_give(struct thing *thing, uint64_t dice) {
     MUST(cu.cuMemAddressFree(thing->pointer[0], thing->size));
 }
 
-/* -- Multicast: keeps the memory that is bound to it ------------------------------------------------ */
+/* -- Multicast, of two devices: keeps the memory that is bound to it ------------------------------------------------ */
 
 static CUresult team_get(struct thing *thing, uint64_t size, uint64_t dice) {
-    CUmulticastObjectProp what = {.numDevices = 1,
+    CUmulticastObjectProp what = {.numDevices = 2,
                                   .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR};
     CUmemGenericAllocationHandle team, memory;
     CUmemAllocationProp props = properties();
@@ -255,7 +255,8 @@ static CUresult team_get(struct thing *thing, uint64_t size, uint64_t dice) {
     if (result != CUDA_SUCCESS)
         return result;
     MUST(cu.cuMulticastCreate(&team, &what));
-    MUST(cu.cuMulticastAddDevice(team, tenant.device));
+    for (CUdevice member = 0; member < 2; member++)
+        MUST(cu.cuMulticastAddDevice(team, member));
     thing->other_handle = team;
     thing->handle = memory;
     thing->references = 1;

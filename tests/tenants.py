@@ -1,0 +1,267 @@
+"""A slice on a simulated node, without any command, and the programs that live in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import nvidia_files
+from aliquot.shim import region
+from aliquot.sim.node import Device, Node
+from aliquot.sim.state import GroupTruth, State, create
+
+from slices import MIB, lay_out
+
+TESTS = Path(__file__).resolve().parent
+PATIENCE_SECONDS = 60.0
+CONTEXT = 16 * MIB
+PAGE = 2 * MIB
+
+SUCCESS = 0
+OUT_OF_MEMORY = 2
+NOT_FOUND = 500
+
+TENANT = ("tenant.c", "tenant_driver.c", "tenant_linear.c", "tenant_share.c")
+TENANT += ("tenant_context.c", "tenant_graph.c")
+
+
+def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: str) -> Path:
+    """Compile a C program or library of this folder against CUDA's header."""
+    program = folder / name
+    program.parent.mkdir(parents=True, exist_ok=True)
+    command = ["gcc", "-std=gnu11", "-O1", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
+    command += ["-D__CUDA_API_VERSION_INTERNAL", "-isystem", str(nvidia_files.header_folder("13.5"))]
+    command += [f"-I{TESTS}", "-o", str(program)]
+    command += [str(TESTS / source) for source in sources]
+    subprocess.run([*command, *options, "-ldl", "-lpthread"], check=True)
+    return program
+
+
+@dataclass
+class SimNode:
+    """A node of which slices have the first device, with the processes' state in a folder."""
+
+    directory: Path
+    device: Device
+    library: Path
+    state: State
+
+    def truth(self, group: str) -> GroupTruth:
+        """What the simulator itself counts for the processes of a slice."""
+        return self.state.truth().group(group)
+
+    def environment(self, group: str, folder: Path | None = None) -> dict[str, str]:
+        """The environment of a program; ``folder`` is where it finds its libcuda.so.1."""
+        found = {
+            "PATH": os.environ["PATH"],
+            "LD_LIBRARY_PATH": str(folder or self.library.parent),
+            "ALIQUOT_SIM": str(self.directory),
+            "ALIQUOT_SIM_GROUP": group,
+        }
+        # A library that was built with a sanitizer says how it wants to be loaded.
+        for name in ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS", "ALIQUOT_SIM_LOG"):
+            if name in os.environ:
+                found[name] = os.environ[name]
+        return found
+
+
+@contextmanager
+def simulated(library: Path, memory: int, **settings: Any) -> Iterator[SimNode]:
+    """Make a node; its state lies in memory. The second device is there for multicast only."""
+    with tempfile.TemporaryDirectory(prefix="aliquot-test-", dir="/dev/shm") as folder:
+        settings.setdefault("context", CONTEXT)
+        settings.setdefault("compute_capability", (9, 0))
+        settings.setdefault("nvlinks", (18, 18))
+        node = Node.of("caps", [Device(memory=memory, **settings), Device(**settings)])
+        directory = Path(folder) / "node"
+        create(node, directory)
+        state = State(directory)
+        try:
+            yield SimNode(directory, node.devices[0], library, state)
+        finally:
+            state.close()
+
+
+@dataclass
+class Slice:
+    """A slice of a node's device, and its files."""
+
+    node: SimNode
+    name: str
+    cap: int
+    library: Path
+
+    @classmethod
+    def make(cls, node: SimNode, shim: Path, folder: Path, name: str, cap: int) -> Slice:
+        device = region.RegionDevice(
+            uuid=node.device.uuid,
+            cap=cap,
+            page_bytes=node.device.page_size,
+            context_bytes=node.device.context,
+        )
+        return cls(node, name, cap, lay_out(shim, node.library, folder / name, (device,)))
+
+    def environment(self) -> dict[str, str]:
+        """What makes a program run in the slice."""
+        return self.node.environment(self.name, self.library.parent)
+
+    @property
+    def usage_path(self) -> Path:
+        """The file in which the processes say what they hold."""
+        return self.library.parent / ".aliquot/usage"
+
+    def usage(self) -> region.Usage:
+        """What the processes of the slice say that they hold."""
+        with self.usage_path.open("rb") as file:
+            return region.read_usage(file.fileno(), str(self.usage_path), 1)
+
+    def charge(self) -> int:
+        """Bytes that the living processes are charged."""
+        return self.usage().charge(0)
+
+    def truth(self) -> GroupTruth:
+        """What the simulator counts for them."""
+        return self.node.truth(self.name)
+
+    def locked(self) -> list[int]:
+        """The bytes of the file that somebody has a lock on: slots, and the region's lock."""
+        found = []
+        with self.usage_path.open("rb") as file:
+            for byte in range(region.MAX_SLOTS + 1):
+                lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+                answer = fcntl.fcntl(file.fileno(), fcntl.F_OFD_GETLK, lock)
+                if struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK:
+                    found.append(byte)
+        return found
+
+    def wait_until_empty(self) -> None:
+        """Wait until the simulator has given back everything; killed processes take a while."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self.truth().used_bytes[0]:
+            assert time.monotonic() < deadline, f"{self.truth()} does not become empty"
+            time.sleep(0.01)
+
+
+class Box:
+    """Where tenants send each other what they share."""
+
+    def __init__(self) -> None:
+        self.outbox, self.inbox = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.inbox.setblocking(False)
+
+    def arguments(self) -> list[str]:
+        """The tenant's arguments for it."""
+        return ["--box", f"{self.outbox.fileno()},{self.inbox.fileno()}"]
+
+    def descriptors(self) -> tuple[int, int]:
+        """What a tenant must inherit."""
+        return self.outbox.fileno(), self.inbox.fileno()
+
+    def empty(self) -> None:
+        """Throw all letters away."""
+        while True:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self.inbox, 4096, 16)
+            except BlockingIOError:
+                return
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Close it; letters that nobody read are gone."""
+        self.outbox.close()
+        self.inbox.close()
+
+
+@dataclass
+class Tenant:
+    """A running client."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls,
+        program: Path,
+        environment: dict[str, str],
+        *arguments: str,
+        lookup: str = "symbol",
+        box: Box | None = None,
+    ) -> Tenant:
+        """Start the client; ``arguments`` begin with its mode."""
+        command = [str(program), "--lookup", lookup, *(box.arguments() if box else []), *arguments]
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=box.descriptors() if box else (),
+        )
+        return cls(process)
+
+    def read(self) -> str:
+        """Return the next line that it prints, "" at its end."""
+        assert self.process.stdout
+        line = self.process.stdout.readline().rstrip("\n")
+        assert not line.startswith("not so"), line
+        return line
+
+    def say(self, line: str) -> None:
+        """Give it a line."""
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, *words: object) -> str:
+        """Give a serving client a command, and return its answer."""
+        self.say(" ".join(str(word) for word in words))
+        answer = self.read()
+        assert answer, f"{self.process.args} ended at {words} with {self.process.wait()}"
+        return answer
+
+    def do(self, *words: object) -> int:
+        """Return the driver's answer to a command."""
+        return int(self.ask(*words))
+
+    def end(self) -> int:
+        """End its input, and return its status."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        status = self.process.wait(PATIENCE_SECONDS)
+        self.process.stdout.close()
+        return status
+
+    def kill(self) -> None:
+        """End it as nobody should be ended."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+
+    def __enter__(self) -> Tenant:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
