@@ -1,0 +1,130 @@
+/* One process of several on a device. Its first argument says what it does, the rest are numbers;
+ * what it prints is read by test_sim_exec.py. Times are simulated, in milliseconds. */
+#include "exec_client.h"
+
+static uint64_t ns(double ms) { return (uint64_t)(ms * 1e6); }
+
+static void say(const char *line) {
+    puts(line);
+    fflush(stdout);
+}
+
+/* Waits until the test has written a line to it. */
+static void wait_for_start(void) {
+    char line[16];
+    say("ready");
+    CHECK(fgets(line, sizeof line, stdin) != NULL);
+}
+
+/* TOTAL EACH: runs kernels of EACH ms, TOTAL ms in all, and prints how long that took. */
+static void busy(void) {
+    double total = client_number(0), each = client_number(1);
+    client_start(0);
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    wait_for_start();
+    CUevent before = mark(stream);
+    for (double done = 0; done < total - each / 2; done += each)
+        run(stream, ns(each), 4000);
+    CUevent after = mark(stream);
+    OK(cuStreamSynchronize(stream));
+    printf("%f\n", between(before, after));
+}
+
+/* TOTAL EACH: as busy, but waits for each kernel before it launches the next. */
+static void stepwise(void) {
+    double total = client_number(0), each = client_number(1);
+    client_start(0);
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    wait_for_start();
+    CUevent before = mark(stream);
+    for (double done = 0; done < total - each / 2; done += each) {
+        run(stream, ns(each), 1);
+        OK(cuStreamSynchronize(stream));
+    }
+    CUevent after = mark(stream);
+    OK(cuStreamSynchronize(stream));
+    printf("%f\n", between(before, after));
+}
+
+/* MS: starts one long kernel and waits to be killed. */
+static void hold(void) {
+    client_start(0);
+    wait_for_start();
+    run(NULL, ns(client_number(0)), 4000);
+    say("running");
+    OK(cuCtxSynchronize());
+}
+
+/* Launches and waits in many threads until it is killed. */
+static void *churn_thread(void *arg) {
+    OK(cuCtxSetCurrent(client_ctx));
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    CUdeviceptr ptr;
+    OK(cuMemAlloc(&ptr, 1 << 20));
+    for (unsigned i = 0;; i++) {
+        run(stream, i * 7919 % 300000, 1 + i % 100);
+        OK(cuMemsetD8Async(ptr, 1, i * 31 % (1 << 20), stream));
+        if (i % 5 == 0)
+            OK(cuStreamSynchronize(stream));
+    }
+    return arg;
+}
+static void churn(void) {
+    client_start(0);
+    wait_for_start();
+    for (int i = 0; i < 4; i++) {
+        pthread_t thread;
+        pthread_create(&thread, NULL, churn_thread, NULL);
+    }
+    pause();
+}
+
+/* Forks with work under way: the child is refused, and neither hangs. */
+static void fork_while_busy(void) {
+    client_start(0);
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    for (int i = 0; i < 200; i++)
+        run(stream, MS / 10, 1);
+    CUdeviceptr word = alloc(4);
+    OK(cuMemsetD32Async(word, 1, 1, stream));
+    pid_t child = fork();
+    if (child == 0) {
+        CUevent event;
+        bool refused = cuStreamQuery(stream) == CUDA_ERROR_NOT_INITIALIZED &&
+                       cuStreamSynchronize(stream) == CUDA_ERROR_NOT_INITIALIZED &&
+                       cuEventCreate(&event, 0) == CUDA_ERROR_NOT_INITIALIZED &&
+                       cuCtxSynchronize() == CUDA_ERROR_NOT_INITIALIZED &&
+                       cuInit(0) == CUDA_ERROR_NOT_INITIALIZED;
+        _Exit(refused ? 0 : 1);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    OK(cuStreamSynchronize(stream));
+    SAME(peek32(word), 1);
+    say("done");
+}
+
+/* Ends with work queued and threads at it. */
+static void exit_while_busy(void) {
+    client_start(0);
+    CUdeviceptr ptr = alloc(64 << 20);
+    for (int i = 0; i < 100; i++) {
+        CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+        run(stream, 2 * MS, 1);
+        OK(cuMemsetD8Async(ptr, 1, 64 << 20, stream));
+        run(stream, 1000 * MS, 1);
+    }
+    say("done");
+    exit(0);
+}
+
+const struct client_case client_cases[] = {
+    {"wait_for_start", wait_for_start},
+    {"busy", busy},
+    {"stepwise", stepwise},
+    {"hold", hold},
+    {"churn", churn},
+    {"fork_while_busy", fork_while_busy},
+    {"exit_while_busy", exit_while_busy},
+    {NULL, NULL},
+};
