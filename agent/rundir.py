@@ -120,6 +120,7 @@ def create(base: Path, name: str | None) -> RunDirectory:
                 "or end its processes (see aliquot ps)"
             ) from error
         except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
             raise AliquotError(f"{path} cannot be made: {error.strerror}") from error
     return RunDirectory(base, path, name, lock_fd, maker_fd)
 
