@@ -83,7 +83,8 @@ $(VENV)/stamp/sanitized: $(VENV)/stamp/venv $(SOURCES)
 	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
 	@touch $@
 
-$(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml
+$(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml .ci/system
+	@PYTHON=$(PYTHON) .ci/system test
 	$(BIN)/python -m pip install -q --group test --group clients
 	@touch $@
 
