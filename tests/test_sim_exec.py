@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from aliquot.sim.node import load_node
 from aliquot.sim.state import create, environment
 
@@ -109,7 +108,7 @@ def clients(programs: Path, sim_library: Path, tmp_path: Path) -> Iterator[Clien
     """The programs on a fresh node of two devices."""
     source = tmp_path / "node.toml"
     source.write_text(NODE)
-    state = Path("/dev/shm") / f"aliquot-exec-{os.getpid()}-{random.getrandbits(32):x}"  # noqa: S108, S311
+    state = Path("/dev/shm") / f"aliquot-exec-{os.getpid()}-{random.getrandbits(32):x}"
     state.mkdir()
     try:
         create(load_node(str(source)), state)
@@ -189,7 +188,10 @@ def test_a_process_that_waits_for_each_kernel_gets_its_turns(clients: Clients) -
 def test_devices_are_shared_one_by_one(clients: Clients) -> None:
     other = {**clients.environment, "CUDA_VISIBLE_DEVICES": "1"}
     elsewhere = Clients(clients.folder, other)
-    with ready(clients, ("busy", 300, 1)) as (here,), ready(elsewhere, ("busy", 300, 1)) as (there,):
+    with (
+        ready(clients, ("busy", 300, 1)) as (here,),
+        ready(elsewhere, ("busy", 300, 1)) as (there,),
+    ):
         go(here)
         go(there)
         assert float(line_of(here)) < 330
@@ -241,4 +243,4 @@ def test_killed_processes_never_hold_anybody_up(clients: Clients, soak_seconds: 
         runs += 1
     for thread in threads:
         thread.join()
-    print(f"{killed} killed beside {runs} that ran through")  # noqa: T201 - what a soak counts
+    print(f"{killed} killed beside {runs} that ran through")

@@ -7,6 +7,8 @@ static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 /* Whether the engine itself has to be there when this operation's turn comes. */
 static bool needs_engine(const struct sim_stream *stream, const struct sim_op *op) {
+    if (stream->exec->dying)
+        return true; /* it is dropped, not run */
     if (stream->blocking && op->ticket > stream->exec->blocked_ticket)
         return true; /* others wait for all that was before it */
     switch (op->kind) {
@@ -138,6 +140,13 @@ bool sim_engine_settle(uint64_t *need_ns) {
             *need_ns = least(*need_ns, sim_clock_predict(device, need_run_ns[dev]));
     }
     return true;
+}
+
+void sim_engine_retract(CUdevice dev) {
+    struct sim_engine_device *device = &sim_engine.devices[dev];
+    uint64_t run_ns = sim_device_foreseen(device);
+    if (device->timeline != NULL && run_ns < device->posted_ns)
+        sim_clock_post(device, sim_engine.now_ns, sim_engine.now_ns, run_ns);
 }
 
 uint64_t sim_stream_due(struct sim_stream *stream, uint64_t position) {

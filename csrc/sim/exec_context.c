@@ -119,6 +119,7 @@ static void pend_waiting(struct sim_exec *exec) {
         struct sim_item *item = &stream->item;
         if (item->op == NULL)
             continue;
+        sim_stream_rescan(stream);
         if (item->op->kind == SIM_OP_GRAPH && item->state == SIM_ITEM_AWAY)
             sim_run_pend(item->op->run);
         else
@@ -135,8 +136,9 @@ void sim_exec_context_fini(struct sim_context *ctx) {
     exec->dying = true;
     sim_engine_advance();
     pend_waiting(exec);
+    sim_engine_advance();
+    sim_engine_retract(exec->dev);
     sim_engine_unlock();
-    sim_engine_poll();
     wait_for_all(exec, exec->dev);
     sim_engine_lock();
     struct sim_exec **link = &all;

@@ -410,6 +410,8 @@ void sim_stream_rescan(struct sim_stream *stream);
  * timelines, and answers in *need_ns when the engine has to look by itself. False when something
  * was queued meanwhile that changes the answer: the look goes on. */
 bool sim_engine_settle(uint64_t *need_ns);
+/* Takes back what was announced of a device's work and will not come. */
+void sim_engine_retract(CUdevice dev);
 /* Real time before which the stream will certainly not have completed `position` operations;
  * SIM_NEVER when its head waits for something else than time. */
 uint64_t sim_stream_due(struct sim_stream *stream, uint64_t position);

@@ -280,7 +280,14 @@ void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_
     lock(timeline);
     advance(timeline, now_ns);
     struct sim_timeline_entry *entry = &timeline->entries[index];
-    if (demand_ns > entry->demand_ns && demand_ns > entry->run_ns) {
+    if (demand_ns < entry->demand_ns && is_busy(timeline, (uint32_t)index)) {
+        entry->demand_ns = most(demand_ns, entry->run_ns);
+        if (entry->demand_ns == entry->run_ns) {
+            set_busy(timeline, (uint32_t)index, false);
+            if (busy_count(timeline) == 0)
+                timeline->idle_ns = timeline->now_ns;
+        }
+    } else if (demand_ns > entry->run_ns) {
         /* While nobody had work the model may go back and let this one have run since then. */
         uint64_t since = most(since_ns, timeline->idle_ns);
         if (busy_count(timeline) == 0 && since < timeline->now_ns)

@@ -93,7 +93,7 @@ void sim_timeline_look(struct sim_timeline *timeline, int index, uint64_t now_ns
                        struct sim_timeline_view *view);
 /* Advances the model to `now_ns`, then says that entry `index` has work up to `demand_ns` of its
  * clock, wanted since real time `since_ns`: on a device that has been idle since then, the work
- * is dated back. Fills `view` as sim_timeline_look does. */
+ * is dated back. Less than was said before takes back what has not been run. Fills `view` as sim_timeline_look does. */
 void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_ns,
                          uint64_t since_ns, uint64_t demand_ns, struct sim_timeline_view *view);
 /* Real time at which entry `index` will read `run_ns`, were no demand to change after the
