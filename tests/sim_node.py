@@ -56,6 +56,7 @@ class Process:
         self.pid = self._process.pid
 
     def call(self, name: str, *arguments: Any) -> tuple[int, Any]:
+        """Make the worker do a call; answers its result and what it gave."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
@@ -66,12 +67,14 @@ class Process:
         return result, value
 
     def ok(self, name: str, *arguments: Any) -> Any:
+        """Make a call that has to succeed; answers what it gave."""
         result, value = self.call(name, *arguments)
         if result:
             raise CallError(name, result)
         return value
 
     def result(self, name: str, *arguments: Any) -> int:
+        """Make a call; answers its result."""
         return self.call(name, *arguments)[0]
 
     def kill(self) -> None:
@@ -105,6 +108,7 @@ class NodeUnderTest:
         self._names = (f"group{number}" for number in itertools.count())
 
     def environment(self) -> dict[str, str]:
+        """What a program is started with to run on the node."""
         base = {
             name: value
             for name, value in os.environ.items()
@@ -136,9 +140,11 @@ class NodeUnderTest:
         return process
 
     def truth(self) -> Truth:
+        """The simulator's own count."""
         return truth(self.folder)
 
     def group(self, process: Process) -> GroupTruth:
+        """The count of the process's group."""
         return self.truth().group(process.group)
 
     def held(self, process: Process, device: int = 0) -> int:
@@ -151,6 +157,7 @@ class NodeUnderTest:
         return found.total_bytes - found.free_bytes
 
     def close(self) -> None:
+        """Kill who still runs."""
         for process in self._processes:
             if process._process.poll() is None:
                 process.kill()
