@@ -50,12 +50,13 @@ def _measure(bed: Bed, call: Call, threads: int, options: Options) -> Samples:
                 call.call, call.size, rounds=20 if options.quick else 400, calls=call.calls
             )
         else:
-            # Threads meet before each block: it must be long beside the meeting.
+            # Threads meet before each block: it must be long beside the meeting, and beside the
+            # turns that they take on a core.
             samples = bed.measure(
                 call.call,
                 call.size,
-                rounds=4 if options.quick else 20,
-                chunks=10,
+                rounds=4 if options.quick else 10,
+                chunks=10 if options.quick else 100,
                 calls=call.calls,
                 threads=threads,
             )
