@@ -76,11 +76,11 @@ $(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md $(SOURCES)
 	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
 	@touch $@
 
+# (Watched code warns of other things, so that warnings stop nothing here.)
 $(VENV)/stamp/sanitized: $(VENV)/stamp/venv $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --upgrade \
 	    --target $(SANITIZED) -C build-dir=build/sanitize \
-	    -C cmake.define.ALIQUOT_SANITIZE=address,undefined \
-	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
+	    -C cmake.define.ALIQUOT_SANITIZE=address,undefined -C install.strip=false .
 	@touch $@
 
 $(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml .ci/system
