@@ -193,6 +193,13 @@ static inline uint32_t unit_of(uint64_t offset) {
     return (uint32_t)(offset >> HEAP_UNIT_SHIFT) % HEAP_PAGE_UNITS;
 }
 
+/* Says which block reaches into the pages behind the one it begins in. */
+static void set_cover(struct chunk *chunk, uint64_t offset, uint32_t units, uint32_t number) {
+    uint64_t last = (offset + ((uint64_t)units << HEAP_UNIT_SHIFT) - 1) >> HEAP_PAGE_SHIFT;
+    for (uint64_t page = (offset >> HEAP_PAGE_SHIFT) + 1; page <= last; page++)
+        chunk->cover[page] = number;
+}
+
 static bool mark_start(struct heap *heap, uint32_t number) {
     const struct block *block = heap_block(number);
     struct chunk *chunk = &block->chunk->chunk;
@@ -207,19 +214,19 @@ static bool mark_start(struct heap *heap, uint32_t number) {
     }
     page->starts[unit / 64] |= UINT64_C(1) << (unit % 64);
     page->blocks[unit] = number;
-    if (!chunk->pages)
-        return true;
-    uint64_t last = (offset + ((uint64_t)block->units << HEAP_UNIT_SHIFT) - 1) >> HEAP_PAGE_SHIFT;
-    for (uint64_t p = at + 1; p <= last; p++)
-        chunk->cover[p] = number;
+    if (chunk->pages)
+        set_cover(chunk, offset, block->units, number);
     return true;
 }
 
 static void clear_start(const struct block *block) {
+    struct chunk *chunk = &block->chunk->chunk;
     uint64_t offset = block->address - block->chunk->base;
+    uint64_t at = offset >> HEAP_PAGE_SHIFT;
     uint32_t unit = unit_of(offset);
-    page_of(&block->chunk->chunk, offset >> HEAP_PAGE_SHIFT)->starts[unit / 64] &=
-        ~(UINT64_C(1) << (unit % 64));
+    page_of(chunk, at)->starts[unit / 64] &= ~(UINT64_C(1) << (unit % 64));
+    if (chunk->pages)
+        set_cover(chunk, offset, block->units, 0);
 }
 
 static bool contains(const struct extent *extent, const struct block *block, CUdeviceptr address) {
@@ -234,10 +241,6 @@ struct block *heap_find(const struct extent *extent, CUdeviceptr address) {
     uint32_t unit = unit_of(offset);
     uint32_t number = 0;
     if (page) {
-        /* Most look-ups are of a beginning. What is stale here does not contain the address. */
-        struct block *exact = heap_block(page->blocks[unit]);
-        if (exact->address == address && contains(extent, exact, address))
-            return exact;
         uint32_t w = unit / 64;
         uint64_t bits = page->starts[w] & (UINT64_MAX >> (63 - unit % 64));
         while (!bits && w--)

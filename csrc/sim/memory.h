@@ -59,7 +59,7 @@ struct chunk_page {
 struct chunk {
     struct chunk_page *page;   /* the only one of a chunk of 2 MiB or less; NULL else */
     struct chunk_page **pages; /* of larger chunks */
-    uint32_t *cover;           /* by page: the live block that reaches into it, perhaps stale */
+    uint32_t *cover;           /* by page: the live block that reaches into it, or 0 */
     uint32_t page_count;
     uint32_t live; /* blocks */
     uint32_t first;
