@@ -521,10 +521,11 @@ CUresult cuMemGetAccess(unsigned long long *flags, const CUmemLocation *location
     const struct extent *extent = extent_find(ptr);
     if (!extent || extent->kind != EXTENT_VMM)
         result = CUDA_ERROR_INVALID_VALUE;
+    else if (extent->writable >> bit & 1)
+        *flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     else
-        *flags = (extent->writable >> bit) & 1   ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-                 : (extent->readable >> bit) & 1 ? CU_MEM_ACCESS_FLAGS_PROT_READ
-                                                 : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+        *flags = extent->readable >> bit & 1 ? 1u * CU_MEM_ACCESS_FLAGS_PROT_READ
+                                             : 1u * CU_MEM_ACCESS_FLAGS_PROT_NONE;
     pthread_mutex_unlock(&vmm_lock);
     return result;
 }
