@@ -27,8 +27,11 @@ struct inside {
 };
 #define INSIDE_MAGIC UINT64_C(0x4d532d5153)
 
-static struct inside *inside_of(const CUdevResource *resource) {
-    return (struct inside *)(uintptr_t)resource->_internal_padding;
+/* A copy: the part is not aligned. */
+static struct inside inside_of(const CUdevResource *resource) {
+    struct inside inside;
+    memcpy(&inside, resource->_internal_padding, sizeof inside);
+    return inside;
 }
 
 /* Least number and step of multiprocessors in a group. */
@@ -57,7 +60,7 @@ static CUresult read_resource(const CUdevResource *resource, struct inside *insi
         return CUDA_ERROR_INVALID_VALUE;
     if (resource->type != CU_DEV_RESOURCE_TYPE_SM)
         return CUDA_ERROR_INVALID_RESOURCE_TYPE;
-    memcpy(inside, inside_of(resource), sizeof *inside);
+    *inside = inside_of(resource);
     if (inside->magic != INSIDE_MAGIC || inside->dev < 0 || inside->dev >= sim_device_count() ||
         inside->count != resource->sm.smCount)
         return CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION;
@@ -255,7 +258,7 @@ CUresult cuGreenCtxCreate(CUgreenCtx *out, CUdevResourceDesc handle, CUdevice de
         !sim_handle_check(SIM_HANDLE_RESOURCE_DESC, handle))
         return CUDA_ERROR_INVALID_VALUE;
     const struct description *description = (const struct description *)handle;
-    if (inside_of(&description->sm)->dev != dev)
+    if (inside_of(&description->sm).dev != dev)
         return CUDA_ERROR_INVALID_VALUE;
     struct green *green = calloc(1, sizeof *green);
     if (!green || !sim_handle_add(SIM_HANDLE_GREEN, green)) {
