@@ -60,11 +60,31 @@ static inline CUfunction client_function(CUmodule module, const char *name) {
     return function;
 }
 
+/* Gates hold streams back until all that a case needs is queued, so that simulated times do not
+ * depend on how fast the machine queues it. */
+static volatile uint32_t *client_gates;
+static CUdeviceptr client_gates_ptr;
+
+/* Makes the stream's further work wait for a gate (0 to 63). */
+static inline void shut(CUstream stream, int gate) {
+    OK(cuStreamWaitValue32(stream, client_gates_ptr + 4 * (unsigned)gate, 1,
+                           CU_STREAM_WAIT_VALUE_EQ));
+}
+
+static inline void open_gate(int gate) { client_gates[gate] = 1; }
+
 /* Makes a device's primary context current and loads the kernels. */
 static inline void client_start(int dev) {
     OK(cuInit(0));
     OK(cuDevicePrimaryCtxRetain(&client_ctx, dev));
     OK(cuCtxSetCurrent(client_ctx));
+    if (client_gates == NULL) {
+        void *host;
+        OK(cuMemHostAlloc(&host, 4096, CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP));
+        OK(cuMemHostGetDevicePointer(&client_gates_ptr, host, 0));
+        memset(host, 0, 4096);
+        client_gates = host;
+    }
     OK(cuModuleLoadData(&client_module, client_image));
     spin = client_function(client_module, "aliquot_spin_ns");
     nothing = client_function(client_module, "nothing");

@@ -101,7 +101,7 @@ static void a_pageable_source_is_read_before_the_call_returns(void) {
     for (int i = 0; i < 3; i++) {
         CUdeviceptr a = alloc(sizes[i]);
         uint8_t *data = pattern(sizes[i], 7), *kept = pattern(sizes[i], 7);
-        run(stream, 20 * MS, 1);
+        run(stream, 20 * MS, 1); /* no gate: a large one may wait for its turn */
         OK(cuMemcpyHtoDAsync(a, data, sizes[i], stream));
         memset(data, 0xee, sizes[i]);
         OK(cuStreamSynchronize(stream));
@@ -118,13 +118,14 @@ static void pinned_memory_is_copied_in_stream_order(void) {
     OK(cuMemHostAlloc((void **)&host, 4096, 0));
     CUdeviceptr a = alloc(4096);
     host[0] = 1;
-    run(stream, 30 * MS, 1);
+    shut(stream, 0);
     OK(cuMemcpyHtoDAsync(a, host, 4, stream));
     OK(cuMemcpyDtoHAsync(host + 1, a, 4, stream));
     host[0] = 2; /* before its turn */
     host[1] = 0;
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
     SAME(host[1], 0);
+    open_gate(0);
     OK(cuStreamSynchronize(stream));
     SAME(host[1], 2);
     OK(cuMemFreeHost(host));
@@ -133,13 +134,14 @@ static void pinned_memory_is_copied_in_stream_order(void) {
 static void copies_within_the_device_do_not_keep_the_caller(void) {
     client_start(0);
     CUdeviceptr a = alloc(4096), b = alloc(4096);
-    run(NULL, 50 * MS, 1);
+    shut(NULL, 0);
     CUevent end = mark(NULL);
     OK(cuMemsetD8(a, 7, 4096));
     OK(cuMemcpyDtoD(b, a, 4096));
     OK(cuMemsetD2D8(a, 64, 9, 64, 64));
     GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(end));
     SAME(peek32(b), 0);
+    open_gate(0);
     SAME(read32(b), 0x07070707); /* which waits */
     OK(cuEventQuery(end));
     SAME(read32(a), 0x09090909);

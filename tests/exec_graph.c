@@ -81,10 +81,12 @@ static void nodes_run_in_the_order_of_their_edges(void) {
     add_host(graph, both, 2, &counter);
     CUgraphExec exec = instantiate(graph);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    shut(stream, 0);
     CUevent before = mark(stream);
     OK(cuGraphLaunch(exec, stream));
     CUevent after = mark(stream);
     SAME(peek32(b), 0);
+    open_gate(0);
     OK(cuStreamSynchronize(stream));
     WITHIN(before, after, 10, FOREVER);
     SAME(peek32(a), 6);
@@ -110,10 +112,11 @@ static void branches_run_together(void) {
     add_spin(graph, ends, 8, 10 * MS, 1);
     CUgraphExec exec = instantiate(graph);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-    run(stream, 5 * MS, 1);
+    shut(stream, 0);
     CUevent before = mark(stream);
     OK(cuGraphLaunch(exec, stream));
     CUevent after = mark(stream);
+    open_gate(0);
     OK(cuStreamSynchronize(stream));
     EXACTLY(before, after, 40);
 }
@@ -126,11 +129,12 @@ static void a_long_chain_leaves_no_gap(void) {
         last = add_spin(graph, &last, 1, MS / 10, 1);
     CUgraphExec exec = instantiate(graph);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-    run(stream, 5 * MS, 1);
+    shut(stream, 0);
     CUevent before = mark(stream);
     OK(cuGraphLaunch(exec, stream));
     OK(cuGraphLaunch(exec, stream));
     CUevent after = mark(stream);
+    open_gate(0);
     OK(cuStreamSynchronize(stream));
     EXACTLY(before, after, 80);
 }
@@ -142,13 +146,19 @@ static void launches_of_one_executable_follow_each_other(void) {
     CUgraphExec exec = instantiate(graph), other = instantiate(graph);
     CUstream a = new_stream(CU_STREAM_NON_BLOCKING), b = new_stream(CU_STREAM_NON_BLOCKING);
     CUstream c = new_stream(CU_STREAM_NON_BLOCKING);
+    shut(a, 0);
+    CUevent start = mark(a);
+    OK(cuStreamWaitEvent(b, start, 0));
+    OK(cuStreamWaitEvent(c, start, 0));
     OK(cuGraphLaunch(exec, a));
     OK(cuGraphLaunch(exec, b));
     OK(cuGraphLaunch(other, c));
     CUevent a_end = mark(a), b_end = mark(b), c_end = mark(c);
+    open_gate(0);
     OK(cuCtxSynchronize());
-    WITHIN(a_end, b_end, 19.999, FOREVER);
-    WITHIN(c_end, b_end, 10, FOREVER);
+    EXACTLY(start, a_end, 20);
+    EXACTLY(start, b_end, 40);
+    EXACTLY(start, c_end, 20);
 }
 
 static void a_graph_may_be_empty(void) {
@@ -212,12 +222,13 @@ static void events_and_words_are_nodes(void) {
     OK(cuGraphAddBatchMemOpNode(&next, graph, &node, 1, &batch));
     OK(cuGraphAddEventRecordNode(&node, graph, &next, 1, event));
     CUgraphExec exec = instantiate(graph);
-    run(other, 20 * MS, 1);
+    shut(other, 0);
     OK(cuEventRecord(gate, other));
     OK(cuGraphLaunch(exec, stream));
     GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(event)); /* recorded by the launch */
     OK(cuStreamWaitValue32(other, words, 3, CU_STREAM_WAIT_VALUE_EQ));
     OK(cuStreamWriteValue32(other, words + 4, 4, 0));
+    open_gate(0);
     OK(cuEventSynchronize(event));
     OK(cuStreamSynchronize(stream));
     WITHIN(gate, event, 0, FOREVER);
@@ -389,9 +400,10 @@ static void an_executable_changes_for_later_launches_only(void) {
     client_start(0);
     CUdeviceptr a = alloc(64), b = alloc(64);
     CUgraph graph = new_graph();
-    CUgraphNode node = add_spin(graph, NULL, 0, 20 * MS, 1);
+    CUgraphNode node = add_spin(graph, NULL, 0, 1, 1);
     CUgraphNode fill = add_fill(graph, &node, 1, a, 1, 16);
     CUgraphExec exec = instantiate(graph);
+    shut(NULL, 0);
     OK(cuGraphLaunch(exec, NULL));
     CUDA_MEMSET_NODE_PARAMS params = {
         .dst = b, .value = 2, .elementSize = 4, .width = 16, .height = 1};
@@ -400,6 +412,7 @@ static void an_executable_changes_for_later_launches_only(void) {
     unsigned enabled;
     OK(cuGraphNodeGetEnabled(exec, node, &enabled));
     SAME(enabled, 0);
+    open_gate(0);
     OK(cuCtxSynchronize());
     SAME(peek32(a), 1);
     SAME(peek32(b), 0);
@@ -576,14 +589,16 @@ static void user_objects_live_as_long_as_their_graphs(void) {
     SAME(other, 1);
     GIVES(CUDA_ERROR_INVALID_VALUE, cuGraphReleaseUserObject(graph, object, 2));
     OK(cuGraphClone(&clone, graph));
-    add_spin(graph, NULL, 0, 20 * MS, 1);
+    add_spin(graph, NULL, 0, 1000, 1);
     CUgraphExec exec = instantiate(graph);
     OK(cuGraphDestroy(graph));
     OK(cuGraphDestroy(clone));
     SAME(gone, 0);
+    shut(NULL, 0);
     OK(cuGraphLaunch(exec, NULL));
     OK(cuGraphExecDestroy(exec));
-    SAME(gone, 0); /* it runs */
+    SAME(gone, 0); /* it has yet to run */
+    open_gate(0);
     OK(cuCtxSynchronize());
     SAME(gone, 1);
     GIVES(CUDA_ERROR_INVALID_VALUE, cuUserObjectCreate(&object, &gone, add_one, 1, 0));

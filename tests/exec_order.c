@@ -6,6 +6,7 @@
 static void a_kernel_takes_its_time(void) {
     client_start(0);
     CUstream stream = new_stream(CU_STREAM_DEFAULT);
+    shut(stream, 0);
     CUevent before = mark(stream);
     for (int i = 0; i < 10; i++)
         run(stream, 3 * MS, 1);
@@ -14,21 +15,23 @@ static void a_kernel_takes_its_time(void) {
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
     float ms;
     GIVES(CUDA_ERROR_NOT_READY, cuEventElapsedTime(&ms, before, after));
+    open_gate(0);
     OK(cuEventSynchronize(after));
     OK(cuStreamQuery(stream));
-    WITHIN(before, after, 30, FOREVER);
-    SAME((int)between(after, before), -(int)between(before, after));
+    EXACTLY(before, after, 30);
+    EXACTLY(after, before, -30);
 }
 
 /* Kernels that are queued behind each other leave no gap, however late anybody looks. */
 static void kernels_follow_each_other_without_a_gap(void) {
     client_start(0);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-    run(stream, 20 * MS, 1);
+    shut(stream, 0);
     CUevent first = mark(stream);
     for (int i = 0; i < 500; i++)
         run(stream, MS / 10, 1);
     CUevent last = mark(stream);
+    open_gate(0);
     OK(cuStreamSynchronize(stream));
     EXACTLY(first, last, 50);
 }
@@ -37,7 +40,7 @@ static void small_kernels_of_different_streams_run_together(void) {
     client_start(0);
     CUevent ends[8];
     CUstream gate = new_stream(CU_STREAM_NON_BLOCKING);
-    run(gate, 20 * MS, 1);
+    shut(gate, 0);
     CUevent start = mark(gate);
     for (int i = 0; i < 8; i++) {
         CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
@@ -45,6 +48,7 @@ static void small_kernels_of_different_streams_run_together(void) {
         run(stream, 10 * MS, 2);
         ends[i] = mark(stream);
     }
+    open_gate(0);
     OK(cuCtxSynchronize());
     for (int i = 0; i < 8; i++)
         EXACTLY(start, ends[i], 10);
@@ -55,7 +59,7 @@ static void large_kernels_of_different_streams_run_one_by_one(void) {
     client_start(0);
     CUstream gate = new_stream(CU_STREAM_NON_BLOCKING);
     CUevent ends[4];
-    run(gate, 20 * MS, 1);
+    shut(gate, 0);
     CUevent start = mark(gate);
     for (int i = 0; i < 4; i++) {
         CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
@@ -63,6 +67,7 @@ static void large_kernels_of_different_streams_run_one_by_one(void) {
         run(stream, 10 * MS, 4000);
         ends[i] = mark(stream);
     }
+    open_gate(0);
     OK(cuCtxSynchronize());
     double last = 0;
     for (int i = 0; i < 4; i++)
@@ -79,13 +84,20 @@ static void a_higher_priority_starts_first(void) {
     CUstream low, high;
     OK(cuStreamCreateWithPriority(&low, CU_STREAM_NON_BLOCKING, least));
     OK(cuStreamCreateWithPriority(&high, CU_STREAM_NON_BLOCKING, greatest));
-    for (int i = 0; i < 20; i++)
+    shut(low, 0);
+    CUevent start = mark(low);
+    run(low, 5 * MS, 4000);
+    CUevent first = mark(low);
+    for (int i = 1; i < 20; i++)
         run(low, 5 * MS, 4000);
     CUevent low_end = mark(low);
+    OK(cuStreamWaitEvent(high, first, 0));
     run(high, 5 * MS, 4000);
     CUevent high_end = mark(high);
+    open_gate(0);
     OK(cuCtxSynchronize());
-    WITHIN(high_end, low_end, 60, FOREVER); /* it waited for the one that ran, not for twenty */
+    EXACTLY(start, high_end, 10); /* behind the one that ran, not behind twenty */
+    EXACTLY(start, low_end, 105);
 }
 
 /* ---- Default streams ----------------------------------------------------------------------- */
@@ -94,23 +106,27 @@ static void the_legacy_stream_waits_for_blocking_streams(void) {
     client_start(0);
     CUdeviceptr word = alloc(4);
     CUstream a = new_stream(CU_STREAM_DEFAULT), b = new_stream(CU_STREAM_NON_BLOCKING);
-    run(a, 30 * MS, 1);
+    shut(a, 0);
     OK(cuMemsetD32Async(word, 1, 1, a));
-    run(b, 200 * MS, 1);
+    shut(b, 1);
     CUevent done = mark(NULL);
+    GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(done));
+    open_gate(0);
     OK(cuEventSynchronize(done));
     SAME(peek32(word), 1);
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(b));
     OK(cuStreamQuery(a));
+    open_gate(1);
 }
 
 static void blocking_streams_wait_for_the_legacy_stream(void) {
     client_start(0);
     CUstream a = new_stream(CU_STREAM_DEFAULT), b = new_stream(CU_STREAM_NON_BLOCKING);
-    run(NULL, 30 * MS, 1);
+    shut(NULL, 0);
     CUevent zero = mark(NULL), with = mark(a), without = mark(b);
     OK(cuEventQuery(without));
     GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(with));
+    open_gate(0);
     OK(cuStreamSynchronize(a));
     OK(cuEventQuery(zero));
     WITHIN(zero, with, 0, FOREVER);
@@ -120,15 +136,17 @@ static void blocking_streams_wait_for_the_legacy_stream(void) {
 static void the_legacy_stream_is_a_barrier_in_the_middle(void) {
     client_start(0);
     CUstream a = new_stream(CU_STREAM_DEFAULT), b = new_stream(CU_STREAM_DEFAULT);
+    shut(a, 0);
     run(a, 20 * MS, 1);
     CUevent a1 = mark(a);
     run(NULL, 20 * MS, 1);
     CUevent zero = mark(NULL);
     run(b, 20 * MS, 1);
     CUevent b1 = mark(b);
+    open_gate(0);
     OK(cuCtxSynchronize());
-    WITHIN(a1, zero, 19.999, FOREVER);
-    WITHIN(zero, b1, 19.999, FOREVER);
+    EXACTLY(a1, zero, 20);
+    EXACTLY(zero, b1, 20);
 }
 
 static void *query_own_stream(void *arg) {
@@ -143,7 +161,7 @@ static void *query_own_stream(void *arg) {
 
 static void each_thread_has_a_default_stream_of_its_own(void) {
     client_start(0);
-    run(CU_STREAM_PER_THREAD, 200 * MS, 1);
+    shut(CU_STREAM_PER_THREAD, 0);
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(CU_STREAM_PER_THREAD));
     unsigned long long own, other[2];
     OK(cuStreamGetId(CU_STREAM_PER_THREAD, &own));
@@ -156,6 +174,9 @@ static void each_thread_has_a_default_stream_of_its_own(void) {
     CHECK(other[0] != other[1]);
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(CU_STREAM_PER_THREAD));
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(NULL)); /* it takes part in the legacy order */
+    open_gate(0);
+    OK(cuStreamSynchronize(NULL));
+    OK(cuStreamQuery(CU_STREAM_PER_THREAD));
 }
 
 /* ---- Events -------------------------------------------------------------------------------- */
@@ -165,7 +186,8 @@ static void a_stream_waits_for_the_record_of_the_time_of_the_call(void) {
     CUstream a = new_stream(CU_STREAM_NON_BLOCKING), b = new_stream(CU_STREAM_NON_BLOCKING);
     CUstream c = new_stream(CU_STREAM_NON_BLOCKING);
     CUevent event = new_event(CU_EVENT_DEFAULT);
-    run(a, 20 * MS, 1);
+    shut(a, 0);
+    run(a, MS, 1);
     OK(cuEventRecord(event, a));
     CUevent a_end = mark(a);
     OK(cuStreamWaitEvent(b, event, 0));
@@ -173,9 +195,10 @@ static void a_stream_waits_for_the_record_of_the_time_of_the_call(void) {
     OK(cuEventQuery(event));
     CUevent b_end = mark(b);
     GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(b_end));
+    open_gate(0);
     OK(cuEventSynchronize(b_end));
     OK(cuEventQuery(a_end));
-    WITHIN(a_end, b_end, 0, FOREVER);
+    EXACTLY(a_end, b_end, 0);
 }
 
 static void an_event_that_was_never_recorded_holds_nothing(void) {
@@ -215,50 +238,66 @@ static void events_without_timing_have_no_time(void) {
 static void an_event_may_go_while_streams_wait_for_it(void) {
     client_start(0);
     CUstream a = new_stream(CU_STREAM_NON_BLOCKING), b = new_stream(CU_STREAM_NON_BLOCKING);
-    run(a, 30 * MS, 1);
+    shut(a, 0);
     CUevent event = mark(a), a_end = mark(a);
     OK(cuStreamWaitEvent(b, event, 0));
     OK(cuEventDestroy(event));
     CUevent after = mark(b);
+    GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(b));
+    open_gate(0);
     OK(cuStreamSynchronize(b));
-    WITHIN(a_end, after, 0, FOREVER);
+    EXACTLY(a_end, after, 0);
 }
 
 static void a_whole_context_is_recorded_and_made_to_wait(void) {
     client_start(0);
     CUstream a = new_stream(CU_STREAM_NON_BLOCKING), b = new_stream(CU_STREAM_DEFAULT);
     CUevent all = new_event(CU_EVENT_DEFAULT);
+    shut(a, 0);
+    shut(b, 0);
     run(a, 20 * MS, 1);
     run(b, 40 * MS, 1);
     OK(cuCtxRecordEvent(client_ctx, all));
     CUevent b_end = mark(b);
+    open_gate(0);
     OK(cuEventSynchronize(all));
     OK(cuStreamQuery(a));
     OK(cuEventQuery(b_end));
-    WITHIN(b_end, all, 0, FOREVER);
+    EXACTLY(b_end, all, 0);
     CUstream c = new_stream(CU_STREAM_NON_BLOCKING);
-    run(c, 30 * MS, 1);
+    shut(c, 1);
     CUevent gate = mark(c);
     OK(cuCtxWaitEvent(client_ctx, gate));
     CUstream later = new_stream(CU_STREAM_NON_BLOCKING);
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(a));
     GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(later));
+    open_gate(1);
     OK(cuCtxSynchronize());
 }
 
 /* ---- Queues -------------------------------------------------------------------------------- */
 
+static _Atomic bool launched;
+
+static void *launch_one_more(void *stream) {
+    OK(cuCtxSetCurrent(client_ctx));
+    run(stream, 1000, 1);
+    launched = true;
+    return NULL;
+}
+
 static void a_full_queue_makes_its_launcher_wait(void) {
     client_start(0);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-    run(stream, 50 * MS, 1);
-    CUevent first = mark(stream);
-    for (int i = 0; i < 1021; i++)
+    pthread_t thread;
+    shut(stream, 0);
+    for (int i = 0; i < 1023; i++)
         run(stream, 1000, 1);
-    GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(first));
-    for (int i = 0; i < 4; i++)
-        run(stream, 1000, 1);
-    OK(cuEventQuery(first));
+    pthread_create(&thread, NULL, launch_one_more, stream);
+    nanosleep(&(struct timespec){.tv_nsec = 20 * (long)MS}, NULL);
+    CHECK(!launched);
+    open_gate(0);
+    pthread_join(thread, NULL);
     OK(cuStreamSynchronize(stream));
 }
 
@@ -266,12 +305,13 @@ static void what_a_destroyed_stream_holds_is_still_done(void) {
     client_start(0);
     CUdeviceptr word = alloc(4);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
-    run(stream, 20 * MS, 1);
+    shut(stream, 0);
     OK(cuMemsetD32Async(word, 7, 1, stream));
     OK(cuStreamDestroy(stream));
     GIVES(CUDA_ERROR_INVALID_HANDLE, cuStreamQuery(stream));
     GIVES(CUDA_ERROR_INVALID_HANDLE, cuStreamDestroy(stream));
     SAME(peek32(word), 0);
+    open_gate(0);
     OK(cuCtxSynchronize());
     SAME(peek32(word), 7);
 }

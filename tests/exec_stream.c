@@ -141,12 +141,13 @@ static void host_functions_are_called_in_order_on_another_thread(void) {
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
     int first = 0, second = 0, third = 0;
     CUdeviceptr word = alloc(4);
-    run(stream, 10 * MS, 1);
+    shut(stream, 0);
     OK(cuLaunchHostFunc(stream, note_call, &first));
     OK(cuStreamAddCallback(stream, note_callback, &second, 0));
     OK(cuMemsetD32Async(word, 9, 1, stream));
     OK(cuLaunchHostFunc(stream, note_call, &third));
     SAME(first, 0);
+    open_gate(0);
     OK(cuStreamSynchronize(stream));
     SAME(first, 1);
     SAME(second, 2);
@@ -184,16 +185,15 @@ static void a_stream_waits_for_another_streams_word(void) {
     OK(cuStreamWaitValue32(a, words, 5, CU_STREAM_WAIT_VALUE_GEQ));
     OK(cuStreamWriteValue64(a, words + 8, UINT64_C(0x1122334455667788), 0));
     CUevent a_end = mark(a);
+    shut(b, 0);
     run(b, 20 * MS, 1);
     CUevent b_run = mark(b);
     OK(cuStreamWriteValue32(b, words, 4, CU_STREAM_WRITE_VALUE_DEFAULT)); /* not yet */
     run(b, 20 * MS, 1);
-    CUevent b_end = mark(b);
     OK(cuStreamWriteValue32(b, words, 6, CU_STREAM_WRITE_VALUE_DEFAULT));
+    open_gate(0);
     OK(cuStreamSynchronize(a));
-    OK(cuEventQuery(b_end));
-    WITHIN(b_end, a_end, 0, FOREVER);
-    WITHIN(b_run, a_end, 20, FOREVER);
+    EXACTLY(b_run, a_end, 20);
     uint64_t back;
     OK(cuMemcpyDtoH(&back, words + 8, 8));
     SAME(back, UINT64_C(0x1122334455667788));
@@ -343,6 +343,8 @@ static void a_cooperative_launch_fits_the_device_at_once(void) {
 static void a_launchs_own_priority_counts(void) {
     client_start(0);
     CUstream a = new_stream(CU_STREAM_NON_BLOCKING), b = new_stream(CU_STREAM_NON_BLOCKING);
+    shut(a, 0);
+    CUevent start = mark(a);
     for (int i = 0; i < 20; i++)
         run(a, 5 * MS, 4000);
     CUevent a_end = mark(a);
@@ -358,10 +360,13 @@ static void a_launchs_own_priority_counts(void) {
                              .numAttrs = 1};
     uint64_t ns = 5 * MS;
     void *params[] = {&ns};
+    OK(cuStreamWaitEvent(b, start, 0));
     OK(cuLaunchKernelEx(&config, spin, params, NULL));
     CUevent b_end = mark(b);
+    open_gate(0);
     OK(cuCtxSynchronize());
-    WITHIN(b_end, a_end, 60, FOREVER);
+    EXACTLY(start, b_end, 5);
+    EXACTLY(start, a_end, 105);
 }
 
 static void an_event_of_a_launch_is_recorded(void) {

@@ -164,15 +164,15 @@ def test_processes_share_a_device_evenly_and_leave_none_of_it_idle(clients: Clie
         for process in processes:
             go(process)
         took = [float(line_of(process)) for process in processes]
-    # All want it all the time, so each gets a third until the end; starting takes them a moment.
-    assert max(took) >= 890
-    assert min(took) > 600
-    assert max(took) < 1300
+    # All want it all the time, so each gets a third until the end; they start one after another.
+    assert max(took) >= 850
+    assert min(took) >= 500
+    assert max(took) < 1500
 
 
 def test_a_process_alone_gets_the_whole_device(clients: Clients) -> None:
     took = float(clients.run(SHARE, "busy", 300, 3).split()[-1])
-    assert 300 <= took < 320
+    assert took == pytest.approx(300, abs=0.01)
 
 
 def test_a_process_that_waits_for_each_kernel_gets_its_turns(clients: Clients) -> None:
@@ -181,7 +181,7 @@ def test_a_process_that_waits_for_each_kernel_gets_its_turns(clients: Clients) -
         go(stepwise)
         took = float(line_of(stepwise))
         # Each of its kernels waits for one slice of the other, or none.
-        assert 50 <= took < 550
+        assert 50 <= took < 1000
         assert float(line_of(busy)) >= 600
 
 
@@ -194,8 +194,8 @@ def test_devices_are_shared_one_by_one(clients: Clients) -> None:
     ):
         go(here)
         go(there)
-        assert float(line_of(here)) < 330
-        assert float(line_of(there)) < 330
+        assert float(line_of(here)) == pytest.approx(300, abs=0.01)
+        assert float(line_of(there)) == pytest.approx(300, abs=0.01)
 
 
 @pytest.mark.parametrize("kind", ["hold", "churn"])
@@ -212,7 +212,7 @@ def test_a_killed_process_gives_its_turns_up(clients: Clients, kind: str) -> Non
             assert said, busy.stderr and busy.stderr.read()
             assert 200 <= float(said) < 2000
     took = float(clients.run(SHARE, "busy", 100, 1).split()[-1])
-    assert 100 <= took < 130
+    assert took == pytest.approx(100, abs=0.01)
 
 
 @pytest.mark.parametrize("case", ["fork_while_busy", "exit_while_busy"])
