@@ -62,7 +62,7 @@ static inline CUfunction client_function(CUmodule module, const char *name) {
 
 /* Gates hold streams back until all that a case needs is queued, so that simulated times do not
  * depend on how fast the machine queues it. */
-static volatile uint32_t *client_gates;
+static uint32_t *client_gates;
 static CUdeviceptr client_gates_ptr;
 
 /* Makes the stream's further work wait for a gate (0 to 63). */
@@ -71,7 +71,10 @@ static inline void shut(CUstream stream, int gate) {
                            CU_STREAM_WAIT_VALUE_EQ));
 }
 
-static inline void open_gate(int gate) { client_gates[gate] = 1; }
+/* Release: a stream that waits looks at the word from another thread. */
+static inline void open_gate(int gate) {
+    __atomic_store_n(&client_gates[gate], 1, __ATOMIC_RELEASE);
+}
 
 /* Makes a device's primary context current and loads the kernels. */
 static inline void client_start(int dev) {

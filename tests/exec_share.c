@@ -60,6 +60,58 @@ static void hold(void) {
     OK(cuCtxSynchronize());
 }
 
+/* Records an event behind a gate, prints its handle, opens the gate when told to. */
+static void export_event(void) {
+    client_start(0);
+    CUevent event;
+    CUipcEventHandle handle;
+    OK(cuEventCreate(&event, CU_EVENT_INTERPROCESS | CU_EVENT_DISABLE_TIMING));
+    GIVES(CUDA_ERROR_INVALID_HANDLE, cuIpcGetEventHandle(&handle, new_event(0)));
+    OK(cuIpcGetEventHandle(&handle, event));
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    shut(stream, 0);
+    run(stream, 5 * MS, 1);
+    OK(cuEventRecord(event, stream));
+    for (size_t i = 0; i < sizeof handle; i++)
+        printf("%02x", (unsigned)(uint8_t)handle.reserved[i]);
+    say("");
+    wait_for_start();
+    open_gate(0);
+    wait_for_start(); /* nobody in this process looks: the event comes by itself */
+    OK(cuEventDestroy(event));
+}
+
+/* HANDLE: waits for another process's event, as a host and in a stream. */
+static void import_event(void) {
+    client_start(0);
+    CUevent event;
+    CUipcEventHandle handle;
+    for (size_t i = 0; i < sizeof handle; i++) {
+        unsigned byte;
+        CHECK(sscanf(client_argv[2] + 2 * i, "%2x", &byte) == 1);
+        handle.reserved[i] = (char)byte;
+    }
+    OK(cuIpcOpenEventHandle(&event, handle));
+    CUdeviceptr word = alloc(4);
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(event));
+    OK(cuStreamWaitEvent(stream, event, 0));
+    OK(cuMemsetD32Async(word, 1, 1, stream));
+    GIVES(CUDA_ERROR_NOT_READY, cuStreamQuery(stream));
+    SAME(peek32(word), 0);
+    say("waiting");
+    OK(cuEventSynchronize(event));
+    OK(cuStreamSynchronize(stream));
+    SAME(peek32(word), 1);
+    /* And the other way: it is recorded here. */
+    OK(cuEventRecord(event, stream));
+    OK(cuEventSynchronize(event));
+    OK(cuEventQuery(event));
+    memset(&handle, 3, sizeof handle);
+    GIVES(CUDA_ERROR_INVALID_VALUE, cuIpcOpenEventHandle(&event, handle));
+    say("done");
+}
+
 /* Launches and waits in many threads until it is killed. */
 static void *churn_thread(void *arg) {
     OK(cuCtxSetCurrent(client_ctx));
@@ -128,6 +180,8 @@ const struct client_case client_cases[] = {
     {"busy", busy},
     {"stepwise", stepwise},
     {"hold", hold},
+    {"export_event", export_event},
+    {"import_event", import_event},
     {"churn", churn},
     {"fork_while_busy", fork_while_busy},
     {"exit_while_busy", exit_while_busy},

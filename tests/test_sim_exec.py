@@ -215,6 +215,25 @@ def test_a_killed_process_gives_its_turns_up(clients: Clients, kind: str) -> Non
     assert took == pytest.approx(100, abs=0.01)
 
 
+@pytest.mark.parametrize("end", ["recorded", "killed"])
+def test_an_event_is_waited_for_in_another_process(clients: Clients, end: str) -> None:
+    exporter = clients.start(SHARE, "export_event")
+    handle = line_of(exporter)
+    assert line_of(exporter) == "ready"
+    importer = clients.start(SHARE, "import_event", handle)
+    try:
+        assert line_of(importer) == "waiting"
+        if end == "recorded":
+            go(exporter)
+        else:
+            exporter.kill()
+        assert line_of(importer) == "done", importer.stderr and importer.stderr.read()
+    finally:
+        for process in (exporter, importer):
+            process.kill()
+            process.communicate()
+
+
 @pytest.mark.parametrize("case", ["fork_while_busy", "exit_while_busy"])
 def test_a_process_may_fork_and_end_at_any_time(clients: Clients, case: str) -> None:
     assert clients.run(SHARE, case).split()[-1] == "done"

@@ -39,6 +39,10 @@ struct sim_fence *sim_event_renew(struct sim_event *event) {
     struct sim_fence *fence = sim_fence_new();
     if (fence == NULL)
         return NULL;
+    if (event->shared != NULL) {
+        fence->shared = event->shared;
+        fence->number = sim_shared_event_record(event->shared);
+    }
     sim_fence_hold(fence);
     set_fence(event, fence);
     return fence;
@@ -59,6 +63,10 @@ CUresult sim_event_record(struct sim_event *event, struct sim_stream *stream) {
     if (fence == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
     leave_capture(event);
+    if (event->shared != NULL) {
+        fence->shared = event->shared;
+        fence->number = sim_shared_event_record(event->shared);
+    }
     /* One reference for the operation, one for the event, which others find it by only once it is
      * in its stream's order. */
     sim_fence_hold(fence);
@@ -119,9 +127,26 @@ CUresult CUDAAPI cuEventRecordWithFlags_ptsz(CUevent event, CUstream stream, uns
 
 /* ---- Streams wait -------------------------------------------------------------------------- */
 
+/* The number of another process's record that is the event's last, and not completed; 0: there is
+ * none. */
+static uint64_t foreign_record(struct sim_event *event, const struct sim_fence *fence) {
+    if (event->shared == NULL)
+        return 0;
+    uint64_t last = sim_shared_event_last(event->shared);
+    bool own = fence != NULL && fence->number == last;
+    return own || sim_shared_event_done(event->shared, last, false) ? 0 : last;
+}
+
 /* Makes the stream's further work wait for the event's last record. */
 static CUresult queue_wait(struct sim_stream *stream, struct sim_event *event) {
     struct sim_fence *fence = sim_event_fence(event);
+    uint64_t foreign = foreign_record(event, fence);
+    if (foreign != 0) {
+        sim_fence_drop(fence);
+        struct sim_op op = {.kind = SIM_OP_SHARED,
+                            .shared = {.event = event->shared, .number = foreign}};
+        return sim_stream_submit(stream, &op, NULL);
+    }
     if (fence == NULL)
         return CUDA_SUCCESS; /* never recorded: nothing to wait for */
     struct sim_op op = {.kind = SIM_OP_WAIT, .fence = fence};
@@ -178,7 +203,11 @@ CUresult CUDAAPI cuEventQuery(CUevent handle) {
     if (result != CUDA_SUCCESS)
         return result;
     sim_cost(event->dev, SIM_COST_EVENT_QUERY);
-    if (fence != NULL && !sim_fence_done(fence)) {
+    uint64_t foreign = foreign_record(event, fence);
+    if (foreign != 0) {
+        if (!sim_shared_event_done(event->shared, foreign, true))
+            result = CUDA_ERROR_NOT_READY;
+    } else if (fence != NULL && !sim_fence_done(fence)) {
         sim_engine_poll();
         if (!sim_fence_done(fence))
             result = CUDA_ERROR_NOT_READY;
@@ -194,7 +223,10 @@ CUresult CUDAAPI cuEventSynchronize(CUevent handle) {
     if (result != CUDA_SUCCESS)
         return result;
     sim_cost(event->dev, SIM_COST_SYNC);
-    if (fence != NULL)
+    uint64_t foreign = foreign_record(event, fence);
+    if (foreign != 0)
+        sim_shared_event_wait(event->shared, foreign);
+    else if (fence != NULL)
         sim_fence_wait(fence);
     sim_fence_drop(fence);
     sim_exec_synced(event->dev);
@@ -252,18 +284,8 @@ CUresult CUDAAPI cuEventElapsedTime_v2(float *milliseconds, CUevent from, CUeven
 
 /* ---- Life ---------------------------------------------------------------------------------- */
 
-CUresult CUDAAPI cuEventCreate(CUevent *handle, unsigned int flags) {
-    const unsigned known = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
-    struct sim_context *ctx;
-    CUresult result = sim_enter(&ctx);
-    if (result != CUDA_SUCCESS)
-        return result;
-    if (handle == NULL || (flags & ~known) != 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if ((flags & CU_EVENT_INTERPROCESS) != 0 && (flags & CU_EVENT_DISABLE_TIMING) == 0)
-        return CUDA_ERROR_INVALID_VALUE;
-    if ((flags & CU_EVENT_INTERPROCESS) != 0)
-        return sim_unsupported("cuEventCreate with CU_EVENT_INTERPROCESS");
+CUresult sim_event_make(struct sim_context *ctx, unsigned flags, struct sim_shared_event *shared,
+                        bool imported, CUevent *handle) {
     pthread_once(&events_once, make_events);
     struct sim_event *event = events.base == NULL ? NULL : sim_slots_take(&events);
     if (event == NULL)
@@ -272,10 +294,34 @@ CUresult CUDAAPI cuEventCreate(CUevent *handle, unsigned int flags) {
     event->context_serial = sim_exec_of(ctx)->serial;
     event->dev = ctx->dev;
     event->flags = flags;
+    event->shared = shared;
+    event->imported = imported;
     pthread_mutex_init(&event->lock, NULL);
     sim_slots_publish(event);
     *handle = (CUevent)event;
     return CUDA_SUCCESS;
+}
+
+CUresult CUDAAPI cuEventCreate(CUevent *handle, unsigned int flags) {
+    const unsigned known = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
+    struct sim_context *ctx;
+    struct sim_shared_event *shared = NULL;
+    CUresult result = sim_enter(&ctx);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (handle == NULL || (flags & ~known) != 0)
+        return CUDA_ERROR_INVALID_VALUE;
+    if ((flags & CU_EVENT_INTERPROCESS) != 0) {
+        if ((flags & CU_EVENT_DISABLE_TIMING) == 0)
+            return CUDA_ERROR_INVALID_VALUE;
+        shared = sim_shared_event_take(ctx->physical);
+        if (shared == NULL)
+            return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+    result = sim_event_make(ctx, flags, shared, false, handle);
+    if (result != CUDA_SUCCESS && shared != NULL)
+        sim_shared_event_give(shared);
+    return result;
 }
 
 static CUresult destroy(CUevent handle) {
@@ -288,6 +334,8 @@ static CUresult destroy(CUevent handle) {
     /* Those who wait have a reference of their own. */
     set_fence(event, NULL);
     sim_edges_free(&event->ends);
+    if (event->shared != NULL && !event->imported)
+        sim_shared_event_give(event->shared);
     sim_slots_give(&events, event);
     return CUDA_SUCCESS;
 }

@@ -2,6 +2,7 @@
 #ifndef ALIQUOT_SIM_EVENT_H
 #define ALIQUOT_SIM_EVENT_H
 
+#include "event_shared.h"
 #include "exec_impl.h"
 #include "graph.h"
 
@@ -13,12 +14,18 @@ struct sim_event {
     unsigned flags; /* CU_EVENT_* */
     pthread_mutex_t lock;
     struct sim_fence *fence; /* under lock: of the last record; NULL: none, or it was captured */
+    struct sim_shared_event *shared; /* of an interprocess event, or NULL */
+    bool imported;                   /* it belongs to another event, here or elsewhere */
     /* G: what the last record captured; a capture's number, 0: none. */
     uint64_t capture_id;
     struct sim_edges ends;
 };
 
 struct sim_event *sim_event_find(CUevent handle);
+/* Makes an event; `shared` is its own unless `imported`. Errors: OUT_OF_MEMORY (host), after which
+ * `shared` is still the caller's. */
+CUresult sim_event_make(struct sim_context *ctx, unsigned flags, struct sim_shared_event *shared,
+                        bool imported, CUevent *handle);
 /* Records an event in a stream that does not capture. Errors: OUT_OF_MEMORY (host). */
 CUresult sim_event_record(struct sim_event *event, struct sim_stream *stream);
 /* The fence of the last record, held, or NULL. */

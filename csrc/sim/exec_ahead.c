@@ -17,7 +17,7 @@ static bool needs_engine(const struct sim_stream *stream, const struct sim_op *o
     case SIM_OP_NOTHING:
         return op->ns != 0 && op->sms == 0;
     case SIM_OP_RECORD:
-        return op->fence->waiters != NULL;
+        return op->fence->waiters != NULL || op->fence->shared != NULL;
     default:
         return true;
     }

@@ -1,5 +1,6 @@
 /* What operations do to memory. Device addresses are host addresses, so bytes are moved by the CPU;
  * kernels are not computed. */
+#include "event_shared.h"
 #include "exec_impl.h"
 
 #include <string.h>
@@ -127,6 +128,9 @@ bool sim_effect(const struct sim_op *op) {
         return true;
     case SIM_OP_POLL:
         return poll_word(op);
+    case SIM_OP_SHARED: /* whether its process lives is asked while nothing happens for long */
+        return sim_shared_event_done(op->shared.event, op->shared.number,
+                                     sim_engine.poll_ns >= SIM_POLL_LAST_NS);
     default:
         return true;
     }

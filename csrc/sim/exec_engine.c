@@ -6,8 +6,6 @@
  */
 #include "exec_impl.h"
 
-enum { FIRST_POLL_NS = 5000, LAST_POLL_NS = 1000000 };
-
 struct sim_engine sim_engine = {
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .deadline_ns = SIM_NEVER,
@@ -184,10 +182,8 @@ static void take_incoming(void) {
 static bool changed; /* E: something was completed since the waiters were last woken */
 
 void sim_engine_complete_fence(struct sim_fence *fence, uint64_t time_ns) {
-    fence->time_ns = time_ns;
     fence->stream = NULL;
-    /* Release: pairs with sim_fence_done. */
-    atomic_store_explicit(&fence->done, 1, memory_order_release);
+    sim_fence_finish(fence, time_ns);
     pend_all(&fence->waiters);
     changed = true;
 }
@@ -315,8 +311,8 @@ static void poll_word(struct sim_item *item) {
         return;
     }
     if (sim_engine.polling == NULL) {
-        sim_engine.poll_ns = FIRST_POLL_NS;
-        sim_engine.poll_next_ns = sim_engine.now_ns + FIRST_POLL_NS;
+        sim_engine.poll_ns = SIM_POLL_FIRST_NS;
+        sim_engine.poll_next_ns = sim_engine.now_ns + SIM_POLL_FIRST_NS;
         atomic_store_explicit(&sim_engine.words, 1, memory_order_relaxed);
     }
     enlist(item, SIM_ITEM_POLLING);
@@ -389,6 +385,7 @@ static void look_at(struct sim_item *item) {
         complete(item, item->ready_ns);
         return;
     case SIM_OP_POLL:
+    case SIM_OP_SHARED:
         poll_word(item);
         return;
     case SIM_OP_CALL:
@@ -511,7 +508,7 @@ static void look_at_words(void) {
             enlist(item, SIM_ITEM_TIMED);
         }
     }
-    sim_engine.poll_ns = least(sim_engine.poll_ns * 2, LAST_POLL_NS);
+    sim_engine.poll_ns = least(sim_engine.poll_ns * 2, SIM_POLL_LAST_NS);
     sim_engine.poll_next_ns = sim_engine.now_ns + sim_engine.poll_ns;
 }
 

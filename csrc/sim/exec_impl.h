@@ -15,7 +15,9 @@
 #include "timeline.h"
 
 enum {
-    SIM_STREAM_QUEUE = 1024,     /* operations a stream holds before it blocks who queues; 2^n */
+    SIM_STREAM_QUEUE = 1024,  /* operations a stream holds before it blocks who queues; 2^n */
+    SIM_POLL_FIRST_NS = 5000, /* between looks at words that are waited for, growing to */
+    SIM_POLL_LAST_NS = 1000000,
     SIM_INLINE_BYTES = 64 << 10, /* a copy up to this is done by whoever finds its turn come */
 };
 #define SIM_NEVER UINT64_MAX
@@ -32,6 +34,7 @@ enum sim_op_kind {
     SIM_OP_JOB,    /* a copy or fill with rows: see struct sim_job */
     SIM_OP_WRITE,  /* writes a word */
     SIM_OP_POLL,   /* waits for a word */
+    SIM_OP_SHARED, /* waits for another process's record */
     SIM_OP_CALL,   /* the driver's own function, called without locks */
     SIM_OP_HOST,   /* the application's function, on its own thread */
     SIM_OP_GRAPH,  /* a launch of a graph */
@@ -73,6 +76,10 @@ struct sim_op {
             uint64_t value;
         } word;
         struct {
+            struct sim_shared_event *event;
+            uint64_t number;
+        } shared;
+        struct {
             void (*fn)(void *arg);
             void *arg;
             /* cuStreamAddCallback's form, instead of fn */
@@ -106,8 +113,13 @@ struct sim_fence {
     struct sim_stream *stream; /* E: where it is queued, while it is not done, and after how */
     uint64_t position;         /* many operations of that it is completed */
     struct sim_item *waiters;  /* E */
+    /* An interprocess event whose record it is, or NULL; set before it is queued. */
+    struct sim_shared_event *shared;
+    uint64_t number; /* of the record */
 };
 
+/* Completes a fence that nobody waits for yet, or whose waiters the engine sees to. */
+void sim_fence_finish(struct sim_fence *fence, uint64_t time_ns);
 struct sim_fence *sim_fence_new(void); /* NULL: no host memory; one reference */
 void sim_fence_hold(struct sim_fence *fence);
 void sim_fence_drop(struct sim_fence *fence); /* NULL is fine */

@@ -1,4 +1,5 @@
 /* Queueing work and waiting for it: the application's side of the engine. */
+#include "event_shared.h"
 #include "exec_impl.h"
 
 #include <stdlib.h>
@@ -17,6 +18,14 @@ struct sim_fence *sim_fence_new(void) {
     if (fence != NULL)
         atomic_store_explicit(&fence->refs, 1, memory_order_relaxed); /* not shared yet */
     return fence;
+}
+
+void sim_fence_finish(struct sim_fence *fence, uint64_t time_ns) {
+    fence->time_ns = time_ns;
+    /* Release: pairs with sim_fence_done. */
+    atomic_store_explicit(&fence->done, 1, memory_order_release);
+    if (fence->shared != NULL)
+        sim_shared_event_complete(fence->shared, fence->number);
 }
 
 void sim_fence_hold(struct sim_fence *fence) {
@@ -63,15 +72,14 @@ static bool do_at_once(struct sim_op *op) {
     case SIM_OP_KERNEL:
         return true;
     case SIM_OP_RECORD:
-        op->fence->time_ns = sim_now_ns();
-        /* Release: pairs with sim_fence_done. Nobody waits for it yet. */
-        atomic_store_explicit(&op->fence->done, 1, memory_order_release);
+        sim_fence_finish(op->fence, sim_now_ns());
         break;
     case SIM_OP_WAIT:
         if (!sim_fence_done(op->fence))
             return false;
         break;
     case SIM_OP_POLL:
+    case SIM_OP_SHARED:
         return sim_effect(op);
     case SIM_OP_COPY:
     case SIM_OP_FILL:
@@ -160,7 +168,8 @@ static void attend(struct sim_stream *stream, const struct sim_op *op, uint64_t 
     uint32_t watch = atomic_load_explicit(&stream->watch, memory_order_relaxed);
     if (watch == SIM_WATCH_ALL)
         return;
-    if (watch == SIM_WATCH_KERNELS && (op->kind == SIM_OP_KERNEL || op->kind == SIM_OP_RECORD)) {
+    if (watch == SIM_WATCH_KERNELS &&
+        (op->kind == SIM_OP_KERNEL || (op->kind == SIM_OP_RECORD && op->fence->shared == NULL))) {
         const struct sim_engine_device *device = &sim_engine.devices[stream->exec->dev];
         uint64_t horizon_ns = atomic_load_explicit(&device->horizon_ns, memory_order_relaxed);
         if (horizon_ns > queued_ns + SOON_NS) {
