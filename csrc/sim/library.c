@@ -198,6 +198,7 @@ static void withdraw(struct sim_library *library) {
             library->next->from = library->from;
     }
     pthread_mutex_unlock(&library_lock);
+    pthread_mutex_lock(&sim_unload_lock);
     for (;;) {
         pthread_mutex_lock(&sim_module_lock);
         struct sim_module *module = library->modules;
@@ -206,6 +207,7 @@ static void withdraw(struct sim_library *library) {
             break;
         sim_module_unload(module);
     }
+    pthread_mutex_unlock(&sim_unload_lock);
 }
 
 static CUresult load_library(CUlibrary *handle, const void *data, size_t size,

@@ -18,6 +18,7 @@ _Static_assert(sizeof(struct sim_module) <= SLOT_BYTES, "modules fill their slot
 _Static_assert(sizeof(struct sim_kernel) <= SLOT_BYTES, "kernels fill their slots");
 
 pthread_mutex_t sim_module_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_mutex_t sim_unload_lock = PTHREAD_MUTEX_INITIALIZER;
 struct sim_slots sim_function_slots, sim_module_slots, sim_kernel_slots, sim_library_slots;
 
 /* What context->modules points to. */
@@ -56,6 +57,7 @@ void sim_modules_context_fini(struct sim_context *ctx) {
     sim_context_storage_fini(ctx);
     if (!list)
         return;
+    pthread_mutex_lock(&sim_unload_lock);
     for (;;) {
         pthread_mutex_lock(&sim_module_lock);
         struct sim_module *module = list->first;
@@ -64,6 +66,7 @@ void sim_modules_context_fini(struct sim_context *ctx) {
             break;
         sim_module_unload(module);
     }
+    pthread_mutex_unlock(&sim_unload_lock);
     ctx->modules = NULL;
     free(list);
 }

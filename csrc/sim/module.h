@@ -46,6 +46,9 @@ struct sim_kernel {
 /* Guards the lists of modules, the making of functions, kernels' settings. Never held while
  * memory is taken or given back, nor while anything is waited for. */
 extern pthread_mutex_t sim_module_lock;
+/* Held while modules end with their context or their library: of the two, one unloads a module.
+ * Taken before sim_module_lock. */
+extern pthread_mutex_t sim_unload_lock;
 
 extern struct sim_slots sim_function_slots, sim_module_slots, sim_kernel_slots, sim_library_slots;
 
