@@ -166,7 +166,8 @@ static CUresult free_any(CUdeviceptr ptr) {
         sim_exec_drain(device->dev);
         return free_small(device, ptr, 0);
     case EXTENT_LINEAR:
-        if (extent->base != ptr || atomic_load(&extent->freeing))
+        if (extent->base != ptr ||
+            atomic_load_explicit(&extent->freeing, memory_order_relaxed)) /* only a claim */
             return CUDA_ERROR_INVALID_VALUE;
         sim_exec_drain(device->dev);
         if (!extent_withdraw(extent))
@@ -207,10 +208,12 @@ static void free_arrived(void *argument) {
     free(queued);
 }
 
-/* Of two frees of one allocation, one wins. Returns its id, or 0. */
+/* Of two frees of one allocation, one wins. Returns its id, or 0. Relaxed: the exchange itself
+ * decides, and nothing else is published by it. */
 static uint64_t claim(struct device_memory *device, struct extent *extent, CUdeviceptr ptr) {
     if (extent->kind == EXTENT_LINEAR)
-        return extent->base == ptr && !extent->managed && !atomic_exchange(&extent->freeing, true)
+        return extent->base == ptr && !extent->managed &&
+                       !atomic_exchange_explicit(&extent->freeing, true, memory_order_relaxed)
                    ? extent->id
                    : 0;
     pthread_mutex_lock(&device->small.lock);
@@ -239,7 +242,7 @@ CUresult memory_free_later(struct extent *extent, CUdeviceptr ptr, void *stream)
     if (result == CUDA_SUCCESS)
         return result;
     if (whole) {
-        atomic_store(&extent->freeing, false);
+        atomic_store_explicit(&extent->freeing, false, memory_order_relaxed);
     } else {
         pthread_mutex_lock(&device->small.lock);
         exact_small(ptr)->flags &= ~(uint32_t)BLOCK_FREEING;
