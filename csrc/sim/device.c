@@ -232,6 +232,30 @@ CUresult cuDeviceGetP2PAttribute(int *value, CUdevice_P2PAttribute attribute, CU
     }
 }
 
+/* What atomics a device can do on host memory and on another device's: of kernels, none of which is
+ * computed, so none is promised. */
+static CUresult no_atomics(unsigned *capabilities, const CUatomicOperation *operations,
+                           unsigned count) {
+    if (!capabilities || !operations || !count)
+        return CUDA_ERROR_INVALID_VALUE;
+    memset(capabilities, 0, count * sizeof *capabilities);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuDeviceGetHostAtomicCapabilities(unsigned *capabilities,
+                                           const CUatomicOperation *operations, unsigned count,
+                                           CUdevice dev) {
+    CUresult result = check(dev);
+    return result == CUDA_SUCCESS ? no_atomics(capabilities, operations, count) : result;
+}
+
+CUresult cuDeviceGetP2PAtomicCapabilities(unsigned *capabilities,
+                                          const CUatomicOperation *operations, unsigned count,
+                                          CUdevice dev, CUdevice peer) {
+    CUresult result = check_pair(dev, peer);
+    return result == CUDA_SUCCESS ? no_atomics(capabilities, operations, count) : result;
+}
+
 /* ---- The rest ------------------------------------------------------------------------------ */
 
 CUresult cuDeviceGetExecAffinitySupport(int *supported, CUexecAffinityType type, CUdevice dev) {
