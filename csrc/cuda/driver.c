@@ -24,13 +24,11 @@ void *aliquot_real[F_COUNT];
 static char folder[PATH_MAX];
 static _Atomic int ready;
 
-/* Address to function, for routing: open addressing, at most half full. */
+/* Address to function, for routing: open addressing, at most half full, by the number of the function
+ * plus 1. Small, for a process pays for every page of it that it touches. */
 #define ROUTES 4096u
 static_assert(F_COUNT * 2 <= ROUTES, "the routing table is at most half full");
-static struct {
-    void *address;
-    unsigned fn;
-} route[ROUTES];
+static uint16_t route[ROUTES];
 
 /* An object's dynamic section, with addresses made absolute. */
 struct object {
@@ -189,16 +187,19 @@ static unsigned slot_of(const void *address) {
     return (unsigned)(hash >> 52) % ROUTES;
 }
 
-static void add_route(unsigned fn) {
-    void *address = aliquot_real[fn];
+/* The place of the function at `address`, or the free one where it would go. */
+static uint16_t *find_route(const void *address) {
     unsigned at = slot_of(address);
-    while (route[at].address && route[at].address != address)
+    while (route[at] && aliquot_real[route[at] - 1] != address)
         at = (at + 1) % ROUTES;
+    return &route[at];
+}
+
+static void add_route(unsigned fn) {
+    uint16_t *place = find_route(aliquot_real[fn]);
     /* Where the driver gives two names one address, the one we wrap stands for both. */
-    if (!route[at].address || (!aliquot_fn_wrapper[route[at].fn] && aliquot_fn_wrapper[fn])) {
-        route[at].address = address;
-        route[at].fn = fn;
-    }
+    if (!*place || (!aliquot_fn_wrapper[*place - 1] && aliquot_fn_wrapper[fn]))
+        *place = (uint16_t)(fn + 1);
 }
 
 static void resolve(void) {
@@ -244,11 +245,9 @@ void *aliquot_export(unsigned fn) {
 }
 
 void *aliquot_route(void *address, bool *known) {
-    unsigned at = slot_of(address);
-    while (route[at].address && route[at].address != address)
-        at = (at + 1) % ROUTES;
-    *known = route[at].address != NULL;
-    void *wrapper = *known ? aliquot_fn_wrapper[route[at].fn] : NULL;
+    unsigned found = *find_route(address);
+    *known = found != 0;
+    void *wrapper = found ? aliquot_fn_wrapper[found - 1] : NULL;
     return wrapper ? wrapper : address;
 }
 
