@@ -100,10 +100,9 @@ class Clients:
         run = subprocess.run(
             [
                 *(sys.executable, "-m", "aliquot.agent", "sim", "--node", node, "--"),
-                # Behind a shell, since the spy is for the program alone, and comes after what is
-                # preloaded already.
-                *("sh", "-c", 'LD_PRELOAD="${LD_PRELOAD:+$LD_PRELOAD }$0" exec "$@"'),
-                *(str(self.spy), sys.executable, str(script)),
+                # Behind a shell, since the spy stands in front of what the node lays out.
+                *("sh", "-c", 'LD_LIBRARY_PATH="$0:$LD_LIBRARY_PATH" exec "$@"'),
+                *(str(self.spy.parent), sys.executable, str(script)),
             ],
             check=False,
             capture_output=True,
@@ -131,6 +130,7 @@ def build_spy(driver: Path, header: Path, folder: Path) -> Path:
         pytest.skip("no C compiler")
     spy = folder / "libcuda.so.1"
     (folder / "libcuda-driver.so.1").symlink_to(driver)
+    (folder / "libcuda.so").symlink_to(spy)
     # A stand-in with the private name gives the spy its DT_NEEDED: the driver's own SONAME is the
     # name of the spy.
     empty = folder / "empty.c"
