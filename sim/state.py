@@ -252,9 +252,21 @@ def _uuid_text(uuid: bytes) -> str:
     return f"GPU-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def _driver_folder(directory: Path, library: Path) -> Path:
+    """Lay out every name that programs load a driver by, all of them links to the one file."""
+    folder = directory / "driver"
+    folder.mkdir(exist_ok=True)
+    for name in ("libcuda.so", "libcuda.so.1"):
+        fresh = folder / f".{name}.{os.getpid()}"
+        fresh.symlink_to(library.resolve())
+        fresh.replace(folder / name)
+    return folder
+
+
 def environment(directory: Path, library: Path, base: Mapping[str, str]) -> dict[str, str]:
     """Return ``base`` with what makes a program run on the node in ``directory``."""
-    folders = [str(library.parent), *filter(None, [base.get("LD_LIBRARY_PATH")])]
+    folder = _driver_folder(directory, library)
+    folders = [str(folder), *filter(None, [base.get("LD_LIBRARY_PATH")])]
     return {
         **base,
         "ALIQUOT_SIM": str(directory),

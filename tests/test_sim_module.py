@@ -607,3 +607,13 @@ assert first < 2, first
         tmp_path,
         images={"large.ptx": PTX + entries + b"\0"},
     )
+
+
+def test_every_name_of_the_driver_is_the_same_library(tmp_path: Path) -> None:
+    run_program(
+        """
+other = ctypes.CDLL("libcuda.so")
+assert other._handle == cu._handle
+""",
+        tmp_path,
+    )
