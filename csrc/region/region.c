@@ -234,7 +234,8 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
          * driver must know that the dead process may still be giving back (aliquot_give_back_due).
          * The exchanges below are seq_cst and order it. */
         atomic_store_explicit(&usage->reclaimed_ns, (uint64_t)monotonic_ns(), memory_order_release);
-    for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
+    /* Each device's word lies in a page of its own: those that were never written stay so. */
+    for (uint32_t device = 0; held && device < ALIQUOT_MAX_DEVICES; device++)
         /* seq_cst: pairs with the sums of aliquot_charge(). */
         atomic_exchange(&usage->charge[device][slot], 0);
     memset(usage->slot[slot].command, 0, sizeof usage->slot[slot].command);
