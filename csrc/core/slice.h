@@ -116,7 +116,9 @@ static inline void aliquot_withdraw(uint32_t device, uint64_t bytes) {
 static inline void aliquot_charge_given(uint32_t device, uint64_t bytes) {
     /* seq_cst: pairs with the sums of aliquot_used. */
     atomic_fetch_add(&aliquot_slice.usage->charge[device][aliquot_slice.slot], bytes);
-    aliquot_raise_peak(device, aliquot_used(device));
+    /* What is above the cap is most likely another process' charge on its way to being withdrawn. */
+    uint64_t sum = aliquot_used(device), cap = aliquot_cap(device);
+    aliquot_raise_peak(device, sum < cap ? sum : cap);
 }
 
 /* Adds, sums, withdraws. Returns whether it fitted, without the second chance of aliquot_charge. */
