@@ -178,8 +178,15 @@ CUresult aliquot_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
     }
     uint32_t device = (uint32_t)index;
     uint64_t bytes = aliquot_whole_pages(device, size);
-    if (!aliquot_charge(device, bytes))
-        return CUDA_ERROR_OUT_OF_MEMORY;
+    if (!aliquot_charge(device, bytes)) {
+        /* What the driver would not give in any case gets its own answer. */
+        size_t step;
+        bool possible = REAL(cuMemGetAllocationGranularity)(
+                            &step, properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM) == CUDA_SUCCESS &&
+                        step && size % step == 0;
+        return possible ? CUDA_ERROR_OUT_OF_MEMORY
+                        : REAL(cuMemCreate)(handle, size, properties, flags);
+    }
     CUresult result;
     ALIQUOT_RETRY(result, REAL(cuMemCreate)(handle, size, properties, flags));
     if (result != CUDA_SUCCESS) {
