@@ -15,7 +15,7 @@ from typing import Final
 
 from . import library
 from .node import Node
-from .state import StateError, create, environment
+from .state import StateError, create, environment, truth
 
 _PREFIX: Final = "aliquot-sim-"
 _LOCK: Final = "runner"
@@ -77,11 +77,20 @@ def _remove_abandoned() -> None:
             continue  # it is just being made, or removed
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(home, ignore_errors=True)
+            if not _in_use(home / "node"):
+                shutil.rmtree(home, ignore_errors=True)
         except OSError:
-            pass  # somebody runs on it
+            pass  # its `aliquot sim` lives
         finally:
             os.close(held)
+
+
+def _in_use(directory: Path) -> bool:
+    """Whether a program has outlived its `aliquot sim`."""
+    try:
+        return any(not process.dead for process in truth(directory).processes)
+    except StateError:
+        return False
 
 
 def run_on(directory: Path, command: Sequence[str]) -> int:
@@ -91,6 +100,8 @@ def run_on(directory: Path, command: Sequence[str]) -> int:
     when it cannot be started.
     """
     signals = {*_PASSED_ON, signal.SIGCHLD}
+    # Whoever ignores it, and has us inherit that, would take the status from us.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         pid = os.posix_spawnp(

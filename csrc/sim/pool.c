@@ -199,13 +199,13 @@ static void unlink_free(struct pool_free *entry) {
 
 /* A block whose free is under way in the same stream may be used there at once: the stream orders
  * the uses. Only as a whole, for what was cut off would be there for other streams. */
-static struct block *reuse(struct pool *pool, uint64_t bytes, const void *stream) {
+static struct block *reuse(struct pool *pool, uint64_t bytes, const void *stream, bool wasting) {
     enum { TRIES = 32 };
     struct pool_free *entry = pool->pending;
     for (int t = 0; stream && entry && t < TRIES; t++, entry = entry->after) {
         struct block *block = entry->block;
         if (entry->stream != stream || block_bytes(block) < bytes ||
-            block_bytes(block) - bytes > bytes / 4 + HEAP_UNIT)
+            (!wasting && block_bytes(block) - bytes > bytes / 4 + HEAP_UNIT))
             continue;
         unlink_free(entry);
         entry->block = NULL;
@@ -222,9 +222,11 @@ CUresult pool_take(struct pool *pool, uint64_t bytes, const void *stream, CUdevi
     struct block *block = heap_take(&pool->heap, bytes, &no_memory);
     bool reused = false;
     if (!block && !no_memory)
-        reused = (block = reuse(pool, bytes, stream)) != NULL;
+        reused = (block = reuse(pool, bytes, stream, false)) != NULL;
     if (!block && !no_memory && grow(pool, bytes))
         block = heap_take(&pool->heap, bytes, &no_memory);
+    if (!block && !no_memory)
+        reused = (block = reuse(pool, bytes, stream, true)) != NULL;
     if (block) {
         if (!reused && block->chunk->chunk.live == 1)
             count_idle(-1);

@@ -308,12 +308,13 @@ int sim_state_open(const char *directory, const char *group, bool vram, struct s
     int error = 0;
     if (!state)
         return ENOMEM;
-    if (strlen(directory) >= sizeof state->directory) {
-        explain(why, why_bytes, "the name of the state's directory is too long");
+    /* Absolute, for the program may change its working directory. */
+    if (!realpath(directory, state->directory)) {
+        error = errno;
+        explain(why, why_bytes, "opening %s/state: %s", directory, strerror(error));
         free(state);
-        return ENAMETOOLONG;
+        return error;
     }
-    strcpy(state->directory, directory);
     state->slot = SIM_SLOT_NONE;
     int descriptor = open_in(directory, "state", O_RDWR);
     if (descriptor < 0) {
