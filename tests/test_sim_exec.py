@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from pathlib import Path
 import pytest
 from aliquot.sim.node import load_node
 from aliquot.sim.state import create, environment
+
+from clients import need
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("exec_order", "exec_stream", "exec_copy", "exec_graph", "exec_capture")
@@ -114,9 +118,7 @@ def clients(programs: Path, sim_library: Path, tmp_path: Path) -> Iterator[Clien
         create(load_node(str(source)), state)
         yield Clients(programs, environment(state, sim_library, os.environ))
     finally:
-        for file in state.iterdir():
-            file.unlink()
-        state.rmdir()
+        shutil.rmtree(state)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,20 @@ def clients(programs: Path, sim_library: Path, tmp_path: Path) -> Iterator[Clien
 )
 def test_work_is_carried_out_as_queued(clients: Clients, program: str, case: str) -> None:
     clients.run(program, case)
+
+
+def test_cuda_pythons_bindings_launch_capture_and_change_graphs(clients: Clients) -> None:
+    need("cuda.bindings")
+    script = HERE / "exec_bindings.py"
+    run = subprocess.run(
+        [sys.executable, script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=clients.environment,
+        timeout=120,
+    )
+    assert (run.stdout, run.returncode) == ("well\n", 0), run.stderr
 
 
 # ---- Several processes -------------------------------------------------------------------------
