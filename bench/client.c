@@ -9,7 +9,7 @@
  *     Takes part in the slice with BYTES allocated; says `ready`, ends with its standard input.
  *   client init BARE SHIM PROCESSES ROUNDS
  *     Processes that load a library and call cuInit at the same moment. Prints for each of them
- *     `bare|shim dlopen_ns cuInit_ns`.
+ *     `bare|shim dlopen_ns cuInit_ns`, without the time for which others had the cores.
  *
  * CALL is launch, pair (cuMemAlloc + cuMemFree of BYTES), replace (free a random one of LIVE
  * allocations, make a new one) or info (cuMemGetInfo). A round has CHUNKS times CALLS calls; after
@@ -361,21 +361,49 @@ struct launch_time {
     int failed;
 };
 
+/* Nanoseconds that this thread has been ready to run and had no core; 0 where the kernel does not
+ * say. */
+static uint64_t waited_ns(void) {
+    unsigned long long ran = 0, waited = 0;
+    FILE *file = fopen("/proc/thread-self/schedstat", "re");
+    if (file && fscanf(file, "%llu %llu", &ran, &waited) != 2)
+        waited = 0;
+    if (file)
+        fclose(file);
+    return waited;
+}
+
+/* A moment from which time is counted. */
+struct start {
+    uint64_t waited_ns, clock_ns;
+};
+
+static struct start begin(void) {
+    uint64_t waited = waited_ns();
+    return (struct start){waited, now_ns(CLOCK_MONOTONIC)};
+}
+
+/* Since then, without the time for which others had the cores. */
+static uint64_t since(const struct start *start) {
+    uint64_t taken = now_ns(CLOCK_MONOTONIC) - start->clock_ns;
+    uint64_t waited = waited_ns() - start->waited_ns;
+    return taken > waited ? taken - waited : 0;
+}
+
 static void one_start(const char *path, int gate, struct launch_time *time) {
     char byte;
     while (read(gate, &byte, 1) < 0 && errno == EINTR)
         continue;
-    uint64_t begun = now_ns(CLOCK_MONOTONIC);
+    struct start start = begin();
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!library)
         fail(path, dlerror());
     int (*init)(unsigned);
     *(void **)&init = symbol(library, "cuInit");
-    uint64_t loaded = now_ns(CLOCK_MONOTONIC);
+    time->load_ns = since(&start);
+    start = begin();
     time->failed = init(0);
-    uint64_t done = now_ns(CLOCK_MONOTONIC);
-    time->load_ns = loaded - begun;
-    time->init_ns = done - loaded;
+    time->init_ns = since(&start);
 }
 
 /* All wait at one pipe; that it closes is the start. They stay until the last is through. */
