@@ -112,7 +112,8 @@ class NodeUnderTest:
         base = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("CUDA_", "ALIQUOT_", "LD_"))
+            # A library built with a sanitizer needs that loaded first: LD_PRELOAD stays.
+            if not name.startswith(("CUDA_", "ALIQUOT_")) and name != "LD_LIBRARY_PATH"
         }
         return {
             **environment(self.folder, self._library, base),
