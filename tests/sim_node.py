@@ -57,12 +57,20 @@ class Process:
 
     def call(self, name: str, *arguments: Any) -> tuple[int, Any]:
         """Make the worker do a call; answers its result and what it gave."""
+        self.send(name, *arguments)
+        return self.receive()
+
+    def send(self, name: str, *arguments: Any) -> None:
+        """Make the worker begin a call, which may block it."""
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
         self._process.stdin.flush()
+
+    def receive(self) -> tuple[int, Any]:
+        """Wait for the end of the call that was begun."""
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"the worker ended in {name}: {self._process.wait()}"
+        assert line, f"the worker ended with {self._process.wait()}"
         result, value = json.loads(line)
         return result, value
 

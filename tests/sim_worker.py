@@ -100,6 +100,17 @@ class BufferDesc(ctypes.Structure):
     )
 
 
+class MulticastProp(ctypes.Structure):
+    """CUmulticastObjectProp."""
+
+    _fields_ = (
+        ("devices", c_uint),
+        ("size", c_size_t),
+        ("handle_types", c_ulonglong),
+        ("flags", c_ulonglong),
+    )
+
+
 class IpcHandle(ctypes.Structure):
     """CUipcMemHandle."""
 
@@ -325,8 +336,10 @@ class Worker:
 
     # -- virtual memory
 
-    def create(self, size: int, kind: int = DEVICE, shareable: bool = False) -> Answer:
-        prop = _prop(kind, 0, shareable)
+    def create(
+        self, size: int, kind: int = DEVICE, shareable: bool = False, where: int = 0
+    ) -> Answer:
+        prop = _prop(kind, where, shareable)
         return self._number("cuMemCreate", c_ulonglong, c_size_t(size), byref(prop), c_ulonglong(0))
 
     def release(self, handle: int) -> Answer:
@@ -355,9 +368,9 @@ class Worker:
         return result, None
 
     def access(
-        self, pointer: int, size: int, flags: int = READ_WRITE, kind: int = DEVICE
+        self, pointer: int, size: int, flags: int = READ_WRITE, kind: int = DEVICE, where: int = 0
     ) -> Answer:
-        wish = Access(Location(kind, 0), flags)
+        wish = Access(Location(kind, where), flags)
         result = self.cuda.cuMemSetAccess(
             c_ulonglong(pointer), c_size_t(size), byref(wish), c_size_t(1)
         )
@@ -401,6 +414,10 @@ class Worker:
         return self._number(
             "cuExternalMemoryGetMappedBuffer", c_ulonglong, c_void_p(external), byref(desc)
         )
+
+    def multicast(self, devices: int, size: int) -> Answer:
+        prop = MulticastProp(devices=devices, size=size, handle_types=POSIX_DESCRIPTOR)
+        return self._number("cuMulticastCreate", c_ulonglong, byref(prop))
 
     # -- IPC
 
