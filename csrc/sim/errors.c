@@ -4,7 +4,8 @@
 
 #include <stddef.h>
 
-/* clang-format off: a table */
+/* A table, one line an entry. */
+/* clang-format off */
 static const struct {
     CUresult result;
     const char *name, *text;
