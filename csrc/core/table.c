@@ -178,15 +178,14 @@ static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint6
     return ALIQUOT_TENANT_EDGE;
 }
 
-/* The bit of a pointer in its page; ALIQUOT_PAGE_UNITS when none can stand for it. */
-static inline unsigned unit_of(const struct aliquot_table *table, uint64_t pointer) {
-    unsigned shift = table->page_shift > 21 ? table->page_shift - 12 : 9;
+/* The bit of a pointer in its page; ALIQUOT_PAGE_UNITS or more when none can stand for it. */
+static inline uint64_t unit_of(const struct aliquot_table *table, uint64_t pointer) {
     uint64_t offset = pointer & ((1ull << table->page_shift) - 1);
-    return offset & ((1ull << shift) - 1) ? ALIQUOT_PAGE_UNITS : (unsigned)(offset >> shift);
+    /* Rotated, so that what lies between two units becomes too large as well. */
+    return offset >> ALIQUOT_UNIT_SHIFT | offset << (64 - ALIQUOT_UNIT_SHIFT);
 }
-static_assert(ALIQUOT_PAGE_UNITS == 1u << 12, "a page has a bit for every unit");
 
-static inline bool is_marked(const struct aliquot_page *record, unsigned unit) {
+static inline bool is_marked(const struct aliquot_page *record, uint64_t unit) {
     return record && unit < ALIQUOT_PAGE_UNITS && record->starts[unit / 64] >> unit % 64 & 1;
 }
 
@@ -206,7 +205,7 @@ static enum aliquot_tenancy drop_entry(struct aliquot_shard *shard, uint64_t poi
 
 /* Removes what is known of a pointer. */
 static inline enum aliquot_tenancy drop(struct aliquot_shard *shard, uint64_t pointer,
-                                        uint64_t page, struct aliquot_page *record, unsigned unit,
+                                        uint64_t page, struct aliquot_page *record, uint64_t unit,
                                         uint64_t *value) {
     if (!is_marked(record, unit))
         return drop_entry(shard, pointer, page, record, value);
@@ -232,7 +231,7 @@ bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t
 
 /* Enters a pointer that is not there. The shard has two free entries. */
 static inline enum aliquot_tenancy enter(struct aliquot_shard *shard, uint64_t pointer,
-                                         uint64_t page, struct aliquot_page *record, unsigned unit,
+                                         uint64_t page, struct aliquot_page *record, uint64_t unit,
                                          uint64_t value) {
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
     if (value & ALIQUOT_SHARES) {
@@ -256,7 +255,7 @@ static inline enum aliquot_tenancy enter(struct aliquot_shard *shard, uint64_t p
 enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t pointer,
                                          uint64_t value, struct aliquot_stale *stale) {
     uint64_t page = page_of(table, pointer);
-    unsigned unit = unit_of(table, pointer);
+    uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
     stale->tenancy = ALIQUOT_TENANT_NONE;
@@ -276,7 +275,7 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value) {
     uint64_t page = page_of(table, pointer);
-    unsigned unit = unit_of(table, pointer);
+    uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
     aliquot_lock(&shard->lock);
     enum aliquot_tenancy tenancy = drop(shard, pointer, page, find_page(shard, page), unit, value);
@@ -286,7 +285,7 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
 
 /* Whether what is known of a pointer agrees. The shard is locked. */
 static bool agrees(const struct aliquot_shard *shard, const struct aliquot_page *record,
-                   unsigned unit, uint64_t pointer, uint64_t mask, uint64_t wanted) {
+                   uint64_t unit, uint64_t pointer, uint64_t mask, uint64_t wanted) {
     if (is_marked(record, unit))
         return (record->value & mask) == wanted;
     const struct aliquot_entry *entry = find(shard, pointer);
@@ -296,7 +295,7 @@ static bool agrees(const struct aliquot_shard *shard, const struct aliquot_page 
 enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,
                                              uint64_t mask, uint64_t wanted, uint64_t *value) {
     uint64_t page = page_of(table, pointer);
-    unsigned unit = unit_of(table, pointer);
+    uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
     aliquot_lock(&shard->lock);
     struct aliquot_page *record = find_page(shard, page);
@@ -310,7 +309,7 @@ enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64
 bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint64_t mask,
                             uint64_t wanted, uint64_t value) {
     uint64_t page = page_of(table, pointer);
-    unsigned unit = unit_of(table, pointer);
+    uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
     aliquot_lock(&shard->lock);
     struct aliquot_page *record = find_page(shard, page);

@@ -26,6 +26,7 @@
 #define ALIQUOT_SHARES (1ull << 63)
 
 /* A page that small allocations share. */
+#define ALIQUOT_UNIT_SHIFT 9
 #define ALIQUOT_PAGE_UNITS 4096u
 struct aliquot_page {
     union {
@@ -34,8 +35,8 @@ struct aliquot_page {
     };
     uint32_t tenants; /* those with a bit, and those with an entry of their own */
     uint32_t others;  /* the latter */
-    uint64_t starts[ALIQUOT_PAGE_UNITS / 64]; /* by 512 bytes, or more where pages are large; all
-                                                 zero in a spare one */
+    uint64_t starts[ALIQUOT_PAGE_UNITS / 64]; /* by 512 bytes, of the first 2 MiB; all zero in a
+                                                 spare one */
 };
 
 struct aliquot_entry {
