@@ -617,3 +617,42 @@ assert other._handle == cu._handle
 """,
         tmp_path,
     )
+
+
+def test_memory_that_is_given_out_again_reads_as_zeros(tmp_path: Path) -> None:
+    run_program(
+        """
+start()
+
+
+def look(address, size):
+    back = (ctypes.c_uint8 * size)()
+    do("cuMemcpyDtoH_v2", back, c_uint64(address), SIZE(size))
+    return bytes(back)
+
+
+stream = c_void_p()
+do("cuStreamCreate", byref(stream), 1)
+for size in (64, 5000, 700 << 10, 9 << 20):
+    for pool in (False, True):
+        seen = set()
+        for _ in range(4):
+            memory = c_uint64()
+            if pool:
+                do("cuMemAllocAsync", byref(memory), SIZE(size), stream)
+                do("cuStreamSynchronize", stream)
+            else:
+                do("cuMemAlloc_v2", byref(memory), SIZE(size))
+            assert look(memory.value, size) == bytes(size)
+            do("cuMemsetD8_v2", memory, 255, SIZE(size))
+            assert look(memory.value, size) == b"\\xff" * size
+            if pool:
+                do("cuMemFreeAsync", memory, stream)
+            else:
+                do("cuMemFree_v2", memory)
+            seen.add(memory.value)
+        # The same place came again at least once, or the test would show nothing.
+        assert len(seen) < 4 or size > 1 << 20
+""",
+        tmp_path,
+    )

@@ -2,6 +2,7 @@
 #include "memory.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 struct block *block_lock(CUdeviceptr address, struct heap **heap) {
     struct extent *extent = extent_find(address);
@@ -102,6 +103,29 @@ CUresult sim_memory_check(CUdeviceptr ptr, size_t bytes, bool write) {
         bytes -= here;
     }
     return CUDA_SUCCESS;
+}
+
+void memory_wipe(const struct extent *extent, CUdeviceptr ptr, uint64_t bytes) {
+    if (extent->physical >= SIM_DEVICES_MAX)
+        return;
+    _Atomic uint32_t *words = sim_frame_words(sim_state, extent->physical);
+    uint64_t page = sim_devices[extent->physical].page;
+    uint64_t offset = ptr - extent->base, end = offset + bytes;
+
+    while (offset < end) {
+        uint64_t stop = (offset & ~(page - 1)) + page;
+        if (stop > end)
+            stop = end;
+        /* Relaxed: what was written before is ordered by the block's way through the heap. */
+        uint32_t word =
+            atomic_load_explicit(&words[extent_frame(extent, offset)], memory_order_relaxed);
+        void *from = (void *)(extent->base + offset);
+        /* A whole page is dropped, which is faster than writing it. */
+        if ((word & SIM_FRAME_TOUCHED) &&
+            (stop - offset < page || madvise(from, page, MADV_REMOVE) != 0))
+            memset(from, 0, stop - offset);
+        offset = stop;
+    }
 }
 
 bool sim_memory_touch(CUdeviceptr ptr, size_t bytes) {

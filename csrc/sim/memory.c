@@ -85,6 +85,8 @@ static CUresult alloc_small(struct device_memory *device, const struct sim_memor
         *ptr = block->address;
     }
     pthread_mutex_unlock(&device->small.lock);
+    if (block)
+        memory_wipe(block->chunk, *ptr, bytes);
     return block ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 

@@ -223,6 +223,10 @@ CUresult memory_alloc(const struct sim_memory_want *want, uint64_t bytes, CUdevi
 /* cuMemFreeAsync of linear memory: it goes when the stream has got there.
  * Errors: INVALID_VALUE, OUT_OF_MEMORY. */
 CUresult memory_free_later(struct extent *extent, CUdeviceptr ptr, void *stream);
+/* Zeroes what an earlier tenant may have written in device memory that is given out again. No kernel
+ * is computed here: a program that reads a result before anything wrote it finds zeros, which are
+ * sound counts and sizes, where it would find its own old bytes. Untouched pages cost a look. */
+void memory_wipe(const struct extent *extent, CUdeviceptr ptr, uint64_t bytes);
 /* Frees everything of a context that goes. */
 void memory_context_fini(struct sim_context *ctx);
 /* A number that no other allocation of the process has. */

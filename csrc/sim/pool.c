@@ -241,6 +241,9 @@ CUresult pool_take(struct pool *pool, uint64_t bytes, const void *stream, CUdevi
         *ptr = block->address;
     }
     pthread_mutex_unlock(&pool->heap.lock);
+    /* A reused block may still be in use by what the stream has queued. */
+    if (block && !reused)
+        memory_wipe(block->chunk, *ptr, bytes);
     return block ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
