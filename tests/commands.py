@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 TESTS = Path(__file__).resolve().parent
 ALIQUOT = (sys.executable, "-m", "aliquot.agent")
 PATIENCE_SECONDS = 60.0
@@ -102,3 +104,30 @@ def odd_driver(folder: Path) -> Path:
     link = folder / "libcuda.so.1"
     link.symlink_to(file.name)
     return link
+
+
+UUIDS = tuple("GPU-" + "-".join(digits * n for n in (4, 2, 2, 2, 6)) for digits in ("1a", "1b"))
+"""Of the odd driver's devices."""
+
+
+def odd_desk(driver: Path, shim: Path, folder: Path) -> Desk:
+    """Make a desk with the odd driver, whose contexts are known to take 1 MiB."""
+    made = desk(driver, shim, folder)
+    known = {f"{uuid} 13000 {(n + 1) << 34}": 1 << 20 for n, uuid in enumerate(UUIDS)}
+    cache = folder / "cache"
+    cache.mkdir()
+    (cache / "contexts.json").write_text(json.dumps({"format": 1, "context_bytes": known}))
+    return made
+
+
+def namespaces_work() -> bool:
+    """Whether this machine lets us mount an overlay; then nothing else may be used quietly."""
+    trial = "mount -t tmpfs t /tmp && mkdir /tmp/a /tmp/b /tmp/c && "
+    trial += "mount -t overlay -o ro,lowerdir=/tmp/a:/tmp/b overlay /tmp/c"
+    unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
+    return subprocess.run([*unshare, "sh", "-c", trial], check=False).returncode == 0
+
+
+needs_namespaces = pytest.mark.skipif(
+    not namespaces_work(), reason="this machine allows no mount namespace with an overlay"
+)
