@@ -25,6 +25,7 @@ from clients import need
 HERE = Path(__file__).resolve().parent
 PROGRAMS = ("exec_order", "exec_stream", "exec_copy", "exec_graph", "exec_capture")
 SHARE = "exec_share"
+RANDOM = "exec_random"
 
 # Calls cost nothing here, so that orders are tested and not the machine's speed.
 NODE = """
@@ -93,7 +94,7 @@ def programs(
 ) -> Path:
     """The folder of the compiled programs."""
     folder = tmp_path_factory.mktemp("exec")
-    for program in (*PROGRAMS, SHARE):
+    for program in (*PROGRAMS, SHARE, RANDOM):
         subprocess.run(
             [
                 *("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
@@ -140,6 +141,11 @@ def test_cuda_pythons_bindings_launch_capture_and_change_graphs(clients: Clients
         timeout=120,
     )
     assert (run.stdout, run.returncode) == ("well\n", 0), run.stderr
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_random_work_ends_as_its_order_says(clients: Clients, threads: int) -> None:
+    assert int(clients.run(RANDOM, "chains", 3, threads, threads)) > 0
 
 
 # ---- Several processes -------------------------------------------------------------------------
@@ -253,6 +259,19 @@ def test_an_event_is_waited_for_in_another_process(clients: Clients, end: str) -
 @pytest.mark.parametrize("case", ["fork_while_busy", "exit_while_busy"])
 def test_a_process_may_fork_and_end_at_any_time(clients: Clients, case: str) -> None:
     assert clients.run(SHARE, case).split()[-1] == "done"
+
+
+@pytest.mark.soak
+def test_random_work_of_several_processes_ends_as_its_order_says(
+    clients: Clients, soak_seconds: float
+) -> None:
+    runs = [clients.start(RANDOM, "chains", soak_seconds, seed, 4) for seed in range(3)]
+    waits = 0
+    for process in runs:
+        out, err = process.communicate(timeout=soak_seconds + 60)
+        assert process.returncode == 0, err
+        waits += int(out)
+    print(f"{waits} waits found the right value")
 
 
 @pytest.mark.soak

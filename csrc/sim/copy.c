@@ -70,7 +70,8 @@ static CUresult place_array(const struct operand *operand, const struct sim_copy
                                 .pitch = array->pitch,
                                 .slice = array->slice_bytes,
                                 .where = SIM_WHERE_DEVICE,
-                                .dev = array->dev};
+                                .dev = array->dev,
+                                .array = true};
     return CUDA_SUCCESS;
 }
 
@@ -231,6 +232,8 @@ CUresult sim_copy_op(const struct sim_copy *copy, CUdevice dev, struct sim_op *o
         op->copy.dst = (CUdeviceptr)(uintptr_t)copy->dst.ptr;
         op->copy.src = (CUdeviceptr)(uintptr_t)copy->src.ptr;
         op->copy.bytes = copy->row_bytes;
+        if (copy->src.where != SIM_WHERE_PAGEABLE && !copy->src.array)
+            op->flags = SIM_OP_KNOWN_SOURCE;
         return CUDA_SUCCESS;
     }
     struct sim_job *job = calloc(1, sizeof *job);
@@ -259,7 +262,7 @@ static bool stage(struct sim_op *op) {
     if (op->kind == SIM_OP_COPY) {
         memcpy(buffer, (void *)(uintptr_t)op->copy.src, bytes);
         op->copy.src = (CUdeviceptr)(uintptr_t)buffer;
-        op->flags |= SIM_OP_FREE_SOURCE;
+        op->flags = SIM_OP_FREE_SOURCE;
         return true;
     }
     struct sim_job *job = op->job;

@@ -16,6 +16,7 @@ struct sim_place {
     uint8_t *ptr; /* first byte */
     size_t pitch, slice;
     enum sim_where where;
+    bool array;
     CUdevice dev; /* CU_DEVICE_CPU for host memory */
 };
 

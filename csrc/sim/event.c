@@ -94,7 +94,7 @@ static CUresult record(CUevent handle, CUstream stream_handle, unsigned flags, b
     if (result != CUDA_SUCCESS)
         return result;
     struct sim_event *event = sim_event_find(handle);
-    if (event == NULL || event->dev != stream->exec->dev)
+    if (event == NULL || event->context_serial != stream->exec->owner_serial)
         return CUDA_ERROR_INVALID_HANDLE;
     if ((flags & ~(unsigned)CU_EVENT_RECORD_EXTERNAL) != 0)
         return CUDA_ERROR_INVALID_VALUE;
@@ -182,7 +182,7 @@ CUresult CUDAAPI cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsigned
 
 /* ---- The host asks and waits --------------------------------------------------------------- */
 
-/* Enters a call on an event that is not of a capture; *fence is held or NULL. */
+/* Enters a call that asks after an event that is not of a capture; *fence is held or NULL. */
 static CUresult enter(CUevent handle, struct sim_event **event, struct sim_fence **fence) {
     CUresult result = sim_ready();
     if (result != CUDA_SUCCESS)
@@ -190,8 +190,7 @@ static CUresult enter(CUevent handle, struct sim_event **event, struct sim_fence
     *event = sim_event_find(handle);
     if (*event == NULL)
         return CUDA_ERROR_INVALID_HANDLE;
-    if (sim_capture_holds(*event))
-        result = sim_capture_forbid_event(*event);
+    result = sim_capture_holds(*event) ? sim_capture_forbid_event(*event) : sim_capture_unsafe();
     *fence = result == CUDA_SUCCESS ? sim_event_fence(*event) : NULL;
     return result;
 }
@@ -290,8 +289,7 @@ CUresult sim_event_make(struct sim_context *ctx, unsigned flags, struct sim_shar
     struct sim_event *event = events.base == NULL ? NULL : sim_slots_take(&events);
     if (event == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    event->ctx = ctx;
-    event->context_serial = sim_exec_of(ctx)->serial;
+    event->context_serial = sim_exec_of(ctx)->owner_serial;
     event->dev = ctx->dev;
     event->flags = flags;
     event->shared = shared;

@@ -7,9 +7,8 @@
 #include "graph.h"
 
 struct sim_event {
-    uint32_t live; /* as slots.h says */
-    uint32_t context_serial;
-    struct sim_context *ctx;
+    uint32_t live;           /* as slots.h says */
+    uint32_t context_serial; /* of the context whose streams may record it, green ones left out */
     CUdevice dev;
     unsigned flags; /* CU_EVENT_* */
     pthread_mutex_t lock;

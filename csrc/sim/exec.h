@@ -47,7 +47,7 @@ void sim_exec_on_sync(void (*hook)(int dev));
 /* Finds the stream that a handle means in the current context `ctx`: NULL and CU_STREAM_LEGACY and
  * CU_STREAM_PER_THREAD included; `per_thread`: the call came by a _ptsz or _ptds symbol, where
  * NULL means the calling thread's default stream.
- * Errors: INVALID_HANDLE; CONTEXT_IS_DESTROYED where the stream's context is gone. */
+ * Errors: INVALID_HANDLE, also where the stream's context is gone. */
 CUresult sim_stream_resolve(struct sim_context *ctx, CUstream handle, bool per_thread,
                             struct sim_stream **stream);
 /* The context that a stream belongs to; its device is that context's. */

@@ -79,6 +79,8 @@ void sim_exec_drain(int dev) { wait_for_all(NULL, dev); }
 CUresult sim_exec_context_sync(struct sim_context *ctx) {
     struct sim_exec *exec = sim_exec_of(ctx);
     CUresult result = sim_capture_forbid_context(exec);
+    if (result == CUDA_SUCCESS)
+        result = sim_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
     wait_for_all(exec, exec->dev);
@@ -96,6 +98,7 @@ CUresult sim_exec_context_init(struct sim_context *ctx) {
     exec->config = sim_device_config(ctx->dev);
     exec->dev = ctx->dev;
     exec->serial = atomic_load_explicit(&ctx->serial, memory_order_relaxed);
+    exec->owner_serial = atomic_load_explicit(&ctx->owner->serial, memory_order_relaxed);
     exec->blocked_ticket = SIM_NEVER;
     sim_launch_limits_read(exec);
     ctx->exec = exec;

@@ -99,6 +99,16 @@ static bool poll_word(const struct sim_op *op) {
                      (uint32_t)op->word.value, op->compare, 32);
 }
 
+/* Whether the source of a copy is still there: a graph may have outlived its memory. */
+static bool readable(const struct sim_op *op) {
+    if ((op->flags & SIM_OP_KNOWN_SOURCE) == 0 ||
+        sim_memory_check(op->copy.src, op->copy.bytes, false) == CUDA_SUCCESS)
+        return true;
+    sim_log("%zu bytes at %p were to be read after they were freed: left out", op->copy.bytes,
+            at(op->copy.src));
+    return false;
+}
+
 static bool writable(CUdeviceptr dst, size_t bytes) {
     if (bytes == 0)
         return false;
@@ -111,7 +121,7 @@ static bool writable(CUdeviceptr dst, size_t bytes) {
 bool sim_effect(const struct sim_op *op) {
     switch (op->kind) {
     case SIM_OP_COPY:
-        if (writable(op->copy.dst, op->copy.bytes))
+        if (readable(op) && writable(op->copy.dst, op->copy.bytes))
             memmove(at(op->copy.dst), at(op->copy.src), op->copy.bytes);
         return true;
     case SIM_OP_FILL:

@@ -179,7 +179,7 @@ static void take_incoming(void) {
 
 /* ---- Completion ---------------------------------------------------------------------------- */
 
-static bool changed; /* E: something was completed since the waiters were last woken */
+static bool changed; /* E: the waiters have reason to look again */
 
 void sim_engine_complete_fence(struct sim_fence *fence, uint64_t time_ns) {
     fence->stream = NULL;
@@ -268,6 +268,7 @@ static void spend(struct sim_item *item) {
 }
 
 void sim_engine_report(struct sim_item *item) {
+    changed = true; /* who waits did not know till when: now it can be told */
     if (item->op->ns != 0) {
         spend(item);
         return;

@@ -41,9 +41,10 @@ enum sim_op_kind {
 };
 
 enum sim_op_flag {
-    SIM_OP_FREE_SOURCE = 1, /* COPY, JOB: the source is a staging buffer to be freed */
-    SIM_OP_PRIORITY = 4,    /* KERNEL: has a priority of its own */
-    SIM_OP_WORD_64 = 2,     /* WRITE, POLL: eight bytes, else four */
+    SIM_OP_FREE_SOURCE = 1,  /* COPY, JOB: the source is a staging buffer to be freed */
+    SIM_OP_PRIORITY = 4,     /* KERNEL: has a priority of its own */
+    SIM_OP_KNOWN_SOURCE = 8, /* COPY: the source was memory that the driver knows */
+    SIM_OP_WORD_64 = 2,      /* WRITE, POLL: eight bytes, else four */
 };
 
 struct sim_fence;
@@ -239,7 +240,7 @@ struct sim_exec {
     struct sim_context *ctx;
     const struct sim_device_config *config;
     CUdevice dev;
-    uint32_t serial;
+    uint32_t serial, owner_serial; /* of the context, and of the one whose memory it uses */
     struct sim_launch_limits limits;
     struct sim_stream *legacy;
     struct sim_exec *next;      /* E: of another context */
@@ -335,7 +336,8 @@ CUresult sim_stream_enter(CUstream handle, bool per_thread, struct sim_stream **
  * work in the legacy default stream would have to wait for a stream that captures. */
 CUresult sim_stream_enter_work(CUstream handle, bool per_thread, struct sim_stream **stream);
 /* The same for a call that waits for, or asks after, the stream's work. Errors: also
- * STREAM_CAPTURE_UNSUPPORTED on a capturing stream, whose capture is then invalid. */
+ * STREAM_CAPTURE_UNSUPPORTED on a capturing stream, whose capture is then invalid, and where
+ * sim_capture_unsafe forbids it. */
 CUresult sim_stream_enter_sync(CUstream handle, bool per_thread, struct sim_stream **stream);
 /* Waits for all that is queued in the stream, as cuStreamSynchronize does, without the hooks. */
 void sim_stream_finish(struct sim_stream *stream);

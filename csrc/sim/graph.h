@@ -20,6 +20,7 @@ static inline void sim_graph_leave(void) { pthread_mutex_unlock(&sim_graph_lock)
 struct sim_kernel_store {
     struct sim_launch launch; /* launch.attributes points to `attributes` */
     struct sim_launch_attributes attributes;
+    uint32_t param_count;
     size_t bytes;    /* of `data` */
     void *extra[5];  /* what the parameters' `extra` points to, where it was given so */
     void **pointers; /* what `kernelParams` points to otherwise */
@@ -55,6 +56,9 @@ CUresult sim_node_params_copy(const struct sim_node_params *params, bool executa
                               struct sim_node_params *copy);
 /* G. A child graph that no node has taken goes too. */
 void sim_node_params_free(struct sim_node_params *params);
+
+/* Whether a kernel node's function is still loaded. */
+bool sim_kernel_alive(const struct sim_kernel_store *store);
 
 static inline struct sim_kernel_store *sim_kernel_store(const struct sim_node_params *params) {
     return params->store;

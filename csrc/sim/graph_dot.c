@@ -27,7 +27,8 @@ static bool wanted(unsigned flags, unsigned flag) {
 
 static void print_kernel(FILE *file, const struct sim_graph_node *node, unsigned flags) {
     const struct sim_kernel_store *store = sim_kernel_store(&node->params);
-    fprintf(file, "\\n%s", store->launch.function->image->name);
+    fprintf(file, "\\n%s",
+            sim_kernel_alive(store) ? store->launch.function->image->name : "(unloaded)");
     if (!wanted(flags, CU_GRAPH_DEBUG_DOT_FLAGS_KERNEL_NODE_PARAMS))
         return;
     const struct sim_launch *launch = &store->launch;

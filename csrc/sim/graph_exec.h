@@ -32,7 +32,8 @@ struct sim_program_memory {
 };
 
 struct sim_program {
-    uint32_t holders; /* atomic */
+    uint32_t holders;    /* atomic */
+    void *_Atomic spare; /* memory of a run that is over, for the next one; or NULL */
     uint32_t step_count, kernel_count;
     struct sim_step *steps;
     uint32_t *next;

@@ -244,7 +244,8 @@ CUresult CUDAAPI cuGraphKernelNodeSetAttribute(CUgraphNode handle, CUkernelNodeA
         struct sim_launch_attributes before = store->attributes;
         result = sim_launch_attribute_set(&store->attributes, id, value);
         if (result == CUDA_SUCCESS)
-            result = sim_launch_check(&store->launch);
+            result = sim_kernel_alive(store) ? sim_launch_check(&store->launch)
+                                             : CUDA_ERROR_INVALID_VALUE;
         if (result != CUDA_SUCCESS)
             store->attributes = before;
     }

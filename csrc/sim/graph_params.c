@@ -31,30 +31,35 @@ static CUresult resolve_kernel(CUDA_KERNEL_NODE_PARAMS_v3 *kernel, struct sim_la
     return result;
 }
 
-/* Lays out an empty store: the arguments, then the pointers to them. */
+/* An empty store: room for the arguments, then the pointers to them. */
 static struct sim_kernel_store *new_store(const struct sim_launch *launch,
                                           const struct sim_launch_attributes *attributes,
-                                          size_t bytes) {
+                                          size_t bytes, uint32_t param_count) {
     size_t room = (bytes + 15) / 16 * 16;
-    size_t pointers = launch->function->param_count * sizeof(void *);
-    struct sim_kernel_store *store = calloc(1, sizeof *store + room + pointers);
+    struct sim_kernel_store *store = calloc(1, sizeof *store + room + param_count * sizeof(void *));
     if (store == NULL)
         return NULL;
     store->launch = *launch;
     if (attributes != NULL)
         store->attributes = *attributes;
     store->launch.attributes = &store->attributes;
+    store->param_count = param_count;
     store->bytes = bytes;
-    if (launch->function->param_count != 0)
+    if (param_count != 0)
         store->pointers = (void **)(void *)(store->data + room);
-    for (uint32_t i = 0; i < launch->function->param_count; i++)
-        store->pointers[i] = store->data + launch->function->params[i].offset;
     store->extra[0] = CU_LAUNCH_PARAM_BUFFER_POINTER;
     store->extra[1] = store->data;
     store->extra[2] = CU_LAUNCH_PARAM_BUFFER_SIZE;
     store->extra[3] = &store->bytes;
     store->extra[4] = CU_LAUNCH_PARAM_END;
     return store;
+}
+
+bool sim_kernel_alive(const struct sim_kernel_store *store) {
+    struct sim_function *function;
+    return sim_context_get((CUcontext)store->launch.ctx) != NULL &&
+           sim_function_resolve(store->launch.ctx, (CUfunction)store->launch.function, &function) ==
+               CUDA_SUCCESS;
 }
 
 static CUresult take_kernel(struct sim_node_params *params,
@@ -81,9 +86,11 @@ static CUresult take_kernel(struct sim_node_params *params,
         if (result != CUDA_SUCCESS)
             return result;
     }
-    struct sim_kernel_store *store = new_store(&launch, attributes, bytes);
+    struct sim_kernel_store *store = new_store(&launch, attributes, bytes, function->param_count);
     if (store == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    for (uint32_t i = 0; i < function->param_count; i++)
+        store->pointers[i] = store->data + function->params[i].offset;
     if (buffer != NULL) {
         memcpy(store->data, buffer, bytes);
         kernel->extra = store->extra;
@@ -97,9 +104,12 @@ static CUresult take_kernel(struct sim_node_params *params,
 }
 
 static CUresult copy_kernel(const struct sim_kernel_store *from, struct sim_node_params *copy) {
-    struct sim_kernel_store *store = new_store(&from->launch, &from->attributes, from->bytes);
+    struct sim_kernel_store *store =
+        new_store(&from->launch, &from->attributes, from->bytes, from->param_count);
     if (store == NULL)
         return CUDA_ERROR_OUT_OF_MEMORY;
+    for (uint32_t i = 0; i < from->param_count; i++)
+        store->pointers[i] = store->data + ((uint8_t *)from->pointers[i] - from->data);
     memcpy(store->data, from->data, from->bytes);
     if (copy->api.kernel.extra != NULL)
         copy->api.kernel.extra = store->extra;

@@ -22,6 +22,7 @@ void sim_program_drop(struct sim_program *program) {
     free(program->steps);
     free(program->next);
     free(program->memory);
+    free(atomic_load_explicit(&program->spare, memory_order_relaxed)); /* nobody else has it */
     free(program);
 }
 
@@ -270,6 +271,8 @@ static bool sort_edges(struct builder *builder) {
     return true;
 }
 
+#define MOST_NS (UINT64_C(1) << 60) /* so that sums do not overflow */
+
 /* What follows a step for certain, its successors being known already. */
 static void foresee(const struct sim_program *program, struct sim_step *step) {
     step->quiet_ns = step->next_count > 0 ? UINT64_MAX : 0;
@@ -283,8 +286,12 @@ static void foresee(const struct sim_program *program, struct sim_step *step) {
             tail_ns = next->tail_ns;
             quiet_ns = next->quiet_ns;
         }
+        if (tail_ns > MOST_NS)
+            tail_ns = MOST_NS;
         if (tail_ns > step->tail_ns)
             step->tail_ns = tail_ns;
+        if (quiet_ns > MOST_NS)
+            quiet_ns = MOST_NS;
         if (quiet_ns < step->quiet_ns)
             step->quiet_ns = quiet_ns;
     }

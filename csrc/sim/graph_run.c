@@ -67,9 +67,24 @@ static bool make_fences(struct sim_run *run) {
     return true;
 }
 
+/* Zeroed memory for a run: large ones would cost the host's allocator much every time. */
+static struct sim_run *take_memory(struct sim_program *program) {
+    size_t bytes = sizeof(struct sim_run) + program->step_count * sizeof(struct node);
+    /* Acquire: pairs with the release in give_memory; nobody writes to it any more. */
+    struct sim_run *run = atomic_exchange_explicit(&program->spare, NULL, memory_order_acquire);
+    if (run == NULL)
+        return calloc(1, bytes);
+    memset(run, 0, bytes);
+    return run;
+}
+
+static void give_memory(struct sim_program *program, struct sim_run *run) {
+    free(atomic_exchange_explicit(&program->spare, run, memory_order_acq_rel));
+}
+
 struct sim_run *sim_run_make(struct sim_graph_exec *exec, struct sim_program *program,
                              struct sim_stream *stream) {
-    struct sim_run *run = calloc(1, sizeof *run + program->step_count * sizeof *run->nodes);
+    struct sim_run *run = take_memory(program);
     if (run == NULL)
         return NULL;
     /* Relaxed: the handle, which the caller found, holds it. */
@@ -129,9 +144,11 @@ void sim_run_free(void *arg) {
     }
     sim_fence_drop(run->before);
     sim_fence_drop(run->done);
-    sim_program_drop(run->program);
-    sim_graph_exec_drop(run->exec);
-    free(run);
+    struct sim_program *program = run->program;
+    struct sim_graph_exec *exec = run->exec;
+    give_memory(program, run);
+    sim_program_drop(program);
+    sim_graph_exec_drop(exec);
 }
 
 /* ---- Running (E) --------------------------------------------------------------------------- */

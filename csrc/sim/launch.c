@@ -255,6 +255,9 @@ CUresult sim_launch_arguments(struct sim_launch *launch, void **params, void **e
 
 /* ---- Time ---------------------------------------------------------------------------------- */
 
+/* Three days: sums of whole queues of such kernels do not overflow. */
+#define LONGEST_NS (UINT64_C(1) << 48)
+
 void sim_launch_time(const struct sim_launch *launch, struct sim_op *op) {
     const struct sim_device_config *config = sim_exec_of(launch->ctx)->config;
     const struct sim_function *function = launch->function;
@@ -265,7 +268,7 @@ void sim_launch_time(const struct sim_launch *launch, struct sim_op *op) {
     uint64_t waves = blocks > room ? (blocks + room - 1) / room : 1;
     op->sms = blocks >= room ? config->sms : (uint32_t)((blocks + each - 1) / each);
     if (function->spin)
-        op->ns = launch->spin_ns;
+        op->ns = launch->spin_ns < LONGEST_NS ? launch->spin_ns : LONGEST_NS;
     else
         op->ns = config->kernel_ns + (waves - 1) * config->wave_ns;
     const CUlaunchAttributeValue *priority =

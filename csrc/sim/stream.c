@@ -176,8 +176,9 @@ CUresult sim_stream_enter_work(CUstream handle, bool per_thread, struct sim_stre
 
 CUresult sim_stream_enter_sync(CUstream handle, bool per_thread, struct sim_stream **stream) {
     CUresult result = sim_stream_enter_work(handle, per_thread, stream);
-    if (result == CUDA_SUCCESS && sim_stream_capturing(*stream))
-        return sim_capture_forbid_stream(*stream);
+    if (result == CUDA_SUCCESS)
+        result = sim_stream_capturing(*stream) ? sim_capture_forbid_stream(*stream)
+                                               : sim_capture_unsafe();
     return result;
 }
 

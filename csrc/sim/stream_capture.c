@@ -80,10 +80,20 @@ CUresult CUDAAPI cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode *mode) {
 
 /* ---- Asking -------------------------------------------------------------------------------- */
 
+/* Enters a call that only asks. In the legacy default stream it has no answer while a stream of its
+ * order captures; the capture goes on. */
+static CUresult enter_asking(CUstream handle, bool per_thread, struct sim_stream **stream) {
+    CUresult result = sim_stream_enter(handle, per_thread, stream);
+    if (result == CUDA_SUCCESS && (*stream)->legacy &&
+        atomic_load_explicit(&(*stream)->exec->capturing, memory_order_relaxed) != 0)
+        return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+    return result;
+}
+
 static CUresult is_capturing(CUstream handle, CUstreamCaptureStatus *status, bool per_thread) {
     struct sim_stream *stream;
     struct sim_capture_info info;
-    CUresult result = sim_stream_enter_work(handle, per_thread, &stream);
+    CUresult result = enter_asking(handle, per_thread, &stream);
     if (result != CUDA_SUCCESS)
         return result;
     if (status == NULL)
@@ -106,7 +116,7 @@ static CUresult get_info(CUstream handle, CUstreamCaptureStatus *status, cuuint6
                          const CUgraphEdgeData **data, size_t *count, bool per_thread) {
     struct sim_stream *stream;
     struct sim_capture_info info;
-    CUresult result = sim_stream_enter_work(handle, per_thread, &stream);
+    CUresult result = enter_asking(handle, per_thread, &stream);
     if (result != CUDA_SUCCESS)
         return result;
     if (status == NULL)
@@ -172,7 +182,7 @@ CUresult CUDAAPI cuStreamGetCaptureInfo_v3_ptsz(CUstream stream, CUstreamCapture
 static CUresult update(CUstream handle, CUgraphNode *dependencies, const CUgraphEdgeData *data,
                        size_t count, unsigned flags, bool per_thread) {
     struct sim_stream *stream;
-    CUresult result = sim_stream_enter_work(handle, per_thread, &stream);
+    CUresult result = enter_asking(handle, per_thread, &stream);
     if (result == CUDA_SUCCESS && flags != CU_STREAM_ADD_CAPTURE_DEPENDENCIES &&
         flags != CU_STREAM_SET_CAPTURE_DEPENDENCIES)
         result = CUDA_ERROR_INVALID_VALUE;
