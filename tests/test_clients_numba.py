@@ -114,3 +114,43 @@ print("well")
     )
     assert client.output == "well\n"
     assert sum(client.asked.launches.values()) == 1
+
+
+OWN_TESTS = (
+    "array_attr cuda_auto_context cuda_memory deallocations detect emm_plugins events host_alloc "
+    "init inline_ptx is_fp16 linkable_code nvjitlink nvrtc pinned profiler reset_device runtime "
+    "select_device streams"
+)
+"""Those of numba-cuda's tests of the driver that read no result of a kernel."""
+
+
+def test_numba_passes_its_own_tests_of_the_driver(clients: Clients) -> None:
+    need("numba_cuda", "numpy", "filecheck")
+    client = clients.run(
+        f"""
+import importlib.util
+import unittest
+import warnings
+
+
+def run():
+    warnings.simplefilter("ignore")
+    suite = unittest.TestSuite()
+    for name in "{OWN_TESTS}".split():
+        module = f"numba.cuda.tests.cudadrv.test_{{name}}"
+        if importlib.util.find_spec(module):
+            suite.addTests(unittest.defaultTestLoader.loadTestsFromName(module))
+    result = unittest.TextTestRunner(verbosity=0).run(suite)
+    assert result.wasSuccessful()
+    print(result.testsRun - len(result.skipped))
+
+
+# Some of the tests start this program again, as a module.
+if __name__ == "__main__":
+    from numba import cuda
+
+    run()
+""",
+        node="a100x2",
+    )
+    assert int(client.output.split()[-1]) > 50

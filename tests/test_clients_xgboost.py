@@ -36,3 +36,41 @@ print("well")
     assert client.asked.modules == 38
     assert sum(client.asked.launches.values()) >= 53
     assert any("gpu_hist" in name or "Histogram" in name for name in client.asked.launches)
+
+
+def test_xgboost_trains_again_and_again_in_one_process(clients: Clients) -> None:
+    need("xgboost", "numpy")
+    if version("xgboost") != "1.6.2":
+        pytest.skip("only xgboost 1.6 carries a libcudart that starts on the simulator")
+    client = clients.run(
+        """
+import warnings
+warnings.simplefilter("ignore")
+import numpy as np
+import xgboost
+
+generator = np.random.default_rng(1)
+x = generator.random((2000, 10), dtype=np.float32)
+x[generator.random(x.shape) < 0.1] = np.nan
+for settings, label in (
+    ({"max_depth": 8}, x[:, 1]),
+    ({"objective": "multi:softprob", "num_class": 5}, generator.integers(0, 5, 2000)),
+    ({"objective": "rank:pairwise"}, generator.integers(0, 2, 2000)),
+    ({"objective": "binary:logistic", "eval_metric": "auc"}, generator.integers(0, 2, 2000)),
+    ({"booster": "dart"}, x[:, 1]),
+    ({"predictor": "gpu_predictor", "subsample": 0.5}, x[:, 1]),
+    ({"grow_policy": "lossguide", "max_leaves": 31, "max_depth": 0}, x[:, 1]),
+):
+    data = xgboost.DMatrix(x, label=np.nan_to_num(label))
+    if settings.get("objective", "").startswith("rank"):
+        data.set_group([200] * 10)
+    settings |= {"tree_method": "gpu_hist", "verbosity": 0}
+    evaluated = [(data, "train")]
+    booster = xgboost.train(settings, data, 4, evals=evaluated, verbose_eval=False)
+    assert booster.num_boosted_rounds() == 4
+    assert len(booster.predict(data)) == 2000
+print("well")
+""",
+        node="a100x2",
+    )
+    assert client.output.endswith("well\n")
