@@ -23,7 +23,14 @@ from aliquot.sim.state import create, environment
 from clients import need
 
 HERE = Path(__file__).resolve().parent
-PROGRAMS = ("exec_order", "exec_stream", "exec_copy", "exec_graph", "exec_capture")
+PROGRAMS = (
+    "exec_order",
+    "exec_stream",
+    "exec_copy",
+    "exec_graph",
+    "exec_graph_memory",
+    "exec_capture",
+)
 SHARE = "exec_share"
 RANDOM = "exec_random"
 
