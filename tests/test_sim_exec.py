@@ -155,6 +155,41 @@ def test_random_work_ends_as_its_order_says(clients: Clients, threads: int) -> N
     assert int(clients.run(RANDOM, "chains", 3, threads, threads)) > 0
 
 
+# ---- The shared timeline -----------------------------------------------------------------------
+
+
+def timeline_probe(folder: Path, *flags: str) -> Path:
+    """The timeline as a program that tries it."""
+    program = folder / "timeline"
+    source = HERE.parent / "csrc"
+    subprocess.run(
+        [
+            *("gcc", "-std=gnu11", "-g", *flags, "-I", source, "-o", program),
+            *(HERE / "timeline_probe.c", source / "sim/timeline.c", "-lpthread"),
+        ],
+        check=True,
+    )
+    return program
+
+
+def test_the_timeline_gives_turns_evenly_and_never_idles(tmp_path: Path) -> None:
+    probe = timeline_probe(tmp_path, "-O1", "-fsanitize=address,undefined")
+    subprocess.run([probe], check=True, timeout=120)
+
+
+def test_the_timeline_outlives_killed_holders_of_its_lock(tmp_path: Path) -> None:
+    subprocess.run([timeline_probe(tmp_path, "-O2"), "kills", "100"], check=True, timeout=120)
+
+
+@pytest.mark.soak
+def test_the_timeline_outlives_thousands_of_killed_holders(
+    tmp_path: Path, soak_seconds: float
+) -> None:
+    count = max(1000, int(soak_seconds * 100))
+    subprocess.run([timeline_probe(tmp_path, "-O2"), "kills", str(count)], check=True)
+    print(f"{count} holders killed")
+
+
 # ---- Several processes -------------------------------------------------------------------------
 
 

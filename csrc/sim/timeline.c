@@ -300,54 +300,79 @@ void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_
     unlock(timeline);
 }
 
-/* Device time that every busy entry but `index` takes in one round, at most `slice` each, after
- * it has already had `had` of its own demand in earlier rounds. */
-static uint64_t round_of_others(const struct sim_timeline *timeline, uint32_t index, uint64_t had,
-                                uint64_t slice, uint64_t *shortest) {
-    uint64_t sum = 0;
-    for (uint32_t i = next_busy(timeline, SIM_TIMELINE_NONE), first = i; i != SIM_TIMELINE_NONE;) {
+/* The entries that have work, in the order of their turns, and what each has left. */
+struct order {
+    uint32_t count, own; /* own: place of the one that is asked for; `count` when it has no work */
+    uint64_t left_ns[SIM_TIMELINE_ENTRIES];
+};
+
+static void list_turns(const struct sim_timeline *timeline, uint32_t first, uint32_t index,
+                       struct order *order) {
+    order->count = 0;
+    order->own = SIM_TIMELINE_NONE;
+    for (uint32_t i = first; i != SIM_TIMELINE_NONE;) {
         const struct sim_timeline_entry *entry = &timeline->entries[i];
-        uint64_t left = entry->demand_ns - entry->run_ns;
-        if (i != index && left > had) {
-            sum += least(slice, left - had);
-            *shortest = least(*shortest, left - had);
-        }
+        if (i == index)
+            order->own = order->count;
+        order->left_ns[order->count++] = entry->demand_ns - entry->run_ns;
         i = next_busy(timeline, i);
         if (i == first)
             break;
     }
-    return sum;
+    if (order->own == SIM_TIMELINE_NONE)
+        order->own = order->count; /* it would come last */
+}
+
+/* How long until the own entry has had `need_ns`, when the first turn begins now. */
+static uint64_t take_turns(struct order *order, uint64_t need_ns, uint64_t slice_ns) {
+    uint64_t length = 0;
+    for (;;) {
+        uint64_t before = 0, after = 0, shortest = UINT64_MAX;
+        for (uint32_t i = 0; i < order->count; i++) {
+            if (i == order->own || order->left_ns[i] == 0)
+                continue;
+            uint64_t turn = least(slice_ns, order->left_ns[i]);
+            before += i < order->own ? turn : 0;
+            after += i < order->own ? 0 : turn;
+            shortest = least(shortest, order->left_ns[i]);
+        }
+        if (before + after == 0)
+            return length + need_ns;
+        if (need_ns <= slice_ns)
+            return length + before + need_ns;
+        /* Whole rounds in which nobody comes to an end are taken together. */
+        uint64_t rounds = most(1, least(shortest, need_ns - 1) / slice_ns);
+        length += rounds * (before + slice_ns + after);
+        need_ns -= rounds * slice_ns;
+        for (uint32_t i = 0; i < order->count; i++)
+            order->left_ns[i] -= least(order->left_ns[i], rounds * slice_ns);
+    }
 }
 
 uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t run_ns) {
+    struct order order;
     lock(timeline);
     const struct sim_timeline_entry *entry = &timeline->entries[index];
-    uint64_t need = run_ns > entry->run_ns ? run_ns - entry->run_ns : 0;
-    uint64_t slice = timeline->slice_ns;
-    uint64_t at = timeline->now_ns;
-    uint64_t had = 0;
-    if (timeline->holder == (uint32_t)index && is_busy(timeline, (uint32_t)index) &&
-        timeline->slice_end_ns > at) {
-        uint64_t rest = least(need, timeline->slice_end_ns - at);
-        need -= rest; /* what is left of its present turn */
-        at += rest;
+    uint64_t need_ns = run_ns > entry->run_ns ? run_ns - entry->run_ns : 0;
+    uint64_t at_ns = timeline->now_ns;
+    uint32_t holder = timeline->holder;
+    bool holds =
+        holder != SIM_TIMELINE_NONE && is_busy(timeline, holder) && timeline->slice_end_ns > at_ns;
+    list_turns(timeline, next_busy(timeline, holder), (uint32_t)index, &order);
+    if (holds && order.count > 0) {
+        /* What is left of the present turn; its holder comes last in the list. */
+        uint64_t rest = least(timeline->slice_end_ns - at_ns, order.left_ns[order.count - 1]);
+        if (order.own == order.count - 1) {
+            rest = least(rest, need_ns);
+            need_ns -= rest;
+        }
+        order.left_ns[order.count - 1] -= rest;
+        at_ns += rest;
     }
-    while (need > 0) {
-        /* Whole rounds in which nobody finishes are taken together. */
-        uint64_t shortest = UINT64_MAX;
-        uint64_t others = round_of_others(timeline, (uint32_t)index, had, slice, &shortest);
-        if (others == 0)
-            break;
-        uint64_t rounds = most(1, least(shortest, need) / slice);
-        at += others * rounds;
-        had += slice * rounds;
-        uint64_t own = least(need, slice * rounds);
-        at += own;
-        need -= own;
-    }
-    at += need;
+    if (need_ns > 0)
+        at_ns += take_turns(&order, need_ns, timeline->slice_ns);
     unlock(timeline);
-    return at;
+    return at_ns;
 }
 
 uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
