@@ -26,13 +26,14 @@ test: build $(VENV)/stamp/test
 
 # The same tests on libraries that watch their own memory and arithmetic. Python does not know of
 # the sanitizers, so they are loaded before it; what Python itself never frees is not looked at.
+# Benches measure nothing here.
 SANITIZED := $(CURDIR)/build/sanitized
 sanitize: build $(VENV)/stamp/test $(VENV)/stamp/sanitized
 	PYTHONPATH=$(SANITIZED) \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0 \
 	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
-	$(BIN)/python -m pytest -m "not soak" $(PYTEST)
+	$(BIN)/python -m pytest -m "not soak" --ignore tests/test_bench.py $(PYTEST)
 
 soak: build $(VENV)/stamp/test
 	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
