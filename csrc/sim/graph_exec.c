@@ -237,8 +237,10 @@ static CUresult queue_run(struct sim_graph_exec *exec, struct sim_program *progr
 static CUresult launch_program(struct sim_graph_exec *exec, struct sim_program *program,
                                struct sim_stream *stream) {
     const struct sim_device_config *config = stream->exec->config;
-    sim_cost_wait(config->cost_ns[SIM_COST_GRAPH_LAUNCH] +
-                  program->kernel_count * config->cost_ns[SIM_COST_GRAPH_NODE]);
+    uint64_t cost_ns = config->cost_ns[SIM_COST_GRAPH_LAUNCH] +
+                       program->kernel_count * config->cost_ns[SIM_COST_GRAPH_NODE];
+    if (cost_ns != 0)
+        sim_cost_wait(cost_ns);
     CUresult result = check_memory(exec, program, stream);
     if (result == CUDA_SUCCESS)
         result = back(program);

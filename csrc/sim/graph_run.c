@@ -82,6 +82,32 @@ static void give_memory(struct sim_program *program, struct sim_run *run) {
     free(atomic_exchange_explicit(&program->spare, run, memory_order_acq_rel));
 }
 
+/* Completes a fence of a run that could not be launched: nobody shall wait for ever. */
+static void finish_unlaunched(struct sim_fence *fence) {
+    if (fence == NULL || sim_fence_done(fence))
+        return;
+    sim_engine_lock();
+    sim_engine_complete_fence(fence, sim_now_ns());
+    sim_engine_unlock();
+}
+
+/* Lets go of all that a run holds but its executable. */
+static void end_run(struct sim_run *run) {
+    struct sim_program *program = run->program;
+    for (uint32_t i = 0; i < program->step_count; i++) {
+        struct sim_op *op = &run->nodes[i].op;
+        if (op->kind == SIM_OP_RECORD)
+            finish_unlaunched(op->fence);
+        if (op->kind == SIM_OP_RECORD || op->kind == SIM_OP_WAIT)
+            sim_fence_drop(op->fence);
+    }
+    finish_unlaunched(run->done);
+    sim_fence_drop(run->before);
+    sim_fence_drop(run->done);
+    give_memory(program, run);
+    sim_program_drop(program);
+}
+
 struct sim_run *sim_run_make(struct sim_graph_exec *exec, struct sim_program *program,
                              struct sim_stream *stream) {
     struct sim_run *run = take_memory(program);
@@ -114,7 +140,10 @@ struct sim_run *sim_run_make(struct sim_graph_exec *exec, struct sim_program *pr
                               .quiet_ns = step->quiet_ns};
     }
     if (run->done == NULL || !make_fences(run)) {
-        sim_run_free(run);
+        end_run(run);
+        /* Not the last: the handle, which the caller found, is another. Relaxed: so nothing has to
+         * be seen by anybody. */
+        atomic_fetch_sub_explicit(&exec->holders, 1, memory_order_relaxed);
         return NULL;
     }
     run->before = exec->last;
@@ -125,29 +154,8 @@ struct sim_run *sim_run_make(struct sim_graph_exec *exec, struct sim_program *pr
 
 void sim_run_free(void *arg) {
     struct sim_run *run = arg;
-    for (uint32_t i = 0; i < run->program->step_count; i++) {
-        struct sim_op *op = &run->nodes[i].op;
-        if (op->kind != SIM_OP_RECORD && op->kind != SIM_OP_WAIT)
-            continue;
-        if (op->fence != NULL && !sim_fence_done(op->fence) && op->kind == SIM_OP_RECORD) {
-            /* It was never launched: nobody shall wait for ever. */
-            sim_engine_lock();
-            sim_engine_complete_fence(op->fence, sim_now_ns());
-            sim_engine_unlock();
-        }
-        sim_fence_drop(op->fence);
-    }
-    if (run->done != NULL && !sim_fence_done(run->done)) {
-        sim_engine_lock();
-        sim_engine_complete_fence(run->done, sim_now_ns());
-        sim_engine_unlock();
-    }
-    sim_fence_drop(run->before);
-    sim_fence_drop(run->done);
-    struct sim_program *program = run->program;
     struct sim_graph_exec *exec = run->exec;
-    give_memory(program, run);
-    sim_program_drop(program);
+    end_run(run);
     sim_graph_exec_drop(exec);
 }
 
