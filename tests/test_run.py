@@ -516,8 +516,12 @@ def _as_nobody(driver: Path, shim_library: Path, folder: Path) -> None:
     os.chown(own, 65534, 65534)
     theirs = desk(folder / "driver" / "libcuda.so.1", folder / "shim.so", own)
     prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    # By a shell, since setpriv itself still finds the way by its former privileges.
     readable = subprocess.run(
-        [*prefix, *ALIQUOT, "--help"], check=False, capture_output=True, env=theirs.environment
+        [*prefix, "sh", "-c", 'exec "$@"', "sh", *ALIQUOT, "--help"],
+        check=False,
+        capture_output=True,
+        env=theirs.environment,
     )
     if readable.returncode:
         pytest.skip("this Python or checkout cannot be read by nobody")
