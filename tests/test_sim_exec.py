@@ -115,11 +115,11 @@ def programs(
     return folder
 
 
-@pytest.fixture
-def clients(programs: Path, sim_library: Path, tmp_path: Path) -> Iterator[Clients]:
-    """The programs on a fresh node of two devices."""
-    source = tmp_path / "node.toml"
-    source.write_text(NODE)
+@contextmanager
+def on_node(node: str, programs: Path, sim_library: Path, folder: Path) -> Iterator[Clients]:
+    """The programs on a fresh node."""
+    source = folder / "node.toml"
+    source.write_text(node)
     state = Path("/dev/shm") / f"aliquot-exec-{os.getpid()}-{random.getrandbits(32):x}"
     state.mkdir()
     try:
@@ -127,6 +127,13 @@ def clients(programs: Path, sim_library: Path, tmp_path: Path) -> Iterator[Clien
         yield Clients(programs, environment(state, sim_library, os.environ))
     finally:
         shutil.rmtree(state)
+
+
+@pytest.fixture
+def clients(programs: Path, sim_library: Path, tmp_path: Path) -> Iterator[Clients]:
+    """The programs on a fresh node of two devices, on which calls cost nothing."""
+    with on_node(NODE, programs, sim_library, tmp_path) as found:
+        yield found
 
 
 @pytest.mark.parametrize(
@@ -277,6 +284,18 @@ def test_a_killed_process_gives_its_turns_up(clients: Clients, kind: str) -> Non
             assert 200 <= float(said) < 2000
     took = float(clients.run(SHARE, "busy", 100, 1).split()[-1])
     assert took == pytest.approx(100, abs=0.01)
+
+
+def test_a_killed_process_keeps_its_memory_for_a_while_but_no_turns(
+    programs: Path, sim_library: Path, tmp_path: Path
+) -> None:
+    slow = NODE + "release_delay_ns = 60_000_000_000\n"
+    with on_node(slow, programs, sim_library, tmp_path) as clients:
+        with ready(clients, ("hold", 60_000)) as (victim,):
+            go(victim)
+            assert line_of(victim) == "running"
+        took = float(clients.run(SHARE, "busy", 100, 1).split()[-1])
+        assert took == pytest.approx(100, abs=0.01)
 
 
 @pytest.mark.parametrize("end", ["recorded", "killed"])

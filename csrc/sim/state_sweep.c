@@ -31,6 +31,8 @@ static bool clear_dead(struct sim_state *state, uint32_t index, uint64_t now) {
     bool exiting = atomic_load_explicit(&slot->exiting, memory_order_relaxed) != 0;
     bool all = true, freed = false;
     for (uint32_t d = 0; d < state->node->device_count; d++) {
+        /* Its work ends with it; only its memory stays for a while. */
+        sim_timeline_leave(&state->header->devices[d].timeline, index);
         if (exiting || now - slot->dead_ns >= state->node->devices[d].release_delay_ns)
             freed |= clear_device(state, d, index);
         else
