@@ -656,3 +656,140 @@ for size in (64, 5000, 700 << 10, 9 << 20):
 """,
         tmp_path,
     )
+
+
+def test_tensor_maps_are_checked_and_kept_opaque(tmp_path: Path) -> None:
+    program = """
+start()
+raw = ctypes.create_string_buffer(128 + 64)
+place = (ctypes.addressof(raw) + 63) & ~63
+memory = c_uint64()
+do("cuMemAlloc_v2", byref(memory), SIZE(1 << 20))
+FLOAT16 = 6
+
+
+def tiled(address=None, dims=(256, 128), strides=(512,), box=(64, 64), steps=(1, 1), swizzle=3,
+          interleave=0, at=None, kind=FLOAT16, fill=0):
+    rank = len(dims)
+    return code(
+        "cuTensorMapEncodeTiled", c_void_p(at or place), kind, rank,
+        c_uint64(memory.value if address is None else address), (c_uint64 * rank)(*dims),
+        (c_uint64 * max(rank - 1, 1))(*strides), (c_uint * rank)(*box), (c_uint * rank)(*steps),
+        interleave, swizzle, 2, fill)
+
+
+EXPECTED
+"""
+    good = """
+assert tiled() == 0
+assert tiled(at=place + 16) == 1
+assert tiled(address=memory.value + 8) == 1
+assert tiled(dims=(0, 128)) == 1
+assert tiled(strides=(520,)) == 1
+assert tiled(box=(512, 64)) == 1 and tiled(box=(0, 64)) == 1
+# The box is wider than the swizzle spans, or no multiple of 16 bytes.
+assert tiled(box=(128, 64)) == 1 and tiled(box=(4, 64)) == 1
+assert tiled(box=(128, 64), swizzle=0) == 0
+assert tiled(steps=(1, 9)) == 1
+assert tiled(kind=99) == 1
+assert tiled(kind=0, fill=1) == 1 and tiled(fill=1) == 0
+assert tiled(dims=(1,) * 6, strides=(16,) * 5, box=(1,) * 6, steps=(1,) * 6) == 1
+assert tiled(interleave=1) == 1
+do("cuTensorMapReplaceAddress", c_void_p(place), c_uint64(memory.value + 4096))
+assert code("cuTensorMapReplaceAddress", c_void_p(place), c_uint64(memory.value + 8)) == 1
+"""
+    run_program(program.replace("EXPECTED", good), tmp_path, node="h100x8")
+    # Devices before Hopper have no such engines.
+    run_program(program.replace("EXPECTED", "assert tiled() == 801"), tmp_path, node="t4")
+
+
+def test_clusters_are_counted_where_devices_have_them(tmp_path: Path) -> None:
+    run_program(
+        """
+start()
+image = open("image.ptx", "rb").read()
+module = load(image + b".visible .entry pair() .reqnctapercluster 2 { ret; }\\n\\0")
+plain, pair = function(module, b"plain"), function(module, b"pair")
+
+
+class Config(ctypes.Structure):
+    _fields_ = [("grid", c_uint * 3), ("block", c_uint * 3), ("shared", c_uint),
+                ("stream", c_void_p), ("attributes", c_void_p), ("count", c_uint)]
+
+
+config = Config(block=(c_uint * 3)(256, 1, 1), grid=(c_uint * 3)(64, 1, 1))
+clusters, size = c_int(), c_int()
+do("cuOccupancyMaxPotentialClusterSize", byref(size), plain, byref(config))
+assert size.value == 8
+do("cuOccupancyMaxActiveClusters", byref(clusters), pair, byref(config))
+assert clusters.value == 132 * 8 // 2
+assert number(c_int, "cuFuncGetAttribute", 11, pair) == 2
+assert number(c_int, "cuFuncGetAttribute", 10, pair) == 1
+assert code("cuFuncSetAttribute", pair, 11, 4) == 800
+do("cuFuncSetAttribute", plain, 14, 1)
+do("cuOccupancyMaxPotentialClusterSize", byref(size), plain, byref(config))
+assert size.value == 16
+""",
+        tmp_path,
+        node="h100x8",
+        images={"image.ptx": PTX},
+    )
+
+
+def test_threads_load_and_unload_beside_contexts_that_come_and_go(tmp_path: Path) -> None:
+    run_program(
+        """
+import threading
+import time
+context = start()
+image = open("image.ptx", "rb").read()
+before = used()
+end = time.monotonic() + 3
+failed = []
+
+
+def repeat(step):
+    def work():
+        try:
+            do("cuCtxSetCurrent", context)
+            while time.monotonic() < end:
+                step()
+        except BaseException as error:
+            failed.append(error)
+    return threading.Thread(target=work)
+
+
+def modules():
+    module = load(image)
+    function(module, b"plain")
+    do("cuModuleUnload", module)
+
+
+def libraries():
+    library, kernel, found = c_void_p(), c_void_p(), c_void_p()
+    do("cuLibraryLoadData", byref(library), image, None, None, 0, None, None, 0)
+    do("cuLibraryGetKernel", byref(kernel), library, b"limited")
+    do("cuKernelSetAttribute", 8, 1000, kernel, 0)
+    do("cuKernelGetFunction", byref(found), kernel)
+    assert number(c_int, "cuFuncGetAttribute", 8, found) == 1000
+    do("cuLibraryUnload", library)
+
+
+def contexts():
+    other = c_void_p()
+    do("cuCtxCreate_v2", byref(other), 0, 0)
+    load(image)
+    do("cuCtxDestroy_v2", other)
+
+
+threads = [repeat(step) for step in (modules, libraries, contexts) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failed, failed
+assert used() == before
+""",
+        tmp_path,
+        images={"image.ptx": PTX + b"\0"},
+    )
