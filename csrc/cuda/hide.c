@@ -53,8 +53,7 @@ static ElfW(Sym) * own_symbol(const struct own *own, const char *name) {
         return NULL;
     for (uint32_t index = bucket[hash % buckets];; index++) {
         uint32_t found = chain[index - first];
-        if ((found | 1) == (hash | 1) &&
-            !strcmp(own->strings + own->symbol[index].st_name, name))
+        if ((found | 1) == (hash | 1) && !strcmp(own->strings + own->symbol[index].st_name, name))
             return &own->symbol[index];
         if (found & 1)
             return NULL;
@@ -66,7 +65,7 @@ void aliquot_hide_missing(void) {
     if (!own.strings || !own.symbol || !own.hash)
         return;
     /* The entries that go, first and last, bound the pages that must be written. */
-    ElfW(Sym) *missing[F_COUNT];
+    ElfW(Sym) * missing[F_COUNT];
     unsigned count = 0;
     uintptr_t low = UINTPTR_MAX, high = 0;
     for (unsigned fn = 0; fn < F_COUNT; fn++) {
