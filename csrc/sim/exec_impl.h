@@ -41,10 +41,10 @@ enum sim_op_kind {
 };
 
 enum sim_op_flag {
-    SIM_OP_FREE_SOURCE = 1,  /* COPY, JOB: the source is a staging buffer to be freed */
-    SIM_OP_PRIORITY = 4,     /* KERNEL: has a priority of its own */
-    SIM_OP_KNOWN_SOURCE = 8, /* COPY: the source was memory that the driver knows */
-    SIM_OP_WORD_64 = 2,      /* WRITE, POLL: eight bytes, else four */
+    SIM_OP_FREE_SOURCE = 1,  /* COPY: the source is a staging buffer to be freed */
+    SIM_OP_KNOWN_SOURCE = 2, /* COPY: the source was memory that the driver knows */
+    SIM_OP_WORD_64 = 4,      /* WRITE, POLL: eight bytes, else four */
+    SIM_OP_PRIORITY = 8,     /* KERNEL: has a priority of its own */
 };
 
 struct sim_fence;
@@ -195,8 +195,7 @@ struct sim_stream {
     bool blocking; /* takes part in the legacy default stream's order */
     bool legacy;
     bool per_thread;
-    struct sim_context *green; /* green context that it was made for, or NULL */
-    /* Attributes, kept and given back: see stream_attributes in stream.c; under push_lock. */
+    /* Attributes, kept and given back: see stream_info.c; under push_lock. */
     CUlaunchAttributeValue attributes[SIM_STREAM_ATTRIBUTES];
 
     pthread_mutex_t push_lock;
@@ -379,14 +378,14 @@ struct sim_engine {
     uint64_t poll_ns;                      /* E: present interval between looks at words */
     uint64_t poll_next_ns;                 /* E: when the next look is due */
     struct sim_engine_device devices[SIM_DEVICES_MAX]; /* by ordinal */
-    /* When the engine's thread will look by itself; 0 while it is about to. Relaxed, with the
-     * futex on `bell` for the hand-over. */
+    /* When the engine's thread has to look by itself. It resets it to SIM_NEVER before it looks, so
+     * that whoever needs it meanwhile sets a time anew. Lowered with release, read with acquire. */
     _Atomic uint64_t deadline_ns;
     _Atomic uint32_t bell;     /* futex: rung to make the engine's thread look at deadline_ns */
     _Atomic uint32_t progress; /* futex: changes when something was completed while waiters > 0 */
     uint32_t waiters;          /* E */
     _Atomic uint32_t words;    /* 1 while `polling` is not empty; relaxed, a hint for writers */
-    _Atomic uint64_t tickets;
+    _Atomic uint64_t tickets;  /* relaxed: numbers only */
 };
 extern struct sim_engine sim_engine;
 

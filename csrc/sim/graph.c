@@ -7,7 +7,7 @@
 static struct sim_slots graphs, nodes;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-enum { GRAPH_SLOT = 128, GRAPH_SLOTS = 1 << 22, NODE_SLOT = 512, NODE_SLOTS = 1 << 24 };
+enum { GRAPH_SLOT = 128, GRAPH_SLOTS = 1 << 22, NODE_SLOT = 512, NODE_SLOTS = 1 << 22 };
 _Static_assert(sizeof(struct sim_graph) <= GRAPH_SLOT, "a graph fits its slot");
 _Static_assert(sizeof(struct sim_graph_node) <= NODE_SLOT, "a node fits its slot");
 
