@@ -10,17 +10,17 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import nvidia_files
 from aliquot.shim import region
 from aliquot.sim.node import Device, Node
 from aliquot.sim.state import GroupTruth, State, create
 
+import nvidia_files
 from slices import MIB, lay_out
 
 TESTS = Path(__file__).resolve().parent
@@ -32,8 +32,14 @@ SUCCESS = 0
 OUT_OF_MEMORY = 2
 NOT_FOUND = 500
 
-TENANT = ("tenant.c", "tenant_driver.c", "tenant_linear.c", "tenant_share.c")
-TENANT += ("tenant_context.c", "tenant_graph.c")
+TENANT = (
+    "tenant.c",
+    "tenant_driver.c",
+    "tenant_linear.c",
+    "tenant_share.c",
+    "tenant_context.c",
+    "tenant_graph.c",
+)
 
 
 def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: str) -> Path:
@@ -41,7 +47,8 @@ def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: 
     program = folder / name
     program.parent.mkdir(parents=True, exist_ok=True)
     command = ["gcc", "-std=gnu11", "-O1", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
-    command += ["-D__CUDA_API_VERSION_INTERNAL", "-isystem", str(nvidia_files.header_folder("13.5"))]
+    header = str(nvidia_files.header_folder("13.5"))
+    command += ["-D__CUDA_API_VERSION_INTERNAL", "-isystem", header]
     command += [f"-I{TESTS}", "-o", str(program)]
     command += [str(TESTS / source) for source in sources]
     subprocess.run([*command, *options, "-ldl", "-lpthread"], check=True)
@@ -104,6 +111,7 @@ class Slice:
 
     @classmethod
     def make(cls, node: SimNode, shim: Path, folder: Path, name: str, cap: int) -> Slice:
+        """Lay it out in ``folder``, on the node's first device."""
         device = region.RegionDevice(
             uuid=node.device.uuid,
             cap=cap,
@@ -229,7 +237,7 @@ class Tenant:
         """Give a serving client a command, and return its answer."""
         self.say(" ".join(str(word) for word in words))
         answer = self.read()
-        assert answer, f"{self.process.args} ended at {words} with {self.process.wait()}"
+        assert answer, f"{self.process.args!r} ended at {words} with {self.process.wait()}"
         return answer
 
     def do(self, *words: object) -> int:
@@ -238,7 +246,8 @@ class Tenant:
 
     def end(self) -> int:
         """End its input, and return its status."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.close()
         status = self.process.wait(PATIENCE_SECONDS)
         self.process.stdout.close()
@@ -250,12 +259,11 @@ class Tenant:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream:
-                try:
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
 
-    def __enter__(self) -> Tenant:
+    def __enter__(self) -> Tenant:  # noqa: PYI034 - Self needs Python 3.11
+        """Live until the end of the block."""
         return self
 
     def __exit__(
@@ -264,4 +272,5 @@ class Tenant:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Leave nothing behind."""
         self.kill()

@@ -169,13 +169,9 @@ def timeline_probe(folder: Path, *flags: str) -> Path:
     """The timeline as a program that tries it."""
     program = folder / "timeline"
     source = HERE.parent / "csrc"
-    subprocess.run(
-        [
-            *("gcc", "-std=gnu11", "-g", *flags, "-I", source, "-o", program),
-            *(HERE / "timeline_probe.c", source / "sim/timeline.c", "-lpthread"),
-        ],
-        check=True,
-    )
+    command: list[str | Path] = ["gcc", "-std=gnu11", "-g", *flags, "-I", source, "-o", program]
+    command += [HERE / "timeline_probe.c", source / "sim/timeline.c", "-lpthread"]
+    subprocess.run(command, check=True)
     return program
 
 
