@@ -79,8 +79,7 @@ static CUresult charge(struct aliquot_request *request, const CUDA_ARRAY3D_DESCR
     return what ? aliquot_request(request, array_bytes(what, levels)) : CUDA_SUCCESS;
 }
 
-static CUresult settle(const struct aliquot_request *request, CUresult result,
-                       const void *handle) {
+static CUresult settle(const struct aliquot_request *request, CUresult result, const void *handle) {
     return aliquot_requested(request, result, (uintptr_t)handle, ALIQUOT_ARRAY, false);
 }
 

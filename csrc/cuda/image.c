@@ -33,9 +33,8 @@ static uint64_t cubin_bytes(const uint8_t *data, uint64_t limit) {
         return 0;
     memcpy(&header, data, sizeof header);
     uint64_t table = (uint64_t)header.e_shnum * sizeof(Elf64_Shdr);
-    if (header.e_shentsize != sizeof(Elf64_Shdr) ||
-        header.e_shstrndx >= header.e_shnum || header.e_shoff > limit ||
-        table > limit - header.e_shoff)
+    if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shstrndx >= header.e_shnum ||
+        header.e_shoff > limit || table > limit - header.e_shoff)
         return 0;
     const uint8_t *sections = data + header.e_shoff;
     Elf64_Shdr names;
@@ -72,8 +71,9 @@ static uint64_t fatbin_bytes(const uint8_t *data, uint64_t limit, unsigned capab
         if (skip < ENTRY_HEADER || skip > end - at || payload > end - at - skip)
             break;
         at += skip + payload;
-        bool fits = architecture <= capability && (kind == KIND_PTX || (kind == KIND_CUBIN &&
-                    architecture / 10 == capability / 10));
+        bool fits =
+            architecture <= capability &&
+            (kind == KIND_PTX || (kind == KIND_CUBIN && architecture / 10 == capability / 10));
         uint64_t merit = architecture + (kind == KIND_CUBIN ? 1u << 16 : 0);
         if (!fits || merit <= best)
             continue;

@@ -52,8 +52,8 @@ static CUresult device_uuid(CUuuid *uuid, CUdevice ordinal) {
 /* Maps the driver's devices to those of the grant. Fails when the driver is not initialised. */
 static CUresult map_devices(void) {
     int count = 0;
-    CUresult result = HAVE(cuDeviceGetCount) ? REAL(cuDeviceGetCount)(&count)
-                                             : CUDA_ERROR_NOT_INITIALIZED;
+    CUresult result =
+        HAVE(cuDeviceGetCount) ? REAL(cuDeviceGetCount)(&count) : CUDA_ERROR_NOT_INITIALIZED;
     if (result != CUDA_SUCCESS)
         return CUDA_ERROR_NOT_INITIALIZED;
     pthread_mutex_lock(&mutex);

@@ -70,7 +70,7 @@ static_assert(sizeof(struct aliquot_grant) == 4352, "grant layout");
  * of the file `usage` (an open-file-description lock: the kernel drops it however the owner dies).
  * The owner writes the fields; whoever finds the lock free may clear them, holding it. */
 struct aliquot_slot {
-    _Atomic uint32_t pid;      /* as the process sees itself; 0: never used or cleared */
+    _Atomic uint32_t pid; /* as the process sees itself; 0: never used or cleared */
     uint32_t reserved0;
     uint64_t attached_unix_ns; /* CLOCK_REALTIME at attachment */
     char command[16];          /* comm, NUL-terminated */
@@ -108,12 +108,13 @@ static_assert(sizeof(struct aliquot_usage_device) == 64, "usage device layout");
 struct aliquot_usage {
     uint64_t magic;
     uint32_t abi;
-    uint32_t size;                      /* sizeof(struct aliquot_usage) */
-    _Atomic uint32_t high_water;        /* slots below it may be in use; only grows */
+    uint32_t size;               /* sizeof(struct aliquot_usage) */
+    _Atomic uint32_t high_water; /* slots below it may be in use; only grows */
     uint32_t reserved0;
-    _Atomic uint64_t reclaimed_ns;      /* when a dead slot that held memory was last cleared */
-    _Atomic uint64_t unknown_functions; /* driver functions handed out that the shim does not know */
-    _Atomic uint64_t lost_holds;        /* exports that found no free hold entry */
+    _Atomic uint64_t reclaimed_ns; /* when a dead slot that held memory was last cleared */
+    _Atomic uint64_t
+        unknown_functions;       /* driver functions handed out that the shim does not know */
+    _Atomic uint64_t lost_holds; /* exports that found no free hold entry */
     uint8_t reserved1[976];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
     uint8_t reserved2[2048];

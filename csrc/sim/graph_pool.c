@@ -233,8 +233,8 @@ void sim_graph_memory_use(int dev, CUdeviceptr ptr, bool used) {
 static bool claim_free(struct extent *block, CUdeviceptr ptr) {
     struct graph_pool *pool = pool_of(block);
     pthread_mutex_lock(&pool->lock);
-    bool mine = block->kind == EXTENT_GRAPH && block->base == ptr &&
-                block->flags & GRAPH_IN_USE && block->uses > queued_frees(block);
+    bool mine = block->kind == EXTENT_GRAPH && block->base == ptr && block->flags & GRAPH_IN_USE &&
+                block->uses > queued_frees(block);
     if (mine)
         block->flags += GRAPH_ONE_FREE;
     pthread_mutex_unlock(&pool->lock);
@@ -264,8 +264,8 @@ CUresult graph_free_later(struct extent *block, CUdeviceptr ptr, void *stream) {
     struct graph_pool *pool = pool_of(block);
     pthread_mutex_lock(&pool->lock);
     /* It need not be in use yet, when the launch comes before in the stream. */
-    bool valid = block->kind == EXTENT_GRAPH && block->base == ptr &&
-                 block->uses > queued_frees(block);
+    bool valid =
+        block->kind == EXTENT_GRAPH && block->base == ptr && block->uses > queued_frees(block);
     if (valid)
         block->flags += GRAPH_ONE_FREE;
     pthread_mutex_unlock(&pool->lock);
