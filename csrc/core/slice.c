@@ -251,6 +251,9 @@ static void reclaim_dead(int fd) {
 }
 
 bool aliquot_charge_again(uint32_t device, uint64_t bytes) {
+    /* Nothing always fits: the driver will say what it thinks of the request. */
+    if (!bytes)
+        return true;
     int saved = errno;
     bool fits = false;
     /* What cannot fit into an empty slice needs no second look. */

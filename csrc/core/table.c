@@ -167,10 +167,10 @@ static struct aliquot_page *open_page(struct aliquot_shard *shard, uint64_t page
     return record;
 }
 
-/* A tenant is gone, and its bit, if it had one. */
+/* A tenant is gone, and what counted it. */
 static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page,
                                               struct aliquot_page *record) {
-    if (--record->tenants)
+    if (record->marked | record->others | record->departing)
         return ALIQUOT_TENANT_MORE;
     erase(shard, probe(shard, page));
     record->next = shard->spare;
@@ -211,6 +211,7 @@ static inline enum aliquot_tenancy drop(struct aliquot_shard *shard, uint64_t po
         return drop_entry(shard, pointer, page, record, value);
     *value = record->value;
     record->starts[unit / 64] &= ~(1ull << unit % 64);
+    record->marked--;
     return leave_page(shard, page, record);
 }
 
@@ -239,10 +240,11 @@ static inline enum aliquot_tenancy enter(struct aliquot_shard *shard, uint64_t p
             tenancy = ALIQUOT_TENANT_MORE;
         else if (!(record = open_page(shard, page)))
             return ALIQUOT_TENANT_NONE;
-        if (record->tenants++ == record->others)
+        if (!record->marked)
             record->value = value;
         if (__builtin_expect(record->value == value && unit < ALIQUOT_PAGE_UNITS, 1)) {
             record->starts[unit / 64] |= 1ull << unit % 64;
+            record->marked++;
             return tenancy;
         }
         record->others++;
@@ -283,6 +285,59 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
     return tenancy;
 }
 
+enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
+                                            uint64_t *value) {
+    uint64_t page = page_of(table, pointer);
+    uint64_t unit = unit_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
+    aliquot_lock(&shard->lock);
+    struct aliquot_page *record = find_page(shard, page);
+    if (is_marked(record, unit)) {
+        *value = record->value;
+        record->starts[unit / 64] &= ~(1ull << unit % 64);
+        record->marked--;
+        record->departing++;
+    } else {
+        /* One more while it is dropped, so that the page does not go with it. */
+        if (record)
+            record->departing++;
+        tenancy = drop_entry(shard, pointer, page, record, value);
+        if (record && (tenancy == ALIQUOT_TENANT_NONE || !(*value & ALIQUOT_SHARES)))
+            record->departing--;
+    }
+    aliquot_unlock(&shard->lock);
+    return tenancy;
+}
+
+enum aliquot_tenancy aliquot_pointer_gone(struct aliquot_table *table, uint64_t pointer,
+                                          uint64_t value) {
+    if (!(value & ALIQUOT_SHARES))
+        return ALIQUOT_TENANT_EDGE;
+    uint64_t page = page_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    aliquot_lock(&shard->lock);
+    struct aliquot_page *record = find_page(shard, page);
+    record->departing--;
+    enum aliquot_tenancy tenancy = leave_page(shard, page, record);
+    aliquot_unlock(&shard->lock);
+    return tenancy;
+}
+
+bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value) {
+    uint64_t page = page_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    aliquot_lock(&shard->lock);
+    bool done = has_room(shard, 2);
+    struct aliquot_page *record = value & ALIQUOT_SHARES ? find_page(shard, page) : NULL;
+    if (done)
+        enter(shard, pointer, page, record, unit_of(table, pointer), value);
+    if (done && record)
+        record->departing--;
+    aliquot_unlock(&shard->lock);
+    return done;
+}
+
 /* Whether what is known of a pointer agrees. The shard is locked. */
 static bool agrees(const struct aliquot_shard *shard, const struct aliquot_page *record,
                    uint64_t unit, uint64_t pointer, uint64_t mask, uint64_t wanted) {
@@ -318,6 +373,7 @@ bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint6
         find(shard, pointer)->value = value;
     else if (done && (done = has_room(shard, 1))) {
         record->starts[unit / 64] &= ~(1ull << unit % 64);
+        record->marked--;
         record->others++;
         *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
         shard->count++;
@@ -330,10 +386,10 @@ bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint6
 static bool sweep_page(struct aliquot_shard *shard, uint64_t page, struct aliquot_page *record,
                        unsigned shift, aliquot_gone *gone, void *context) {
     uint64_t value = record->value;
-    uint32_t marked = record->tenants - record->others;
     memset(record->starts, 0, sizeof record->starts);
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
-    for (; marked; marked--) {
+    for (uint32_t marked = record->marked; marked; marked--) {
+        record->marked--;
         tenancy = leave_page(shard, page, record);
         gone(page >> 1 << shift, value, tenancy, context);
     }
@@ -350,7 +406,7 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
             bool erased = false;
             if (found.key & 1 && table->page_shift) {
                 struct aliquot_page *record = (struct aliquot_page *)(uintptr_t)found.value;
-                erased = record->tenants > record->others && (record->value & mask) == value &&
+                erased = record->marked && (record->value & mask) == value &&
                          sweep_page(shard, found.key, record, table->page_shift, gone, context);
             } else if (found.key && !(found.key & 1) && (found.value & mask) == value) {
                 uint64_t page = page_of(table, found.key), taken = found.value;

@@ -33,8 +33,9 @@ struct aliquot_page {
         _Alignas(64) uint64_t value; /* of every tenant that has a bit */
         struct aliquot_page *next;   /* spare ones */
     };
-    uint32_t tenants; /* those with a bit, and those with an entry of their own */
-    uint32_t others;  /* the latter */
+    uint32_t marked;    /* tenants with a bit */
+    uint32_t others;    /* tenants with an entry of their own */
+    uint32_t departing; /* tenants whose entry has gone and whose memory is still being freed */
     uint64_t starts[ALIQUOT_PAGE_UNITS / 64]; /* by 512 bytes, of the first 2 MiB; all zero in a
                                                  spare one */
 };
@@ -82,6 +83,16 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
 bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value);
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value);
+
+/* The same in two steps, around the freeing of the memory. Departing takes the entry, for as soon as
+ * the memory is free the address may be another thread's; but a page that others may share keeps the
+ * tenant until it has gone, for so long the memory is there: MORE then, and EDGE where no page is
+ * shared. Or it stays, because it was not freed after all; false when there is no host memory. */
+enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
+                                            uint64_t *value);
+enum aliquot_tenancy aliquot_pointer_gone(struct aliquot_table *table, uint64_t pointer,
+                                          uint64_t value);
+bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value);
 
 /* The same, only where the value agrees with `wanted` in the bits of `mask`. */
 enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,

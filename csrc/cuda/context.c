@@ -465,12 +465,21 @@ CUresult aliquot_cuGreenCtxDestroy(CUgreenCtx green) {
         !aliquot_table_take(&greens, (uintptr_t)green, &value))
         return REAL(cuGreenCtxDestroy)(green);
     CUdevice ordinal = (CUdevice)value - 1;
+    CUcontext handle = NULL;
+    uint64_t index;
     pthread_mutex_lock(&primary[ordinal].mutex);
+    /* Its handle as a context may be the next one's. */
+    bool known = REAL(cuCtxFromGreenCtx)(&handle, green) == CUDA_SUCCESS &&
+                 aliquot_table_take(&handles, (uintptr_t)handle, &index);
     CUresult result = REAL(cuGreenCtxDestroy)(green);
-    if (result == CUDA_SUCCESS)
+    if (result == CUDA_SUCCESS) {
+        atomic_fetch_add_explicit(&generation, 1, memory_order_release);
         primary_ended(ordinal);
-    else
+    } else {
         aliquot_table_put(&greens, (uintptr_t)green, value);
+        if (known)
+            aliquot_table_put(&handles, (uintptr_t)handle, index);
+    }
     pthread_mutex_unlock(&primary[ordinal].mutex);
     return result;
 }

@@ -20,11 +20,14 @@
 
 /* An executable graph with memory nodes. */
 struct exec {
-    CUgraphExec handle;                   /* NULL: destroyed while it ran, or a free place */
-    CUevent event;                        /* recorded behind its last launch; NULL: not launched */
-    uint16_t context;                     /* of the event */
-    uint32_t epoch;                       /* in which it was counted into the spread */
-    uint64_t demand[ALIQUOT_MAX_DEVICES]; /* bytes that its nodes allocate, in pages */
+    CUgraphExec handle; /* NULL: destroyed while it ran, or a free place */
+    CUevent event;      /* recorded behind its last launch; NULL: not launched */
+    uint16_t context;   /* of the event */
+    uint32_t epoch;     /* in which it was counted into the spread */
+    struct demand {
+        uint64_t bytes[ALIQUOT_MAX_DEVICES]; /* that its nodes allocate, each in pages */
+        uint32_t nodes[ALIQUOT_MAX_DEVICES];
+    } demand;
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* of everything here */
@@ -34,12 +37,13 @@ static struct aliquot_table handles; /* exec to place */
 static _Atomic uint32_t exec_count;  /* with a handle */
 
 static uint64_t charged[ALIQUOT_MAX_DEVICES]; /* bytes, of each device's graph pool */
-static uint64_t spread[ALIQUOT_MAX_DEVICES];  /* bytes */
+static struct demand spread;
 
 /* Advanced when the pools are trimmed, from 1: what was launched before may have to grow again. */
 static uint32_t epoch = 1;
 
-/* For reading: over the driver's launch. For writing: where all must stand still meanwhile. */
+/* For reading: from foreseeing what a launch may take until it is launched. For writing: where the
+ * pool must not be touched meanwhile. */
 static pthread_rwlock_t launching = PTHREAD_RWLOCK_INITIALIZER;
 
 static uint64_t attribute(uint32_t device, CUgraphMem_attribute which) {
@@ -59,9 +63,11 @@ static void settle(uint32_t device, uint64_t ahead) {
         aliquot_withdraw(device, booked - now);
     /* It was trimmed: what is left is in use by graphs that will be counted again. */
     if (now < charged[device]) {
-        spread[device] = now;
+        spread.bytes[device] = now;
         epoch++;
     }
+    if (!now)
+        spread.nodes[device] = 0;
     charged[device] = now;
     uint64_t any = 0;
     for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++)
@@ -81,18 +87,16 @@ void aliquot_graph_settle(uint32_t device) {
 
 /* -- What a graph may take ---------------------------------------------------------------------- */
 
-struct demand {
-    uint64_t bytes[ALIQUOT_MAX_DEVICES];
-};
-
 static void add_node(CUgraphNode node, struct demand *demand) {
     CUDA_MEM_ALLOC_NODE_PARAMS allocation;
     if (REAL(cuGraphMemAllocNodeGetParams)(node, &allocation) != CUDA_SUCCESS ||
         allocation.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
         return;
     int device = aliquot_device_index(allocation.poolProps.location.id);
-    if (device >= 0)
+    if (device >= 0) {
         demand->bytes[device] += aliquot_whole_pages((uint32_t)device, allocation.bytesize);
+        demand->nodes[device]++;
+    }
 }
 
 /* Sums the allocation nodes of a graph and of its child graphs. */
@@ -144,7 +148,7 @@ static struct exec *free_place(void) {
 
 /* Writes down what an executable graph may take. False: too many of them. */
 static bool remember(CUgraphExec handle, CUgraph graph) {
-    struct demand demand = {{0}};
+    struct demand demand = {{0}, {0}};
     if (aliquot_ready() != CUDA_SUCCESS || !HAVE(cuGraphMemAllocNodeGetParams))
         return true;
     CUstreamCaptureMode mode = aliquot_capture_relax();
@@ -157,8 +161,7 @@ static bool remember(CUgraphExec handle, CUgraph graph) {
         pthread_mutex_lock(&mutex);
         exec = free_place();
         if (exec) {
-            *exec = (struct exec){.handle = handle};
-            memcpy(exec->demand, demand.bytes, sizeof exec->demand);
+            *exec = (struct exec){.handle = handle, .demand = demand};
             aliquot_table_put(&handles, (uintptr_t)handle, (uint64_t)(exec - execs));
             /* relaxed: the launching thread has the exec from the one that made it. */
             atomic_fetch_add_explicit(&exec_count, 1, memory_order_relaxed);
@@ -189,9 +192,10 @@ static bool foresee(struct exec *exec, uint64_t growth[ALIQUOT_MAX_DEVICES]) {
     bool counted = exec->epoch == epoch, any = false;
     exec->epoch = epoch;
     for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++) {
-        uint64_t demand = exec->demand[d];
-        spread[d] += counted ? 0 : demand;
-        uint64_t lacking = spread[d] > charged[d] ? spread[d] - charged[d] : 0;
+        uint64_t demand = exec->demand.bytes[d];
+        spread.bytes[d] += counted ? 0 : demand;
+        spread.nodes[d] += counted ? 0 : exec->demand.nodes[d];
+        uint64_t lacking = spread.bytes[d] > charged[d] ? spread.bytes[d] - charged[d] : 0;
         growth[d] = lacking < demand ? lacking : demand;
         any |= growth[d] != 0;
     }
@@ -268,8 +272,12 @@ static CUresult squeeze(const struct launch *launch) {
     pthread_mutex_lock(&mutex);
     struct exec *exec = find(launch->handle);
     for (uint32_t d = 0; exec && d < aliquot_slice.device_count && fits; d++) {
-        uint64_t used = exec->demand[d] ? attribute(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT) : 0;
-        fits = used + exec->demand[d] <= charged[d] || !exec->demand[d];
+        if (!exec->demand.bytes[d])
+            continue;
+        /* The counter counts bytes; each allocation may have a page that it does not fill. */
+        uint64_t used = attribute(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT) +
+                        spread.nodes[d] * aliquot_page_bytes(d);
+        fits = used + exec->demand.bytes[d] <= charged[d];
     }
     pthread_mutex_unlock(&mutex);
     aliquot_capture_restore(mode);
@@ -390,7 +398,7 @@ static CUresult
 with_parameters(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS *parameters,
                 CUresult (*instantiate)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *),
                 CUresult (*upload)(CUgraphExec, CUstream), bool per_thread) {
-    struct demand demand = {{0}};
+    struct demand demand = {{0}, {0}};
     if (parameters && parameters->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD && upload &&
         HAVE(cuGraphMemAllocNodeGetParams) && aliquot_ready() == CUDA_SUCCESS)
         add_graph(graph, &demand, 0);
@@ -428,12 +436,15 @@ CUresult aliquot_cuGraphInstantiateWithParams_ptsz(CUgraphExec *exec, CUgraph gr
 }
 
 CUresult aliquot_cuDeviceGraphMemTrim(CUdevice ordinal) {
+    int device = aliquot_ready() == CUDA_SUCCESS ? aliquot_device_index(ordinal) : -1;
+    if (device < 0)
+        return REAL(cuDeviceGraphMemTrim)(ordinal);
+    /* A launch on its way has been told what the pool has. */
+    pthread_rwlock_wrlock(&launching);
     CUresult result = REAL(cuDeviceGraphMemTrim)(ordinal);
-    if (result != CUDA_SUCCESS || aliquot_ready() != CUDA_SUCCESS)
-        return result;
-    int device = aliquot_device_index(ordinal);
-    if (device >= 0)
+    if (result == CUDA_SUCCESS)
         aliquot_graph_settle((uint32_t)device);
+    pthread_rwlock_unlock(&launching);
     return result;
 }
 
@@ -441,7 +452,7 @@ void aliquot_graph_forget(void) {
     pthread_mutex_init(&mutex, NULL);
     pthread_rwlock_init(&launching, NULL);
     memset(charged, 0, sizeof charged);
-    memset(spread, 0, sizeof spread);
+    memset(&spread, 0, sizeof spread);
     if (execs)
         munmap(execs, EXECS * sizeof *execs);
     execs = NULL;

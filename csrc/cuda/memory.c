@@ -224,7 +224,7 @@ INLINE struct aliquot_departure depart(uint64_t pointer) {
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
     uint64_t value = 0;
     if (pointer && aliquot_ready() == CUDA_SUCCESS)
-        tenancy = aliquot_pointer_take(&aliquot_pointers, pointer, &value);
+        tenancy = aliquot_pointer_depart(&aliquot_pointers, pointer, &value);
     return (struct aliquot_departure){pointer, value, tenancy};
 }
 
@@ -232,36 +232,18 @@ struct aliquot_departure aliquot_depart(uint64_t pointer) {
     return depart(pointer);
 }
 
-/* The driver did not free it: the entry comes back. Meanwhile the page may have lost or found other
- * tenants, who paid for it or were told that they were the last. */
-static void stay(const struct aliquot_departure *departure) {
-    struct aliquot_allocation allocation = aliquot_unpack(departure->value);
-    struct aliquot_stale stale;
-    enum aliquot_tenancy now =
-        aliquot_pointer_put(&aliquot_pointers, departure->pointer, departure->value, &stale);
-    if (stale.tenancy != ALIQUOT_TENANT_NONE)
-        release(departure->pointer, stale.value, stale.tenancy);
-    if (allocation.kind == ALIQUOT_POOLED)
-        return;
-    if (departure->tenancy == ALIQUOT_TENANT_EDGE && now == ALIQUOT_TENANT_MORE)
-        aliquot_withdraw(allocation.device, entry_bytes(&allocation));
-    else if (departure->tenancy == ALIQUOT_TENANT_MORE && now == ALIQUOT_TENANT_EDGE)
-        aliquot_charge_given(allocation.device, entry_bytes(&allocation));
-}
-
 INLINE CUresult departed(const struct aliquot_departure *departure, CUresult result) {
     if (departure->tenancy == ALIQUOT_TENANT_NONE)
         return result;
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
-        stay(departure);
+        aliquot_pointer_stay(&aliquot_pointers, departure->pointer, departure->value);
         return result;
     }
     struct aliquot_allocation allocation = unpack(departure->value);
-    if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0)) {
+    if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0))
         aliquot_pool_freed(&allocation, false);
-        return result;
-    }
-    if (departure->tenancy == ALIQUOT_TENANT_EDGE)
+    else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->value) ==
+             ALIQUOT_TENANT_EDGE)
         vacate(departure->pointer, &allocation);
     return result;
 }
@@ -306,11 +288,15 @@ static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread
     uint64_t leaving = as_kind(value, ALIQUOT_LEAVING);
     bool ours = unpack(value).kind == ALIQUOT_LINEAR && !aliquot_capturing(stream, per_thread) &&
                 aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, value, leaving);
+    /* Before the driver may carry it out, and give the address to another thread. */
+    uint32_t debt = ours ? aliquot_debt_begin(pointer, unpack(value).owner) : 0;
     CUresult result = free(pointer, stream);
     if (ours && result == CUDA_SUCCESS)
-        aliquot_debt(pointer, unpack(value).owner, stream, per_thread);
-    else if (ours)
+        aliquot_debt_queued(debt, stream, per_thread);
+    else if (ours) {
+        aliquot_debt_end(debt);
         aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, leaving, value);
+    }
     return result;
 }
 

@@ -227,8 +227,26 @@ static bool has_gap(const struct pool *pool, uint64_t bytes) {
            bytes + bytes / 8 + UNIT <= (pool->charged - used) / gaps;
 }
 
+/* A pool may shrink at any time, when another thread synchronises. Under the mutex, which guards
+ * against trims: forbids it and returns the threshold that is to be allowed again. */
+static cuuint64_t forbid_shrinking(const struct pool *pool) {
+    cuuint64_t before = 0, all = UINT64_MAX;
+    REAL(cuMemPoolGetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &before);
+    REAL(cuMemPoolSetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &all);
+    return before;
+}
+
+static void allow_shrinking(const struct pool *pool, cuuint64_t before) {
+    cuuint64_t now = 0;
+    REAL(cuMemPoolGetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &now);
+    /* Else the program has set another one meanwhile. */
+    if (now == UINT64_MAX)
+        REAL(cuMemPoolSetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &before);
+}
+
 /* Under the mutex, which is left for a moment when the slice is full: charges the growth that an
- * allocation may cause. `*ahead` is what was charged. False: refused. */
+ * allocation may cause. `*ahead` is what was charged, and 0 where the pool has a gap that suffices:
+ * then it must not shrink before the call. False: refused. */
 static bool charge_growth(struct pool *pool, uint64_t bytes, uint64_t *ahead) {
     uint32_t device = pool->device;
     uint64_t whole = aliquot_whole_pages(device, bytes);
@@ -291,6 +309,15 @@ static CUresult grow_and_call(const struct request *request, struct pool *pool,
     uint64_t ahead;
     if (!charge_growth(pool, request->bytes, &ahead))
         return CUDA_ERROR_OUT_OF_MEMORY;
+    cuuint64_t threshold = 0;
+    if (!ahead) {
+        threshold = forbid_shrinking(pool);
+        settle_pool(pool, 0);
+        if (!has_gap(pool, request->bytes)) {
+            allow_shrinking(pool, threshold);
+            return CUDA_ERROR_OUT_OF_MEMORY;
+        }
+    }
     aliquot_capture_restore(*mode);
     unsigned round = 0;
     CUresult result;
@@ -305,6 +332,8 @@ static CUresult grow_and_call(const struct request *request, struct pool *pool,
     *mode = aliquot_capture_relax();
     if (result == CUDA_SUCCESS)
         enter(request, pool);
+    if (!ahead)
+        allow_shrinking(pool, threshold);
     settle_pool(pool, ahead);
     if (result == CUDA_SUCCESS && !ahead &&
         aliquot_used(pool->device) > aliquot_cap(pool->device)) {
@@ -317,7 +346,7 @@ static CUresult grow_and_call(const struct request *request, struct pool *pool,
 static CUresult allocate(const struct request *request) {
     const struct aliquot_context *context = aliquot_stream_context(request->stream);
     /* Within a capture nothing is allocated: the graph is charged when it is launched. */
-    if (!context || !HAVE(cuMemPoolGetAttribute) ||
+    if (!context || !request->bytes || !HAVE(cuMemPoolGetAttribute) ||
         aliquot_capturing(request->stream, request->per_thread))
         return call(request);
     if (context->device < 0 && !request->pool)
@@ -426,7 +455,9 @@ CUresult aliquot_cuMemPoolDestroy(CUmemoryPool handle) {
 }
 
 CUresult aliquot_cuMemPoolTrimTo(CUmemoryPool handle, size_t keep) {
+    pthread_mutex_lock(&mutex);
     CUresult result = REAL(cuMemPoolTrimTo)(handle, keep);
+    pthread_mutex_unlock(&mutex);
     if (result == CUDA_SUCCESS)
         aliquot_synchronised();
     return result;

@@ -11,11 +11,13 @@
 
 /* A linear allocation whose free is queued: its entry is LEAVING until the event has passed. */
 struct debt {
-    uint64_t pointer;  /* 0: free place, once the event is gone too */
-    CUevent event;     /* NULL: only a wait for the whole context tells */
-    uint64_t sequence; /* when it was queued, see aliquot_queue_next */
+    bool used;         /* else a free place */
+    bool queued;       /* the driver has been told */
     uint16_t context;  /* of the event */
     uint16_t owner;    /* context of the allocation */
+    uint64_t pointer;  /* 0: given out again meanwhile */
+    CUevent event;     /* NULL: only a wait for the whole context tells */
+    uint64_t sequence; /* when it was queued, see aliquot_queue_next */
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -83,26 +85,51 @@ static struct debt *free_place(void) {
     if (debt_mark < DEBTS)
         return &debts[debt_mark++];
     for (uint32_t i = 0; i < DEBTS; i++)
-        if (!debts[i].pointer && !debts[i].event)
+        if (!debts[i].used)
             return &debts[i];
     return NULL;
 }
 
-void aliquot_debt(uint64_t pointer, uint16_t owner, CUstream stream, bool per_thread) {
+uint32_t aliquot_debt_begin(uint64_t pointer, uint16_t owner) {
+    pthread_mutex_lock(&mutex);
+    struct debt *debt = free_place();
+    if (debt)
+        *debt = (struct debt){.used = true, .pointer = pointer, .owner = owner};
+    pthread_mutex_unlock(&mutex);
+    return debt ? (uint32_t)(debt - debts) + 1 : 0;
+}
+
+static void lower_mark(void) {
+    while (debt_mark && !debts[debt_mark - 1].used)
+        debt_mark--;
+    if (!debt_mark)
+        atomic_fetch_and_explicit(&aliquot_lazy, ~ALIQUOT_LAZY_FREES, memory_order_relaxed);
+}
+
+void aliquot_debt_end(uint32_t id) {
+    pthread_mutex_lock(&mutex);
+    if (id)
+        debts[id - 1] = (struct debt){0};
+    lower_mark();
+    pthread_mutex_unlock(&mutex);
+}
+
+void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread) {
+    if (!id)
+        return;
     const struct aliquot_context *context = aliquot_stream_context(stream);
     uint64_t now = aliquot_queue_next();
     CUstreamCaptureMode mode = aliquot_capture_relax();
     CUevent event = mark_stream(context, stream, per_thread);
-    pthread_mutex_lock(&mutex);
-    struct debt *debt = free_place();
-    if (debt) {
-        *debt = (struct debt){pointer, event, now, context ? context->index : (uint16_t)0, owner};
-        atomic_fetch_or_explicit(&aliquot_lazy, ALIQUOT_LAZY_FREES, memory_order_relaxed);
-    }
-    pthread_mutex_unlock(&mutex);
-    if (!debt && event)
-        REAL(cuEventDestroy_v2)(event);
     aliquot_capture_restore(mode);
+    pthread_mutex_lock(&mutex);
+    struct debt *debt = &debts[id - 1];
+    debt->queued = true;
+    debt->event = event;
+    debt->sequence = now;
+    debt->context = context ? context->index : (uint16_t)0;
+    atomic_fetch_or_explicit(&aliquot_lazy, ALIQUOT_LAZY_FREES, memory_order_relaxed);
+    pthread_mutex_unlock(&mutex);
 }
 
 void aliquot_debt_cancel(uint64_t pointer) {
@@ -122,13 +149,6 @@ static void pay(struct debt *debt) {
     *debt = (struct debt){0};
 }
 
-static void lower_mark(void) {
-    while (debt_mark && !debts[debt_mark - 1].pointer && !debts[debt_mark - 1].event)
-        debt_mark--;
-    if (!debt_mark)
-        atomic_fetch_and_explicit(&aliquot_lazy, ~ALIQUOT_LAZY_FREES, memory_order_relaxed);
-}
-
 static void settle_debts(void) {
     pthread_mutex_lock(&mutex);
     for (uint32_t i = 0; i < debt_mark; i++)
@@ -143,7 +163,7 @@ void aliquot_debts_context_gone(uint16_t context) {
     for (uint32_t i = 0; i < debt_mark; i++) {
         if (debts[i].owner == context)
             debts[i].pointer = 0; /* freed with its context */
-        if (debts[i].context == context && (debts[i].pointer || debts[i].event)) {
+        if (debts[i].queued && debts[i].context == context) {
             /* Its event went with it, and so did the work it waited for. */
             debts[i].event = NULL;
             pay(&debts[i]);
@@ -157,7 +177,7 @@ void aliquot_debts_context_gone(uint16_t context) {
 static void context_drained(uint16_t context, uint64_t before) {
     pthread_mutex_lock(&mutex);
     for (uint32_t i = 0; i < debt_mark; i++)
-        if (debts[i].pointer && !debts[i].event && debts[i].context == context &&
+        if (debts[i].queued && !debts[i].event && debts[i].context == context &&
             debts[i].sequence <= before)
             pay(&debts[i]);
     lower_mark();

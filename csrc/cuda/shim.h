@@ -146,8 +146,12 @@ uint64_t aliquot_queue_sequence(void);
 /* The context that a stream's work runs in. */
 const struct aliquot_context *aliquot_stream_context(CUstream stream);
 
-/* The free of a linear allocation of the context `owner`, whose entry is LEAVING, was queued. */
-void aliquot_debt(uint64_t pointer, uint16_t owner, CUstream stream, bool per_thread);
+/* The free of a linear allocation of the context `owner`, whose entry is LEAVING: is about to be
+ * queued; was queued in a stream; could not be queued. The first returns a number for the others; 0
+ * when there are too many, and then the charge stays until the address is given out again. */
+uint32_t aliquot_debt_begin(uint64_t pointer, uint16_t owner);
+void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread);
+void aliquot_debt_end(uint32_t id);
 
 /* The address was given out again, so that free has been carried out. */
 void aliquot_debt_cancel(uint64_t pointer);

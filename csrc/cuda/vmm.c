@@ -183,7 +183,7 @@ CUresult aliquot_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
         size_t step;
         bool possible = REAL(cuMemGetAllocationGranularity)(
                             &step, properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM) == CUDA_SUCCESS &&
-                        step && size % step == 0;
+                        step && size && size % step == 0;
         return possible ? CUDA_ERROR_OUT_OF_MEMORY
                         : REAL(cuMemCreate)(handle, size, properties, flags);
     }
