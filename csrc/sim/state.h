@@ -174,7 +174,7 @@ struct sim_device_state {
     uint64_t bitmap_offset;       /* in the file: a bit per frame, 1 free; derived */
     _Atomic uint64_t free_frames; /* derived; written under the lock */
     uint32_t free_hint;           /* no free frame below it; derived */
-    uint32_t pad;
+    uint32_t descriptors;         /* perhaps some shares live by descriptors only; under the lock */
     struct sim_timeline timeline;
 };
 

@@ -320,6 +320,12 @@ bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
     *frames = (struct sim_frames){0};
     for (int attempt = 0;; attempt++) {
         sim_device_lock(state, device);
+        struct sim_device_state *shared = &state->header->devices[device];
+        if (shared->descriptors) {
+            /* What was closed meanwhile is nobody's any more, and must not count as held. */
+            shared->descriptors = 0;
+            (void)sim_shares_reap(state, device, SIM_SLOT_NONE);
+        }
         bool taken = take_locked(state, device, count, frames);
         sim_device_unlock(state, device);
         if (taken || attempt || count > state->header->devices[device].frame_count)

@@ -162,6 +162,9 @@ static bool settle(struct sim_state *state, struct sim_share *share, uint32_t nu
         end_share(state, share, number);
         return true;
     }
+    /* Nobody will tell when the descriptor is closed. */
+    if (!any && share->device < SIM_DEVICES_MAX)
+        state->header->devices[share->device].descriptors = 1;
     /* Kept by a descriptor alone: it stays with the process that made it while that lives. */
     if (heir == SIM_SLOT_NONE && share->owner != leaving)
         return false;
