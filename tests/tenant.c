@@ -10,9 +10,10 @@
  *       settle              waits for the device
  *       info                free, total and cuDeviceTotalMem
  *   hold KIND SIZE DICE …   gets these things, tells the answers, ends with standard input
- *   storm THREADS ROUNDS STEPS SEED MOST
- *       rounds of random operations by several threads on things of up to MOST bytes; after each
- *       round, and when everything is given back, one line "quiet", and a wait for a line
+ *   storm THREADS ROUNDS STEPS SEED MOST [KIND …]
+ *       rounds of random operations by several threads on things of up to MOST bytes, of these kinds
+ *       or of all; before,
+ *       after each round, and when everything is given back, one line "quiet", and a wait for a line
  */
 #include "tenant.h"
 
@@ -167,7 +168,8 @@ static struct {
     unsigned threads, rounds, steps;
     uint64_t seed, most;
     pthread_barrier_t pause;
-    _Atomic uint64_t gets, refusals, pokes, gives;
+    _Atomic uint64_t refusals, pokes, gives;
+    _Atomic uint64_t gets[32]; /* that succeeded, by kind */
 } storm;
 
 static uint64_t next(uint64_t *state) {
@@ -194,13 +196,14 @@ static uint64_t random_size(uint64_t *state) {
 }
 
 /* Kinds that are slow to get come up less often. */
-static const struct kind *random_kind(uint64_t *state) {
+static unsigned random_kind(uint64_t *state) {
     for (;;) {
-        const struct kind *kind = all_kinds[next(state) % kind_count];
+        unsigned number = (unsigned)(next(state) % kind_count);
+        const struct kind *kind = all_kinds[number];
         bool slow = !strcmp(kind->name, "context") || !strcmp(kind->name, "library") ||
                     !strcmp(kind->name, "module") || !strcmp(kind->name, "green");
         if (!slow || next(state) % 8 == 0)
-            return kind;
+            return number;
     }
 }
 
@@ -215,17 +218,22 @@ static bool allowed(const struct kind *kind, CUresult result) {
     return true;
 }
 
-static void step(uint64_t *state) {
+/* One operation on one place. At ebb nothing is got, so that there is room again for what needs much
+ * of it at once. */
+static void step(uint64_t *state, bool ebb) {
     struct place *at = &place[next(state) % SLOTS];
     if (pthread_mutex_trylock(&at->mutex))
         return;
     struct thing *thing = &at->thing;
     uint64_t dice = next(state);
-    if (!thing->kind) {
-        const struct kind *kind = random_kind(state);
-        storm.gets++;
+    if (!thing->kind && ebb)
+        ;
+    else if (!thing->kind) {
+        unsigned number = random_kind(state);
+        const struct kind *kind = all_kinds[number];
         allowed(kind, get(thing, kind, random_size(state), dice));
-    } else if (dice & 1) {
+        storm.gets[number] += thing->kind != NULL;
+    } else if (dice & 1 && !ebb) {
         storm.pokes++;
         allowed(thing->kind, thing->kind->poke(thing, dice >> 1));
     } else {
@@ -248,11 +256,12 @@ static void *weather(void *argument) {
     MUST(cu.cuCtxSetCurrent(tenant.primary));
     for (unsigned round = 0; round < storm.rounds; round++) {
         for (unsigned i = 0; i < storm.steps; i++) {
-            step(&state);
+            step(&state, i % 250 >= 190);
             if (i % 64 == 0)
                 look_at_memory();
+            /* Not the whole context: others may be capturing. */
             if (i % 256 == 0)
-                MUST(cu.cuCtxSynchronize());
+                MUST(cu.cuStreamSynchronize(tenant.stream[i / 256 % 2]));
         }
         pthread_barrier_wait(&storm.pause); /* all are done */
         pthread_barrier_wait(&storm.pause); /* all go on */
@@ -269,7 +278,19 @@ static void quiet(void) {
         _exit(2);
 }
 
-static void run_storm(char **word) {
+static void choose_kinds(char **name, int names) {
+    const struct kind *chosen[32];
+    for (int i = 0; i < names && i < 32; i++)
+        chosen[i] = kind_named(name[i]);
+    for (int i = 0; i < names && i < 32; i++)
+        all_kinds[i] = chosen[i];
+    if (names)
+        kind_count = (unsigned)names;
+}
+
+static void run_storm(char **word, int words) {
+    tenant.storms = true;
+    choose_kinds(word + 5, words - 5);
     storm.threads = (unsigned)strtoul(word[0], NULL, 10);
     storm.rounds = (unsigned)strtoul(word[1], NULL, 10);
     storm.steps = (unsigned)strtoul(word[2], NULL, 10);
@@ -279,6 +300,7 @@ static void run_storm(char **word) {
     if (storm.threads > sizeof thread / sizeof *thread)
         fail("too many threads");
     pthread_barrier_init(&storm.pause, NULL, storm.threads + 1);
+    quiet(); /* until all others are there */
     for (unsigned i = 0; i < storm.threads; i++)
         pthread_create(&thread[i], NULL, weather, (void *)(uintptr_t)(next(&storm.seed) | 1));
     for (unsigned round = 0; round < storm.rounds; round++) {
@@ -296,9 +318,11 @@ static void run_storm(char **word) {
     MUST(cu.cuMemPoolTrimTo(tenant.pool, 0));
     quiet();
     MUST(cu.cuDevicePrimaryCtxRelease_v2(tenant.device));
-    printf("gone %llu %llu %llu %llu\n", (unsigned long long)storm.gets,
-           (unsigned long long)storm.refusals, (unsigned long long)storm.pokes,
-           (unsigned long long)storm.gives);
+    printf("gone refusals=%llu pokes=%llu gives=%llu", (unsigned long long)storm.refusals,
+           (unsigned long long)storm.pokes, (unsigned long long)storm.gives);
+    for (unsigned i = 0; i < kind_count; i++)
+        printf(" %s=%llu", all_kinds[i]->name, (unsigned long long)storm.gets[i]);
+    printf("\n");
     fflush(stdout);
     getchar();
 }
@@ -338,8 +362,8 @@ int main(int argc, char **argv) {
         serve();
     else if (!strcmp(mode, "hold"))
         hold(argv + at, argc - at);
-    else if (!strcmp(mode, "storm") && argc - at == 5)
-        run_storm(argv + at);
+    else if (!strcmp(mode, "storm") && argc - at >= 5)
+        run_storm(argv + at, argc - at);
     else
         fail("no mode %s", mode);
     return 0;

@@ -162,6 +162,7 @@ struct thing {
     unsigned references; /* VMM: handles held */
     uint64_t handle;     /* VMM or multicast */
     uint64_t other_handle;
+    int descriptor;  /* 0, or one that the handle was exported as */
     void *object[4]; /* pool, array, context, module, graph, executable graph, stream */
     bool flag[4];
 };
@@ -191,6 +192,7 @@ extern struct tenant {
     CUmemoryPool pool;  /* default pool of the device */
     size_t granularity; /* of cuMemCreate */
     size_t total;       /* of the device */
+    bool storms;        /* many threads at once */
     /* Datagram sockets on which tenants send each other what they share: -1 when there are none. */
     int outbox, inbox;
 } tenant;
@@ -216,7 +218,8 @@ char *ptx(uint64_t size);
 /* The same in a file; unlink() and free() the name. */
 char *ptx_file(uint64_t size);
 
-/* What tenants send each other. */
+/* What tenants send each other. Memory is fetched by its descriptor's number while its owner keeps
+ * it; or the descriptor itself is sent, and the memory may have no other owner until it arrives. */
 enum letter_kind { LETTER_IPC, LETTER_MEMORY, LETTER_POOL };
 struct letter {
     enum letter_kind kind;
@@ -224,7 +227,9 @@ struct letter {
     uint64_t size;
     CUipcMemHandle ipc;
     CUmemPoolPtrExportData pointer;
-    int fd; /* -1: none */
+    int number;    /* of the sender's descriptor; -1: `fd` was sent */
+    uint64_t file; /* that it stands for */
+    int fd;        /* -1: none */
 };
 /* Sends without waiting, and closes the letter's descriptor; a full box loses it. */
 void post(struct letter *letter);

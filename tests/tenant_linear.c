@@ -86,7 +86,7 @@ static CUresult managed_get(struct thing *thing, uint64_t size, uint64_t dice) {
 }
 
 static CUresult linear_poke(struct thing *thing, uint64_t dice) {
-    struct letter letter = {.kind = LETTER_IPC, .fd = -1};
+    struct letter letter = {.kind = LETTER_IPC, .number = -1, .fd = -1};
     check_mark(thing->pointer[0], thing->size);
     if (!roll(&dice, 2))
         return CUDA_SUCCESS;
@@ -251,8 +251,10 @@ static CUresult pool_poke(struct thing *thing, uint64_t dice) {
         thing->object[0] = NULL;
         break;
     default:
-        if (thing->flag[0] && thing->count) {
-            struct letter letter = {.kind = LETTER_POOL, .size = thing->size, .fd = -1};
+        /* Rules forbid to free it while another process has it: not in a storm. */
+        if (thing->flag[0] && thing->count && !tenant.storms) {
+            struct letter letter = {
+                .kind = LETTER_POOL, .size = thing->size, .number = -1, .fd = -1};
             MUST(cu.cuMemPoolExportToShareableHandle(&letter.fd, pool,
                                                      CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
             MUST(cu.cuMemPoolExportPointer(&letter.pointer, thing->pointer[0]));

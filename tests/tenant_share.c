@@ -2,8 +2,12 @@
 #include "tenant.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -86,6 +90,13 @@ static void unmap(struct thing *thing) {
     MUST(cu.cuMemAddressFree(thing->pointer[thing->count], thing->size * times));
 }
 
+static unsigned reservations(const struct thing *thing) {
+    unsigned found = 0;
+    for (unsigned i = 0; i < thing->count; i++)
+        found += thing->pointer[i] != 0;
+    return found;
+}
+
 static CUmemAllocationProp properties(void) {
     return (CUmemAllocationProp){
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
@@ -114,6 +125,43 @@ static void let_go(struct thing *thing) {
         thing->handle = 0;
 }
 
+/* Held by whoever fetches memory, and by whoever stops offering it: all tenants are one file. */
+static int bell(int operation) {
+    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || flock(fd, operation) < 0)
+        fail("no lock: %s", strerror(errno));
+    return fd;
+}
+
+static uint64_t file_of(int fd) {
+    struct stat status;
+    return fstat(fd, &status) == 0 ? (uint64_t)status.st_ino : 0;
+}
+
+/* Keeps the descriptor, for others to fetch. */
+static void offer(struct thing *thing, struct letter *letter) {
+    letter->number = letter->fd;
+    letter->file = file_of(letter->fd);
+    letter->fd = -1;
+    if (thing->descriptor)
+        close(thing->descriptor);
+    thing->descriptor = letter->number;
+}
+
+/* Gets the sender's descriptor. False: he does not offer it any more. */
+static bool fetch(struct letter *letter) {
+    int process = (int)syscall(SYS_pidfd_open, letter->sender, 0);
+    if (process < 0)
+        return false;
+    letter->fd = (int)syscall(SYS_pidfd_getfd, process, letter->number, 0);
+    close(process);
+    if (letter->fd >= 0 && file_of(letter->fd) == letter->file)
+        return true;
+    if (letter->fd >= 0)
+        close(letter->fd); /* the number is another one's by now */
+    return false;
+}
+
 static CUresult pages_poke(struct thing *thing, uint64_t dice) {
     CUmemGenericAllocationHandle again;
     switch (roll(&dice, 6)) {
@@ -122,10 +170,8 @@ static CUresult pages_poke(struct thing *thing, uint64_t dice) {
             map(thing, 1 + roll(&dice, 2));
         break;
     case 1:
-        if (thing->count && (thing->references || thing->count > 1))
+        if (thing->count && (thing->references || reservations(thing) > 1))
             unmap(thing);
-        if (!thing->count && !thing->references)
-            fail("everything was let go of");
         break;
     case 2:
         if (thing->count) {
@@ -140,9 +186,12 @@ static CUresult pages_poke(struct thing *thing, uint64_t dice) {
         break;
     case 4:
         if (thing->references) {
-            struct letter letter = {.kind = LETTER_MEMORY, .size = thing->size, .fd = -1};
+            struct letter letter = {
+                .kind = LETTER_MEMORY, .size = thing->size, .number = -1, .fd = -1};
             MUST(cu.cuMemExportToShareableHandle(&letter.fd, thing->handle,
                                                  CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+            if (tenant.storms)
+                offer(thing, &letter);
             post(&letter);
         }
         break;
@@ -163,11 +212,19 @@ static CUresult pages_poke(struct thing *thing, uint64_t dice) {
 }
 
 static void pages_give(struct thing *thing, uint64_t dice) {
+    int lock = thing->descriptor ? bell(LOCK_EX) : -1;
+    bool first = roll(&dice, 2);
+    if (first && thing->descriptor)
+        close(thing->descriptor);
     while (thing->references || thing->count)
         if (thing->references && (!thing->count || roll(&dice, 2)))
             let_go(thing);
         else
             unmap(thing);
+    if (!first && thing->descriptor)
+        close(thing->descriptor);
+    if (lock >= 0)
+        close(lock);
 }
 
 /* -- What must not be charged, and what must fail -------------------------------------------------- */
@@ -310,9 +367,15 @@ static CUresult open_pool(struct thing *thing, struct letter *letter) {
 
 static CUresult open_memory(struct thing *thing, struct letter *letter, uint64_t dice) {
     CUmemGenericAllocationHandle handle;
-    CUresult result = cu.cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)letter->fd,
-                                                        CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
-    close(letter->fd);
+    int lock = letter->number >= 0 ? bell(LOCK_SH) : -1;
+    CUresult result = CUDA_ERROR_INVALID_VALUE;
+    if (lock < 0 || fetch(letter)) {
+        result = cu.cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)letter->fd,
+                                                   CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR);
+        close(letter->fd);
+    }
+    if (lock >= 0)
+        close(lock);
     if (result != CUDA_SUCCESS)
         return result;
     thing->handle = handle;
@@ -343,7 +406,7 @@ static CUresult shared_get(struct thing *thing, uint64_t size, uint64_t dice) {
         return result;
     if (result != CUDA_ERROR_INVALID_VALUE && result != CUDA_ERROR_INVALID_HANDLE)
         fail("opening what was shared (%d) is answered with %d", (int)letter.kind, (int)result);
-    if (letter.kind == LETTER_MEMORY)
+    if (letter.kind == LETTER_MEMORY && letter.number < 0)
         fail("memory is gone although its descriptor is open");
     return CUDA_ERROR_NOT_FOUND;
 }
