@@ -14,8 +14,8 @@ struct handle {
     uint64_t state; /* the first half of the state's id */
     struct sim_share_name name;
     uint64_t offset, bytes;
-    uint32_t owner; /* slot of the exporting process */
-    uint32_t pad;
+    uint32_t owner;   /* slot of the exporting process, */
+    uint32_t holding; /* and which process in it */
 };
 _Static_assert(sizeof(struct handle) <= sizeof(CUipcMemHandle), "it has 64 bytes");
 
@@ -27,6 +27,11 @@ struct opened {
 };
 static pthread_mutex_t ipc_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct extent *opened_extents; /* by `next`; `owner` is the list of what is open in them */
+
+/* Which process in its slot this one is: slots are used again. */
+static uint32_t own_holding(void) {
+    return (uint32_t)(sim_slot_status(sim_state, sim_state->slot) >> 8);
+}
 
 static uint64_t state_key(void) {
     uint64_t key;
@@ -56,7 +61,10 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle *out, CUdeviceptr ptr) {
         return result;
     if (!out)
         return CUDA_ERROR_INVALID_VALUE;
-    struct handle handle = {.magic = IPC_MAGIC, .state = state_key(), .owner = sim_state->slot};
+    struct handle handle = {.magic = IPC_MAGIC,
+                            .state = state_key(),
+                            .owner = sim_state->slot,
+                            .holding = own_holding()};
     struct heap *heap;
     struct block *block = block_lock(ptr, &heap);
     struct extent *extent = block ? block->chunk : extent_find(ptr);
@@ -171,7 +179,7 @@ CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *ptr, CUipcMemHandle in, unsigned fla
     if (!ptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS || handle.magic != IPC_MAGIC ||
         handle.state != state_key() || handle.name.device >= sim_state->node->device_count)
         return CUDA_ERROR_INVALID_VALUE;
-    if (handle.owner == sim_state->slot) /* a process cannot open its own */
+    if (handle.owner == sim_state->slot && handle.holding == own_holding()) /* a process cannot open its own */
         return CUDA_ERROR_INVALID_CONTEXT;
     CUdevice home = sim_device_ordinal(handle.name.device);
     if (home < 0)
