@@ -1,6 +1,7 @@
 /* Drives csrc/core alone, without any driver. Usage: core_stress MODE FOLDER SEED
  *
  *   table     random entries against a plain reference, then all of them swept
+ *   pages     eight threads take and free small memory that shares pages
  *   threads   eight threads charge, withdraw and fill tables in one process
  *   processes eight processes of four threads under one cap
  *   kills     processes killed at random moments; the next one gets the whole cap at once
@@ -250,6 +251,76 @@ static void run_processes(void) {
     printf("ok peak %llu of %llu bytes\n", (unsigned long long)peak, CAP);
 }
 
+/* -- pages -------------------------------------------------------------------------------------- */
+
+enum { PAGES = 8, UNITS = 64 };
+static _Atomic int64_t pages_charged, page_live[PAGES];
+
+/* As the driver's wrappers do: charge a page, enter, take back what is charged already; and depart,
+ * free, and give back what the last one frees. Some frees fail. */
+static void *share_pages(void *argument) {
+    uint64_t state = (uint64_t)(uintptr_t)argument | 1;
+    unsigned mine = (unsigned)((uintptr_t)argument >> 1 & 7);
+    bool held[PAGES][UNITS / 8] = {{false}};
+    for (int step = 0; step < STEPS * 2; step++) {
+        unsigned number = (unsigned)(next(&state) % PAGES);
+        unsigned unit = (unsigned)(next(&state) % (UNITS / 8));
+        uint64_t pointer = 0x7f0000000000ull + ((uint64_t)number << 21) + (unit * 8 + mine) * 512;
+        uint64_t value = ALIQUOT_SHARES | 7 | (next(&state) % 16 == 0 ? 8 : 0);
+        if (!held[number][unit]) {
+            struct aliquot_stale stale;
+            pages_charged++;
+            page_live[number]++;
+            if (aliquot_pointer_put(&table, pointer, value, &stale) == ALIQUOT_TENANT_MORE)
+                pages_charged--;
+            CHECK(stale.tenancy == ALIQUOT_TENANT_NONE, "nothing stale");
+        } else {
+            struct aliquot_page *page;
+            CHECK(aliquot_pointer_depart(&table, pointer, &value, &page) != ALIQUOT_TENANT_NONE,
+                  "it is there");
+            if (next(&state) % 8 == 0) {
+                if (aliquot_pointer_stay(&table, pointer, value, page))
+                    pages_charged--;
+                continue;
+            }
+            page_live[number]--;
+            if (aliquot_pointer_gone(&table, pointer, page) == ALIQUOT_TENANT_EDGE)
+                pages_charged--;
+        }
+        held[number][unit] = !held[number][unit];
+        CHECK(pages_charged >= 0, "charges do not go below zero");
+    }
+    pthread_barrier_wait(&start);
+    int64_t live = 0;
+    for (unsigned i = 0; i < PAGES; i++)
+        live += page_live[i] > 0;
+    CHECK(pages_charged == live, "%lld pages charged, %lld in use", (long long)pages_charged,
+          (long long)live);
+    pthread_barrier_wait(&start);
+    for (unsigned number = 0; number < PAGES; number++)
+        for (unsigned unit = 0; unit < UNITS / 8; unit++) {
+            uint64_t value;
+            uint64_t pointer =
+                0x7f0000000000ull + ((uint64_t)number << 21) + (unit * 8 + mine) * 512;
+            if (held[number][unit] &&
+                aliquot_pointer_take(&table, pointer, &value) == ALIQUOT_TENANT_EDGE)
+                pages_charged--;
+        }
+    return NULL;
+}
+
+static void run_pages(void) {
+    pthread_t thread[8];
+    pthread_barrier_init(&start, NULL, 8);
+    for (uintptr_t i = 0; i < 8; i++)
+        pthread_create(&thread[i], NULL, share_pages,
+                       (void *)(((uintptr_t)next(&seed) & ~15ull) | i << 1));
+    for (int i = 0; i < 8; i++)
+        pthread_join(thread[i], NULL);
+    CHECK(pages_charged == 0, "%lld pages left", (long long)pages_charged);
+    printf("ok\n");
+}
+
 /* -- deaths -------------------------------------------------------------------------------------- */
 
 static void churn(void) {
@@ -425,6 +496,8 @@ int main(int argc, char **argv) {
     make_region();
     if (!strcmp(mode, "table"))
         run_table();
+    else if (!strcmp(mode, "pages"))
+        run_pages();
     else if (!strcmp(mode, "threads")) {
         attach();
         uint64_t refusals = run_threads(8);

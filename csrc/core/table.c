@@ -167,15 +167,46 @@ static struct aliquot_page *open_page(struct aliquot_shard *shard, uint64_t page
     return record;
 }
 
-/* A tenant is gone, and what counted it. */
-static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page,
-                                              struct aliquot_page *record) {
-    if (record->marked | record->others | record->departing)
-        return ALIQUOT_TENANT_MORE;
+/* Under the shard's lock: changes the count of tenants, and returns what it is then. */
+static inline uint64_t count_tenants(struct aliquot_page *record, uint64_t change) {
+    /* relaxed: only the lock's holder changes it while nobody is departing. */
+    uint64_t now = atomic_load_explicit(&record->tenants, memory_order_relaxed);
+    if (__builtin_expect(now >= ALIQUOT_DEPARTING, 0))
+        /* acq_rel: pairs with the same in aliquot_pointer_gone. */
+        return atomic_fetch_add_explicit(&record->tenants, change, memory_order_acq_rel) + change;
+    atomic_store_explicit(&record->tenants, now + change, memory_order_relaxed);
+    return now + change;
+}
+
+static inline bool has_marked(struct aliquot_page *record) {
+    /* relaxed: tenants with a bit come and go under the lock. */
+    return atomic_load_explicit(&record->tenants, memory_order_relaxed) % ALIQUOT_OTHER;
+}
+
+/* The record of a page without tenants is spare. */
+static void close_page(struct aliquot_shard *shard, uint64_t page, struct aliquot_page *record) {
     erase(shard, probe(shard, page));
     record->next = shard->spare;
     shard->spare = record;
+}
+
+/* A tenant is gone: one of those that `kind` counts. */
+static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page,
+                                              struct aliquot_page *record, uint64_t kind) {
+    if (count_tenants(record, -kind))
+        return ALIQUOT_TENANT_MORE;
+    close_page(shard, page, record);
     return ALIQUOT_TENANT_EDGE;
+}
+
+/* A tenant is on its way. True: it was the only one, and the page has none left. */
+static inline bool depart_page(struct aliquot_shard *shard, uint64_t page,
+                               struct aliquot_page *record, uint64_t kind) {
+    /* relaxed: when it is this, nobody is departing. */
+    if (atomic_load_explicit(&record->tenants, memory_order_relaxed) == kind)
+        return leave_page(shard, page, record, kind) == ALIQUOT_TENANT_EDGE;
+    count_tenants(record, ALIQUOT_DEPARTING - kind);
+    return false;
 }
 
 /* The bit of a pointer in its page; ALIQUOT_PAGE_UNITS or more when none can stand for it. */
@@ -199,8 +230,7 @@ static enum aliquot_tenancy drop_entry(struct aliquot_shard *shard, uint64_t poi
     erase(shard, entry);
     if (!(*value & ALIQUOT_SHARES))
         return ALIQUOT_TENANT_EDGE;
-    record->others--;
-    return leave_page(shard, page, record);
+    return leave_page(shard, page, record, ALIQUOT_OTHER);
 }
 
 /* Removes what is known of a pointer. */
@@ -211,8 +241,7 @@ static inline enum aliquot_tenancy drop(struct aliquot_shard *shard, uint64_t po
         return drop_entry(shard, pointer, page, record, value);
     *value = record->value;
     record->starts[unit / 64] &= ~(1ull << unit % 64);
-    record->marked--;
-    return leave_page(shard, page, record);
+    return leave_page(shard, page, record, ALIQUOT_MARKED);
 }
 
 bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value) {
@@ -235,22 +264,23 @@ static inline enum aliquot_tenancy enter(struct aliquot_shard *shard, uint64_t p
                                          uint64_t page, struct aliquot_page *record, uint64_t unit,
                                          uint64_t value) {
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
+    bool bit = false;
     if (value & ALIQUOT_SHARES) {
-        if (record)
-            tenancy = ALIQUOT_TENANT_MORE;
-        else if (!(record = open_page(shard, page)))
+        if (!record && !(record = open_page(shard, page)))
             return ALIQUOT_TENANT_NONE;
-        if (!record->marked)
+        if (!has_marked(record))
             record->value = value;
-        if (__builtin_expect(record->value == value && unit < ALIQUOT_PAGE_UNITS, 1)) {
-            record->starts[unit / 64] |= 1ull << unit % 64;
-            record->marked++;
-            return tenancy;
-        }
-        record->others++;
+        bit = __builtin_expect(record->value == value && unit < ALIQUOT_PAGE_UNITS, 1);
+        uint64_t kind = bit ? ALIQUOT_MARKED : ALIQUOT_OTHER;
+        if (count_tenants(record, kind) != kind)
+            tenancy = ALIQUOT_TENANT_MORE;
     }
-    *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
-    shard->count++;
+    if (bit)
+        record->starts[unit / 64] |= 1ull << unit % 64;
+    else {
+        *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
+        shard->count++;
+    }
     return tenancy;
 }
 
@@ -286,56 +316,67 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
 }
 
 enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
-                                            uint64_t *value) {
-    uint64_t page = page_of(table, pointer);
+                                            uint64_t *value, struct aliquot_page **page) {
+    uint64_t key = page_of(table, pointer);
     uint64_t unit = unit_of(table, pointer);
-    struct aliquot_shard *shard = shard_of(table, mix(page));
-    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
+    struct aliquot_shard *shard = shard_of(table, mix(key));
+    struct aliquot_entry *entry;
+    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
+    *page = NULL;
     aliquot_lock(&shard->lock);
-    struct aliquot_page *record = find_page(shard, page);
+    struct aliquot_page *record = find_page(shard, key);
     if (is_marked(record, unit)) {
         *value = record->value;
         record->starts[unit / 64] &= ~(1ull << unit % 64);
-        record->marked--;
-        record->departing++;
-    } else {
-        /* One more while it is dropped, so that the page does not go with it. */
-        if (record)
-            record->departing++;
-        tenancy = drop_entry(shard, pointer, page, record, value);
-        if (record && (tenancy == ALIQUOT_TENANT_NONE || !(*value & ALIQUOT_SHARES)))
-            record->departing--;
-    }
+        if (!depart_page(shard, key, record, ALIQUOT_MARKED))
+            *page = record;
+    } else if ((entry = find(shard, pointer))) {
+        *value = entry->value;
+        erase(shard, entry);
+        if (*value & ALIQUOT_SHARES && !depart_page(shard, key, record, ALIQUOT_OTHER))
+            *page = record;
+    } else
+        tenancy = ALIQUOT_TENANT_NONE;
     aliquot_unlock(&shard->lock);
-    return tenancy;
+    return *page ? ALIQUOT_TENANT_MORE : tenancy;
 }
 
 enum aliquot_tenancy aliquot_pointer_gone(struct aliquot_table *table, uint64_t pointer,
-                                          uint64_t value) {
-    if (!(value & ALIQUOT_SHARES))
+                                          struct aliquot_page *page) {
+    if (!page)
         return ALIQUOT_TENANT_EDGE;
-    uint64_t page = page_of(table, pointer);
-    struct aliquot_shard *shard = shard_of(table, mix(page));
+    /* acq_rel: pairs with the same in count_tenants; exactly one sees the page without tenants. Until
+     * here our own count kept its record from being spare. */
+    if (atomic_fetch_sub_explicit(&page->tenants, ALIQUOT_DEPARTING, memory_order_acq_rel) !=
+        ALIQUOT_DEPARTING)
+        return ALIQUOT_TENANT_MORE;
+    uint64_t key = page_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(key));
     aliquot_lock(&shard->lock);
-    struct aliquot_page *record = find_page(shard, page);
-    record->departing--;
-    enum aliquot_tenancy tenancy = leave_page(shard, page, record);
+    /* A new tenant may have come, and charged it, or come and gone, and closed it. */
+    if (find_page(shard, key) == page &&
+        !atomic_load_explicit(&page->tenants, memory_order_relaxed))
+        close_page(shard, key, page);
     aliquot_unlock(&shard->lock);
-    return tenancy;
+    return ALIQUOT_TENANT_EDGE;
 }
 
-bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value) {
-    uint64_t page = page_of(table, pointer);
-    struct aliquot_shard *shard = shard_of(table, mix(page));
+bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value,
+                          struct aliquot_page *page) {
+    uint64_t key = page_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(key));
+    bool surplus = false;
     aliquot_lock(&shard->lock);
-    bool done = has_room(shard, 2);
-    struct aliquot_page *record = value & ALIQUOT_SHARES ? find_page(shard, page) : NULL;
-    if (done)
-        enter(shard, pointer, page, record, unit_of(table, pointer), value);
-    if (done && record)
-        record->departing--;
+    if (has_room(shard, 2)) {
+        struct aliquot_page *record = value & ALIQUOT_SHARES ? find_page(shard, key) : NULL;
+        enum aliquot_tenancy tenancy =
+            enter(shard, pointer, key, record, unit_of(table, pointer), value);
+        surplus = !page && tenancy == ALIQUOT_TENANT_MORE;
+        if (page)
+            count_tenants(page, -ALIQUOT_DEPARTING);
+    }
     aliquot_unlock(&shard->lock);
-    return done;
+    return surplus;
 }
 
 /* Whether what is known of a pointer agrees. The shard is locked. */
@@ -373,8 +414,7 @@ bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint6
         find(shard, pointer)->value = value;
     else if (done && (done = has_room(shard, 1))) {
         record->starts[unit / 64] &= ~(1ull << unit % 64);
-        record->marked--;
-        record->others++;
+        count_tenants(record, ALIQUOT_OTHER - ALIQUOT_MARKED);
         *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
         shard->count++;
     }
@@ -388,9 +428,10 @@ static bool sweep_page(struct aliquot_shard *shard, uint64_t page, struct aliquo
     uint64_t value = record->value;
     memset(record->starts, 0, sizeof record->starts);
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
-    for (uint32_t marked = record->marked; marked; marked--) {
-        record->marked--;
-        tenancy = leave_page(shard, page, record);
+    /* relaxed: as in has_marked. */
+    uint64_t marked = atomic_load_explicit(&record->tenants, memory_order_relaxed) % ALIQUOT_OTHER;
+    for (; marked; marked--) {
+        tenancy = leave_page(shard, page, record, ALIQUOT_MARKED);
         gone(page >> 1 << shift, value, tenancy, context);
     }
     return tenancy == ALIQUOT_TENANT_EDGE;
@@ -406,7 +447,7 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
             bool erased = false;
             if (found.key & 1 && table->page_shift) {
                 struct aliquot_page *record = (struct aliquot_page *)(uintptr_t)found.value;
-                erased = record->marked && (record->value & mask) == value &&
+                erased = has_marked(record) && (record->value & mask) == value &&
                          sweep_page(shard, found.key, record, table->page_shift, gone, context);
             } else if (found.key && !(found.key & 1) && (found.value & mask) == value) {
                 uint64_t page = page_of(table, found.key), taken = found.value;

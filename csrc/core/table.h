@@ -28,14 +28,19 @@
 /* A page that small allocations share. */
 #define ALIQUOT_UNIT_SHIFT 9
 #define ALIQUOT_PAGE_UNITS 4096u
+#define ALIQUOT_MARKED 1ull
+#define ALIQUOT_OTHER (1ull << 20)
+#define ALIQUOT_DEPARTING (1ull << 40)
 struct aliquot_page {
     union {
         _Alignas(64) uint64_t value; /* of every tenant that has a bit */
         struct aliquot_page *next;   /* spare ones */
     };
-    uint32_t marked;    /* tenants with a bit */
-    uint32_t others;    /* tenants with an entry of their own */
-    uint32_t departing; /* tenants whose entry has gone and whose memory is still being freed */
+    /* How many tenants it has: with a bit, with an entry of their own, and departing, whose entry has
+     * gone and whose memory is still being freed; see ALIQUOT_MARKED and its like. Changed under the
+     * shard's lock, except that a departing tenant goes without. Whoever takes it from 0 charges the
+     * page, and whoever takes it to 0 gives the charge back. */
+    _Atomic uint64_t tenants;
     uint64_t starts[ALIQUOT_PAGE_UNITS / 64]; /* by 512 bytes, of the first 2 MiB; all zero in a
                                                  spare one */
 };
@@ -85,14 +90,18 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
                                           uint64_t *value);
 
 /* The same in two steps, around the freeing of the memory. Departing takes the entry, for as soon as
- * the memory is free the address may be another thread's; but a page that others may share keeps the
- * tenant until it has gone, for so long the memory is there: MORE then, and EDGE where no page is
- * shared. Or it stays, because it was not freed after all; false when there is no host memory. */
+ * the memory is free the address may be another thread's. A page that others share keeps the tenant
+ * until it has gone, for so long the memory is there: then `*page` is the page and the answer MORE.
+ * Else it is NULL and the answer EDGE: the charge is in the hands of whoever departs. */
 enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
-                                            uint64_t *value);
+                                            uint64_t *value, struct aliquot_page **page);
 enum aliquot_tenancy aliquot_pointer_gone(struct aliquot_table *table, uint64_t pointer,
-                                          uint64_t value);
-bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value);
+                                          struct aliquot_page *page);
+/* Or it stays, because it was not freed after all. True: another tenant has charged the page
+ * meanwhile, and the charge in hand is to be given back. Without host memory for an entry the charge
+ * stays for the life of the process. */
+bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value,
+                          struct aliquot_page *page);
 
 /* The same, only where the value agrees with `wanted` in the bits of `mask`. */
 enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,

@@ -222,10 +222,11 @@ CUresult aliquot_cuMemAllocPitch(CUdeviceptr_v1 *pointer, unsigned int *pitch, u
 
 INLINE struct aliquot_departure depart(uint64_t pointer) {
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
+    struct aliquot_page *page = NULL;
     uint64_t value = 0;
     if (pointer && aliquot_ready() == CUDA_SUCCESS)
-        tenancy = aliquot_pointer_depart(&aliquot_pointers, pointer, &value);
-    return (struct aliquot_departure){pointer, value, tenancy};
+        tenancy = aliquot_pointer_depart(&aliquot_pointers, pointer, &value, &page);
+    return (struct aliquot_departure){pointer, value, page, tenancy};
 }
 
 struct aliquot_departure aliquot_depart(uint64_t pointer) {
@@ -236,13 +237,16 @@ INLINE CUresult departed(const struct aliquot_departure *departure, CUresult res
     if (departure->tenancy == ALIQUOT_TENANT_NONE)
         return result;
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
-        aliquot_pointer_stay(&aliquot_pointers, departure->pointer, departure->value);
+        struct aliquot_allocation kept = unpack(departure->value);
+        if (aliquot_pointer_stay(&aliquot_pointers, departure->pointer, departure->value,
+                                 departure->page))
+            aliquot_withdraw(kept.device, kept.pages * aliquot_page_bytes(kept.device));
         return result;
     }
     struct aliquot_allocation allocation = unpack(departure->value);
     if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0))
         aliquot_pool_freed(&allocation, false);
-    else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->value) ==
+    else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->page) ==
              ALIQUOT_TENANT_EDGE)
         vacate(departure->pointer, &allocation);
     return result;

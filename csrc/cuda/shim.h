@@ -102,6 +102,7 @@ void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation
  * because the driver may give the address to another thread at once. */
 struct aliquot_departure {
     uint64_t pointer, value;
+    struct aliquot_page *page;    /* that others share and that keeps it until it has gone */
     enum aliquot_tenancy tenancy; /* NONE: not ours */
 };
 struct aliquot_departure aliquot_depart(uint64_t pointer);
