@@ -179,7 +179,8 @@ CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *ptr, CUipcMemHandle in, unsigned fla
     if (!ptr || flags != CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS || handle.magic != IPC_MAGIC ||
         handle.state != state_key() || handle.name.device >= sim_state->node->device_count)
         return CUDA_ERROR_INVALID_VALUE;
-    if (handle.owner == sim_state->slot && handle.holding == own_holding()) /* a process cannot open its own */
+    if (handle.owner == sim_state->slot &&
+        handle.holding == own_holding()) /* a process cannot open its own */
         return CUDA_ERROR_INVALID_CONTEXT;
     CUdevice home = sim_device_ordinal(handle.name.device);
     if (home < 0)
