@@ -274,9 +274,9 @@ static CUresult squeeze(const struct launch *launch) {
     for (uint32_t d = 0; exec && d < aliquot_slice.device_count && fits; d++) {
         if (!exec->demand.bytes[d])
             continue;
+        uint64_t used = attribute(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT);
         /* The counter counts bytes; each allocation may have a page that it does not fill. */
-        uint64_t used = attribute(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT) +
-                        spread.nodes[d] * aliquot_page_bytes(d);
+        used += used ? spread.nodes[d] * aliquot_page_bytes(d) : 0;
         fits = used + exec->demand.bytes[d] <= charged[d];
     }
     pthread_mutex_unlock(&mutex);
