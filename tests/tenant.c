@@ -1,7 +1,7 @@
 /* See tenant.h. Usage: tenant [--lookup symbol|address] [--box OUT,IN] MODE …
  *
  *   serve                   one command a line on standard input, one answer a line:
- *       get KIND SLOT SIZE DICE    poke SLOT DICE    give SLOT DICE
+ *       get KIND SLOT SIZE DICE    poke SLOT DICE    give SLOT DICE    send SLOT
  *           the driver's answer as a number
  *       enter SLOT | enter primary | leave
  *           makes that context the current one for what follows, or none
@@ -125,6 +125,10 @@ static void serve_line(char **word, unsigned words) {
         if (thing->kind)
             give(thing, dice);
         printf("0\n");
+    } else if (words == 2 && !strcmp(word[0], "send")) {
+        struct thing *thing = thing_at(word[1]);
+        printf("%d\n", thing->kind && thing->kind->send ? (int)thing->kind->send(thing)
+                                                        : (int)CUDA_ERROR_NOT_SUPPORTED);
     } else if (words == 2 && !strcmp(word[0], "enter")) {
         CUcontext context =
             !strcmp(word[1], "primary") ? tenant.primary : thing_at(word[1])->object[0];
@@ -289,7 +293,6 @@ static void choose_kinds(char **name, int names) {
 }
 
 static void run_storm(char **word, int words) {
-    tenant.storms = true;
     choose_kinds(word + 5, words - 5);
     storm.threads = (unsigned)strtoul(word[0], NULL, 10);
     storm.rounds = (unsigned)strtoul(word[1], NULL, 10);

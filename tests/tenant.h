@@ -5,6 +5,7 @@
  *   get   takes memory; on failure nothing is held
  *   poke  does something to what is held: maps it again, launches it, trims it, shows it to others
  *   give  lets go of all of it
+ *   send  sends it to another process, for him to have whatever becomes of this one
  * All choices within an operation are drawn from one number, so that an operation can be repeated.
  */
 #ifndef TENANT_H
@@ -181,6 +182,7 @@ struct kind {
     CUresult (*poke)(struct thing *thing, uint64_t dice);
     void (*give)(struct thing *thing, uint64_t dice);
     bool dies_with_context;
+    CUresult (*send)(struct thing *thing); /* NULL: it cannot be sent */
 };
 extern const struct kind linear_kinds[], share_kinds[], context_kinds[], graph_kinds[];
 
@@ -218,8 +220,9 @@ char *ptx(uint64_t size);
 /* The same in a file; unlink() and free() the name. */
 char *ptx_file(uint64_t size);
 
-/* What tenants send each other. Memory is fetched by its descriptor's number while its owner keeps
- * it; or the descriptor itself is sent, and the memory may have no other owner until it arrives. */
+/* What tenants send each other. Memory that is offered is fetched by its descriptor's number while its
+ * owner keeps it; where a descriptor itself is sent, the memory may have no other owner until it
+ * arrives. */
 enum letter_kind { LETTER_IPC, LETTER_MEMORY, LETTER_POOL };
 struct letter {
     enum letter_kind kind;

@@ -226,9 +226,9 @@ static void green_give(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind context_kinds[] = {
-    {"module", module_get, code_poke, module_give, true},
-    {"library", library_get, code_poke, library_give, false},
-    {"context", context_get, context_poke, context_give, false},
-    {"green", green_get, code_poke, green_give, false},
+    {"module", module_get, code_poke, module_give, true, NULL},
+    {"library", library_get, code_poke, library_give, false, NULL},
+    {"context", context_get, context_poke, context_give, false, NULL},
+    {"green", green_get, code_poke, green_give, false, NULL},
     {0},
 };

@@ -147,6 +147,6 @@ static CUresult graph_poke(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind graph_kinds[] = {
-    {"graph", graph_get, graph_poke, graph_give, false},
+    {"graph", graph_get, graph_poke, graph_give, false, NULL},
     {0},
 };

@@ -85,16 +85,17 @@ static CUresult managed_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult linear_poke(struct thing *thing, uint64_t dice) {
-    struct letter letter = {.kind = LETTER_IPC, .number = -1, .fd = -1};
-    check_mark(thing->pointer[0], thing->size);
-    if (!roll(&dice, 2))
-        return CUDA_SUCCESS;
-    letter.size = thing->size;
+static CUresult linear_send(struct thing *thing) {
+    struct letter letter = {.kind = LETTER_IPC, .size = thing->size, .number = -1, .fd = -1};
     MUST(cu.cuIpcGetMemHandle(&letter.ipc, thing->pointer[0]));
     thing->flag[0] = true;
     post(&letter);
     return CUDA_SUCCESS;
+}
+
+static CUresult linear_poke(struct thing *thing, uint64_t dice) {
+    check_mark(thing->pointer[0], thing->size);
+    return roll(&dice, 2) ? linear_send(thing) : CUDA_SUCCESS;
 }
 
 static CUresult managed_poke(struct thing *thing, uint64_t dice) {
@@ -251,16 +252,20 @@ static CUresult pool_poke(struct thing *thing, uint64_t dice) {
         thing->object[0] = NULL;
         break;
     default:
-        /* Rules forbid to free it while another process has it: not in a storm. */
-        if (thing->flag[0] && thing->count && !tenant.storms) {
-            struct letter letter = {
-                .kind = LETTER_POOL, .size = thing->size, .number = -1, .fd = -1};
-            MUST(cu.cuMemPoolExportToShareableHandle(&letter.fd, pool,
-                                                     CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
-            MUST(cu.cuMemPoolExportPointer(&letter.pointer, thing->pointer[0]));
-            post(&letter);
-        }
+        break;
     }
+    return CUDA_SUCCESS;
+}
+
+/* The first piece. The other process must give it back before this one does. */
+static CUresult pool_send(struct thing *thing) {
+    struct letter letter = {.kind = LETTER_POOL, .size = thing->size, .number = -1, .fd = -1};
+    if (!thing->flag[0] || !thing->count || !thing->object[0])
+        return CUDA_ERROR_NOT_FOUND;
+    MUST(cu.cuMemPoolExportToShareableHandle(&letter.fd, thing->object[0],
+                                             CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+    MUST(cu.cuMemPoolExportPointer(&letter.pointer, thing->pointer[0]));
+    post(&letter);
     return CUDA_SUCCESS;
 }
 
@@ -359,14 +364,14 @@ static void mipmap_give(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind linear_kinds[] = {
-    {"linear", linear_get, linear_poke, linear_give, true},
-    {"pitch", pitch_get, linear_poke, linear_give, true},
-    {"managed", managed_get, managed_poke, managed_give, true},
-    {"pinned", pinned_get, nothing_poke, pinned_give, true},
-    {"async", async_get, async_poke, async_give, false},
-    {"pool", pool_get, pool_poke, pool_give, false},
-    {"array", flat_array_get, nothing_poke, array_give, true},
-    {"deep", deep_array_get, nothing_poke, array_give, true},
-    {"mipmap", mipmap_get, mipmap_poke, mipmap_give, true},
+    {"linear", linear_get, linear_poke, linear_give, true, linear_send},
+    {"pitch", pitch_get, linear_poke, linear_give, true, linear_send},
+    {"managed", managed_get, managed_poke, managed_give, true, NULL},
+    {"pinned", pinned_get, nothing_poke, pinned_give, true, NULL},
+    {"async", async_get, async_poke, async_give, false, NULL},
+    {"pool", pool_get, pool_poke, pool_give, false, pool_send},
+    {"array", flat_array_get, nothing_poke, array_give, true, NULL},
+    {"deep", deep_array_get, nothing_poke, array_give, true, NULL},
+    {"mipmap", mipmap_get, mipmap_poke, mipmap_give, true, NULL},
     {0},
 };

@@ -162,6 +162,22 @@ static bool fetch(struct letter *letter) {
     return false;
 }
 
+static void share_pages(struct thing *thing, bool keep) {
+    struct letter letter = {.kind = LETTER_MEMORY, .size = thing->size, .number = -1, .fd = -1};
+    MUST(cu.cuMemExportToShareableHandle(&letter.fd, thing->handle,
+                                         CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
+    if (keep)
+        offer(thing, &letter);
+    post(&letter);
+}
+
+static CUresult pages_send(struct thing *thing) {
+    if (!thing->references)
+        return CUDA_ERROR_NOT_FOUND;
+    share_pages(thing, false);
+    return CUDA_SUCCESS;
+}
+
 static CUresult pages_poke(struct thing *thing, uint64_t dice) {
     CUmemGenericAllocationHandle again;
     switch (roll(&dice, 6)) {
@@ -185,15 +201,8 @@ static CUresult pages_poke(struct thing *thing, uint64_t dice) {
             let_go(thing);
         break;
     case 4:
-        if (thing->references) {
-            struct letter letter = {
-                .kind = LETTER_MEMORY, .size = thing->size, .number = -1, .fd = -1};
-            MUST(cu.cuMemExportToShareableHandle(&letter.fd, thing->handle,
-                                                 CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
-            if (tenant.storms)
-                offer(thing, &letter);
-            post(&letter);
-        }
+        if (thing->references)
+            share_pages(thing, true);
         break;
     default:
         if (thing->count) {
@@ -429,10 +438,10 @@ static void shared_give(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind share_kinds[] = {
-    {"pages", pages_get, pages_poke, pages_give, false},
-    {"elsewhere", elsewhere_get, elsewhere_poke, elsewhere_give, false},
-    {"addresses", addresses_get, addresses_poke, addresses_give, false},
-    {"team", team_get, team_poke, team_give, false},
-    {"shared", shared_get, shared_poke, shared_give, false},
+    {"pages", pages_get, pages_poke, pages_give, false, pages_send},
+    {"elsewhere", elsewhere_get, elsewhere_poke, elsewhere_give, false, NULL},
+    {"addresses", addresses_get, addresses_poke, addresses_give, false, NULL},
+    {"team", team_get, team_poke, team_give, false, NULL},
+    {"shared", shared_get, shared_poke, shared_give, false, NULL},
     {0},
 };

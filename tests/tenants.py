@@ -42,6 +42,17 @@ TENANT = (
 )
 
 
+# Everything that a tenant can get.
+KINDS = (
+    *("linear", "pitch", "managed", "pinned", "async", "pool", "array", "deep", "mipmap"),
+    *("pages", "elsewhere", "addresses", "team", "shared"),
+    *("module", "library", "context", "green", "graph"),
+)
+DIES_WITH_CONTEXT = frozenset(
+    {"linear", "pitch", "managed", "pinned", "array", "deep", "mipmap", "module"}
+)
+
+
 def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: str) -> Path:
     """Compile a C program or library of this folder against CUDA's header."""
     program = folder / name
