@@ -44,7 +44,7 @@ bench: build
 
 lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
 	mkdir -p build/packages/aliquot
-	ln -sfn $(CURDIR)/agent $(CURDIR)/shim $(CURDIR)/sim build/packages/aliquot/
+	ln -sfn $(CURDIR)/agent $(CURDIR)/hooks $(CURDIR)/shim $(CURDIR)/sim build/packages/aliquot/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p aliquot

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from .devices import PROBE_TIMEOUT_SECONDS, Device, probe_command, read_answer
 from .errors import AliquotError
+from .visible import PROBE_TIMEOUT_SECONDS, Device, probe_command, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

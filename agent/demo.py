@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import devices, drivers
+from . import drivers, visible
 from .errors import AliquotError
 from .sizes import format_size
 
@@ -238,7 +238,7 @@ def _own_device() -> str | None:
     """Return what the machine's first device is called; None where there is none to be used."""
     try:
         installation = drivers.find(os.environ)
-        _, found = devices.enumerate_devices(installation.driver, os.environ)
+        _, found = visible.enumerate_devices(installation.driver, os.environ)
     except AliquotError:
         return None
     return f"{found[0].name}, {format_size(found[0].total_bytes)}"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from . import namespace
-from .devices import PROBE_TIMEOUT_SECONDS, probe_command, read_answer
 from .errors import AliquotError, NoNamespaceError
+from .visible import PROBE_TIMEOUT_SECONDS, probe_command, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -13,8 +13,8 @@ import click
 from aliquot.shim import region
 
 from . import rundir
-from .devices import format_uuid
 from .sizes import format_size
+from .visible import format_uuid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ import aliquot.shim
 import click
 from aliquot.shim import region
 
-from . import contexts, devices, drivers, launch, rundir, sizes
+from . import contexts, drivers, launch, rundir, sizes, visible
 from .errors import AliquotError, BadRequestError, NoNamespaceError
 from .namespace import Cover
 
@@ -49,7 +49,7 @@ class _Slice:
     name: str | None
     installation: drivers.Installation
     version: int
-    shares: tuple[devices.Share, ...]
+    shares: tuple[visible.Share, ...]
     context_bytes: Mapping[int, int]
     shim: Path
 
@@ -126,8 +126,8 @@ def _plan(limits: sizes.Limits, device: str | None, name: str | None, voice: _Vo
         raise AliquotError(f"the shim {shim} is missing: install aliquot again")
     installation = drivers.find(environment)
     _refuse_nesting(installation, shim)
-    version, found = devices.enumerate_devices(installation.driver, environment)
-    chosen = devices.shares(found, limits, device)
+    version, found = visible.enumerate_devices(installation.driver, environment)
+    chosen = visible.shares(found, limits, device)
     if len(chosen) > region.MAX_DEVICES:
         raise BadRequestError(
             f"a slice has at most {region.MAX_DEVICES} devices, not {len(chosen)}: "
@@ -250,7 +250,7 @@ def _region(wanted: _Slice) -> list[region.RegionDevice]:
     ]
 
 
-def _environment(shares: Sequence[devices.Share]) -> dict[str, str]:
+def _environment(shares: Sequence[visible.Share]) -> dict[str, str]:
     """Return the program's environment: ours, with only the slice's devices visible."""
     environment = dict(os.environ)
     if b"\0LC_CTYPE=" not in _first_environment():

@@ -33,12 +33,18 @@ class RegionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RegionDevice:
-    """One device of a slice that is to be made. ``cap`` is None when memory is not limited."""
+    """One device of a slice that is to be made.
+
+    ``cap`` is None when memory is not limited; ``cores`` is the percent of the device's time, 1 to
+    100; ``by_driver`` says that the driver refuses at the cap, so that the shim must not.
+    """
 
     uuid: bytes
     cap: int | None
     page_bytes: int
     context_bytes: int
+    cores: int = 100
+    by_driver: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,8 @@ class GrantedDevice:
     """What the slice may hold of one device.
 
     ``cap`` is None when memory is not limited; ``unclaimed`` are bytes seen on the device that no
-    process has charged; ``context_bytes`` is 0 when the cost of a context is unknown.
+    process has charged; ``context_bytes`` is 0 when the cost of a context is unknown. ``busy`` and
+    ``memory_busy`` are shares of time from 0 to 1, None when nobody measured them.
     """
 
     uuid: bytes
@@ -54,6 +61,10 @@ class GrantedDevice:
     unclaimed: int
     page_bytes: int
     context_bytes: int
+    busy: float | None
+    memory_busy: float | None
+    cores: int
+    by_driver: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,8 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
         row.cap = lib.ALIQUOT_NO_CAP if device.cap is None else device.cap
         row.page_bytes = device.page_bytes
         row.context_bytes = device.context_bytes
+        row.cores = device.cores
+        row.enforcement = lib.ALIQUOT_BY_DRIVER if device.by_driver else lib.ALIQUOT_BY_SHIM
     error = lib.aliquot_region_create(dirfd, name.encode(), rows, len(devices))
     if error:
         raise OSError(-error, os.strerror(-error))
@@ -132,10 +145,59 @@ def read_grant(fd: int, where: str) -> Grant:
             unclaimed=min(row.unclaimed, _MOST_BYTES),
             page_bytes=row.page_bytes,
             context_bytes=row.context_bytes,
+            busy=_share(row.busy_permille),
+            memory_busy=_share(row.memory_busy_permille),
+            cores=row.cores,
+            by_driver=row.enforcement == lib.ALIQUOT_BY_DRIVER,
         )
         for row in grant.device[0 : grant.device_count]
     )
     return Grant(name=_text(grant.name), beat=grant.beat, devices=devices)
+
+
+def write_readings(
+    fd: int,
+    device: int,
+    *,
+    unclaimed: int | None = None,
+    busy: float | None = None,
+    memory_busy: float | None = None,
+) -> None:
+    """Write what the agent saw of device number ``device`` into ``grant``, open for writing.
+
+    ``unclaimed`` stays as it is when it is None; shares of time that are None are not known.
+    Raises OSError.
+    """
+    if unclaimed is not None:
+        _write_word(fd, "device", device, "unclaimed", min(max(unclaimed, 0), _MOST_BYTES))
+    _write_word(fd, "device", device, "busy_permille", _permille(busy))
+    _write_word(fd, "device", device, "memory_busy_permille", _permille(memory_busy))
+
+
+def write_beat(fd: int, count: int) -> None:
+    """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
+    _write_word(fd, "beat", count)
+
+
+def _write_word(fd: int, *path_and_value: Any) -> None:  # noqa: ANN401 - names, numbers, a value
+    *path, value = path_and_value
+    offset, kind = 0, ffi.typeof("struct aliquot_grant")
+    for step in path:
+        if isinstance(step, int):
+            offset += ffi.sizeof(kind.item) * step
+            kind = kind.item
+        else:
+            field = dict(kind.fields)[step]
+            offset, kind = offset + field.offset, field.type
+    os.pwrite(fd, value.to_bytes(ffi.sizeof(kind), "little"), offset)
+
+
+def _permille(share: float | None) -> int:
+    return lib.ALIQUOT_UNKNOWN if share is None else round(min(max(share, 0.0), 1.0) * 1000)
+
+
+def _share(permille: int) -> float | None:
+    return None if permille > 1000 else permille / 1000
 
 
 def read_usage(fd: int, where: str, device_count: int) -> Usage:

@@ -53,7 +53,7 @@ static uint64_t next(uint64_t *state) {
 
 static void make_region(void) {
     int dirfd = open(folder, O_RDONLY | O_DIRECTORY);
-    struct aliquot_region_device device = {.cap = CAP, .page_bytes = PAGE};
+    struct aliquot_region_device device = {.cap = CAP, .page_bytes = PAGE, .cores = 100};
     int error = aliquot_region_create(dirfd, "stress", &device, 1);
     CHECK(!error, "region made: %s", strerror(-error));
     close(dirfd);

@@ -22,7 +22,7 @@ HEADER = ROOT / "csrc/region/region.h"
 GIB = 1 << 30
 DEVICES = (
     region.RegionDevice(uuid=bytes(range(16)), cap=4 * GIB, page_bytes=2 << 20, context_bytes=7),
-    region.RegionDevice(uuid=bytes(range(16, 32)), cap=None, page_bytes=1 << 16, context_bytes=0),
+    region.RegionDevice(bytes(range(16, 32)), None, 1 << 16, 0, cores=30, by_driver=True),
 )
 
 # What a usage file of no use says of itself: where its parts lie.
@@ -108,12 +108,34 @@ def read_usage(folder: Path, devices: int = 2) -> region.Usage:
         return region.read_usage(file.fileno(), "usage", devices)
 
 
+def test_readings_of_the_agent_reach_the_slice(files: Path) -> None:
+    with (files / "grant").open("r+b") as file:
+        region.write_readings(file.fileno(), 1, unclaimed=5, busy=0.25)
+        region.write_beat(file.fileno(), 7)
+    grant = read_grant(files)
+    assert grant.beat == 7
+    assert [(d.unclaimed, d.busy, d.memory_busy) for d in grant.devices] == [
+        (0, None, None),
+        (5, 0.25, None),
+    ]
+    with (files / "grant").open("r+b") as file:
+        region.write_readings(file.fileno(), 1, busy=7.0, memory_busy=0.5)
+    assert [(d.unclaimed, d.busy, d.memory_busy) for d in read_grant(files).devices] == [
+        (0, None, None),
+        (5, 1.0, 0.5),
+    ]
+
+
 def test_what_was_made_is_what_is_read(files: Path) -> None:
     grant = read_grant(files)
     assert grant.name == "a name"
     assert grant.beat == 0
     assert [(d.uuid, d.cap, d.page_bytes, d.context_bytes, d.unclaimed) for d in grant.devices] == [
         (d.uuid, d.cap, d.page_bytes, d.context_bytes, 0) for d in DEVICES
+    ]
+    assert [(d.cores, d.by_driver, d.busy, d.memory_busy) for d in grant.devices] == [
+        (100, False, None, None),
+        (30, True, None, None),
     ]
     usage = read_usage(files)
     assert usage.processes == ()
@@ -140,6 +162,8 @@ def test_a_region_is_never_made_over_another(folder: int, files: Path) -> None:
         ("x", DEVICES[:1] * (region.MAX_DEVICES + 1)),
         ("x" * (region.MAX_NAME_BYTES + 1), DEVICES),
         ("x", (region.RegionDevice(bytes(16), 1, 3, 0),)),
+        ("x", (region.RegionDevice(bytes(16), 1, 1 << 21, 0, cores=0),)),
+        ("x", (region.RegionDevice(bytes(16), 1, 1 << 21, 0, cores=101),)),
         ("x", (region.RegionDevice(bytes(16), 1, 0, 0),)),
         ("x", (region.RegionDevice(bytes(16), 1, 1 << 41, 0),)),
     ],

@@ -72,6 +72,13 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         atomic_init(&grant.device[i].cap, device[i].cap);
         grant.device[i].page_bytes = device[i].page_bytes;
         grant.device[i].context_bytes = device[i].context_bytes;
+        if (device[i].cores < 1 || device[i].cores > 100 ||
+            device[i].enforcement > ALIQUOT_BY_DRIVER)
+            return -EINVAL;
+        atomic_init(&grant.device[i].busy_permille, ALIQUOT_UNKNOWN);
+        atomic_init(&grant.device[i].memory_busy_permille, ALIQUOT_UNKNOWN);
+        atomic_init(&grant.device[i].cores, device[i].cores);
+        grant.device[i].enforcement = device[i].enforcement;
     }
     struct {
         uint64_t magic;

@@ -34,6 +34,9 @@
 /* `cap` of a device whose memory is not limited. */
 #define ALIQUOT_NO_CAP UINT64_MAX
 
+/* A share of time that nobody has measured. */
+#define ALIQUOT_UNKNOWN UINT32_MAX
+
 /* One device of the slice. */
 struct aliquot_grant_device {
     uint8_t uuid[16];           /* the driver's device UUID, the only name a device has here */
@@ -42,13 +45,26 @@ struct aliquot_grant_device {
                                    has charged; counted against the cap */
     uint64_t page_bytes;        /* granularity in which the device gives memory, a power of two */
     uint64_t context_bytes;     /* estimate of what one context takes */
-    uint8_t reserved[208];
+    /* What the agent saw lately of the slice on the device, in thousandths of the time. */
+    _Atomic uint32_t busy_permille;        /* its kernels ran; ALIQUOT_UNKNOWN: not measured */
+    _Atomic uint32_t memory_busy_permille; /* they moved memory; ALIQUOT_UNKNOWN as above */
+    _Atomic uint32_t cores;                /* percent of the device that the slice may have */
+    uint32_t enforcement;                  /* enum aliquot_enforcement: who holds the cap */
+    uint8_t reserved[192];
+};
+
+enum aliquot_enforcement {
+    ALIQUOT_BY_SHIM = 0,
+    ALIQUOT_BY_DRIVER = 1, /* the shim shows the cap and counts, and refuses nothing */
 };
 static_assert(sizeof(struct aliquot_grant_device) == 256, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, cap) == 16, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, unclaimed) == 24, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, page_bytes) == 32, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, context_bytes) == 40, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, busy_permille) == 48, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, cores) == 56, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, enforcement) == 60, "grant device layout");
 
 struct aliquot_grant {
     uint64_t magic;
@@ -143,6 +159,8 @@ struct aliquot_region_device {
     uint64_t cap;           /* bytes or ALIQUOT_NO_CAP */
     uint64_t page_bytes;    /* power of two */
     uint64_t context_bytes; /* 0 when unknown */
+    uint32_t cores;         /* percent of the device, 1 to 100 */
+    uint32_t enforcement;   /* enum aliquot_enforcement */
 };
 
 /* Creates `grant` (mode 0444) and `usage` (mode 0666, every block allocated) in the directory

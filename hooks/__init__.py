@@ -1,0 +1,1 @@
+"""What is changed in a container so that its programs run on a slice, and in what starts it."""
