@@ -60,11 +60,22 @@ class Substitute:
 
 
 @dataclass(frozen=True, slots=True)
+class Hook:
+    """A hook of the vendor's that stays: ``when`` is OCI's name of its moment."""
+
+    when: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Needs:
     """All that a container needs for its devices.
 
     ``withheld`` are patterns of library names (``libnvidia-vulkan*``) that must not be there.
-    ``own_runtime`` are variables by which the vendor's own injection is switched off.
+    ``environment`` also has what switches the vendor's own injection off; ``foreign_hooks`` are
+    patterns of the paths of hooks that would inject and are taken out.
     """
 
     nodes: tuple[DeviceNode, ...] = ()
@@ -73,3 +84,5 @@ class Needs:
     substitutes: tuple[Substitute, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     withheld: tuple[str, ...] = ()
+    hooks: tuple[Hook, ...] = ()
+    foreign_hooks: tuple[str, ...] = ()

@@ -1,0 +1,115 @@
+"""Slices as values: what was asked for, what was decided, and how the ledger writes it down.
+
+Sizes are bytes, cores percent of one device's time from 1 to 100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from .sizes import Size
+
+BINPACK: Final = "binpack"
+SPREAD: Final = "spread"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a container asks for.
+
+    ``count`` is the number of devices; None means every device that ``uuids`` names, or all.
+    ``memory`` and ``cores`` are for each device; None is all of it. ``uuids`` and ``models`` name
+    what is wanted, ``not_uuids`` and ``not_models`` what is not: beginnings of UUIDs, parts of
+    model names in any case. ``placement`` is ``binpack`` or ``spread``, None where the
+    configuration decides. ``sources`` says who asked, for messages: ``annotation aliquot.dev/memory``.
+    """
+
+    count: int | None
+    memory: Size | None = None
+    cores: int | None = None
+    uuids: tuple[str, ...] = ()
+    not_uuids: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    not_models: tuple[str, ...] = ()
+    placement: str | None = None
+    memory_by_index: tuple[tuple[int, Size], ...] = ()
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a slice holds of one device; ``enforcement`` says who holds the cap."""
+
+    uuid: str
+    vendor: str
+    memory_bytes: int
+    cores: int
+    enforcement: str = "shim"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as its runtime names it.
+
+    ``bundle`` is its folder on the host. ``namespace``, ``pod`` and ``name`` are Kubernetes';
+    without it ``namespace`` is containerd's where it is known, and the others are empty.
+    """
+
+    id: str
+    bundle: str
+    namespace: str = ""
+    pod: str = ""
+    name: str = ""
+
+    @property
+    def shown(self) -> str:
+        """What people call it: ``namespace/pod/name``, or the beginning of its id."""
+        known = [part for part in (self.namespace, self.pod, self.name) if part]
+        return "/".join(known) if self.name else self.id[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A slice in the ledger.
+
+    ``key`` names its folder. Until the container's runtime has told its first process, the slice
+    belongs to the process that asked for it, ``maker_pid``; from then on to ``init_pid``. A pid
+    means the process with that start time (field 22 of /proc/PID/stat, clock ticks) only.
+    ``cgroups`` are the lines of /proc/PID/cgroup of the first process.
+    """
+
+    key: str
+    container: Container
+    parts: tuple[Part, ...]
+    created_unix_ns: int
+    maker_pid: int
+    maker_start: int
+    init_pid: int = 0
+    init_start: int = 0
+    cgroups: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+    def part(self, uuid: str) -> Part | None:
+        """Return what it holds of a device, None when that is nothing."""
+        return next((part for part in self.parts if part.uuid == uuid), None)
+
+
+def to_json(piece: Slice) -> dict[str, Any]:
+    """Return a slice as plain values."""
+    return asdict(piece)
+
+
+def from_json(value: Any) -> Slice:  # noqa: ANN401 - whatever a file holds
+    """Read a slice from plain values. Raises ValueError when they are none."""
+    try:
+        return Slice(
+            **{
+                **value,
+                "container": Container(**value["container"]),
+                "parts": tuple(Part(**part) for part in value["parts"]),
+                "cgroups": tuple(value["cgroups"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a slice: {error}") from error
