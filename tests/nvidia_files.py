@@ -37,7 +37,7 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _once(folder: Path) -> Iterator[bool]:
+def once(folder: Path) -> Iterator[bool]:
     """Hold the folder's lock; yields whether it is still to be filled."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as lock:
@@ -74,7 +74,7 @@ def header_folder(version: str) -> Path:
         if version == "13.5" and header.exists() and "CUDA_VERSION 13050" in header.read_text():
             return header.parent
     folder = cache_folder() / f"cuda-{version.replace('.', '-')}"
-    with _once(folder) as empty:
+    with once(folder) as empty:
         if empty:
             pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
             pip += ["--only-binary", ":all:", "-d", str(folder), WHEELS[version]]
@@ -86,33 +86,42 @@ def header_folder(version: str) -> Path:
     return next(folder.glob("**/cuda.h")).parent
 
 
+def debian_package(folder: Path, package: str, suite: str, component: str, what: str) -> Path:
+    """Unpack a package of one of Debian's suites below ``folder``; returns the folder of its files.
+
+    Its own lists are used and nothing is installed. Raises UnreachableError if Debian's archive,
+    its key or its tools cannot be reached.
+    """
+    if not KEYRING.exists():
+        raise UnreachableError(f"{what}: no {KEYRING} to check Debian's archive")
+    (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
+    (folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
+    sources = folder / "sources.list"
+    sources.write_text(
+        f"deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/debian {suite} {component}\n"
+    )
+    apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={sources}"]
+    apt += ["-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::Etc::Parts=/dev/null"]
+    apt += ["-o", f"Dir::State::Lists={folder / 'lists'}"]
+    apt += ["-o", f"Dir::Cache={folder / 'cache'}", "-o", "APT::Sandbox::User=root"]
+    _run(what, [*apt, "update"], folder)
+    _run(what, [*apt, "download", f"{package}:amd64"], folder)
+    for file in folder.glob(f"{package}_*.deb"):
+        _run(what, ["dpkg", "-x", str(file), str(folder / "root")], folder)
+        file.unlink()
+    return folder / "root"
+
+
 def driver_library(version: str) -> Path:
     """The real libcuda.so of a driver version of ``SUITES``, unpacked.
 
     Raises UnreachableError if Debian's archive, its key or its tools cannot be reached.
     """
     folder = cache_folder() / f"driver-{version}"
-    with _once(folder) as empty:
+    with once(folder) as empty:
         if empty:
-            if not KEYRING.exists():
-                raise UnreachableError(f"driver {version}: no {KEYRING} to check Debian's archive")
-            (folder / "lists/partial").mkdir(parents=True, exist_ok=True)
-            (folder / "cache/archives/partial").mkdir(parents=True, exist_ok=True)
-            sources = folder / "sources.list"
-            sources.write_text(
-                f"deb [arch=amd64 signed-by={KEYRING}] http://deb.debian.org/debian "
-                f"{SUITES[version]} non-free\n"
-            )
-            apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={sources}"]
-            apt += ["-o", "Dir::Etc::SourceParts=/dev/null", "-o", "Dir::Etc::Parts=/dev/null"]
-            apt += ["-o", f"Dir::State::Lists={folder / 'lists'}"]
-            apt += ["-o", f"Dir::Cache={folder / 'cache'}", "-o", "APT::Sandbox::User=root"]
             what = f"driver {version} from Debian's {SUITES[version]} non-free"
-            _run(what, [*apt, "update"], folder)
-            _run(what, [*apt, "download", "libcuda1:amd64"], folder)
-            for package in folder.glob("libcuda1_*.deb"):
-                _run(what, ["dpkg", "-x", str(package), str(folder / "root")], folder)
-                package.unlink()
-            if not list(folder.glob(f"root/**/libcuda.so.{version}.*")):
+            root = debian_package(folder, "libcuda1", SUITES[version], "non-free", what)
+            if not list(root.glob(f"**/libcuda.so.{version}.*")):
                 raise UnreachableError(f"{what}: the package holds no libcuda.so.{version}.*")
     return next(folder.glob(f"root/**/libcuda.so.{version}.*"))
