@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one 
     except (click.Abort, KeyboardInterrupt):
         return 130
     except AliquotError as error:
-        return _fail(str(error), error.status)
+        return [_fail(line, error.status) for line in error.lines][-1]
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,6 +8,11 @@ class AliquotError(Exception):
 
     status = 1
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What to print, a line each: one, where the class does not say otherwise."""
+        return (str(self),)
+
 
 class BadRequestError(AliquotError):
     """What was asked for makes no sense: malformed, impossible or contradictory."""
