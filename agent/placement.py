@@ -1,0 +1,388 @@
+"""Where a slice goes on the node: a pure function of what is there and what is held.
+
+A device is *fuller* than another when the shares of its memory and of its time that slices hold,
+added up, are more. Results depend neither on the order in which devices are given nor on that of
+slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import combinations, islice
+from math import comb
+from typing import Final
+
+from .config import DRIVER, EVERY_OTHER, Ceiling, Config
+from .devices import Device
+from .errors import AliquotError
+from .sizes import Size, format_size
+from .slices import SPREAD, Container, Part, Request, Slice
+
+# A choice of 4 among 16 devices is looked through whole; of more, one that grows from each device.
+_MOST_CHOICES: Final = 2000
+_ALL_CORES: Final = 100
+
+
+class RefusedError(AliquotError):
+    """A slice that the node cannot give; the text has the reason for every device, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What slices hold of one device."""
+
+    memory_bytes: int = 0
+    cores: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A request after the ceilings. ``sizes`` are by position in the slice, ``each`` for others."""
+
+    each: Size | None
+    sizes: Mapping[int, Size]
+    most: Size | None
+    cores: int
+
+    def memory(self, device: Device, position: int) -> int:
+        """Return the bytes that ``device`` gives as the slice's device number ``position``."""
+        size = self.sizes.get(position, self.each)
+        if size is not None:
+            return size.of(device.memory_bytes)
+        if self.most is not None:
+            return min(device.memory_bytes, self.most.of(device.memory_bytes))
+        return device.memory_bytes
+
+
+def place(
+    request: Request,
+    devices: Sequence[Device],
+    slices: Sequence[Slice],
+    unhealthy: Mapping[str, str],
+    container: Container,
+    config: Config,
+) -> tuple[Part, ...]:
+    """Return what the container gets of which devices, by their index.
+
+    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID. Several devices are
+    chosen so that most of them are linked directly, then so that they lie on few NUMA nodes, then
+    as ``placement`` says. What a request leaves open is all of a device, up to the container's
+    ceiling. Raises RefusedError.
+    """
+    devices = sorted(devices, key=lambda device: (device.index, device.uuid))
+    shown = container.shown
+    if not devices:
+        raise RefusedError(f"{shown} asks for a device: the node has none that can be used")
+    _check_known(request, devices, shown)
+    count = request.count
+    if count is None:
+        count = sum(1 for device in devices if not _unwanted(request, device))
+    # Nothing that is wanted is there: then the reason why is asked of one.
+    count = max(count, 1)
+    ask = _within(request, count, config.limits.container, devices, shown)
+    held = _held(slices)
+    verdicts = {
+        device.uuid: _verdict(device, request, ask, held, unhealthy, count, config)
+        for device in devices
+    }
+    usable = [device for device in devices if not verdicts[device.uuid]]
+    if len(usable) < count:
+        raise _refusal(shown, count, devices, verdicts)
+    placement = request.placement or config.placement
+    chosen = _choose(usable, count, ask, held, spread=placement == SPREAD)
+    if chosen is None:
+        raise _refusal(shown, count, devices, verdicts)
+    parts = tuple(
+        Part(
+            device.uuid,
+            device.vendor,
+            ask.memory(device, position),
+            ask.cores,
+            _enforcement(device, config),
+        )
+        for position, device in enumerate(chosen)
+    )
+    _check_namespace(parts, devices, slices, container, config)
+    return parts
+
+
+# -- What is asked for ---------------------------------------------------------------------------
+
+
+def _check_known(request: Request, devices: Sequence[Device], shown: str) -> None:
+    """Refuse names of devices that the node does not have: they are somebody's mistake."""
+    for name in request.uuids:
+        if not any(_is_called(device, name) for device in devices):
+            raise RefusedError(
+                f"{shown} asks for device {name}, which the node does not have: "
+                f"it has {', '.join(_title(device) for device in devices)}"
+            )
+
+
+def _within(
+    request: Request, count: int, ceiling: Ceiling, devices: Sequence[Device], shown: str
+) -> _Ask:
+    """Return the request within the container's ceiling, or refuse what is above it."""
+    where = "limits.container"
+    if ceiling.devices is not None and count > ceiling.devices:
+        raise RefusedError(
+            f"{shown} asks for {count} devices: at most {ceiling.devices} ({where}.devices)"
+        )
+    # HAMi's users may have limits for devices that this container does not get.
+    sizes = {place: size for place, size in request.memory_by_index if place < count}
+    if ceiling.cores is not None and request.cores is not None and request.cores > ceiling.cores:
+        raise RefusedError(
+            f"{shown} asks for {request.cores}% of a device's time: "
+            f"at most {ceiling.cores}% ({where}.cores)"
+        )
+    asked = [size for size in (request.memory, *sizes.values()) if size is not None]
+    if ceiling.memory is not None:
+        for size in asked:
+            # A percentage and a number of bytes compare differently on each device.
+            if all(
+                size.of(device.memory_bytes) > ceiling.memory.of(device.memory_bytes)
+                for device in devices
+            ):
+                raise RefusedError(
+                    f"{shown} asks for {size.text} of a device's memory: "
+                    f"at most {ceiling.memory.text} ({where}.memory)"
+                )
+    cores = request.cores or min(_ALL_CORES, ceiling.cores or _ALL_CORES)
+    return _Ask(request.memory, sizes, ceiling.memory, cores)
+
+
+def _is_called(device: Device, beginning: str) -> bool:
+    """Whether the UUID begins so, with or without what stands before its first dash."""
+    uuid, wanted = device.uuid.lower(), beginning.lower()
+    return uuid.startswith(wanted) or uuid.partition("-")[2].startswith(wanted)
+
+
+def _unwanted(request: Request, device: Device) -> str:
+    model = device.model.lower()
+    if request.uuids and not any(_is_called(device, name) for name in request.uuids):
+        return "is not one of those asked for"
+    if any(_is_called(device, name) for name in request.not_uuids):
+        return "is asked not to be used"
+    if request.models and not any(name.lower() in model for name in request.models):
+        return f"is not of the model asked for ({', '.join(request.models)})"
+    named = [name for name in request.not_models if name.lower() in model]
+    if named:
+        return f"is of a model asked not to be used ({named[0]})"
+    return ""
+
+
+# -- What each device can give -------------------------------------------------------------------
+
+
+def _held(slices: Iterable[Slice]) -> dict[str, _Held]:
+    held: dict[str, _Held] = {}
+    for piece in slices:
+        for part in piece.parts:
+            before = held.get(part.uuid, _Held())
+            held[part.uuid] = _Held(
+                before.memory_bytes + part.memory_bytes, before.cores + part.cores
+            )
+    return held
+
+
+def _verdict(
+    device: Device,
+    request: Request,
+    ask: _Ask,
+    held: Mapping[str, _Held],
+    unhealthy: Mapping[str, str],
+    count: int,
+    config: Config,
+) -> str:
+    """Return why a device cannot be part of the slice, empty when it can."""
+    reason = _unwanted(request, device)
+    if reason:
+        return reason
+    if device.uuid in unhealthy:
+        return f"is unhealthy: {unhealthy[device.uuid]}"
+    if config.require == DRIVER and DRIVER not in device.enforcement:
+        return 'has no driver that holds a memory cap, which require = "driver" demands'
+    have = held.get(device.uuid, _Held())
+    # Where positions differ, the smallest decides whether the device can be used at all.
+    reasons = {_shortage(device, ask, have, position) for position in _positions(ask, count)}
+    return "" if "" in reasons else min(reasons, key=lambda text: (len(text), text))
+
+
+def _positions(ask: _Ask, count: int) -> list[int]:
+    """Return one position of each size that a slice of ``count`` devices has."""
+    other = next((place for place in range(count) if place not in ask.sizes), None)
+    return [*ask.sizes, *([] if other is None else [other])]
+
+
+def _shortage(device: Device, ask: _Ask, have: _Held, position: int) -> str:
+    """Return what of the device is not free, empty when it is enough."""
+    asked = ask.memory(device, position)
+    total, free = device.memory_bytes, device.memory_bytes - have.memory_bytes
+    if asked > total:
+        return f"has {format_size(total)} of memory in all, {format_size(asked)} are asked for"
+    if asked < device.page_bytes or asked < 1:
+        return f"gives memory in pages of {format_size(device.page_bytes)}, less is asked for"
+    if ask.most is not None and asked > ask.most.of(total):
+        return f"may be given up to {ask.most.text} (limits.container.memory), more is asked for"
+    if asked > free:
+        return (
+            f"has {format_size(max(free, 0))} of {format_size(total)} free, "
+            f"{format_size(asked)} are asked for"
+        )
+    if have.cores + ask.cores > _ALL_CORES:
+        return (
+            f"has {max(_ALL_CORES - have.cores, 0)}% of its time free, {ask.cores}% are asked for"
+        )
+    return ""
+
+
+def _enforcement(device: Device, config: Config) -> str:
+    if config.require == DRIVER:
+        return DRIVER
+    return device.enforcement[0]
+
+
+# -- Which of them -------------------------------------------------------------------------------
+
+
+def _choose(
+    usable: Sequence[Device],
+    count: int,
+    ask: _Ask,
+    held: Mapping[str, _Held],
+    *,
+    spread: bool,
+) -> tuple[Device, ...] | None:
+    """Return the best ``count`` devices, in their order; None when no choice fits the sizes."""
+    fullness = {device.uuid: _fullness(device, held) for device in usable}
+
+    def fits(choice: Sequence[Device]) -> bool:
+        return not ask.sizes or not any(
+            _shortage(device, ask, held.get(device.uuid, _Held()), position)
+            for position, device in enumerate(choice)
+        )
+
+    def score(choice: Sequence[Device]) -> tuple[int, int, int, Fraction, tuple[int, ...]]:
+        """Smaller is better."""
+        pairs = [_links(one, other) for one, other in combinations(choice, 2)]
+        full = sum((fullness[device.uuid] for device in choice), Fraction())
+        return (
+            -sum(1 for links in pairs if links),
+            -sum(pairs),
+            len({device.numa_node for device in choice}),
+            full if spread else -full,
+            tuple(device.index for device in choice),
+        )
+
+    if comb(len(usable), count) <= _MOST_CHOICES:
+        choices: Iterable[tuple[Device, ...]] = combinations(usable, count)
+    else:
+        choices = _grown(usable, count, fullness, spread=spread)
+        if ask.sizes:
+            # Those that fit by their order alone, as far as there is time to look.
+            choices = [*choices, *islice(combinations(usable, count), _MOST_CHOICES)]
+    return min((choice for choice in choices if fits(choice)), key=score, default=None)
+
+
+def _grown(
+    usable: Sequence[Device],
+    count: int,
+    fullness: Mapping[str, Fraction],
+    *,
+    spread: bool,
+) -> list[tuple[Device, ...]]:
+    """Return one choice for each device: it, and what joins best one after the other."""
+    order = {device.uuid: place for place, device in enumerate(usable)}
+    choices = []
+    for seed in usable:
+        choice = [seed]
+        rest = [device for device in usable if device is not seed]
+        # Kept up as the choice grows: number and sum of links to it.
+        near = {device.uuid: (0, 0) for device in rest}
+        while len(choice) < count:
+            nodes = {device.numa_node for device in choice}
+            newest = choice[-1]
+            for device in rest:
+                links = _links(newest, device)
+                pairs, total = near[device.uuid]
+                near[device.uuid] = (pairs + bool(links), total + links)
+
+            def score(device: Device, nodes: set[int | None] = nodes) -> tuple[object, ...]:
+                pairs, total = near[device.uuid]  # noqa: B023 - called before the next round
+                full = fullness[device.uuid]
+                apart = device.numa_node not in nodes
+                return (-pairs, -total, apart, full if spread else -full, order[device.uuid])
+
+            best = min(rest, key=score)
+            rest.remove(best)
+            choice.append(best)
+        choices.append(tuple(sorted(choice, key=lambda device: order[device.uuid])))
+    return choices
+
+
+def _links(one: Device, other: Device) -> int:
+    """Return the direct links between two devices, whichever of them tells."""
+    return max(one.links.get(other.uuid, 0), other.links.get(one.uuid, 0))
+
+
+def _fullness(device: Device, held: Mapping[str, _Held]) -> Fraction:
+    have = held.get(device.uuid, _Held())
+    return Fraction(have.memory_bytes, max(device.memory_bytes, 1)) + Fraction(
+        have.cores, _ALL_CORES
+    )
+
+
+# -- Ceilings of a namespace, and refusals -------------------------------------------------------
+
+
+def _check_namespace(
+    parts: Sequence[Part],
+    devices: Sequence[Device],
+    slices: Sequence[Slice],
+    container: Container,
+    config: Config,
+) -> None:
+    name = container.namespace
+    written, ceiling = config.limits.of_namespace(name)
+    key = (
+        f'limits.namespace."{written}"' if written == EVERY_OTHER else f"limits.namespace.{written}"
+    )
+    there = [part for piece in slices if piece.container.namespace == name for part in piece.parts]
+    who = f"{container.shown}: namespace {name}" if name else f"{container.shown}: no namespace"
+    if ceiling.devices is not None and len(there) + len(parts) > ceiling.devices:
+        raise RefusedError(
+            f"{who} holds {len(there)} devices and asks for {len(parts)} more: "
+            f"at most {ceiling.devices} ({key}.devices)"
+        )
+    if ceiling.memory is not None:
+        most = ceiling.memory.of(sum(device.memory_bytes for device in devices))
+        holds, asks = (sum(part.memory_bytes for part in some) for some in (there, parts))
+        if holds + asks > most:
+            raise RefusedError(
+                f"{who} holds {format_size(holds)} of memory and asks for {format_size(asks)} "
+                f"more: at most {ceiling.memory.text} ({key}.memory)"
+            )
+    if ceiling.cores is not None:
+        holds, asks = (sum(part.cores for part in some) for some in (there, parts))
+        if holds + asks > ceiling.cores:
+            raise RefusedError(
+                f"{who} holds {holds}% of device time and asks for {asks}% more: "
+                f"at most {ceiling.cores}% ({key}.cores)"
+            )
+
+
+def _refusal(
+    shown: str, count: int, devices: Sequence[Device], verdicts: Mapping[str, str]
+) -> RefusedError:
+    fit = sum(1 for device in devices if not verdicts[device.uuid])
+    what = f"{count} devices, {fit} can be had" if count != 1 else "a device, none can be had"
+    if count > 1 and fit >= count:
+        what = f"{count} devices, no {count} of which fit the sizes in their order"
+    each = "; ".join(f"{_title(device)} {verdicts[device.uuid] or 'fits'}" for device in devices)
+    return RefusedError(f"{shown} asks for {what}: {each}")
+
+
+def _title(device: Device) -> str:
+    return f"{device.uuid} ({device.index}, {device.model})"

@@ -1,0 +1,332 @@
+"""Who may ask for a slice and how: annotations, environment, HAMi's variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from aliquot.agent import requests
+from aliquot.agent.config import ANNOTATIONS, ENVIRONMENT, HAMI, Config
+from aliquot.agent.errors import BadRequestError
+from aliquot.agent.slices import Request
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parent.parent
+GIB = 1 << 30
+
+
+def read(
+    annotations: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    name: str = "",
+    sources: tuple[str, ...] = (ANNOTATIONS, ENVIRONMENT, HAMI),
+) -> Request | None:
+    config = replace(Config(), sources=sources)
+    return requests.read(annotations or {}, environment or {}, name, config)
+
+
+def wanted(
+    annotations: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    name: str = "",
+) -> Request:
+    request = read(annotations, environment, name)
+    assert request is not None
+    return request
+
+
+def memory(request: Request | None) -> int | None:
+    return request.memory.of(16 * GIB) if request and request.memory else None
+
+
+def refusal(
+    annotations: Mapping[str, str] | None = None, environment: Mapping[str, str] | None = None
+) -> str:
+    with pytest.raises(BadRequestError) as caught:
+        read(annotations, environment, "app")
+    text = str(caught.value)
+    assert text.isprintable()
+    assert len(text) < 400
+    return text
+
+
+# -- Who asks ------------------------------------------------------------------------------------
+
+
+def test_who_says_nothing_asks_for_nothing() -> None:
+    assert read() is None
+    assert read({"io.kubernetes.cri.container-type": "container"}, {"PATH": "/bin"}) is None
+    # Every CUDA image has this.
+    assert read({}, {"NVIDIA_VISIBLE_DEVICES": "all"}) is None
+    assert read({}, {"ALIQUOT_RUNTIME_DIR": "/x", "ALIQUOT_SIM": "/y", "ALIQUOT_": ""}) is None
+
+
+def test_annotations_and_environment_say_the_same_things() -> None:
+    texts = {
+        "devices": "2",
+        "memory": "4GiB",
+        "cores": "30",
+        "model": "A100, h100",
+        "not-model": "T4",
+        "uuid": "GPU-aa,GPU-bb",
+        "not-uuid": "cc",
+        "placement": "spread",
+    }
+    assert tuple(texts) == requests.KEYS
+    annotated = wanted({f"aliquot.dev/{key}": text for key, text in texts.items()})
+    spoken = wanted({}, {requests.variable(key): text for key, text in texts.items()})
+    assert memory(annotated) == 4 * GIB
+    assert annotated == Request(
+        count=2,
+        memory=annotated.memory,
+        cores=30,
+        uuids=("GPU-aa", "GPU-bb"),
+        not_uuids=("cc",),
+        models=("A100", "h100"),
+        not_models=("T4",),
+        placement="spread",
+        sources=annotated.sources,
+    )
+    assert replace(spoken, sources=()) == replace(annotated, sources=())
+    assert "annotation aliquot.dev/memory" in annotated.sources
+    assert "environment ALIQUOT_NOT_MODEL" in spoken.sources
+
+
+def test_any_one_key_asks_and_the_rest_has_its_default() -> None:
+    assert wanted({"aliquot.dev/memory": "1GiB"}).count == 1
+    assert wanted({"aliquot.dev/cores": "10%"}) == Request(
+        1, cores=10, sources=("annotation aliquot.dev/cores",)
+    )
+    assert wanted({"aliquot.dev/devices": "all"}).count is None
+    assert wanted({"aliquot.dev/uuid": "GPU-aa,GPU-bb"}).count is None
+    assert wanted({"aliquot.dev/uuid": "GPU-aa,GPU-bb", "aliquot.dev/devices": "1"}).count == 1
+
+
+def test_no_devices_is_no_request_but_what_stands_beside_it_is_still_read() -> None:
+    assert read({"aliquot.dev/devices": "0", "aliquot.dev/memory": "1GiB"}) is None
+    assert "aliquot.dev/memory" in refusal({"aliquot.dev/devices": "0", "aliquot.dev/memory": "x"})
+
+
+def test_the_first_source_that_says_anything_decides_whole() -> None:
+    annotations = {"aliquot.dev/memory": "1GiB"}
+    environment = {
+        "ALIQUOT_MEMORY": "2GiB",
+        "ALIQUOT_CORES": "20",
+        "CUDA_DEVICE_MEMORY_LIMIT": "3g",
+    }
+    orders = {
+        (ANNOTATIONS, ENVIRONMENT, HAMI): (GIB, None),
+        (ENVIRONMENT, ANNOTATIONS): (2 * GIB, 20),
+        (HAMI, ENVIRONMENT): (3 * GIB, None),
+        (HAMI,): (3 * GIB, None),
+    }
+    for sources, (size, cores) in orders.items():
+        request = read(annotations, environment, sources=sources)
+        assert request is not None
+        assert (memory(request), request.cores) == (size, cores), sources
+    # Even one that asks for no device.
+    environment["ALIQUOT_DEVICES"] = "0"
+    assert read({}, environment) is None
+
+
+def test_a_source_that_is_not_allowed_is_not_even_read() -> None:
+    environment = {"ALIQUOT_MEMORY": "nonsense", "CUDA_DEVICE_MEMORY_LIMIT": "nonsense"}
+    assert read({}, environment, sources=(ANNOTATIONS,)) is None
+    assert read({"aliquot.dev/x": "y"}, {}, sources=(ENVIRONMENT, HAMI)) is None
+
+
+def test_a_containers_own_annotation_wins_over_its_pods() -> None:
+    annotations = {
+        "aliquot.dev/memory": "1GiB",
+        "aliquot.dev/cores": "10",
+        "aliquot.dev/memory.draft": "2GiB",
+        "aliquot.dev/devices.side-car": "0",
+    }
+    assert memory(read(annotations, name="server")) == GIB
+    draft = wanted(annotations, name="draft")
+    assert (memory(draft), draft.cores) == (2 * GIB, 10)
+    assert "annotation aliquot.dev/memory.draft" in draft.sources
+    assert read(annotations, name="side-car") is None
+    # Names mean nothing where containers have none.
+    assert memory(read(annotations, name="")) == GIB
+    only = {"aliquot.dev/memory.draft": "2GiB"}
+    assert read(only, name="server") is None
+    assert memory(read(only, name="draft")) == 2 * GIB
+
+
+def test_an_empty_variable_undoes_what_an_image_says() -> None:
+    assert read({}, {"ALIQUOT_MEMORY": "", "ALIQUOT_DEVICES": ""}) is None
+
+
+# -- What is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("devices", "-1"), ("devices", "1.0"), ("devices", "two"), ("devices", ""),
+        ("devices", "5000"), ("devices", "99999"), ("devices", "٣"),
+        ("memory", "4Gi"), ("memory", ""), ("memory", "0"), ("memory", "101%"),
+        ("memory", "1\n2"), ("memory", "9" * 5000), ("memory", "4GiB\x1b[2J"),
+        ("cores", "0"), ("cores", "101"), ("cores", "ten"), ("cores", "-5"), ("cores", "5.5"),
+        ("model", ""), ("model", "A100,,T4"), ("model", "A\x00"), ("model", "x" * 200),
+        ("not-model", ","), ("uuid", "GPU-aa;rm"), ("uuid", ","), ("uuid", "../../x"),
+        ("uuid", ",".join(["a"] * 300)), ("not-uuid", "é"), ("placement", "best"),
+        ("placement", "\n"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_one_line_with_source_and_key(key: str, text: str) -> None:
+    said = refusal({f"aliquot.dev/{key}": text})
+    assert said.startswith(f"annotation aliquot.dev/{key}: ")
+    own = f"aliquot.dev/{key}.app"
+    assert refusal({own: text}).startswith(f"annotation {own}: ")
+    if text:
+        name = requests.variable(key)
+        assert refusal({}, {name: text}).startswith(f"environment {name}: ")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "hint"),
+    [
+        ("aliquot.dev/memroy", "did you mean aliquot.dev/memory?"),
+        ("aliquot.dev/memroy.app", "did you mean aliquot.dev/memory.app?"),
+        ("aliquot.dev/Memory", "aliquot.dev/memory"),
+        ("aliquot.dev/", "known are devices, memory"),
+        ("aliquot.dev/priority", "known are devices, memory"),
+        ("aliquot.dev/memory.", "names no container"),
+        ("aliquot.dev/a\nb", "aliquot.dev/a?b"),
+    ],
+)
+def test_an_annotation_that_is_nearly_ours_is_refused(annotation: str, hint: str) -> None:
+    assert hint in refusal({annotation: "1GiB"})
+
+
+@pytest.mark.parametrize("name", ["ALIQUOT_DEVICE", "ALIQUOT_MEMROY", "ALIQUOT_NOTMODEL"])
+def test_a_variable_that_is_nearly_ours_is_refused(name: str) -> None:
+    assert refusal({}, {name: "1"}).startswith(f"environment {name}: is not known: did you mean ")
+
+
+KEYS = st.sampled_from(requests.KEYS)
+TEXTS = st.one_of(st.text(max_size=12), st.from_regex(r"[0-9]{1,3}(GiB|%)?", fullmatch=True))
+
+
+@given(
+    st.dictionaries(KEYS.map(lambda key: f"aliquot.dev/{key}"), TEXTS, max_size=4),
+    st.dictionaries(
+        KEYS.map(requests.variable)
+        | st.sampled_from(
+            ["CUDA_DEVICE_MEMORY_LIMIT", "CUDA_DEVICE_MEMORY_LIMIT_1", "CUDA_DEVICE_SM_LIMIT",
+             "NVIDIA_VISIBLE_DEVICES"]
+        ),
+        TEXTS, max_size=4,
+    ),
+)  # fmt: skip
+def test_whatever_is_said_is_a_request_or_one_line(
+    annotations: dict[str, str], environment: dict[str, str]
+) -> None:
+    try:
+        request = read(annotations, environment, "app")
+    except BadRequestError as error:
+        assert str(error).isprintable()  # noqa: PT017 - either answer is right
+        assert str(error).startswith(("annotation ", "environment "))  # noqa: PT017
+    else:
+        if request:
+            assert request.count is None or request.count >= 1
+            assert request.cores is None or 1 <= request.cores <= 100
+            assert request.sources
+
+
+# -- HAMi's --------------------------------------------------------------------------------------
+
+
+def test_hamis_variables_are_what_hami_takes_them_for() -> None:
+    request = wanted(
+        {},
+        {
+            "CUDA_DEVICE_MEMORY_LIMIT": "4g",
+            "CUDA_DEVICE_MEMORY_LIMIT_1": "2048m",
+            "CUDA_DEVICE_SM_LIMIT": "30",
+            "NVIDIA_VISIBLE_DEVICES": "GPU-aa, GPU-bb",
+        },
+    )
+    assert request.count is None
+    assert request.uuids == ("GPU-aa", "GPU-bb")
+    assert request.cores == 30
+    assert memory(request) == 4 * GIB
+    assert [(i, size.of(1)) for i, size in request.memory_by_index] == [(1, 2 * GIB)]
+    assert "environment NVIDIA_VISIBLE_DEVICES" in request.sources
+
+
+@pytest.mark.parametrize(
+    ("environment", "count", "cores"),
+    [
+        ({"CUDA_DEVICE_MEMORY_LIMIT": "1g"}, 1, None),
+        ({"CUDA_DEVICE_SM_LIMIT": "50"}, 1, 50),
+        ({"CUDA_DEVICE_SM_LIMIT": "0"}, 1, None),
+        ({"CUDA_DEVICE_SM_LIMIT": "100"}, 1, 100),
+        ({"CUDA_DEVICE_MEMORY_LIMIT_0": "1g", "CUDA_DEVICE_MEMORY_LIMIT_1": "2g"}, 2, None),
+        ({"CUDA_DEVICE_MEMORY_LIMIT": "1g", "CUDA_DEVICE_MEMORY_LIMIT_2": "2g"}, 3, None),
+        ({"CUDA_DEVICE_MEMORY_LIMIT": "1g", "NVIDIA_VISIBLE_DEVICES": "all"}, None, None),
+    ],
+)
+def test_the_number_of_hamis_devices(
+    environment: dict[str, str], count: int | None, cores: int | None
+) -> None:
+    request = wanted({}, environment)
+    assert (request.count, request.cores, request.uuids) == (count, cores, ())
+
+
+@pytest.mark.parametrize("nothing", ["", "none", "void"])
+def test_no_device_of_hamis_is_no_request(nothing: str) -> None:
+    environment = {"CUDA_DEVICE_MEMORY_LIMIT": "1g", "NVIDIA_VISIBLE_DEVICES": nothing}
+    assert read({}, environment) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({"CUDA_DEVICE_MEMORY_LIMIT": "1GiB"}, "CUDA_DEVICE_MEMORY_LIMIT"),
+        ({"CUDA_DEVICE_MEMORY_LIMIT": "0"}, "CUDA_DEVICE_MEMORY_LIMIT"),
+        ({"CUDA_DEVICE_MEMORY_LIMIT_x": "1g"}, "CUDA_DEVICE_MEMORY_LIMIT_x"),
+        ({"CUDA_DEVICE_MEMORY_LIMIT_\n": "1g"}, "CUDA_DEVICE_MEMORY_LIMIT_?"),
+        ({"CUDA_DEVICE_MEMORY_LIMIT_1": "1g"}, "CUDA_DEVICE_MEMORY_LIMIT_1"),
+        ({"CUDA_DEVICE_SM_LIMIT": "101"}, "CUDA_DEVICE_SM_LIMIT"),
+        ({"CUDA_DEVICE_SM_LIMIT": ""}, "CUDA_DEVICE_SM_LIMIT"),
+        (
+            {"CUDA_DEVICE_SM_LIMIT": "1", "NVIDIA_VISIBLE_DEVICES": "0,1"},
+            "NVIDIA_VISIBLE_DEVICES: '0' is a number",
+        ),
+        (
+            {"CUDA_DEVICE_MEMORY_LIMIT_2": "1g", "NVIDIA_VISIBLE_DEVICES": "GPU-aa,GPU-bb"},
+            "CUDA_DEVICE_MEMORY_LIMIT_2: the container has only 2 devices",
+        ),
+        ({"CUDA_DEVICE_SM_LIMIT": "1", "NVIDIA_VISIBLE_DEVICES": "GPU-a,"}, "NVIDIA_VISIBLE"),
+    ],
+)
+def test_a_value_that_hami_would_drop_is_refused(environment: dict[str, str], key: str) -> None:
+    assert key in refusal({}, environment)
+
+
+# -- What is written of it -----------------------------------------------------------------------
+
+
+def test_the_page_has_every_key() -> None:
+    page = (ROOT / "docs/requests.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `aliquot.dev/([a-z-]+)` \| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert rows == [(key, requests.variable(key)) for key in requests.KEYS]
+    for name in (requests.HAMI_LIMIT, requests.HAMI_CORES, requests.HAMI_DEVICES):
+        assert f"`{name}`" in page
+
+
+def test_the_pages_pod_asks_for_what_the_page_says() -> None:
+    page = (ROOT / "docs/requests.md").read_text(encoding="utf-8")
+    lines = re.findall(r'^    (aliquot\.dev/\S+): "?([^"\s]+)"?', page, re.MULTILINE)
+    annotations = dict(lines)
+    assert len(annotations) == 4
+    assert memory(read(annotations, name="server")) == 8 * GIB
+    assert memory(read(annotations, name="draft")) == 2 * GIB
+    assert read(annotations, name="metrics") is None
