@@ -1,0 +1,519 @@
+"""Where a slice goes on the node, held against every other choice that there was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import combinations
+
+import pytest
+from aliquot.agent.config import Ceiling, Config, Limits
+from aliquot.agent.devices import Device
+from aliquot.agent.placement import RefusedError, place
+from aliquot.agent.sizes import Size, parse_size
+from aliquot.agent.slices import Container, Part, Request, Slice
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+MIB = 1 << 20
+GIB = 1 << 30
+CONTAINER = Container("c" * 64, "/run/bundle", "team", "pod", "app")
+
+
+def device(index: int, **changes: object) -> Device:
+    made = Device(
+        vendor="nvidia",
+        index=index,
+        uuid=f"GPU-{index:08x}-0000-0000-0000-000000000000",
+        uuid_bytes=bytes([index] * 16),
+        model="NVIDIA A100-SXM4-40GB",
+        memory_bytes=40 * GIB,
+        page_bytes=2 * MIB,
+        context_bytes=400 * MIB,
+        pci_address=f"0000:{index:02x}:00.0",
+        numa_node=index // 4,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def linked(devices: Sequence[Device], *groups: Sequence[int]) -> list[Device]:
+    """Link the devices of each group, by index, to each other."""
+    by_index = {one.index: one for one in devices}
+    links: dict[int, dict[str, int]] = {one.index: {} for one in devices}
+    for group in groups:
+        for one, other in combinations(group, 2):
+            links[one][by_index[other].uuid] = 12
+            links[other][by_index[one].uuid] = 12
+    return [replace(one, links=links[one.index]) for one in devices]
+
+
+def slice_of(key: str, *parts: tuple[Device, int, int], container: Container = CONTAINER) -> Slice:
+    held = tuple(Part(one.uuid, one.vendor, size, cores) for one, size, cores in parts)
+    return Slice(key, container, held, 0, 1, 1)
+
+
+def size(text: str) -> Size:
+    return parse_size(text, "test")
+
+
+def ask(count: int | None = 1, memory: str | None = None, **rest: object) -> Request:
+    request = Request(count, memory=size(memory) if memory else None)
+    return replace(request, **rest)  # type: ignore[arg-type]
+
+
+def put(
+    request: Request,
+    devices: Sequence[Device],
+    slices: Sequence[Slice] = (),
+    unhealthy: dict[str, str] | None = None,
+    config: Config | None = None,
+) -> tuple[Part, ...]:
+    return place(request, devices, slices, unhealthy or {}, CONTAINER, config or Config())
+
+
+def indices(parts: Sequence[Part], devices: Sequence[Device]) -> list[int]:
+    by_uuid = {one.uuid: one.index for one in devices}
+    return [by_uuid[part.uuid] for part in parts]
+
+
+def refusal(
+    request: Request,
+    devices: Sequence[Device],
+    slices: Sequence[Slice] = (),
+    unhealthy: dict[str, str] | None = None,
+    config: Config | None = None,
+) -> str:
+    with pytest.raises(RefusedError) as caught:
+        put(request, devices, slices, unhealthy, config)
+    text = str(caught.value)
+    assert text.isprintable()
+    assert text.startswith(("team/pod/app asks for ", "team/pod/app: namespace "))
+    return text
+
+
+def limited(**ceilings: Ceiling) -> Config:
+    namespaces = {name: one for name, one in ceilings.items() if name not in ("container", "other")}
+    if "other" in ceilings:
+        namespaces["*"] = ceilings["other"]
+    return Config(limits=Limits(ceilings.get("container", Ceiling()), namespaces))
+
+
+# -- What a slice gets ---------------------------------------------------------------------------
+
+
+def test_a_slice_is_exactly_what_was_asked_for() -> None:
+    (part,) = put(ask(memory="4GiB", cores=30), [device(0)])
+    assert part == Part(device(0).uuid, "nvidia", 4 * GIB, 30, "shim")
+    (part,) = put(ask(memory="25%", cores=1), [device(0)])
+    assert (part.memory_bytes, part.cores) == (10 * GIB, 1)
+
+
+def test_what_is_left_open_is_the_whole_device() -> None:
+    (part,) = put(ask(), [device(0)])
+    assert (part.memory_bytes, part.cores) == (40 * GIB, 100)
+    assert [p.cores for p in put(ask(None), [device(n) for n in range(3)])] == [100] * 3
+
+
+def test_what_is_left_open_is_as_much_as_the_ceiling_allows() -> None:
+    config = limited(container=Ceiling(memory=size("25%"), cores=40))
+    (part,) = put(ask(), [device(0)], config=config)
+    assert (part.memory_bytes, part.cores) == (10 * GIB, 40)
+    config = limited(container=Ceiling(memory=size("1TiB")))
+    assert put(ask(), [device(0)], config=config)[0].memory_bytes == 40 * GIB
+
+
+def test_the_strongest_enforcement_wins_and_the_node_may_demand_it() -> None:
+    devices = [device(0), device(1, enforcement=("driver", "shim"))]
+    full = [slice_of("a", (devices[0], GIB, 1))]
+    request = ask(memory="1GiB", cores=1)
+    assert put(request, devices, full)[0].enforcement == "shim"
+    (part,) = put(request, devices, full, config=Config(require="driver"))
+    assert (part.uuid, part.enforcement) == (devices[1].uuid, "driver")
+    text = refusal(ask(2), devices, config=Config(require="driver"))
+    assert 'no driver that holds a memory cap, which require = "driver" demands' in text
+
+
+def test_hamis_limits_are_by_the_containers_own_numbers() -> None:
+    devices = [device(0), device(1), device(2)]
+    held = [slice_of("a", (devices[0], 39 * GIB, 1))]
+    request = ask(2, "1GiB", cores=10, memory_by_index=((1, size("30GiB")), (7, size("99GiB"))))
+    parts = put(request, devices, held)
+    assert indices(parts, devices) == [0, 1]
+    assert [part.memory_bytes for part in parts] == [GIB, 30 * GIB]
+    # Where the first device of the slice is the one with little room, the order decides.
+    request = ask(2, "30GiB", cores=10, memory_by_index=((1, size("1GiB")),))
+    assert indices(put(request, devices, held), devices) == [1, 2]
+    text = refusal(
+        ask(2, cores=10, memory_by_index=((0, size("30GiB")), (1, size("1GiB")))),
+        devices[:2],
+        held,
+    )
+    assert "no 2 of which fit the sizes in their order" in text
+
+
+# -- Which device --------------------------------------------------------------------------------
+
+
+def test_binpack_fills_and_spread_spares() -> None:
+    devices = [device(n) for n in range(4)]
+    held = [
+        slice_of("a", (devices[1], 10 * GIB, 20)),
+        slice_of("b", (devices[2], 20 * GIB, 50)),
+        slice_of("c", (devices[3], 39 * GIB, 90)),
+    ]
+    request = ask(memory="4GiB", cores=10)
+    assert indices(put(request, devices, held), devices) == [2]
+    assert indices(put(replace(request, placement="spread"), devices, held), devices) == [0]
+    spread = Config(placement="spread")
+    assert indices(put(request, devices, held, config=spread), devices) == [0]
+    binpack = replace(request, placement="binpack")
+    assert indices(put(binpack, devices, held, config=spread), devices) == [2]
+
+
+def test_names_and_models_are_wanted_or_not() -> None:
+    devices = [device(0), device(1, model="Tesla T4"), device(2, model="NVIDIA H100 80GB HBM3")]
+    cases = [
+        (ask(models=("h100",)), [2]),
+        (ask(models=("T4", "H100")), [1]),
+        (ask(not_models=("a100", "t4")), [2]),
+        (ask(None, uuids=("GPU-00000001", "00000002")), [1, 2]),
+        (ask(1, uuids=("gpu-00000002", "GPU-00000001")), [1]),
+        (ask(not_uuids=("00000000", "GPU-00000001")), [2]),
+        (ask(None, not_models=("T4",)), [0, 2]),
+    ]
+    for request, chosen in cases:
+        assert indices(put(request, devices), devices) == chosen, request
+
+
+def test_linked_devices_are_taken_together_then_those_of_a_node() -> None:
+    devices = linked([device(n) for n in range(8)], (0, 5), (1, 2, 6))
+    held = [slice_of("a", *((devices[n], 20 * GIB, 50) for n in (3, 4, 7)))]
+    request = ask(2, "1GiB", cores=1)
+    assert indices(put(request, devices, held), devices) == [1, 2]
+    # Fuller, on two nodes, but linked.
+    assert indices(put(replace(request, count=3), devices, held), devices) == [1, 2, 6]
+    # Without links: of one node, the fullest that are.
+    plain = [device(n) for n in range(8)]
+    assert indices(put(request, plain, held), plain) == [4, 7]
+    assert indices(put(replace(request, placement="spread"), plain, held), plain) == [0, 1]
+    # A link that only one of both tells is one.
+    half = [replace(plain[0], links={plain[6].uuid: 4}), *plain[1:]]
+    assert indices(put(request, half, held), half) == [0, 6]
+
+
+def test_many_devices_are_grouped_in_reasonable_time() -> None:
+    count = 64
+    devices = linked([device(n) for n in range(count)], range(3, 19), range(20, 64))
+    held = [slice_of("a", *((devices[n], 39 * GIB, 100) for n in range(20, 64)))]
+    parts = put(ask(12, "1GiB", cores=5), devices, held)
+    assert set(indices(parts, devices)) <= set(range(3, 19))
+    parts = put(ask(12, "1GiB", cores=5), devices)
+    chosen = set(indices(parts, devices))
+    assert chosen <= set(range(3, 19)) or chosen <= set(range(20, 64))
+
+
+# -- Refusals ------------------------------------------------------------------------------------
+
+
+def test_a_refusal_names_every_device_with_its_reason() -> None:
+    devices = [
+        device(0),
+        device(1),
+        device(2, model="Tesla T4", memory_bytes=15 * GIB),
+        device(3),
+        device(4),
+        device(5),
+    ]
+    held = [
+        slice_of("a", (devices[1], 30 * GIB, 10)),
+        slice_of("b", (devices[3], 1 * GIB, 95)),
+        slice_of("c", (devices[5], 1 * GIB, 5)),
+    ]
+    text = refusal(
+        ask(2, "20GiB", cores=10, not_uuids=("GPU-00000004",)),
+        devices,
+        held,
+        {devices[0].uuid: "XID 79: it has fallen off the bus"},
+    )
+    assert text.startswith("team/pod/app asks for 2 devices, 1 can be had: ")
+    reasons = text.partition(": ")[2].split("; ")
+    assert [reason.partition(") ")[2] for reason in reasons] == [
+        "is unhealthy: XID 79: it has fallen off the bus",
+        "has 10.0 GiB of 40.0 GiB free, 20.0 GiB are asked for",
+        "has 15.0 GiB of memory in all, 20.0 GiB are asked for",
+        "has 5% of its time free, 10% are asked for",
+        "is asked not to be used",
+        "fits",
+    ]
+    assert [reason.partition(" ")[0] for reason in reasons] == [one.uuid for one in devices]
+
+
+@pytest.mark.parametrize(
+    ("request_", "what"),
+    [
+        (ask(uuids=("GPU-ff",)), "asks for device GPU-ff, which the node does not have"),
+        (ask(models=("V100",)), "is not of the model asked for (V100)"),
+        (ask(not_models=("a100",)), "is of a model asked not to be used (a100)"),
+        (ask(None, models=("V100",)), "asks for a device, none can be had"),
+        (ask(3), "asks for 3 devices, 2 can be had"),
+        (ask(memory="41GiB"), "40.0 GiB of memory in all, 41.0 GiB are asked for"),
+        (ask(memory="1MiB"), "gives memory in pages of 2.0 MiB, less is asked for"),
+        (ask(memory="0.000000001%"), "gives memory in pages of 2.0 MiB, less is asked for"),
+    ],
+)
+def test_what_cannot_be_is_refused(request_: Request, what: str) -> None:
+    assert what in refusal(request_, [device(0), device(1)])
+
+
+def test_all_devices_means_all() -> None:
+    devices = [device(0), device(1)]
+    assert "1 can be had" in refusal(ask(None), devices, unhealthy={devices[0].uuid: "XID 79"})
+    request = ask(None, not_uuids=("GPU-00000000",))
+    assert indices(put(request, devices, unhealthy={devices[0].uuid: "x"}), devices) == [1]
+
+
+def test_a_node_without_devices_says_so() -> None:
+    assert "the node has none" in refusal(ask(), [])
+
+
+# -- Ceilings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("request_", "ceiling", "key"),
+    [
+        (ask(3), Ceiling(devices=2), "limits.container.devices"),
+        (ask(None), Ceiling(devices=2), "limits.container.devices"),
+        (ask(memory="11GiB"), Ceiling(memory=size("10GiB")), "limits.container.memory"),
+        (ask(memory="26%"), Ceiling(memory=size("25%")), "limits.container.memory"),
+        (ask(cores=41), Ceiling(cores=40), "limits.container.cores"),
+        (
+            ask(1, memory_by_index=((0, size("11GiB")),)),
+            Ceiling(memory=size("10GiB")),
+            "limits.container.memory",
+        ),
+    ],
+)
+def test_a_containers_ceiling_is_named(request_: Request, ceiling: Ceiling, key: str) -> None:
+    devices = [device(n) for n in range(4)]
+    assert f"({key})" in refusal(request_, devices, config=limited(container=ceiling))
+
+
+def test_a_ceiling_in_percent_leaves_the_larger_device() -> None:
+    devices = [device(0, memory_bytes=16 * GIB), device(1)]
+    config = limited(container=Ceiling(memory=size("50%")))
+    assert indices(put(ask(memory="12GiB"), devices, config=config), devices) == [1]
+
+
+def test_a_namespaces_ceiling_is_of_what_its_containers_hold_together() -> None:
+    devices = [device(0), device(1)]
+    other = replace(CONTAINER, id="d", namespace="elsewhere")
+    held = [
+        slice_of("a", (devices[0], 10 * GIB, 30), (devices[1], 10 * GIB, 30)),
+        slice_of("b", (devices[1], 10 * GIB, 30), container=other),
+    ]
+    request = ask(memory="5GiB", cores=20)
+    for ceiling, allowed, key in (
+        (Ceiling(devices=3), True, ""),
+        (Ceiling(devices=2), False, "devices"),
+        (Ceiling(memory=size("25GiB")), True, ""),
+        (Ceiling(memory=size("24GiB")), False, "memory"),
+        # Of 80 GiB.
+        (Ceiling(memory=size("32%")), True, ""),
+        (Ceiling(memory=size("31%")), False, "memory"),
+        (Ceiling(cores=80), True, ""),
+        (Ceiling(cores=79), False, "cores"),
+    ):
+        for config, name in (
+            (limited(team=ceiling), "team"),
+            (limited(other=ceiling), '"*"'),
+            (limited(team=ceiling, other=Ceiling(devices=0)), "team"),
+        ):
+            if allowed:
+                assert put(request, devices, held, config=config)
+            else:
+                text = refusal(request, devices, held, config=config)
+                assert f"(limits.namespace.{name}.{key})" in text
+    # The ceiling of all others does not add up over them.
+    assert put(request, devices, held[1:], config=limited(other=Ceiling(devices=1)))
+
+
+# -- Whatever is asked for -----------------------------------------------------------------------
+
+SIZES = st.one_of(
+    st.integers(1, 50).map(lambda n: size(f"{n}GiB")),
+    st.integers(1, 100).map(lambda n: size(f"{n}%")),
+)
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> list[Device]:
+    count = draw(st.integers(1, 6))
+    devices = [
+        device(
+            n,
+            memory_bytes=draw(st.sampled_from([16, 40, 80])) * GIB,
+            model=draw(st.sampled_from(["Tesla T4", "NVIDIA A100", "NVIDIA H100"])),
+            numa_node=draw(st.sampled_from([None, 0, 1])),
+            enforcement=draw(st.sampled_from([("shim",), ("driver", "shim")])),
+        )
+        for n in range(count)
+    ]
+    pairs = draw(st.lists(st.tuples(*[st.integers(0, count - 1)] * 2), max_size=6))
+    return linked(devices, *[sorted(set(pair)) for pair in pairs])
+
+
+REQUESTS = st.builds(
+    Request,
+    count=st.none() | st.integers(1, 4),
+    memory=st.none() | SIZES,
+    cores=st.none() | st.integers(1, 60),
+    models=st.sampled_from([(), (), ("t4",), ("nvidia",)]),
+    not_models=st.sampled_from([(), (), ("t4",)]),
+    not_uuids=st.sampled_from([(), (), ("GPU-00000001",)]),
+    placement=st.sampled_from([None, "binpack", "spread"]),
+    memory_by_index=st.sampled_from([(), (), ((0, size("2GiB")), (1, size("20GiB")))]),
+)
+CEILINGS = st.builds(
+    Ceiling,
+    devices=st.none() | st.integers(1, 8),
+    memory=st.none() | SIZES,
+    cores=st.none() | st.integers(1, 100),
+)
+CONFIGS = st.builds(
+    Config,
+    placement=st.sampled_from(["binpack", "spread"]),
+    require=st.sampled_from(["shim", "shim", "driver"]),
+    limits=st.builds(
+        Limits,
+        container=CEILINGS,
+        namespace=st.dictionaries(st.sampled_from(["team", "*"]), CEILINGS),
+    ),
+)
+PLAIN = Config()
+
+
+@given(nodes(), st.lists(REQUESTS, max_size=12), st.data(), st.just(PLAIN) | CONFIGS)
+def test_however_many_ask_no_device_is_promised_twice(
+    devices: list[Device], wanted: list[Request], data: st.DataObject, config: Config
+) -> None:
+    unhealthy = {one.uuid: "broken" for one in devices if data.draw(st.integers(0, 5)) == 0}
+    held: list[Slice] = []
+    for number, request in enumerate(wanted):
+        before = tuple(held)
+        try:
+            parts = put(request, devices, held, unhealthy, config)
+        except RefusedError as error:
+            text = str(error)
+            assert text.isprintable()
+            # A ceiling is named, or each device is.
+            named = [one for one in devices if one.uuid in text]
+            assert len(named) == len(devices) or "(limits." in text
+            assert tuple(held) == before
+            continue
+        assert tuple(held) == before
+        held.append(Slice(str(number), CONTAINER, parts, 0, 1, 1))
+        assert not unhealthy.keys() & {part.uuid for part in parts}
+        assert len({part.uuid for part in parts}) == len(parts)
+        assert request.count in (None, len(parts))
+        assert indices(parts, devices) == sorted(indices(parts, devices))
+        if config.require == "driver":
+            assert {part.enforcement for part in parts} == {"driver"}
+        most = config.limits.container
+        for part in parts:
+            total = next(one.memory_bytes for one in devices if one.uuid == part.uuid)
+            assert most.memory is None or part.memory_bytes <= most.memory.of(total)
+            assert most.cores is None or part.cores <= most.cores
+            assert part.memory_bytes >= 2 * MIB
+    for one in devices:
+        parts = tuple(part for piece in held if (part := piece.part(one.uuid)))
+        assert sum(part.memory_bytes for part in parts) <= one.memory_bytes
+        assert sum(part.cores for part in parts) <= 100
+    every = [part for piece in held for part in piece.parts]
+    ceiling = config.limits.of_namespace("team")[1]
+    assert ceiling.devices is None or len(every) <= ceiling.devices
+    assert ceiling.cores is None or sum(part.cores for part in every) <= ceiling.cores
+    if ceiling.memory is not None:
+        total = sum(one.memory_bytes for one in devices)
+        assert sum(part.memory_bytes for part in every) <= ceiling.memory.of(total)
+
+
+HOLDINGS = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 8), st.integers(1, 20)), max_size=8)
+
+
+def holding(devices: Sequence[Device], amounts: Sequence[tuple[int, int, int]]) -> list[Slice]:
+    return [
+        slice_of(str(n), (devices[which % len(devices)], gib * GIB, cores))
+        for n, (which, gib, cores) in enumerate(amounts)
+    ]
+
+
+@given(nodes(), HOLDINGS, REQUESTS, st.randoms(use_true_random=False))
+def test_the_answer_does_not_depend_on_the_order_of_what_is_there(
+    devices: list[Device], amounts: list[tuple[int, int, int]], request: Request, random: object
+) -> None:
+    held = holding(devices, amounts)
+
+    def answer(some: Sequence[Device], pieces: Sequence[Slice]) -> object:
+        try:
+            return put(request, some, pieces)
+        except RefusedError as error:
+            return str(error)
+
+    first = answer(devices, held)
+    mixed, shuffled = list(devices), list(held)
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert answer(mixed, shuffled) == first
+    assert answer(devices, held) == first
+
+
+def fullness(one: Device, held: Sequence[Slice]) -> Fraction:
+    parts = [part for piece in held if (part := piece.part(one.uuid))]
+    return Fraction(sum(part.memory_bytes for part in parts), one.memory_bytes) + Fraction(
+        sum(part.cores for part in parts), 100
+    )
+
+
+@given(nodes(), HOLDINGS, st.integers(1, 4), st.sampled_from(["binpack", "spread"]))
+def test_no_other_choice_would_have_been_better(
+    devices: list[Device], amounts: list[tuple[int, int, int]], count: int, placement: str
+) -> None:
+    """Looks through every set of devices on which such a request alone would have been placed."""
+    held = holding(devices, amounts)
+    request = ask(count, "2GiB", cores=10, placement=placement)
+    can = [one for one in devices if _fits(request, one, held)]
+    try:
+        chosen = put(request, devices, held)
+    except RefusedError:
+        assert len(can) < count
+        return
+    assume(count <= len(can))
+
+    def worth(some: Sequence[Device]) -> tuple[int, int, int, Fraction]:
+        pairs = [
+            max(a.links.get(b.uuid, 0), b.links.get(a.uuid, 0)) for a, b in combinations(some, 2)
+        ]
+        full = sum((fullness(one, held) for one in some), Fraction())
+        numa = len({one.numa_node for one in some})
+        linked_pairs = sum(1 for links in pairs if links)
+        return (linked_pairs, sum(pairs), -numa, full if placement == "binpack" else -full)
+
+    taken = [one for one in devices if one.uuid in {part.uuid for part in chosen}]
+    assert worth(taken) == max(worth(some) for some in combinations(can, count))
+
+
+def _fits(request: Request, one: Device, held: Sequence[Slice]) -> bool:
+    try:
+        put(replace(request, count=1), [one], held)
+    except RefusedError:
+        return False
+    return True
+
+
+def test_a_refusal_is_one_line_however_the_node_names_its_devices() -> None:
+    devices = [device(0, model="Odd model"), device(1)]
+    text = refusal(ask(3), devices)
+    assert re.fullmatch(r"team/pod/app asks for 3 devices, 2 can be had: .+ fits; .+ fits", text)
