@@ -19,7 +19,7 @@ from .slices import BINPACK, SPREAD
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 DEFAULT_PATH: Final = Path("/etc/aliquot/config.toml")
 EVERY_OTHER: Final = "*"
@@ -144,10 +144,11 @@ def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:
     if len(content) > _MOST_BYTES:
         raise ConfigError([_printable(f"{path}: is longer than 1 MiB: that is no configuration")])
     try:
-        return tomllib.loads(content.decode("utf-8"))
+        table: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "too deep"
         raise ConfigError([_printable(f"{path}: is not TOML: {why}")]) from error
+    return table
 
 
 def _read_values(table: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
