@@ -25,7 +25,8 @@ from typing import Any, Final
 import aliquot.shim
 import click
 from aliquot.hooks import containerd
-from aliquot.hooks.containerd import Containerd, ContainerdError, Edit, Handler
+from aliquot.hooks.containerd import Edit, Handler
+from aliquot.hooks.containerd_config import Containerd, ContainerdError, read
 
 from .errors import AliquotError, BadRequestError
 
@@ -155,7 +156,7 @@ def _removal(
             f"give --runtime-name {record.runtime}"
         )
     file = config if record is None else Path(record.file)
-    before = containerd.read(file)
+    before = read(file)
     if record is not None:
         kept = _kept(config, record)
         if _is_ours(before, record) or before == kept:
@@ -213,7 +214,7 @@ def _apply(config: Path, edit: Edit, record: _Record | None) -> None:
         if record is not None and record.made_folder:
             config.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(config.parent):
-            if containerd.read(edit.file) != edit.before:
+            if read(edit.file) != edit.before:
                 raise AliquotError(f"{edit.file}: was changed by somebody meanwhile: try again")
             if record is not None:
                 _note(config, edit, record)
@@ -310,7 +311,7 @@ def _original(config: Path) -> Path:
 def _read_record(config: Path) -> _Record | None:
     """Return what was noted, None when nothing was. Raises AliquotError, ContainerdError."""
     path = _record(config)
-    content = containerd.read(path)
+    content = read(path)
     if content is None:
         return None
     try:
@@ -334,7 +335,7 @@ def _kept(config: Path, record: _Record) -> bytes | None:
     """Return the file as it was. Raises AliquotError, ContainerdError."""
     if not record.existed:
         return None
-    content = containerd.read(_original(config))
+    content = read(_original(config))
     if content is None:
         raise AliquotError(
             f"{_original(config)}: is missing, in which {record.file} was kept as it was: "

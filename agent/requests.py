@@ -86,13 +86,13 @@ def _annotated(annotations: Mapping[str, str], container_name: str) -> _Said:
         if not annotation.startswith(ANNOTATION_PREFIX):
             continue
         key, dot, container = annotation[len(ANNOTATION_PREFIX) :].partition(".")
-        origin = f"annotation {_printable(annotation)}"
+        origin = f"annotation {_short(annotation)}"
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
             what = f"did you mean {ANNOTATION_PREFIX}{near[0]}{dot}{container}?" if near else (
                 f"known are {', '.join(KEYS)}"
             )  # fmt: skip
-            raise BadRequestError(f"{origin}: is not known: {_printable(what)}")
+            raise BadRequestError(f"{origin}: is not known: {_short(what)}")
         if dot and not container:
             raise BadRequestError(
                 f"{origin}: names no container behind its dot: write one, or none"
@@ -106,14 +106,19 @@ def _annotated(annotations: Mapping[str, str], container_name: str) -> _Said:
 def _in_environment(environment: Mapping[str, str]) -> _Said:
     """Return what the environment says. An empty value says nothing: it undoes an image's."""
     names = {variable(key): key for key in KEYS}
-    for name in sorted(environment):
-        if name.startswith(VARIABLE_PREFIX) and name not in names:
-            # Other programs may have variables that begin so; what is nearly ours is a mistake.
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.9)
-            if near:
-                raise BadRequestError(
-                    f"environment {_printable(name)}: is not known: did you mean {near[0]}?"
-                )
+    others = [
+        name
+        for name in environment
+        if name.startswith(VARIABLE_PREFIX) and name not in names and len(name) < 32
+    ]
+    # Other programs may have variables that begin so; what is nearly ours is a mistake. An image
+    # may have any number of them, and nobody else's container is to wait while all are looked at.
+    for name in sorted(others[:_MOST_NAMES]):
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.9)
+        if near:
+            raise BadRequestError(
+                f"environment {_printable(name)}: is not known: did you mean {near[0]}?"
+            )
     return {
         key: (f"environment {name}", environment[name])
         for name, key in names.items()
@@ -285,8 +290,13 @@ def _hami_devices(listed: str | None, limits: Limits) -> tuple[int | None, tuple
 
 
 def _quoted(text: str) -> str:
-    shown = _printable(text)
+    shown = _printable(text[:61])
     return f"'{shown}'" if len(shown) <= 60 else f"'{shown[:57]}…'"
+
+
+def _short(text: str) -> str:
+    shown = _printable(text[:120])
+    return shown if len(text) <= 120 else f"{shown}…"
 
 
 def _printable(text: str) -> str:

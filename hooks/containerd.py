@@ -19,39 +19,34 @@ containerd 2.x (schema 3; it reads schema 2 as well) merges both.
 from __future__ import annotations
 
 import copy
-import glob
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import tomlkit
-from tomlkit.exceptions import TOMLKitError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+from .containerd_config import (
+    CRI,
+    Containerd,
+    ContainerdError,
+    Table,
+    cri_of,
+    decode,
+    imported_files,
+    meaning,
+    parse,
+    read,
+    runtimes_of,
+)
 
 RUNTIME_TYPE: Final = "io.containerd.runc.v2"
 ANNOTATIONS: Final = ("aliquot.dev/*",)
-_CRI: Final = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
-_DISABLED: Final = ("cri", *_CRI.values())
+_DISABLED: Final = ("cri", *CRI.values())
 _BEGIN: Final = "# -- Written by `aliquot install containerd`; its --remove takes this out. --\n"
 _HANDLER: Final = "# The handler:\n"
 _END: Final = "# -- End of what `aliquot install containerd` wrote. --\n"
-_MOST_BYTES: Final = 4 << 20
-_PATIENCE_SECONDS: Final = 60.0
-
-Table = Mapping[str, Any]
-
-
-class ContainerdError(Exception):
-    """A configuration that cannot be used or changed: which, why and what to do, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,67 +72,6 @@ class Edit:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Containerd:
-    """The containerd program, which is asked what a configuration means and never serves."""
-
-    program: str
-
-    def version(self) -> str:
-        """Return its version, ``1.6.20``. Raises ContainerdError."""
-        words = self._run("--version").split()
-        # `containerd github.com/containerd/containerd v1.7.24 HASH`
-        return words[2].removeprefix("v").partition("~")[0] if len(words) > 2 else "unknown"
-
-    def dump(self, config: Path, shown: Path | None = None) -> dict[str, Any]:
-        """Return what a file means to it, defaults and imports included. Raises ContainerdError."""
-        try:
-            table: dict[str, Any] = tomllib.loads(
-                self._run("--config", str(config), "config", "dump")
-            )
-        except ContainerdError as error:
-            text = str(error).replace(str(config), str(shown or config))
-            raise ContainerdError(f"{shown or config}: {text}") from error
-        except ValueError as error:
-            raise ContainerdError(f"{self.program} config dump gives no TOML: {error}") from error
-        return table
-
-    def default(self) -> dict[str, Any]:
-        """Return its built-in configuration. Raises ContainerdError."""
-        try:
-            table: dict[str, Any] = tomllib.loads(self._run("config", "default"))
-        except ValueError as error:
-            raise ContainerdError(f"{self.program}: its default is no TOML: {error}") from error
-        return table
-
-    def schema(self) -> int:
-        """Return the schema of its own configuration. Raises ContainerdError."""
-        return int(self.default().get("version", 2))
-
-    def _run(self, *arguments: str) -> str:
-        try:
-            # Patterns in `imports` are relative to the service's working directory.
-            run = subprocess.run(
-                [self.program, *arguments],
-                check=False,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                stdin=subprocess.DEVNULL,
-                cwd="/",
-                timeout=_PATIENCE_SECONDS,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it does not end"
-            raise ContainerdError(f"{self.program} cannot be asked: {reason}") from error
-        if run.returncode:
-            lines = [line for line in run.stderr.splitlines() if line.strip()]
-            raise ContainerdError(
-                f"containerd refuses it: {lines[-1] if lines else f'status {run.returncode}'}"
-            )
-        return run.stdout
-
-
 def install(config: Path, handler: Handler, program: Containerd | None) -> Edit:
     """Return what registers ``handler`` in the configuration ``config``.
 
@@ -149,16 +83,16 @@ def install(config: Path, handler: Handler, program: Containerd | None) -> Edit:
             f"{config}: there is no such file, and without containerd nobody knows its schema: "
             "write one with the line `version = 2` for containerd 1.x, `version = 3` for 2.x"
         )
-    meant = None if program is None else _meaning(config, main, program)
+    meant = None if program is None else meaning(config, main, program)
     file = _file_of_the_table(config, main, meant)
     before = main if file == config else read(file)
     original = None if before is None else cut_out(before)
     if original is not None and original != before and program is not None:
-        meant = _meaning(config, main, program, {file: original})
+        meant = meaning(config, main, program, {file: original})
     text, schema = _with_version(file, original, meant, imported=file != config)
     if meant is not None:
         _check_usable(file, handler, meant)
-    added, notes = _added(file, handler, _parse(file, text), schema, meant, program)
+    added, notes = _added(file, handler, parse(file, text), schema, meant, program)
     block = _block(added, schema, handler.name)
     if text and not text.endswith("\n"):
         text += "\n"
@@ -180,8 +114,8 @@ def cut_edit(config: Path, file: Path, name: str, program: Containerd | None) ->
     if program is None:
         return Edit(file, before, cut_out(before), None)
     main = read(config)
-    meant = _meaning(config, main, program)
-    if _cri(meant).get("containerd", {}).get("default_runtime_name") == name:
+    meant = meaning(config, main, program)
+    if cri_of(meant).get("containerd", {}).get("default_runtime_name") == name:
         raise ContainerdError(
             f'{file}: default_runtime_name is "{name}", which is to be taken out: '
             "name another runtime there first"
@@ -189,7 +123,7 @@ def cut_edit(config: Path, file: Path, name: str, program: Containerd | None) ->
     for keep_runtimes in (False, True):
         # Runtimes that were written with the handler stay when others have joined them.
         after = cut_out(before, keep_runtimes=keep_runtimes)
-        if _without(_meaning(config, main, program, {file: after}), name) == _without(meant, name):
+        if _without(meaning(config, main, program, {file: after}), name) == _without(meant, name):
             notes = (
                 ("the block's other runtimes stay: more depends on them",) if keep_runtimes else ()
             )
@@ -198,20 +132,6 @@ def cut_edit(config: Path, file: Path, name: str, program: Containerd | None) ->
         f"{file}: without the handler {name} containerd would take something else differently: "
         "take out by hand what was added to its block"
     )
-
-
-def read(file: Path) -> bytes | None:
-    """Return a file's content, None when it is not there. Raises ContainerdError."""
-    try:
-        with file.open("rb") as opened:
-            content = opened.read(_MOST_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ContainerdError(f"{file}: cannot be read: {error.strerror}") from error
-    if len(content) > _MOST_BYTES:
-        raise ContainerdError(f"{file}: is longer than 4 MiB: that is no configuration")
-    return content
 
 
 def cut_out(content: bytes, *, keep_runtimes: bool = False) -> bytes:
@@ -232,90 +152,18 @@ def has_handler(config: Path, name: str, program: Containerd | None) -> bool:
     content = read(config)
     if content is None:
         return False
-    table = _parse(config, _decode(config, content)) if program is None else program.dump(config)
-    return any(name in _runtimes(table, schema) for schema in _CRI)
+    table = parse(config, decode(config, content)) if program is None else program.dump(config)
+    return any(name in runtimes_of(table, schema) for schema in CRI)
 
 
 # -- What is there -------------------------------------------------------------------------------
-
-
-def _meaning(
-    config: Path,
-    main: bytes | None,
-    program: Containerd,
-    changed: Mapping[Path, bytes | None] | None = None,
-) -> dict[str, Any]:
-    """Return what containerd takes a configuration for, with other content in some of its files.
-
-    Nothing is written beside the configuration: what is tried lies in a folder of its own.
-    """
-    changed = dict(changed or {})
-    if main is not None and not changed:
-        return program.dump(config)
-    content = changed.pop(config, main)
-    if content is None:
-        # The built-in configuration, which is what a service without a file has.
-        content = f"version = {program.schema()}\n".encode()
-    with tempfile.TemporaryDirectory(prefix="aliquot-containerd-") as folder:
-        trial = Path(folder) / "config.toml"
-        table = _parse(config, _decode(config, content))
-        imports = table.get("imports") or []
-        if changed or any(not str(name).startswith("/") for name in imports):
-            old = program.schema() < 3
-            files = _imported(config, content) if old else [config.parent / one for one in imports]
-            document = _document(config, content)
-            document["imports"] = [
-                _trial(Path(folder), number, file, changed) if old else str(file)
-                for number, file in enumerate(files)
-            ]
-            content = tomlkit.dumps(document).encode()
-        trial.write_bytes(content)
-        meant = program.dump(trial, shown=config)
-    # Ours, and the same for every file that is tried.
-    meant.pop("imports", None)
-    return meant
-
-
-def _imported(config: Path, main: bytes) -> list[Path]:
-    """Return the files that containerd 1.x reads after the configuration, in its order.
-
-    `config dump` tells them, but in any order. Of tables that several have, the last one counts.
-    """
-    found: list[Path] = []
-    pending = [(config, main)]
-    while pending:
-        file, content = pending.pop(0)
-        for name in _parse(file, _decode(file, content)).get("imports", ()):
-            paths = [file.parent / name]
-            if "*" in name:
-                # Relative to its working directory, which is / for a service.
-                paths = [Path("/") / one for one in sorted(glob.glob(name, root_dir="/"))]  # noqa: PTH207
-            for path in paths:
-                inner = read(path)
-                if path not in (config, *found) and inner is not None:
-                    found.append(path)
-                    pending.append((path, inner))
-    return found
-
-
-def _trial(folder: Path, number: int, path: Path, changed: Mapping[Path, bytes | None]) -> str:
-    """Return the path under which an imported file is tried."""
-    content = changed.get(path.resolve())
-    if content is None:
-        content = read(path) or b""
-    document = _document(path, content)
-    # All that is imported is named already.
-    document.pop("imports", None)
-    trial = folder / f"import-{number}.toml"
-    trial.write_text(tomlkit.dumps(document), encoding="utf-8")
-    return str(trial)
 
 
 def _file_of_the_table(config: Path, main: bytes | None, meant: Table | None) -> Path:
     """Return the file whose CRI table counts. ``main`` is what the configuration holds."""
     if main is None or meant is None or meant.get("version", 2) >= 3:
         return config
-    imported = _imported(config, main)
+    imported = imported_files(config, main)
     told = {os.path.realpath(name) for name in meant.get("imports", ())}
     if told and told != {os.path.realpath(file) for file in (config, *imported)}:
         raise ContainerdError(
@@ -324,8 +172,8 @@ def _file_of_the_table(config: Path, main: bytes | None, meant: Table | None) ->
         )
     found = config
     for file in imported:
-        plugins = _parse(file, _decode(file, read(file) or b"")).get("plugins")
-        if isinstance(plugins, dict) and _CRI[2] in plugins:
+        plugins = parse(file, decode(file, read(file) or b"")).get("plugins")
+        if isinstance(plugins, dict) and CRI[2] in plugins:
             found = file.resolve()
     return found
 
@@ -338,8 +186,8 @@ def _with_version(
         assert meant is not None
         schema = min(meant["version"], 3)
         return f"version = {schema}\n", schema
-    text = _decode(file, content)
-    table = _parse(file, text)
+    text = decode(file, content)
+    table = parse(file, text)
     schema = table.get("version", 1)
     if isinstance(schema, bool) or not isinstance(schema, int) or schema < 1:
         raise ContainerdError(
@@ -369,7 +217,7 @@ def _check_usable(file: Path, handler: Handler, meant: Table) -> None:
                 f'{file}: disabled_plugins has "{plugin}", without which there are no handlers: '
                 "take it out, or use `ctr run --runc-binary` alone"
             )
-    if handler.name in _runtimes(meant, meant.get("version", 2)):
+    if handler.name in runtimes_of(meant, meant.get("version", 2)):
         raise ContainerdError(
             f"{file}: has a runtime {handler.name} already that was not written by this command: "
             "take it out, or choose another --runtime-name"
@@ -389,16 +237,16 @@ def _added(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the runtimes to add, by name, the handler last; and what people should know."""
     notes: list[str] = []
-    own = _runtimes(table, schema)
+    own = runtimes_of(table, schema)
     if meant is None or program is None:
         notes.append("containerd was not asked whether it takes the file")
         if schema == 2 and table.get("imports"):
             notes.append("on containerd 1.x an imported file can replace the handler with its own")
         there, usual = own, {}
     else:
-        there = _runtimes(meant, meant.get("version", 2))
+        there = runtimes_of(meant, meant.get("version", 2))
         built_in = program.default()
-        usual = _runtimes(built_in, built_in.get("version", 2)).get("runc", {})
+        usual = runtimes_of(built_in, built_in.get("version", 2)).get("runc", {})
     if handler.name in own:
         raise ContainerdError(
             f"{file}: has a runtime {handler.name} already that was not written by this command: "
@@ -434,7 +282,7 @@ def _base(there: Table, meant: Table | None) -> tuple[str, Table]:
     """Return the runtime that the handler is to be like: runc, else the default one."""
     name = "runc"
     if name not in there and meant is not None:
-        name = _cri(meant).get("containerd", {}).get("default_runtime_name", name)
+        name = cri_of(meant).get("containerd", {}).get("default_runtime_name", name)
     value = there.get(name, {})
     return name, value if isinstance(value, dict) else {}
 
@@ -465,7 +313,7 @@ def _block(added: Table, schema: int, name: str) -> str:
     """Return the text of the block that adds these runtimes."""
     texts: dict[bool, str] = {True: "", False: ""}
     for runtime, value in added.items():
-        path = ("plugins", _CRI[schema], "containerd", "runtimes", runtime)
+        path = ("plugins", CRI[schema], "containerd", "runtimes", runtime)
         texts[runtime == name] += _text(path, value)
     return f"{_BEGIN}{texts[False]}{_HANDLER}{texts[True].rstrip()}\n{_END}"
 
@@ -483,17 +331,17 @@ def _text(path: tuple[str, ...], value: Table) -> str:
 
 def _check_text(file: Path, text: str, after: str, added: Table, schema: int) -> None:
     """Refuse a text in which the block does not add just what it should."""
-    wanted = _parse(file, text)
+    wanted = parse(file, text)
     try:
-        got = tomllib.loads(after)
+        got = parse(file, after)
         inner = wanted
-        for key in ("plugins", _CRI[schema], "containerd", "runtimes"):
+        for key in ("plugins", CRI[schema], "containerd", "runtimes"):
             inner = inner.setdefault(key, {})
         inner.update(added)
-    except (ValueError, AttributeError) as error:
+    except (ContainerdError, AttributeError) as error:
         raise ContainerdError(
             f"{file}: has its runtimes in braces, where none can be added: write "
-            f'them as tables, [plugins."{_CRI[schema]}".containerd.runtimes.NAME]'
+            f'them as tables, [plugins."{CRI[schema]}".containerd.runtimes.NAME]'
         ) from error
     if got != wanted:
         raise ContainerdError(f"{file}: cannot be added to: the result would mean something else")
@@ -509,8 +357,8 @@ def _check_meaning(
     schema: int,
 ) -> None:
     """Let containerd read the new configuration: the handler is there, and all else as it was."""
-    got = _meaning(config, main, program, changed)
-    found = _runtimes(got, got.get("version", 2)).get(handler.name)
+    got = meaning(config, main, program, changed)
+    found = runtimes_of(got, got.get("version", 2)).get(handler.name)
     if not isinstance(found, dict) or (
         found.get("options", {}).get("BinaryName"),
         found.get("runtime_type"),
@@ -539,7 +387,7 @@ def _without(meant: Table, name: str) -> dict[str, Any]:
     rest = copy.deepcopy(dict(meant))
     # What is tried has other paths.
     rest.pop("imports", None)
-    runtimes = _runtimes(rest, rest.get("version", 2))
+    runtimes = runtimes_of(rest, rest.get("version", 2))
     for runtime in list(runtimes):
         # Empty options are told of the built-in runtime only, and mean the same as none.
         value = runtimes.pop(runtime)
@@ -559,43 +407,3 @@ def _difference(before: Table, after: Table) -> str:
         elif one != other:
             return key
     return ""
-
-
-def _cri(table: Table, schema: int | None = None) -> dict[str, Any]:
-    """Return the CRI plugin's table, empty when there is none."""
-    number = table.get("version", 2) if schema is None else schema
-    return _inner(table, ("plugins", _CRI[max(2, min(number, 3))]))
-
-
-def _runtimes(table: Table, schema: int) -> dict[str, Any]:
-    """Return the table of runtimes, which may be changed; an empty one when there is none."""
-    return _inner(_cri(table, schema), ("containerd", "runtimes"))
-
-
-def _inner(table: Table, keys: Sequence[str]) -> dict[str, Any]:
-    found: Any = table
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _decode(file: Path, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ContainerdError(f"{file}: is not UTF-8, as TOML must be") from error
-
-
-def _document(file: Path, content: bytes) -> tomlkit.TOMLDocument:
-    try:
-        return tomlkit.parse(_decode(file, content))
-    except TOMLKitError as error:
-        raise ContainerdError(f"{file}: cannot be rewritten to be tried: {error}") from error
-
-
-def _parse(file: Path, text: str) -> dict[str, Any]:
-    try:
-        table: dict[str, Any] = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ContainerdError(f"{file}: is not TOML: {error}") from error
-    return table

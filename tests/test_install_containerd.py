@@ -9,23 +9,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from aliquot.agent import install
+from aliquot.agent.errors import AliquotError
 
 import containerd_files
 from commands import ALIQUOT, wait_for
 from nvidia_files import UnreachableError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+from shops import TABLES, Shop, make_shop, without
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.runtime"}
 WRITTEN = """\
 # Written by hand.
 version = 2
@@ -64,94 +59,6 @@ version = 2
 """
 
 
-@dataclass(frozen=True)
-class Shop:
-    """A containerd, a folder for its configuration, and whoever installs there."""
-
-    program: str
-    version: str
-    folder: Path
-    binary: Path
-
-    @property
-    def config(self) -> Path:
-        """The configuration."""
-        return self.folder / "config.toml"
-
-    def write(self, text: str, name: str = "config.toml") -> Path:
-        """Write the configuration, or another file beside it."""
-        file = self.folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-        return file
-
-    def install(self, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run ``aliquot install containerd``."""
-        command = [*ALIQUOT, "install", "containerd", "--config", str(self.config)]
-        command += ["--containerd", self.program, "--binary", str(self.binary), *options]
-        run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-        assert not check or run.returncode == 0, run.stderr
-        return run
-
-    def refuse(self, *options: str) -> str:
-        """The line with which it is refused; nothing is changed."""
-        before = self.content()
-        run = self.install(*options, check=False)
-        assert run.returncode in (1, 2), run.stdout
-        (line,) = run.stderr.splitlines()
-        assert line.startswith("aliquot: ")
-        assert self.content() == before
-        return line
-
-    def dump(self, config: Path | None = None) -> dict[str, Any]:
-        """What containerd takes the configuration for, with the defaults where there is none."""
-        arguments = ["config", "default"]
-        if config or self.config.exists():
-            arguments = ["--config", str(config or self.config), "config", "dump"]
-        run = subprocess.run(
-            [self.program, *arguments], check=True, capture_output=True, text=True, cwd="/"
-        )
-        table: dict[str, Any] = tomllib.loads(run.stdout)
-        return table
-
-    def handlers(self) -> dict[str, Any]:
-        """The runtimes that containerd sees."""
-        meant = self.dump()
-        found: dict[str, Any] = meant["plugins"][TABLES[meant["version"]]]["containerd"]["runtimes"]
-        return found
-
-    def content(self) -> dict[str, bytes | str]:
-        """All that lies in the folder."""
-        found: dict[str, bytes | str] = {}
-        for path in self.folder.glob("**/*"):
-            name = str(path.relative_to(self.folder))
-            if path.is_symlink():
-                found[name] = str(path.readlink())
-            elif path.is_file():
-                found[name] = path.read_bytes()
-        return found
-
-
-def flat(table: dict[str, Any], path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Every value that says something, by its path; which files were read is left out."""
-    found: dict[tuple[str, ...], Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            found |= flat(value, (*path, key))
-        elif value and (path or key != "imports"):
-            found |= {(*path, key): value}
-    return found
-
-
-def without(meant: dict[str, Any], name: str) -> dict[tuple[str, ...], Any]:
-    """What a configuration says of all but one runtime."""
-    return {
-        path: value
-        for path, value in flat(meant).items()
-        if "runtimes" not in path or path[path.index("runtimes") + 1] != name
-    }
-
-
 @pytest.fixture(scope="session", params=["installed", *containerd_files.SUITES])
 def program(request: pytest.FixtureRequest) -> str:
     """A containerd program; skips the test where it cannot be had."""
@@ -179,17 +86,6 @@ def one_shop(tmp_path: Path) -> Shop:
     if program is None:
         pytest.skip("no containerd is installed")
     return make_shop(program, tmp_path)
-
-
-def make_shop(program: str, tmp_path: Path) -> Shop:
-    said = subprocess.run([program, "--version"], check=True, capture_output=True, text=True)
-    binary = tmp_path / "bin/aliquot-runtime"
-    binary.parent.mkdir()
-    binary.write_text("#!/bin/sh\n")
-    binary.chmod(0o755)
-    folder = tmp_path / "containerd"
-    folder.mkdir()
-    return Shop(program, said.stdout.split()[2], folder, binary)
 
 
 def is_2(shop: Shop) -> bool:
@@ -593,6 +489,24 @@ def test_wherever_it_is_killed_the_file_is_whole_and_the_next_one_ends_it(
         assert one_shop.content() == {"config.toml": WRITTEN.encode()}
     assert died.returncode == 0, died.stderr
     assert deaths >= 3
+
+
+def test_a_file_that_changes_while_it_is_looked_at_is_left_alone(
+    one_shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody writes after the change was made up and before it is put in place."""
+    one_shop.write(WRITTEN)
+    apply = install._apply
+
+    def late(*arguments: object) -> None:
+        one_shop.write("version = 2\n")
+        apply(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(install, "_apply", late)
+    arguments = ["--config", str(one_shop.config), "--binary", str(one_shop.binary)]
+    with pytest.raises(AliquotError, match="changed by somebody meanwhile"):
+        install.containerd_command(arguments, standalone_mode=False)
+    assert one_shop.content() == {"config.toml": b"version = 2\n"}
 
 
 # -- A real daemon -------------------------------------------------------------------------------

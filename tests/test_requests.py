@@ -200,6 +200,7 @@ def test_what_makes_no_sense_is_one_line_with_source_and_key(key: str, text: str
         ("aliquot.dev/priority", "known are devices, memory"),
         ("aliquot.dev/memory.", "names no container"),
         ("aliquot.dev/a\nb", "aliquot.dev/a?b"),
+        ("aliquot.dev/" + "x" * 100_000, "known are devices, memory"),
     ],
 )
 def test_an_annotation_that_is_nearly_ours_is_refused(annotation: str, hint: str) -> None:
@@ -209,6 +210,12 @@ def test_an_annotation_that_is_nearly_ours_is_refused(annotation: str, hint: str
 @pytest.mark.parametrize("name", ["ALIQUOT_DEVICE", "ALIQUOT_MEMROY", "ALIQUOT_NOTMODEL"])
 def test_a_variable_that_is_nearly_ours_is_refused(name: str) -> None:
     assert refusal({}, {name: "1"}).startswith(f"environment {name}: is not known: did you mean ")
+
+
+def test_an_images_many_variables_keep_nobody_waiting() -> None:
+    environment = {f"ALIQUOT_DEVICE_{n}_{'x' * (n % 50)}": "1" for n in range(200_000)}
+    environment["ALIQUOT_" + "DEVICES" * 500_000] = "1"
+    assert memory(read({}, {**environment, "ALIQUOT_MEMORY": "1GiB"})) == GIB
 
 
 KEYS = st.sampled_from(requests.KEYS)
