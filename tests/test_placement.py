@@ -38,14 +38,14 @@ def device(index: int, **changes: object) -> Device:
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def linked(devices: Sequence[Device], *groups: Sequence[int]) -> list[Device]:
-    """Link the devices of each group, by index, to each other."""
+def linked(devices: Sequence[Device], *groups: Sequence[int], count: int = 12) -> list[Device]:
+    """Link the devices of each group, by index, to each other, beside what links there are."""
     by_index = {one.index: one for one in devices}
-    links: dict[int, dict[str, int]] = {one.index: {} for one in devices}
+    links: dict[int, dict[str, int]] = {one.index: dict(one.links) for one in devices}
     for group in groups:
         for one, other in combinations(group, 2):
-            links[one][by_index[other].uuid] = 12
-            links[other][by_index[one].uuid] = 12
+            links[one][by_index[other].uuid] = count
+            links[other][by_index[one].uuid] = count
     return [replace(one, links=links[one.index]) for one in devices]
 
 
@@ -198,6 +198,10 @@ def test_linked_devices_are_taken_together_then_those_of_a_node() -> None:
     plain = [device(n) for n in range(8)]
     assert indices(put(request, plain, held), plain) == [4, 7]
     assert indices(put(replace(request, placement="spread"), plain, held), plain) == [0, 1]
+    # Three that are linked weakly before two that are linked well.
+    odd = linked(linked(plain, (0, 1, 2), count=1), (6, 7), count=18)
+    assert indices(put(replace(request, count=3), odd), odd) == [0, 1, 2]
+    assert indices(put(request, odd), odd) == [6, 7]
     # A link that only one of both tells is one.
     half = [replace(plain[0], links={plain[6].uuid: 4}), *plain[1:]]
     assert indices(put(request, half, held), half) == [0, 6]
@@ -361,8 +365,10 @@ def nodes(draw: st.DrawFn) -> list[Device]:
         )
         for n in range(count)
     ]
-    pairs = draw(st.lists(st.tuples(*[st.integers(0, count - 1)] * 2), max_size=6))
-    return linked(devices, *[sorted(set(pair)) for pair in pairs])
+    ends = st.integers(0, count - 1)
+    for one, other, many in draw(st.lists(st.tuples(ends, ends, st.integers(1, 18)), max_size=6)):
+        devices = linked(devices, sorted({one, other}), count=many)
+    return devices
 
 
 REQUESTS = st.builds(
