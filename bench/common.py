@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, TypeVar
 
 HERE: Final = Path(__file__).resolve().parent
 GIB: Final = 1 << 30
@@ -39,6 +39,10 @@ MEM_INFO_NS: Final = 60.0
 MOST_LIVE_RATIO: Final = 1.5
 
 
+# Where a bench measures: what is made before and taken away after it.
+Place = TypeVar("Place")
+
+
 class BenchError(Exception):
     """A bench cannot run; the text says why and what to do, in one line."""
 
@@ -47,7 +51,7 @@ class BenchError(Exception):
 class Figure:
     """One line of a bench's table.
 
-    ``value`` is what the shim adds, in ``unit``; ``bare`` and ``shim`` are what it was computed
+    ``value`` is what Aliquot adds, in ``unit``; ``bare`` and ``shim`` are what it was computed
     from, where that is two numbers. ``target`` is the most that ``value`` may be; None where
     nothing is promised.
     """
@@ -278,8 +282,16 @@ def between(processes: int, one: float, sixty_four: float) -> float:
     return round(one + (sixty_four - one) * (processes - 1) / 63, 2)
 
 
-def main(name: str, what: str, run: Callable[[Bed, Options], Mapping[str, Figure]]) -> int:
-    """Run a bench as a command; returns its status: 0, or 1 when it could not run."""
+def main(
+    name: str,
+    what: str,
+    run: Callable[[Place, Options], Mapping[str, Figure]],
+    place: Callable[[], contextlib.AbstractContextManager[Place]],
+) -> int:
+    """Run a bench as a command, in a place of its own; returns its status.
+
+    0, or 1 when it could not run.
+    """
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
     parser.add_argument("--quick", action="store_true", help="few rounds: figures are rough")
@@ -290,7 +302,7 @@ def main(name: str, what: str, run: Callable[[Bed, Options], Mapping[str, Figure
     if asked.instructions and not shutil.which("valgrind"):
         parser.error("--instructions needs valgrind, which is not installed")
     try:
-        with bed() as made:
+        with place() as made:
             figures = run(made, Options(asked.quick, asked.instructions))
     except BenchError as error:
         print(f"bench {name}: {error}", file=sys.stderr)
@@ -321,7 +333,7 @@ def _public(figures: Mapping[str, Figure]) -> dict[str, dict[str, object]]:
 
 def print_table(name: str, figures: Mapping[str, Figure]) -> None:
     """Print the figures in aligned columns."""
-    rows = [(name, "bare", "shim", "added", "unit", "target", "holds")]
+    rows = [(name, "bare", "aliquot", "added", "unit", "target", "holds")]
     for figure_name, figure in figures.items():
         rows.append(
             (

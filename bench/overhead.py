@@ -83,4 +83,4 @@ def run(bed: Bed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("overhead", __doc__, run))
+    sys.exit(common.main("overhead", __doc__, run, common.bed))

@@ -62,7 +62,7 @@ def test_a_bench_prints_every_figure_as_one_json_object(name: str) -> None:
 
 def test_a_bench_prints_a_table_of_aligned_columns() -> None:
     lines = run("init", "--quick").splitlines()
-    assert lines[0].split() == ["init", "bare", "shim", "added", "unit", "target", "holds"]
+    assert lines[0].split() == ["init", "bare", "aliquot", "added", "unit", "target", "holds"]
     assert {line.split()[0] for line in lines[1:]} == FIGURES["init"]
     edge = lines[0].index("bare") + len("bare")
     assert all(line[edge - 1] != " " and line[edge] == " " for line in lines)

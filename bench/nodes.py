@@ -1,0 +1,120 @@
+"""A node for the benches of containers: simulated devices, an agent, and bundles for a runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import BenchError
+
+
+@dataclass(frozen=True, slots=True)
+class NodeBed:
+    """A running agent on simulated devices, and the parts of a container.
+
+    ``environment`` is for runtimes; ``wrapper`` is aliquot-runtime; ``runtime`` the real one.
+    """
+
+    folder: Path
+    wrapper: Path
+    runtime: Path
+    environment: dict[str, str]
+
+    def bundle(self, name: str, **environment: str) -> Path:
+        """Make the bundle of a container that sleeps, or make it as it was. Returns its folder."""
+        folder = self.folder / "bundles" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self._config()
+        config["process"]["env"] += [f"{key}={value}" for key, value in environment.items()]
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    def _config(self) -> dict[str, Any]:
+        template: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
+        process = template["process"]
+        process["terminal"] = False
+        process["args"] = ["/bin/sleep", "1000000"]
+        # Both need privileges that root in a container lacks.
+        process.pop("rlimits", None)
+        process.pop("oomScoreAdj", None)
+        template["root"] = {"path": str(self.folder / "rootfs"), "readonly": False}
+        return template
+
+    def call(self, runtime: Path, *arguments: str) -> None:
+        """Run a runtime to its end. Raises BenchError."""
+        done = subprocess.run(
+            [str(runtime), "--root", str(self.folder / "state"), *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise BenchError(f"{runtime.name} {arguments[0]}: {said}")
+
+
+@contextlib.contextmanager
+def node_bed() -> Iterator[NodeBed]:
+    """Make the node. Raises BenchError."""
+    try:
+        import aliquot.shim  # noqa: PLC0415 - what is missing is said in one line
+        from aliquot.agent.demo_node import AgentProcess, lay_out  # noqa: PLC0415 - as above
+        from aliquot.agent.errors import AliquotError  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise BenchError(f"aliquot is not built ({error}): run `make build`") from error
+    if os.geteuid():
+        raise BenchError("containers are started by root only")
+    runc = shutil.which("runc") or shutil.which("runc", path="/usr/sbin:/sbin")
+    if runc is None:
+        raise BenchError("there is no runc: install it (Debian: apt-get install runc)")
+    with tempfile.TemporaryDirectory(prefix="aq-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        subprocess.run(
+            [sys.executable, "-m", "aliquot.agent", "sim", "--node", "a100x2",
+             "--keep", str(folder / "node"), "--shared", "--cdi", str(folder / "cdi"),
+             "--", "true"],
+            check=True,
+        )  # fmt: skip
+        base = {k: v for k, v in os.environ.items() if not k.startswith(("ALIQUOT_", "CUDA_"))}
+        config = {
+            "runtime_dir": str(folder / "run"),
+            "lib_dir": str(folder / "lib"),
+            "cdi_dirs": [str(folder / "cdi")],
+            "metrics_port": 0,
+        }
+        agent = AgentProcess(
+            folder,
+            "".join(f"{key} = {json.dumps(value)}\n" for key, value in config.items()),
+            {
+                **base,
+                "ALIQUOT_SIM": str(folder / "node"),
+                "LD_LIBRARY_PATH": str(folder / "node/driver"),
+                "ALIQUOT_CACHE_DIR": str(folder / "node/cache"),
+            },
+        )
+        lay_out(folder / "rootfs", {})
+        subprocess.run([runc, "spec"], cwd=folder, check=True)
+        try:
+            agent.start()
+            yield NodeBed(
+                folder,
+                aliquot.shim.program("aliquot-runtime"),
+                Path(runc),
+                {**base, "ALIQUOT_RUNTIME_DIR": str(folder / "run")},
+            )
+        except AliquotError as error:
+            raise BenchError(str(error)) from error
+        finally:
+            agent.end()
