@@ -1,8 +1,9 @@
-"""The demonstration: real CUDA programs side by side on one device, each under its own cap.
+"""The demonstration: containers, then programs, side by side on one device under their own caps.
 
 ``python -m aliquot.agent.demo`` uses the machine's NVIDIA device, and a simulated node where there
 is none. It shows what is promised and looks whether it holds; the status is 1 when anything does
-not. The programs are those of ``examples/``, which know nothing of Aliquot.
+not. The programs are those of ``examples/``, which know nothing of Aliquot. Containers are shown
+where they can be started: by root, with containerd.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import drivers, visible
+from . import demo_containers, drivers, visible
+from .demo_voice import Demo
 from .errors import AliquotError
 from .sizes import format_size
 
@@ -30,25 +33,6 @@ _NODE: Final = "a100x2"
 _ALIQUOT: Final = (sys.executable, "-m", "aliquot.agent")
 _PATIENCE_SECONDS: Final = 60.0
 _OUT_OF_MEMORY: Final = 2
-
-
-class _Demo:
-    """What is said and shown, and whether every promise held."""
-
-    def __init__(self) -> None:
-        self.broken = 0
-        self._began = time.monotonic()
-
-    def chapter(self, title: str) -> None:
-        print(f"\n[{time.monotonic() - self._began:4.1f} s] {title}\n", flush=True)
-
-    def say(self, text: str) -> None:
-        print(f"    {text}", flush=True)
-
-    def promise(self, text: str, holds: bool) -> None:
-        """Say what was promised, and whether it holds."""
-        self.broken += not holds
-        print(f"  {'holds ' if holds else 'BROKEN'}  {text}", flush=True)
 
 
 class _Program:
@@ -134,7 +118,7 @@ def _slices() -> dict[str, dict[str, Any]]:
     return {piece["name"]: piece for piece in json.loads(shown)["slices"]}
 
 
-def _show_slices(demo: _Demo) -> None:
+def _show_slices(demo: Demo) -> None:
     demo.say("$ aliquot ps")
     for line in subprocess.run(
         [*_ALIQUOT, "ps"], check=False, stdout=subprocess.PIPE, text=True
@@ -143,7 +127,7 @@ def _show_slices(demo: _Demo) -> None:
     print()
 
 
-def _show(demo: _Demo, examples: Path) -> None:
+def _show(demo: Demo, examples: Path) -> None:
     """Show it all. Raises AliquotError when a program fails that should not."""
     started: list[_Program] = []
 
@@ -172,7 +156,7 @@ def _show(demo: _Demo, examples: Path) -> None:
             program.abandon()
 
 
-def _show_caps(demo: _Demo, fillers: list[_Program], serve: _Program) -> None:
+def _show_caps(demo: Demo, fillers: list[_Program], serve: _Program) -> None:
     demo.chapter("Each takes memory until CUDA itself says that there is no more")
     for program in fillers:
         total = int(program.wait_for("sees")[1])
@@ -196,7 +180,7 @@ def _show_caps(demo: _Demo, fillers: list[_Program], serve: _Program) -> None:
     )
 
 
-def _show_rest(demo: _Demo, small: _Program, large: _Program, serve: _Program) -> None:
+def _show_rest(demo: Demo, small: _Program, large: _Program, serve: _Program) -> None:
     demo.chapter("Being refused again and again, all of them go on working side by side")
     for program, word in ((small, "rounds"), (large, "rounds"), (serve, "answered")):
         demo.promise(f"{program.name} goes on", program.goes_on(word))
@@ -217,7 +201,7 @@ def _show_rest(demo: _Demo, small: _Program, large: _Program, serve: _Program) -
 
 
 def _show_death(
-    demo: _Demo, victim: _Program, other: _Program, again: Callable[[], _Program]
+    demo: Demo, victim: _Program, other: _Program, again: Callable[[], _Program]
 ) -> None:
     demo.chapter("One is killed with kill -9: it owes nothing, and the others do not notice")
     held = int(victim.wait_for("refused")[4])
@@ -244,11 +228,23 @@ def _own_device() -> str | None:
     return f"{found[0].name}, {format_size(found[0].total_bytes)}"
 
 
+def _on_simulated_node(examples: Path) -> int:
+    """Run the same program again where there are devices; returns its status."""
+    with tempfile.TemporaryDirectory(prefix="aliquot-demo-") as folder:
+        cdi = str(Path(folder, "cdi"))
+        # Containers reach the node by its CDI specification, which only root can make.
+        for_containers = [] if demo_containers.lacking() else ["--shared", "--cdi", cdi]
+        command = ["sim", "--node", _NODE, *for_containers, "--"]
+        again = [sys.executable, "-m", "aliquot.agent.demo", "--simulated", "--cdi", cdi]
+        return subprocess.call([*_ALIQUOT, *command, *again, "--examples", str(examples)])
+
+
 def main() -> int:
     """Run the demonstration, on a simulated node where the machine has no device."""
     parser = argparse.ArgumentParser(prog="python -m aliquot.agent.demo", description=__doc__)
     parser.add_argument("--examples", type=Path, default=Path("examples"), metavar="DIR")
     parser.add_argument("--simulated", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--cdi", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not (options.examples / "fill.py").is_file():
         print(f"aliquot: {options.examples} has no examples: run this in the checkout, or name "
@@ -256,14 +252,17 @@ def main() -> int:
         return 2
     device = _own_device()
     if device is None and not options.simulated:
-        command = ["sim", "--node", _NODE, "--", sys.executable, "-m", "aliquot.agent.demo"]
-        arguments = [*_ALIQUOT, *command, "--simulated", "--examples", str(options.examples)]
-        os.execv(sys.executable, arguments)  # noqa: S606 - the same program on another node
-    demo = _Demo()
+        return _on_simulated_node(options.examples)
+    demo = Demo()
     if options.simulated:
         print(f"No CUDA device here: this runs on the simulated node {_NODE}.")
     print(f"Device 0: {device}")
     try:
+        lacking = demo_containers.lacking()
+        if lacking:
+            print(f"\nNo containers are shown: {lacking}.")
+        else:
+            demo_containers.show(demo, options.examples, options.cdi)
         _show(demo, options.examples)
     except AliquotError as error:
         demo.promise(f"the demonstration runs to its end: {error}", holds=False)

@@ -1,0 +1,231 @@
+"""The containers of the demonstration: real ones, by a real containerd through Aliquot's handler."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import aliquot.shim
+
+from .demo_node import AgentProcess, Containerd, lay_out, pack, patiently
+from .demo_voice import Demo
+from .errors import AliquotError
+from .sizes import format_size
+
+_IMAGE: Final = "docker.io/local/hold:1"
+_OUT_OF_MEMORY: Final = 2
+_PROGRAMS: Final = {
+    "containerd": "containerd",
+    "ctr": "containerd",
+    "runc": "runc",
+    "busybox": "busybox-static",
+    "cc": "gcc",
+}
+
+
+def lacking() -> str | None:
+    """Say why containers cannot be shown here; None when they can."""
+    if os.geteuid() != 0:
+        return "they are started by root only (sudo make demo)"
+    for program, package in _PROGRAMS.items():
+        if shutil.which(program) is None:
+            return f"{program} is not installed (Debian: apt-get install {package})"
+    return None
+
+
+class _Node:
+    """An agent, a containerd, and what a person would type to use them."""
+
+    def __init__(self, folder: Path, cdi: Path | None) -> None:
+        self.folder = folder
+        self.runtime_dir = folder / "run"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.metrics_port: int = free.getsockname()[1]
+        settings: dict[str, Any] = {
+            "runtime_dir": str(self.runtime_dir),
+            "lib_dir": str(folder / "lib"),
+            "metrics_port": self.metrics_port,
+        }
+        if cdi is not None:
+            settings["cdi_dirs"] = [str(cdi)]
+        config = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+        self.environment = {**os.environ, "ALIQUOT_RUNTIME_DIR": str(self.runtime_dir)}
+        self.agent = AgentProcess(folder, config, os.environ)
+        self.handler = aliquot.shim.program("aliquot-runtime")
+        self.containerd = Containerd(
+            folder / "containerd", {"aliquot": self.handler}, self.environment
+        )
+
+    def run_line(self, name: str, limits: Mapping[str, str]) -> list[str]:
+        """Return what containerd's client is told to start a container with limits."""
+        asked = [part for key, value in limits.items() for part in ("--env", f"{key}={value}")]
+        handler = ["--runtime", "io.containerd.runc.v2", "--runc-binary", str(self.handler)]
+        return ["run", "--detach", *handler, *asked, _IMAGE, name]
+
+    def fill(self, name: str) -> dict[str, int]:
+        """Take memory in a container until CUDA says that there is no more. Sizes are bytes."""
+        out = self.containerd.ctr(
+            "tasks", "exec", "--exec-id", "fill", name, "/usr/bin/hold", "fill"
+        ).stdout
+        found = dict(re.findall(r"(\w+)=(\d+)", out))
+        if "refused" not in found:
+            raise AliquotError(f"{name} said nothing of its memory: {out!r}")
+        return {key: int(value) for key, value in found.items()}
+
+    def aliquot(self, *arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "aliquot.agent", *arguments],
+            env=self.environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
+        ).stdout
+
+    def slices(self) -> dict[str, dict[str, Any]]:
+        """Return what `aliquot ps` says of the containers, by their names."""
+        shown = json.loads(self.aliquot("ps", "--json"))["slices"]
+        return {piece["name"]: piece for piece in shown if piece["kind"] == "container"}
+
+    def metric(self, name: str) -> list[str]:
+        """Return the lines of a scrape that begin with a metric's name."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own address
+            text = answer.read().decode()
+        return [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+
+    def remove(self, name: str) -> None:
+        """Stop a container and take it away."""
+        self.containerd.ctr("tasks", "delete", "--force", name)
+        self.containerd.ctr("containers", "delete", name)
+
+
+@contextlib.contextmanager
+def _node(examples: Path, cdi: Path | None) -> Iterator[_Node]:
+    # A short path: the sockets lie in it. Containers pass through it.
+    with tempfile.TemporaryDirectory(prefix="aq-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        node = _Node(folder, cdi)
+        program = folder / "hold"
+        subprocess.run(
+            ["cc", "-O1", "-o", str(program), str(examples / "hold.c"), "-ldl"], check=True
+        )
+        image = pack(
+            lay_out(folder / "image", {"/usr/bin/hold": program}), _IMAGE, folder / "image.tar"
+        )
+        try:
+            node.agent.start()
+            node.containerd.start()
+            node.containerd.load(image)
+            yield node
+        finally:
+            node.containerd.stop()
+            node.agent.end()
+
+
+def show(demo: Demo, examples: Path, cdi: Path | None) -> None:
+    """Show two containers on one device. Raises AliquotError when something cannot be run.
+
+    ``cdi`` is the folder of the node's CDI specifications; None means the usual ones.
+    """
+    demo.chapter("A node: an agent, and a containerd with a runtime handler of ours")
+    with _node(examples, cdi) as node:
+        demo.say(f"$ aliquot agent --config {node.agent.config} &")
+        _print(demo, "aliquot devices", node.aliquot("devices"))
+        running: list[str] = []
+        try:
+            _show_two(demo, node, running)
+        finally:
+            for name in running:
+                with contextlib.suppress(AliquotError):
+                    node.remove(name)
+
+
+def _print(demo: Demo, command: str, out: str) -> None:
+    demo.say(f"$ {command}")
+    for line in out.splitlines():
+        demo.say(line)
+    print()
+
+
+def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
+    demo.chapter("Two containers on one device, each with its own cap")
+    wishes = {
+        "notebook": {"ALIQUOT_MEMORY": "2GiB"},
+        "training": {"ALIQUOT_MEMORY": "10%", "ALIQUOT_CORES": "50"},
+    }
+    for name, limits in wishes.items():
+        line = node.run_line(name, limits)
+        demo.say(f"$ ctr {shlex.join(line)}")
+        node.containerd.ctr(*line)
+        running.append(name)
+    filled = {name: node.fill(name) for name in wishes}
+    slices = node.slices()
+    devices = {name: slices[name]["devices"][0] for name in wishes}
+    demo.promise(
+        "the agent placed both on the same device",
+        len({device["uuid"] for device in devices.values()}) == 1,
+    )
+    for name, found in filled.items():
+        cap = devices[name]["cap_bytes"]
+        demo.promise(
+            f"{name} sees a device of {format_size(found['total'])}, its cap", found["total"] == cap
+        )
+        demo.promise(
+            f"{name} was refused with CUDA's own code {_OUT_OF_MEMORY}, "
+            f"holding {format_size(found['held'])} beside its context",
+            found["refused"] == _OUT_OF_MEMORY and 0 < found["held"] <= cap,
+        )
+    _print(demo, "aliquot ps", node.aliquot("ps"))
+    caps = node.metric("aliquot_container_memory_cap_bytes")
+    _print(demo, f"curl -s http://127.0.0.1:{node.metrics_port}/metrics", "\n".join(caps))
+    demo.promise("both are in the metrics", len(caps) == len(wishes))
+    _show_refusal(demo, node)
+    _show_end(demo, node, running, devices)
+
+
+def _show_refusal(demo: Demo, node: _Node) -> None:
+    demo.chapter("A third that asks for more than is left does not start, and hears why")
+    line = node.run_line("greedy", {"ALIQUOT_MEMORY": "900GiB"})
+    demo.say(f"$ ctr {shlex.join(line)}")
+    refused = node.containerd.ctr(*line, check=False)
+    demo.say(refused.stderr.strip().splitlines()[-1] if refused.stderr else "")
+    node.containerd.ctr("containers", "delete", "greedy", check=False)
+    demo.promise("it was refused, and the reason names its 900GiB", "900GiB" in refused.stderr)
+
+
+def _show_end(
+    demo: Demo, node: _Node, running: list[str], devices: Mapping[str, dict[str, Any]]
+) -> None:
+    demo.chapter("One is stopped: all it held is given back, and the other goes on")
+    gone, stays = running
+    demo.say(f"$ ctr tasks delete --force {gone}")
+    node.remove(gone)
+    running.remove(gone)
+    uuid = devices[stays]["uuid"]
+    left = [f"{float(devices[stays]['cap_bytes'])}"]
+    allocated: list[str] = []
+    for _ in patiently():
+        lines = node.metric("aliquot_device_memory_allocated_bytes")
+        allocated = [line.split()[-1] for line in lines if uuid in line]
+        if [float(value) for value in allocated] == [float(value) for value in left]:
+            break
+    demo.promise(f"only {stays} is left in the books", set(node.slices()) == {stays})
+    demo.promise(
+        "the device's allocation is the cap of the one that is left",
+        [float(value) for value in allocated] == [float(value) for value in left],
+    )
+    demo.promise(f"{stays} goes on", node.fill(stays)["refused"] == _OUT_OF_MEMORY)
