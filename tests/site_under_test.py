@@ -112,7 +112,11 @@ class Site:
     def start(self) -> None:
         self.agent.start()
         self.containerd.start()
-        root = lay_out(self.folder / "image", {"/usr/bin/hold": self.hold})
+        (self.folder / "static").mkdir()
+        static = compile_hold(self.folder / "static", "-static")
+        root = lay_out(
+            self.folder / "image", {"/usr/bin/hold": self.hold, "/usr/bin/hold-static": static}
+        )
         self.load(root, IMAGE)
         self.load(root, "docker.io/local/pause:1")
 

@@ -8,10 +8,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import aliquot.shim
 import pytest
 
 from cri import CriError, need_containerd
-from site_under_test import GIB, MIB, OUT_OF_MEMORY, Site, read_filled, running
+from site_under_test import GIB, IMAGE, MIB, OUT_OF_MEMORY, Site, read_filled, running
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,13 @@ def test_programs_without_the_environment_stay_capped(site: Site) -> None:
         assert (filled.total, filled.refused) == (2 * GIB, OUT_OF_MEMORY)
 
 
+def test_a_static_program_that_loads_the_driver_is_capped(site: Site) -> None:
+    with site.pod("static", environment=CAPPED) as pod:
+        ran = pod.run("/usr/bin/hold-static", "fill")
+        filled = read_filled(ran.out, ran.err)
+        assert (filled.total, filled.refused) == (2 * GIB, OUT_OF_MEMORY)
+
+
 def test_the_first_program_is_capped(site: Site) -> None:
     with site.pod("first", environment=CAPPED, command=["/usr/bin/hold", "fill"]) as pod:
         assert pod.wait() == 0
@@ -208,6 +216,25 @@ def test_another_user_is_capped(site: Site) -> None:
         assert pod.run("/bin/id", "-u").out.strip() == "1000"
         filled = site.fill(pod)
         assert (filled.total, filled.refused) == (2 * GIB, OUT_OF_MEMORY)
+
+
+def test_a_container_in_a_user_namespace_is_capped(site: Site) -> None:
+    ctr = site.containerd.ctr
+    ctr("run", "--detach", "--runtime", "io.containerd.runc.v2",
+        "--runc-binary", str(aliquot.shim.program("aliquot-runtime")),
+        "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536",
+        "--env", "ALIQUOT_MEMORY=2GiB", "--env", "ALIQUOT_SIM_GROUP=mapped",
+        IMAGE, "mapped")  # fmt: skip
+    try:
+        inside = ["tasks", "exec", "--exec-id", "x", "mapped"]
+        assert ctr(*inside, "/bin/cat", "/proc/self/uid_map").stdout.split()[:2] == ["0", "100000"]
+        out = ctr(*inside, "/usr/bin/hold", "fill").stdout
+        filled = read_filled(out)
+        assert (filled.total, filled.refused) == (2 * GIB, OUT_OF_MEMORY)
+        assert max(site.counted("mapped").max_used_bytes) <= 2 * GIB
+    finally:
+        ctr("tasks", "delete", "--force", "mapped")
+        ctr("containers", "delete", "mapped")
 
 
 def test_a_read_only_root_is_capped(site: Site) -> None:
