@@ -39,7 +39,7 @@ soak: build $(VENV)/stamp/test
 	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
 
 bench: build
-	@for name in overhead live_allocations init; do \
+	@for name in overhead live_allocations init container_start admit; do \
 	    $(BIN)/python bench/$$name.py $(BENCH) || exit; done
 
 lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
@@ -89,7 +89,8 @@ $(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml .ci/system
 	$(BIN)/python -m pip install -q --group test --group clients
 	@touch $@
 
-$(VENV)/stamp/demo: $(VENV)/stamp/venv pyproject.toml
+$(VENV)/stamp/demo: $(VENV)/stamp/venv pyproject.toml .ci/system
+	@PYTHON=$(PYTHON) .ci/system containers
 	$(BIN)/python -m pip install -q --group demo
 	@touch $@
 
