@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from . import run
+from . import cdi, run
 from .node import Node, NodeError, load_node, profiles
-from .state import StateError, truth, truth_text
+from .state import State, StateError, truth, truth_text
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
@@ -60,8 +62,25 @@ def _print_truth(directory: Path, as_json: bool) -> None:
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else truth_text(found))
 
 
-def _run(node: Node, keep: Path | None, as_json: bool, command: Sequence[str]) -> int:
-    with run.prepared(node, keep) as directory:
+def _inject(directory: Path, device: int, xid: int) -> None:
+    with closing(State(directory)) as state:
+        state.inject(device, xid)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """How a node is made: where it stays, whose it is, and where its CDI specification goes."""
+
+    keep: Path | None
+    shared: bool
+    cdi: Path | None
+
+
+def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
+    keep = ways.keep
+    with run.prepared(node, keep, shared=ways.shared) as directory:
+        if ways.cdi is not None:
+            cdi.write(node, directory, ways.cdi)
         try:
             status = run.run_on(directory, command)
         except FileNotFoundError:
@@ -95,6 +114,28 @@ def _run(node: Node, keep: Path | None, as_json: bool, command: Sequence[str]) -
     metavar="DIR",
     help="Make the state in DIR and leave it there.",
 )
+@click.option("--shared", is_flag=True, help="Let all users of the machine run on the node.")
+@click.option(
+    "--cdi",
+    "cdi_folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a CDI specification of the node into DIR, for containers (as root).",
+)
+@click.option(
+    "--xid",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="With --device, let a device of the node in --of report the fault N.",
+)
+@click.option("--device", type=click.IntRange(0), metavar="I", help="The device for --xid.")
+@click.option(
+    "--of",
+    "xid_of",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the node that --xid is about.",
+)
 @click.option(
     "--truth",
     "truth_of",
@@ -110,6 +151,11 @@ def _run(node: Node, keep: Path | None, as_json: bool, command: Sequence[str]) -
 def sim_command(
     which: str | None,
     keep: Path | None,
+    shared: bool,
+    cdi_folder: Path | None,
+    xid: int | None,
+    device: int | None,
+    xid_of: Path | None,
     truth_of: Path | None,
     list_profiles: bool,
     as_json: bool,
@@ -119,32 +165,35 @@ def sim_command(
 
     The node lives as long as CMD; every program that CMD starts runs on it too.
     """
-    asked = [name for name, given in _modes(which, truth_of, list_profiles) if given]
+    modes = {
+        "--node": which is not None,
+        "--truth": truth_of is not None,
+        "--xid": xid is not None,
+        "--profiles": list_profiles,
+    }
+    asked = [name for name, given in modes.items() if given]
     if len(asked) != 1:
-        raise click.UsageError("give one of --node, --truth and --profiles")
-    if asked != ["--node"] and (command or keep is not None):
-        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep")
+        raise click.UsageError("give one of --node, --truth, --xid and --profiles")
+    if asked != ["--node"] and (command or keep is not None or shared or cdi_folder is not None):
+        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
+    if (device is not None, xid_of is not None) != (xid is not None,) * 2:
+        raise click.UsageError("--xid, --device and --of go together")
     try:
         if list_profiles:
             _print_profiles(as_json)
         elif truth_of is not None:
             _print_truth(truth_of, as_json)
+        elif xid is not None and device is not None and xid_of is not None:
+            _inject(xid_of, device, xid)
         elif which is not None:
             if not command:
                 raise click.UsageError("no command to run: write it after --")
             node = load_node(which)
             sys.stdout.flush()
-            status = _run(node, keep, as_json, command)
+            status = _run(node, _Ways(keep, shared, cdi_folder), as_json, command)
             click.get_current_context().exit(status)
     except NodeError as error:
         _fail(str(error), 2)
     except StateError as error:
         _fail(str(error), 1)
 
-
-def _modes(which: str | None, truth_of: Path | None, list_profiles: bool) -> list[tuple[str, bool]]:
-    return [
-        ("--node", which is not None),
-        ("--truth", truth_of is not None),
-        ("--profiles", list_profiles),
-    ]

@@ -117,14 +117,24 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node: its devices, in the order in which nvidia-smi would list them."""
+    """A node: its devices, in the order in which nvidia-smi would list them.
+
+    ``driver`` is the driver's release as NVML and file names say it: ``580.65.06``.
+    """
 
     name: str
     driver_version: int
     devices: tuple[Device, ...]
+    driver: str
 
     @classmethod
-    def of(cls, name: str, devices: Sequence[Device], driver_version: int = DRIVER_VERSION) -> Node:
+    def of(
+        cls,
+        name: str,
+        devices: Sequence[Device],
+        driver_version: int = DRIVER_VERSION,
+        driver: str | None = None,
+    ) -> Node:
         """Make a node of these devices; UUIDs and PCI addresses that are zero are made up."""
         placed = [
             replace(
@@ -137,7 +147,8 @@ class Node:
             )
             for index, device in enumerate(devices)
         ]
-        return cls(name, driver_version, tuple(placed))
+        release = driver or next(text for least, text in _RELEASES if driver_version >= least)
+        return cls(name, driver_version, tuple(placed), release)
 
 
 def _made_up_uuid(name: str, index: int) -> bytes:
@@ -209,6 +220,12 @@ def _text(value: object, most: int) -> str:
         raise _WrongError(f"{value!r} is not a text of 1 to {most} bytes")
     if not value.isprintable():
         raise _WrongError(f"{value!r} has characters that cannot be printed")
+    return value
+
+
+def _release(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9]{3,4}(\.[0-9]{1,4}){1,2}", value):
+        raise _WrongError(f'{value!r} is not a driver\'s release, such as "580.65.06"')
     return value
 
 
@@ -287,7 +304,15 @@ _DEVICE_KEYS: Final[Mapping[str, _Reader]] = {
     "device_copy_mb_per_s": _SPEED,
     "peer_copy_mb_per_s": _SPEED,
 }
-_NODE_KEYS: Final = ("name", "driver_version", "costs", "device")
+_NODE_KEYS: Final = ("name", "driver_version", "driver", "costs", "device")
+# A release of NVIDIA's driver for each CUDA version from which on it is told.
+_RELEASES: Final = (
+    (13_000, "580.65.06"),
+    (12_080, "570.124.06"),
+    (12_040, "550.54.15"),
+    (12_020, "535.261.03"),
+    (11_000, "470.256.02"),
+)
 _OWN_KEYS: Final = ("count", "costs")
 _SIZES: Final = ("memory", "reserved", "page_size", "context")
 
@@ -354,6 +379,9 @@ def _read_node(reading: _Reading, table: Mapping[str, object], name: str) -> Nod
     if "driver_version" in table:
         read = partial(_whole, low=11_000, high=99_990)
         version = reading.value(("driver_version",), table["driver_version"], read) or version
+    release = None
+    if "driver" in table:
+        release = reading.value(("driver",), table["driver"], _release)
     costs = _read_costs(reading, ("costs",), table.get("costs", {}))
     listed = table.get("device", [])
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
@@ -368,7 +396,7 @@ def _read_node(reading: _Reading, table: Mapping[str, object], name: str) -> Nod
     if not 1 <= len(devices) <= MAX_DEVICES:
         reading.wrong(("device",), f"a node has 1 to {MAX_DEVICES} devices, not {len(devices)}")
         return None
-    return _check_together(reading, Node.of(name, devices, version), listed, origins)
+    return _check_together(reading, Node.of(name, devices, version, release), listed, origins)
 
 
 def _read_costs(reading: _Reading, path: tuple[str | int, ...], table: object) -> Mapping[str, int]:

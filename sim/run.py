@@ -41,13 +41,13 @@ def shared_folder() -> Path:
 
 
 @contextmanager
-def prepared(node: Node, keep: Path | None = None) -> Iterator[Path]:
+def prepared(node: Node, keep: Path | None = None, *, shared: bool = False) -> Iterator[Path]:
     """Make a node's state; removed at the end unless ``keep`` names its directory.
 
-    Raises StateError.
+    ``shared``: for all users of the machine. Raises StateError.
     """
     if keep is not None:
-        create(node, keep)
+        create(node, keep, shared=shared)
         yield keep.resolve()
         return
     _remove_abandoned()
@@ -59,7 +59,9 @@ def prepared(node: Node, keep: Path | None = None) -> Iterator[Path]:
     held = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
-        create(node, home / "node")
+        if shared:
+            home.chmod(0o711)
+        create(node, home / "node", shared=shared)
         yield home / "node"
     finally:
         shutil.rmtree(home, ignore_errors=True)

@@ -16,6 +16,8 @@ from ._state import ffi, lib
 from .node import COSTS, Node
 
 _WHY_BYTES: Final = 1024
+# NVML's library, beside the driver's.
+NVML: Final = "libnvidia-ml.so.1"
 
 
 class StateError(Exception):
@@ -82,20 +84,24 @@ class Truth:
         return asdict(self)
 
 
-def create(node: Node, directory: Path) -> None:
-    """Make ``directory`` (mode 0700) with a node's state in it. Raises StateError.
+def create(node: Node, directory: Path, *, shared: bool = False) -> None:
+    """Make ``directory`` with a node's state in it. Raises StateError.
 
-    The directory must not exist, or be empty.
+    The directory must not exist, or be empty. It is its user's alone (mode 0700) unless it is
+    ``shared``: then every user may run on the node, as on a real device.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if shared:
+            directory.chmod(0o1777)
         if any(directory.iterdir()):
             raise StateError(f"{directory}: not empty")
     except OSError as error:
         raise StateError(f"{directory}: {error.strerror}") from error
     why = ffi.new("char[]", _WHY_BYTES)
     config = _config(node)
-    if lib.sim_state_create(os.fsencode(directory), config, why, _WHY_BYTES):
+    mode = 0o666 if shared else 0o600
+    if lib.sim_state_create(os.fsencode(directory), config, mode, why, _WHY_BYTES):
         raise StateError(_said(why))
 
 
@@ -104,6 +110,7 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
     config.device_count = len(node.devices)
     config.driver_version = node.driver_version
     config.name = node.name.encode()
+    config.driver_text = node.driver.encode()
     for made, device in zip(config.devices, node.devices, strict=False):
         made.name = device.model.encode()
         made.uuid = device.uuid
@@ -176,6 +183,16 @@ class State:
             lib.sim_state_close(self._state)
             self._state = ffi.NULL
 
+    def inject(self, device: int, xid: int) -> None:
+        """Let a device report an XID to all who wait for NVML's events. Raises StateError."""
+        if not self._state:
+            raise StateError("the state is closed")
+        if not 0 <= device < self._state.node.device_count:
+            raise StateError(
+                f"there is no device {device}: the node has {self._state.node.device_count}"
+            )
+        lib.sim_state_inject(self._state, device, xid)
+
     def truth(self) -> Truth:
         """Clear up after the dead, then count what everybody holds."""
         if not self._state:
@@ -185,7 +202,7 @@ class State:
         count = truth.device_count
         devices = tuple(
             DeviceTruth(
-                uuid=_uuid_text(bytes(config.uuid)),
+                uuid=uuid_text(bytes(config.uuid)),
                 model=_said(config.name),
                 total_bytes=truth.total_bytes[index],
                 free_bytes=truth.free_bytes[index],
@@ -247,19 +264,21 @@ def _mib(size: int) -> str:
     return f"{size / (1 << 20):g} MiB"
 
 
-def _uuid_text(uuid: bytes) -> str:
+def uuid_text(uuid: bytes) -> str:
+    """Return a device's UUID as NVIDIA writes it."""
     text = uuid.hex()
     return f"GPU-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def _driver_folder(directory: Path, library: Path) -> Path:
-    """Lay out every name that programs load a driver by, all of them links to the one file."""
+    """Lay out every name that programs load a driver and NVML by, links to the two files."""
     folder = directory / "driver"
     folder.mkdir(exist_ok=True)
-    for name in ("libcuda.so", "libcuda.so.1"):
-        fresh = folder / f".{name}.{os.getpid()}"
-        fresh.symlink_to(library.resolve())
-        fresh.replace(folder / name)
+    for soname in (library.name, NVML):
+        for name in (soname.removesuffix(".1"), soname):
+            fresh = folder / f".{name}.{os.getpid()}"
+            fresh.symlink_to(library.with_name(soname).resolve())
+            fresh.replace(folder / name)
     return folder
 
 

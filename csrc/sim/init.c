@@ -161,7 +161,8 @@ static int64_t named_device(const char *entry, size_t length, const uint32_t *or
     if (length < 5 || strncasecmp(entry, "GPU-", 4) != 0)
         return -1;
     int64_t found = -1;
-    for (uint32_t d = 0; d < count; d++) {
+    for (uint32_t o = 0; o < count; o++) {
+        uint32_t d = order[o];
         char name[48];
         uuid_name(sim_state->node->devices[d].uuid, name);
         if (length > strlen(name) || strncasecmp(entry, name, length) != 0)
@@ -173,10 +174,29 @@ static int64_t named_device(const char *entry, size_t length, const uint32_t *or
     return found;
 }
 
+/* A real driver shows the devices whose files the process can open. On a node of its own, which
+ * ALIQUOT_SIM names, a process sees all. Returns how many are left of `order`. */
+static uint32_t drop_closed(uint32_t *order, uint32_t count) {
+    const char *own = getenv("ALIQUOT_SIM");
+    if (own && *own)
+        return count;
+    uint32_t kept = 0;
+    for (uint32_t d = 0; d < count; d++) {
+        char path[32];
+        snprintf(path, sizeof path, "/dev/nvidia%u", order[d]);
+        int descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
+        if (descriptor < 0)
+            continue;
+        close(descriptor);
+        order[kept++] = order[d];
+    }
+    return kept;
+}
+
 static void see_devices(void) {
-    uint32_t count = sim_state->node->device_count;
     uint32_t order[SIM_DEVICES_MAX];
-    order_devices(order, count);
+    order_devices(order, sim_state->node->device_count);
+    uint32_t count = drop_closed(order, sim_state->node->device_count);
     process.count = 0;
     const char *list = getenv("CUDA_VISIBLE_DEVICES");
     if (!list) {

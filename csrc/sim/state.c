@@ -96,14 +96,15 @@ static void fill_header(struct sim_state_header *header, const struct sim_node_c
     }
 }
 
-static int make_vram(const char *directory, const struct sim_node_config *node, char *why,
-                     size_t why_bytes) {
+static int make_vram(const char *directory, const struct sim_node_config *node, uint32_t mode,
+                     char *why, size_t why_bytes) {
     for (uint32_t d = 0; d < node->device_count; d++) {
         char name[32];
         snprintf(name, sizeof name, "vram%u", d);
         int descriptor = open_in(directory, name, O_RDWR | O_CREAT | O_EXCL);
         uint64_t bytes = node->devices[d].memory - node->devices[d].reserved;
-        if (descriptor < 0 || ftruncate(descriptor, (off_t)bytes) != 0) {
+        if (descriptor < 0 || fchmod(descriptor, mode) != 0 ||
+            ftruncate(descriptor, (off_t)bytes) != 0) {
             int error = errno;
             explain(why, why_bytes, "making %s/%s: %s", directory, name, strerror(error));
             if (descriptor >= 0)
@@ -115,8 +116,8 @@ static int make_vram(const char *directory, const struct sim_node_config *node, 
     return 0;
 }
 
-int sim_state_create(const char *directory, const struct sim_node_config *node, char *why,
-                     size_t why_bytes) {
+int sim_state_create(const char *directory, const struct sim_node_config *node, uint32_t mode,
+                     char *why, size_t why_bytes) {
     int error = check_node(node, why, why_bytes);
     if (error)
         return error;
@@ -130,12 +131,13 @@ int sim_state_create(const char *directory, const struct sim_node_config *node, 
         offsets[2 * d + 1] = bytes;
         bytes = round_up(bytes + round_up(frames, 64) / 8, PAGE);
     }
-    error = make_vram(directory, node, why, why_bytes);
+    error = make_vram(directory, node, mode, why, why_bytes);
     if (error)
         return error;
     int descriptor = open_in(directory, "state", O_RDWR | O_CREAT | O_EXCL);
     struct sim_state_header *header = MAP_FAILED;
-    if (descriptor >= 0 && ftruncate(descriptor, (off_t)bytes) == 0)
+    if (descriptor >= 0 && fchmod(descriptor, mode) == 0 &&
+        ftruncate(descriptor, (off_t)bytes) == 0)
         header = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     if (header == MAP_FAILED) {
         error = errno;
@@ -210,6 +212,8 @@ static bool take_slot(struct sim_state *state, int descriptor) {
         atomic_store_explicit(&slot->exiting, 0, memory_order_relaxed);
         slot->group = 0;
         slot->pid = (int32_t)getpid();
+        slot->pid_namespace = sim_pid_namespace("/proc/self/ns/pid");
+        slot->start_ticks = sim_start_ticks("/proc/self/stat");
         uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);
         while (high <= s &&
                !atomic_compare_exchange_weak_explicit(&header->slot_high, &high, s + 1,

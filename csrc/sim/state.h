@@ -32,7 +32,7 @@ enum {
 };
 
 #define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
-#define SIM_STATE_VERSION 1u
+#define SIM_STATE_VERSION 2u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
@@ -92,6 +92,7 @@ struct sim_node_config {
     uint32_t device_count;
     uint32_t driver_version; /* as cuDriverGetVersion: 13000 */
     char name[64];           /* profile or file stem */
+    char driver_text[32];    /* as NVML and file names say the driver's release: 580.65.06 */
     struct sim_device_config devices[SIM_DEVICES_MAX];
 };
 
@@ -122,6 +123,8 @@ struct sim_slot {
     uint32_t group;
     int32_t pid; /* in its own pid namespace; for people, never for liveness */
     uint32_t pad;
+    uint64_t pid_namespace; /* inode of /proc/self/ns/pid; 0: there was no /proc */
+    uint64_t start_ticks;   /* field 22 of /proc/self/stat: with both, others find its host pid */
     uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
     _Atomic uint64_t frames[SIM_DEVICES_MAX]; /* derived; written under the device's lock */
 };
@@ -167,6 +170,13 @@ struct sim_share {
     _Atomic uint64_t holders[SIM_SLOTS_MAX / 64]; /* by slot */
 };
 
+/* Faults that were injected, for whoever waits for events of the driver. */
+enum { SIM_FAULTS_MAX = 64 };
+struct sim_fault {
+    uint32_t device;
+    uint32_t xid;
+};
+
 struct sim_device_state {
     struct sim_lock lock;
     uint32_t frame_count;
@@ -193,6 +203,10 @@ struct sim_state_header {
     _Atomic uint32_t share_hint; /* where to look for a free one first */
     uint32_t pad;
     _Atomic uint64_t next_id; /* serial numbers that are unique on the node */
+    /* Faults ever injected, a futex; fault n is in faults[n % SIM_FAULTS_MAX], under table_lock. */
+    _Atomic uint32_t fault_count;
+    uint32_t pad1;
+    struct sim_fault faults[SIM_FAULTS_MAX];
     struct sim_group groups[SIM_GROUPS_MAX];
     struct sim_slot slots[SIM_SLOTS_MAX];
     struct sim_share shares[SIM_SHARES_MAX];
@@ -215,9 +229,9 @@ struct sim_state {
 /* ---- Making and opening -------------------------------------------------------------------- */
 
 /* Makes `state` and the vram files in an existing, empty directory. Returns 0 or an errno value
- * with one line in `why`. */
-int sim_state_create(const char *directory, const struct sim_node_config *node, char *why,
-                     size_t why_bytes);
+ * with one line in `why`. `mode`: of the files, 0600 or, for a node of several users, 0666. */
+int sim_state_create(const char *directory, const struct sim_node_config *node, uint32_t mode,
+                     char *why, size_t why_bytes);
 /* Maps a state and takes a slot in it, tagged with `group` (NULL: ""). With `vram`, the devices'
  * memory is mapped too. A state of another version, layout or size is refused.
  * Returns 0 or an errno value with one line in `why`. */
@@ -236,6 +250,12 @@ bool sim_state_sweep(struct sim_state *state, bool wait);
 uint64_t sim_slot_status(const struct sim_state *state, uint32_t slot);
 /* Whether the process that had this status is still alive. A few microseconds. */
 bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
+
+/* The pid of a living slot's process as this process sees it, 0 when it cannot see it. */
+int32_t sim_slot_seen_pid(const struct sim_state *state, uint32_t slot);
+
+/* Injects an XID on a device: everybody who waits for events is woken. */
+void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
 
 /* ---- Frames (bytes are pages here) --------------------------------------------------------- */
 

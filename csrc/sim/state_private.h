@@ -24,6 +24,10 @@ static inline enum sim_share_status sim_share_status_of(uint64_t word) {
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t sim_state_now(void);
+/* Inode of a pid namespace's link in /proc, and a start time from a `stat` there; 0 when neither can
+ * be read. */
+uint64_t sim_pid_namespace(const char *path);
+uint64_t sim_start_ticks(const char *path);
 
 /* Opens the file of that name in the state's directory, close-on-exec; -1 and errno. */
 int sim_state_open_file(const struct sim_state *state, const char *name, int flags);

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { DEFAULT_SLICE_NS = 2000000 };
+enum { DEFAULT_SLICE_NS = 2000000, MARK_NS = 100000000, WINDOW_NS = 1000000000 };
 
 static uint64_t clock_ns(void) {
     struct timespec now;
@@ -133,7 +133,19 @@ static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t len
 static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+static void mark(struct sim_timeline *timeline) {
+    uint32_t count = timeline->mark_count;
+    const struct sim_mark *last = &timeline->marks[(count - 1) % SIM_TIMELINE_MARKS];
+    /* The model goes back where an idle device is given work that was wanted before. */
+    if (count && timeline->now_ns < last->real_ns + MARK_NS)
+        return;
+    timeline->marks[count % SIM_TIMELINE_MARKS] =
+        (struct sim_mark){timeline->now_ns, timeline->busy_ns};
+    timeline->mark_count = count + 1;
+}
+
 static void advance(struct sim_timeline *timeline, uint64_t to_ns) {
+    mark(timeline);
     while (timeline->now_ns < to_ns) {
         uint32_t busy = busy_count(timeline);
         if (busy == 0) {
@@ -385,4 +397,21 @@ uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uin
         *busy = entry != NULL && is_busy(timeline, (uint32_t)(entry - timeline->entries));
     unlock(timeline);
     return run_ns;
+}
+
+uint32_t sim_timeline_busy_permille(struct sim_timeline *timeline, uint64_t now_ns) {
+    lock(timeline);
+    advance(timeline, now_ns);
+    uint32_t count = timeline->mark_count;
+    struct sim_mark from = {0, 0};
+    /* From the newest mark that is as old as the window, else from the oldest that is kept. */
+    for (uint32_t back = 1; back <= count && back <= SIM_TIMELINE_MARKS; back++) {
+        from = timeline->marks[(count - back) % SIM_TIMELINE_MARKS];
+        if (from.real_ns + WINDOW_NS <= timeline->now_ns)
+            break;
+    }
+    uint64_t length = timeline->now_ns > from.real_ns ? timeline->now_ns - from.real_ns : 0;
+    uint64_t busy = timeline->busy_ns > from.busy_ns ? timeline->busy_ns - from.busy_ns : 0;
+    unlock(timeline);
+    return length && count ? (uint32_t)(least(busy, length) * 1000 / length) : 0;
 }

@@ -22,6 +22,7 @@ enum {
     SIM_TIMELINE_ENTRIES = 256, /* processes on one device at a time */
     SIM_TIMELINE_KNOTS = 32,    /* unread knots an entry; the oldest are thinned beyond that */
     SIM_TIMELINE_WORDS = SIM_TIMELINE_ENTRIES / 64,
+    SIM_TIMELINE_MARKS = 32, /* of how busy the device has been, for whoever asks */
     SIM_TIMELINE_NONE = 0xffffffff,
 };
 
@@ -53,6 +54,13 @@ struct sim_timeline_step {
     uint64_t busy_ns; /* of the device, at the end */
 };
 
+/* How long the device had been busy at a moment; one is kept each tenth of a second in which
+ * somebody looked. For figures that people read: one that is half written harms nobody. */
+struct sim_mark {
+    uint64_t real_ns;
+    uint64_t busy_ns;
+};
+
 /* One device. All zero is not valid: see sim_timeline_init. */
 struct sim_timeline {
     pthread_mutex_t lock; /* process-shared, robust */
@@ -65,6 +73,8 @@ struct sim_timeline {
     uint32_t high;    /* entries at and above it have never been used */
     uint64_t busy[SIM_TIMELINE_WORDS]; /* bit per entry with run_ns < demand_ns */
     struct sim_timeline_step step;
+    uint32_t mark_count; /* ever made; the last SIM_TIMELINE_MARKS are kept */
+    struct sim_mark marks[SIM_TIMELINE_MARKS];
     struct sim_timeline_entry entries[SIM_TIMELINE_ENTRIES];
 };
 
@@ -104,5 +114,8 @@ uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t
  * the truth. Any process may call it. */
 uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
                               bool *busy);
+
+/* The share of the last second or so that the device was busy, in thousandths. */
+uint32_t sim_timeline_busy_permille(struct sim_timeline *timeline, uint64_t now_ns);
 
 #endif
