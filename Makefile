@@ -48,15 +48,17 @@ lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p aliquot
-	$(BIN)/mypy tests $(wildcard bench) csrc/cuda/generate.py csrc/cuda/find_header.py csrc/binding.py
+	$(BIN)/mypy tests $(wildcard bench) csrc/generate.py csrc/find_header.py csrc/binding.py csrc/sim/nvml/generate.py
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
 clean:
 	rm -rf build dist $(VENV)
 
-docs/coverage.md: csrc/cuda/functions.tsv csrc/cuda/generate.py
-	@mkdir -p $(@D)
-	$(PYTHON) csrc/cuda/generate.py $< docs $@
+docs/coverage.md: csrc/cuda/functions.tsv csrc/generate.py
+	$(PYTHON) csrc/generate.py $< docs $@
+
+docs/coverage-nvml.md: csrc/nvml/functions.tsv csrc/generate.py
+	$(PYTHON) csrc/generate.py $< docs $@
 
 # -- Set-up --------------------------------------------------------------------------------------
 
@@ -72,7 +74,7 @@ $(VENV)/stamp/venv: $(VENV)/stamp/system pyproject.toml
 	@touch $@
 
 # The installed package is what is tested, demonstrated and measured, never the source folders.
-$(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md $(SOURCES)
+$(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md docs/coverage-nvml.md $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation \
 	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
 	@touch $@

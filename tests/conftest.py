@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,10 +36,11 @@ def _library(package: str, variable: str) -> Path:
         return Path(os.environ[variable]).resolve()
     spec = importlib.util.find_spec(package)
     for place in (spec.submodule_search_locations if spec else None) or []:
-        library = Path(place) / "lib/libcuda.so.1"
-        if library.exists():
-            return library.resolve()
-    pytest.fail(f"{package} has no lib/libcuda.so.1: run `make build`")
+        for folder in ("lib", f"lib/{platform.machine()}"):
+            library = Path(place) / folder / "libcuda.so.1"
+            if library.exists():
+                return library.resolve()
+    pytest.fail(f"{package} has no libcuda.so.1: run `make build`")
 
 
 @pytest.fixture(scope="session")

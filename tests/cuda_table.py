@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc/cuda/functions.tsv"
-GENERATE = ROOT / "csrc/cuda/generate.py"
+GENERATE = ROOT / "csrc/generate.py"
 
 
 class Symbol(Protocol):
@@ -34,7 +34,7 @@ class Row(Protocol):
 
 @cache
 def generator() -> ModuleType:
-    """csrc/cuda/generate.py as a module."""
+    """csrc/generate.py as a module."""
     spec = importlib.util.spec_from_file_location("generate", GENERATE)
     assert spec
     assert spec.loader

@@ -11,7 +11,7 @@
 
 #include "core/slice.h"
 #include "core/table.h"
-#include "driver.h"
+#include "shim/driver.h"
 
 /* Devices of the driver, by ordinal. CUDA shows at most 64 in a process. */
 #define ALIQUOT_ORDINALS 64

@@ -17,11 +17,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define DRIVER_NAME "libcuda-driver.so.1"
-#define DRIVER_SONAME "libcuda.so.1"
-
 void *aliquot_real[F_COUNT];
 static char folder[PATH_MAX];
+static uintptr_t driver_begin, driver_end; /* of the loaded driver */
 static _Atomic int ready;
 
 /* Address to function, for routing: open addressing, at most half full, by the number of the function
@@ -38,13 +36,19 @@ struct object {
     const char *strings, *soname;
     const ElfW(Sym) * symbol;
     const uint32_t *gnu_hash, *sysv_hash;
+    uintptr_t end; /* of what is loaded of it */
 };
 
 static bool read_object(const struct dl_phdr_info *info, struct object *object) {
     *object = (struct object){.base = info->dlpi_addr, .path = info->dlpi_name};
-    for (unsigned i = 0; i < info->dlpi_phnum; i++)
-        if (info->dlpi_phdr[i].p_type == PT_DYNAMIC)
-            object->dynamic = (const ElfW(Dyn) *)(info->dlpi_addr + info->dlpi_phdr[i].p_vaddr);
+    for (unsigned i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &info->dlpi_phdr[i];
+        uintptr_t end = info->dlpi_addr + part->p_vaddr + part->p_memsz;
+        if (part->p_type == PT_DYNAMIC)
+            object->dynamic = (const ElfW(Dyn) *)(info->dlpi_addr + part->p_vaddr);
+        else if (part->p_type == PT_LOAD && end > object->end)
+            object->end = end;
+    }
     if (!object->dynamic)
         return false;
     uintptr_t soname = UINTPTR_MAX;
@@ -117,9 +121,9 @@ static int consider(struct dl_phdr_info *info, size_t size, void *data) {
     if (search->have_wanted && object.path[0] && stat(object.path, &status) == 0 &&
         status.st_dev == search->wanted.st_dev && status.st_ino == search->wanted.st_ino)
         rank = 3;
-    else if (!strcmp(base_name(object.path), DRIVER_NAME))
+    else if (!strcmp(base_name(object.path), ALIQUOT_DRIVER_NAME))
         rank = 2;
-    else if (object.soname && !strcmp(object.soname, DRIVER_SONAME))
+    else if (object.soname && !strcmp(object.soname, ALIQUOT_DRIVER_SONAME))
         rank = 1;
     if (rank > search->rank) {
         search->rank = rank;
@@ -206,10 +210,12 @@ static void resolve(void) {
     struct search search = {.rank = 0};
     dl_iterate_phdr(find_self, NULL);
     char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/%s", folder, DRIVER_NAME) < (int)sizeof path)
+    if (snprintf(path, sizeof path, "%s/%s", folder, ALIQUOT_DRIVER_NAME) < (int)sizeof path)
         search.have_wanted = stat(path, &search.wanted) == 0;
     dl_iterate_phdr(consider, &search);
     if (search.rank) {
+        driver_begin = search.driver.base;
+        driver_end = search.driver.end;
         for (unsigned fn = 0; fn < F_COUNT; fn++) {
             const char *name = aliquot_fn_name[fn];
             void *address = search.driver.gnu_hash ? lookup_gnu(&search.driver, name)
@@ -249,6 +255,10 @@ void *aliquot_route(void *address, bool *known) {
     *known = found != 0;
     void *wrapper = found ? aliquot_fn_wrapper[found - 1] : NULL;
     return wrapper ? wrapper : address;
+}
+
+bool aliquot_is_in_driver(const void *address) {
+    return (uintptr_t)address >= driver_begin && (uintptr_t)address < driver_end;
 }
 
 const char *aliquot_folder(void) {

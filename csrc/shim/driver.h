@@ -1,6 +1,6 @@
 /* The real driver: where it is loaded, its functions, and which of them we stand in for. */
-#ifndef ALIQUOT_CUDA_DRIVER_H
-#define ALIQUOT_CUDA_DRIVER_H
+#ifndef ALIQUOT_SHIM_DRIVER_H
+#define ALIQUOT_SHIM_DRIVER_H
 
 #include "functions.h"
 
@@ -32,6 +32,10 @@ void *aliquot_route(void *address, bool *known);
 /* Takes back, in this process, the exports of what this driver lacks, so that looking one up fails
  * as on the bare driver (hide.c). Called once, when aliquot_real is filled. */
 void aliquot_hide_missing(void);
+
+/* Whether `address` lies in the real library: a call from there is the library's own, and not the
+ * program's. */
+bool aliquot_is_in_driver(const void *address);
 
 /* Directory of this library's `.aliquot` folder, or NULL when the driver could not be found. */
 const char *aliquot_folder(void);

@@ -1,12 +1,13 @@
-"""Write everything that is derived from the table of CUDA driver functions.
+"""Write everything that is derived from a table of a vendor's functions.
 
 Usage: ``generate.py TABLE shim|sim|docs OUTPUT`` where OUTPUT is a folder for ``shim`` and
-``sim`` and a file for ``docs``. Runs at build time, so it imports nothing but Python's own modules.
+``sim`` and a file for ``docs``. The library is known by the folder of the table: ``csrc/cuda`` or
+``csrc/nvml``. Runs at build time, so it imports nothing but Python's own modules.
 
 The table has one row a public function, tab separated: function, class, by, symbols, reason.
 
 * class: what the function does to a slice, one of ``CLASSES``.
-* by: ``shim`` (each of its symbols has a wrapper ``aliquot_SYMBOL`` in csrc/cuda), ``driver``
+* by: ``shim`` (each of its symbols has a wrapper ``aliquot_SYMBOL`` beside the table), ``driver``
   (exported, and answered by the driver's own address), ``none`` (never exported: it is found in
   the driver itself, behind the shim).
 * symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the CUDA version that brought it,
@@ -34,6 +35,24 @@ CLASSES = {
 BY = {"shim": "wrapped", "driver": "driver", "none": "not exported"}
 FORMS = ("", "ptds", "ptsz")
 COLUMNS = ["function", "class", "by", "symbols", "reason"]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library that a table is of.
+
+    ``title`` is for people; ``private`` is the name under which a shim finds the real one.
+    """
+
+    title: str
+    soname: str
+    private: str
+
+
+LIBRARIES = {
+    "cuda": Library("the CUDA driver", "libcuda.so.1", "libcuda-driver.so.1"),
+    "nvml": Library("NVML", "libnvidia-ml.so.1", "libnvidia-ml-driver.so.1"),
+}
 
 
 class TableError(Exception):
@@ -110,16 +129,23 @@ def _exported(rows: list[Row]) -> list[tuple[Row, Symbol]]:
 
 
 def _source(about: str, lines: list[str]) -> str:
-    head = f"/* {about}\n * Derived from csrc/cuda/functions.tsv: change it there. */"
+    head = f"/* {about}\n * Derived from functions.tsv: change it there. */"
     return "\n".join([head, *lines, ""])
 
 
-def functions_header(rows: list[Row]) -> str:
-    """functions.h: a number for each exported symbol, in the table's order."""
+def functions_header(rows: list[Row], library: Library) -> str:
+    """functions.h: the library's names, and a number for each exported symbol, in table order."""
     names = [f"    F_{symbol.name}," for _, symbol in _exported(rows)]
     return _source(
-        "A number for each exported symbol of the CUDA driver.",
-        ["#pragma once", "", "enum aliquot_fn {", *names, "    F_COUNT", "};"],
+        f"A number for each exported symbol of {library.title}.",
+        [
+            "#pragma once",
+            "",
+            f'#define ALIQUOT_DRIVER_SONAME "{library.soname}"',
+            f'#define ALIQUOT_DRIVER_NAME "{library.private}"',
+            "",
+            *["enum aliquot_fn {", *names, "    F_COUNT", "};"],
+        ],
     )
 
 
@@ -134,9 +160,14 @@ def shim_exports(rows: list[Row]) -> str:
         "",
         "void *aliquot_export(unsigned fn);",
         "typedef void (*function)(void);",
+        "#ifdef __clang__",
+        '#define NO_SANITIZE_UNDEFINED no_sanitize("undefined")',
+        "#else",
+        "#define NO_SANITIZE_UNDEFINED no_sanitize_undefined",
+        "#endif",
         "#define RESOLVER                                                                       \\",
         "    __attribute__((used, no_stack_protector, no_sanitize_address,                      \\",
-        "                   no_sanitize_thread, no_sanitize_undefined)) static function",
+        "                   no_sanitize_thread, NO_SANITIZE_UNDEFINED)) static function",
         '#define EXPORT(resolver) __attribute__((ifunc(resolver), visibility("default"))) void',
         "",
     ]
@@ -229,13 +260,13 @@ def sim_map(rows: list[Row]) -> str:
     return "{\nglobal:\n" + names + "local:\n    *;\n};\n"
 
 
-def coverage(rows: list[Row]) -> str:
+def coverage(rows: list[Row], library: Library, folder: str) -> str:
     """The coverage page: every function, by class."""
     count = sum(len(row.symbols) for row in rows)
     lines = [
-        "# Coverage of the CUDA driver",
+        f"# Coverage of {library.title}",
         "",
-        "<!-- Derived from csrc/cuda/functions.tsv: change it there. -->",
+        f"<!-- Derived from csrc/{folder}/functions.tsv: change it there. -->",
         "",
         f"{len(rows)} public functions with {count} exported forms, each in one class.",
         "*wrapped*: the shim looks at the call. *driver*: the call goes straight to the driver.",
@@ -262,16 +293,21 @@ def main(arguments: list[str]) -> int:
         print("usage: generate.py TABLE shim|sim|docs OUTPUT", file=sys.stderr)
         return 2
     table, part, output = Path(arguments[0]), arguments[1], Path(arguments[2])
+    folder = table.resolve().parent.name
+    library = LIBRARIES.get(folder)
+    if library is None:
+        print(f"{table}: no library is known by the folder '{folder}'", file=sys.stderr)
+        return 1
     try:
         rows = parse(table.read_text(encoding="utf-8"))
     except (OSError, TableError) as error:
         print(f"{table}: {error}", file=sys.stderr)
         return 1
     if part == "docs":
-        output.write_text(coverage(rows), encoding="utf-8")
+        output.write_text(coverage(rows, library, folder), encoding="utf-8")
         return 0
     output.mkdir(parents=True, exist_ok=True)
-    files = {"functions.h": functions_header(rows)}
+    files = {"functions.h": functions_header(rows, library)}
     if part == "shim":
         files |= {"exports.c": shim_exports(rows), "table.c": shim_table(rows)}
     else:

@@ -1,0 +1,47 @@
+/* The view of a slice through NVML: which devices there are, how much of them, and who uses them.
+ *
+ * The wrappers keep no books: devices are told apart by their UUIDs at each call, the grant is mapped
+ * read-only, and `usage` is read anew, since a process of the slice may have truncated it.
+ */
+#ifndef ALIQUOT_NVML_VIEW_H
+#define ALIQUOT_NVML_VIEW_H
+
+#include "region/region.h"
+#include "shim/driver.h"
+
+#include <nvml.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Declares a wrapper's way in: a call that NVML makes of its own function, from its code or while the
+ * thread is in it for us, goes straight to the real one. Must stand first in the wrapper. */
+#define OWN_CALL() (aliquot_view_inside() || aliquot_is_in_driver(__builtin_return_address(0)))
+#define ENTER() __attribute__((cleanup(aliquot_view_leave), unused)) int entered = aliquot_view_enter()
+
+bool aliquot_view_inside(void);
+int aliquot_view_enter(void);
+void aliquot_view_leave(int *entered);
+
+/* Maps the region if that is not done yet. False, with one line on standard error the first time, when
+ * there is none: then nothing may be shown. */
+bool aliquot_view_attach(void);
+
+/* The grant of a device of the slice, by the driver's handle; NULL for a device of others. `*index` is
+ * its number in the grant. */
+const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint32_t *index);
+
+/* One process of the slice that lives, and its bytes on one device. */
+struct aliquot_view_process {
+    uint32_t pid;
+    uint64_t bytes;
+};
+/* The processes that hold something of device `index`. Fills at most `room`; returns how many there
+ * are. `*sum` (may be NULL) gets what they hold together. */
+unsigned aliquot_view_processes(uint32_t index, struct aliquot_view_process *out, unsigned room,
+                                uint64_t *sum);
+
+/* Calls the driver's functions in whichever version it has. */
+nvmlReturn_t aliquot_view_real_count(unsigned int *count);
+nvmlReturn_t aliquot_view_real_handle(unsigned int index, nvmlDevice_t *device);
+
+#endif
