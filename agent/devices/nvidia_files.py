@@ -393,8 +393,7 @@ def _is_of(found: cdi.Found, device: Wanted) -> bool:
     if device.minor is None:
         return True
     node = f"/dev/nvidia{device.minor}"
-    cards = [n for n in found.edits.nodes if re.fullmatch(r"/dev/nvidia[0-9]+", n.host_path)]
-    return any(n.host_path == node for n in cards)
+    return any(n.path == node for n in found.edits.nodes)
 
 
 def _own_node(path: Path) -> DeviceNode | None:

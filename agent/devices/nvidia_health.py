@@ -230,6 +230,8 @@ def _targets(
 ) -> list[Watched]:
     """Return the devices that an event is about; none when it names no device of ours."""
     wanted = nvml.address(event.device)
+    if not wanted:
+        return []
     card = next(
         (uuid for uuid, handle in handles.items() if handle and nvml.address(handle) == wanted),
         None,
