@@ -251,7 +251,7 @@ class Nvidia:
             return
         for place in range(nvml.reading(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
             part = nvml.reading(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place)
-            name = part is not None and nvml.reading(pynvml.nvmlDeviceGetUUID, part)
+            name = None if part is None else nvml.reading(pynvml.nvmlDeviceGetUUID, part)
             if not name:
                 continue
             self._handles[name] = part
