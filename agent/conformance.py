@@ -17,7 +17,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +56,7 @@ class Trial:
     """A device to try the caps on. ``cost`` is what a context takes of it, 0 when unknown."""
 
     index: int
+    uuid: str
     model: str
     total_bytes: int
     cap: int
@@ -118,7 +119,14 @@ def trial_of(
     cost = contexts.costs(driver, version, [device], environment)[device.index]
     cap = min(_MOST_CAP, device.total_bytes // 2) // CHUNK * CHUNK
     return Trial(
-        device.index, device.name, device.total_bytes, cap, cost, version, dict(environment)
+        index=device.index,
+        uuid=device.uuid_text,
+        model=device.name,
+        total_bytes=device.total_bytes,
+        cap=cap,
+        cost=cost,
+        cuda=version,
+        environment=dict(environment),
     )
 
 
@@ -267,7 +275,7 @@ def _management_shows_the_cap(trial: Trial) -> None:
     if not shim.is_file():
         raise _NotDoneError("this installation has no NVML shim")
     seen = _in_slice(trial, "management")
-    if not any(Path(file).exists() and os.path.samefile(file, shim) for file in seen["files"]):
+    if not any(Path(file).exists() and shim.samefile(file) for file in seen["files"]):
         raise _NotDoneError("`aliquot run` leaves NVML as it is")
     if seen["total_bytes"] != [trial.cap]:
         raise _BrokenError(f"NVML shows devices of {seen['total_bytes']} bytes, not {trial.cap}")
@@ -280,7 +288,9 @@ def _least(trial: Trial, cap: int, processes: int) -> int:
 
 def _need_room(trial: Trial) -> None:
     """See that it is the cap that refuses, and not the device."""
-    free = _parsed_run(trial, _worker("see"))["free_bytes"]
+    # (In a slice the device is the first; outside of it, it must be made so.)
+    alone = replace(trial, environment={**trial.environment, "CUDA_VISIBLE_DEVICES": trial.uuid})
+    free = _parsed_run(alone, _worker("see"))["free_bytes"]
     if free < trial.cap + trial.cap // 4:
         text = f"{format_size(free)} free on the device: end what else runs on it"
         raise _NotDoneError(text)
@@ -307,15 +317,13 @@ def _in_slice(trial: Trial, *arguments: str) -> dict[str, Any]:
 def _parsed_run(trial: Trial, command: list[str]) -> dict[str, Any]:
     if importlib.util.find_spec("cuda") is None:
         raise _NotDoneError("cuda-python is not installed: pip install cuda-python")
-    # A slice numbers its devices anew; outside of it the same one must be the first.
-    environment = dict(trial.environment)
     result = subprocess.run(
         command,
         check=False,
         capture_output=True,
         text=True,
         errors="replace",
-        env=environment,
+        env=dict(trial.environment),
         stdin=subprocess.DEVNULL,
         timeout=_PATIENCE_SECONDS,
     )
@@ -365,8 +373,15 @@ def _report(trial: Trial, release: str, results: Sequence[Result]) -> dict[str, 
             "context_bytes": trial.cost,
         },
         "cap_bytes": trial.cap,
-        "results": [asdict(result) for result in results],
+        "results": [asdict(replace(row, text=_anonymous(row.text))) for row in results],
     }
+
+
+def _anonymous(text: str) -> str:
+    """Return a text without what names the machine or its user: their paths, its name."""
+    for found, put in ((sys.prefix, "PREFIX"), (str(Path.home()), "HOME")):
+        text = text.replace(found, put) if len(found) > 1 else text
+    return re.sub(rf"\b{re.escape(platform.node())}\b", "HOST", text) if platform.node() else text
 
 
 if __name__ == "__main__":
