@@ -18,7 +18,7 @@ from typing import Any, Final
 
 CHUNK: Final = 64 << 20
 _MOST_CHUNKS: Final = 1 << 14
-_SIDE: Final = 8192  # bytes of a row, and rows: together a chunk
+_ROW: Final = 8192
 
 
 class _WorkerError(Exception):
@@ -49,7 +49,7 @@ class _Device:
         return {
             "linear": (api.cuMemAlloc, api.cuMemFree),
             "pitched": (
-                lambda size: api.cuMemAllocPitch(_SIDE, size // _SIDE, 16)[:2],
+                lambda size: api.cuMemAllocPitch(_ROW, size // _ROW, 16)[:2],
                 api.cuMemFree,
             ),
             "managed": (
@@ -81,8 +81,9 @@ class _Device:
 
     def _descriptor(self, size: int) -> Any:  # noqa: ANN401 - a struct of the bindings
         wanted = self.api.CUDA_ARRAY_DESCRIPTOR()
-        wanted.Width, wanted.Height, wanted.NumChannels = _SIDE, size // _SIDE, 1
-        wanted.Format = self.api.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT8
+        # Rows of 1 MiB: arrays may be 65,000 rows high on the smallest devices.
+        wanted.Width, wanted.Height, wanted.NumChannels = 1 << 16, size >> 20, 4
+        wanted.Format = self.api.CUarray_format.CU_AD_FORMAT_UNSIGNED_INT32
         return wanted
 
     def fill(self, family: str, limit: int) -> tuple[list[Any], str]:

@@ -434,7 +434,8 @@ def _pci_address(handle: nvml.Handle) -> str | None:
 def _numa_node(handle: nvml.Handle, pci_address: str) -> int | None:
     """Return the NUMA node whose processors and memory are the nearest; None without NUMA.
 
-    (nvmlDeviceGetNumaNodeId is another thing: the node that is the device's own memory.)
+    (nvmlDeviceGetNumaNodeId can be another thing, the node that is the device's own memory: it
+    counts only where the kernel does not know the device.)
     """
     scope = pynvml.NVML_AFFINITY_SCOPE_NODE
     nodes = nvml.reading(pynvml.nvmlDeviceGetMemoryAffinity, handle, 16, scope)
@@ -448,6 +449,9 @@ def _numa_node(handle: nvml.Handle, pci_address: str) -> int | None:
         return near[0]
     try:
         node = int((_SYSFS_DEVICES / pci_address / "numa_node").read_text(encoding="ascii"))
+    except FileNotFoundError:
+        told = nvml.reading(pynvml.nvmlDeviceGetNumaNodeId, handle)
+        node = -1 if told is None else int(told)
     except (OSError, ValueError):
         return None
     return node if node >= 0 else None
