@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aliquot.hooks.containerd import Containerd, ContainerdError
+from aliquot.hooks.containerd_config import Containerd, ContainerdError, cri_of
 
 from .config import Config
 
@@ -299,14 +299,9 @@ def containerd(config_path: Path = CONTAINERD_CONFIG) -> Iterator[Finding]:
 
 
 def _handlers(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the runtime handlers of the CRI plugin, by whichever name it has in this release."""
-    found: dict[str, Any] = {}
-    plugins = table.get("plugins")
-    for name, plugin in plugins.items() if isinstance(plugins, dict) else ():
-        if name in {"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"}:
-            runtimes = plugin.get("containerd", {}).get("runtimes", {})
-            found |= runtimes if isinstance(runtimes, dict) else {}
-    return found
+    """Return the runtime handlers of the CRI plugin."""
+    runtimes = cri_of(table).get("containerd", {}).get("runtimes", {})
+    return {name: row for name, row in runtimes.items() if isinstance(row, dict)}
 
 
 def _handler(version: str, handler: Mapping[str, Any]) -> Finding:
@@ -333,9 +328,7 @@ def uses_systemd_cgroups(config_path: Path = CONTAINERD_CONFIG) -> bool:
     except ContainerdError:
         return False
     return any(
-        bool(handler.get("options", {}).get("SystemdCgroup"))
-        for handler in handlers.values()
-        if isinstance(handler, dict)
+        bool(handler.get("options", {}).get("SystemdCgroup")) for handler in handlers.values()
     )
 
 

@@ -310,13 +310,20 @@ def test_device_links_count_where_systemd_makes_the_cgroups(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(shutil.which("containerd") is None, reason="this machine has no containerd")
-def test_the_handler_is_looked_for_in_what_containerd_understands(tmp_path: Path) -> None:
+def test_the_handler_is_looked_for_in_what_containerd_understands(
+    here: Desk, tmp_path: Path
+) -> None:
     config = tmp_path / "config.toml"
     config.write_text("version = 2\n")
     finding = only(node.containerd(config))
     assert finding.status == FAIL
     assert "has no runtime handler 'aliquot'" in finding.text
     assert "aliquot install containerd" in finding.mend
+
+    installed = here.run("install", "containerd", "--config", str(config), "--binary", "/bin/true")
+    assert installed.returncode == 0, installed.stderr
+    finding = only(node.containerd(config))
+    assert (finding.status, "(/bin/true)" in finding.text) == (OK, True)
 
     def write(binary: str, annotations: str) -> Finding:
         runtime = 'plugins."io.containerd.grpc.v1.cri".containerd.runtimes.aliquot'
