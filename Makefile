@@ -14,7 +14,7 @@ C_SOURCES := $(shell find csrc tests bench -name '*.[ch]' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test sanitize soak bench lint clean
+.PHONY: build demo test sanitize soak bench conformance lint clean
 
 build: $(VENV)/stamp/aliquot
 
@@ -41,6 +41,10 @@ soak: build $(VENV)/stamp/test
 bench: build
 	@for name in overhead live_allocations init container_start admit; do \
 	    $(BIN)/python bench/$$name.py $(BENCH) || exit; done
+
+# On a machine with a device of NVIDIA's: whether the caps hold there, and a report to send.
+conformance: build $(VENV)/stamp/demo
+	@$(BIN)/python -m aliquot.agent.conformance $(CONFORMANCE)
 
 lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
 	mkdir -p build/packages/aliquot

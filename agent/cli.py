@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "run": ("aliquot.agent.run:run_command", "Run a program with a memory cap."),
     "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
     "install": ("aliquot.agent.install:install_command", "Register with a container runtime."),
+    "doctor": ("aliquot.agent.doctor:doctor_command", "Say what is wrong with this node."),
     "sim": ("aliquot.sim.cli:sim_command", "Run a program on a simulated node."),
 }
 

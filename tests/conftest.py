@@ -87,3 +87,16 @@ def real_driver() -> Callable[[str], Path]:
             pytest.skip(str(error))
 
     return find
+
+
+@pytest.fixture(scope="session")
+def real_nvml() -> Callable[[str], Path]:
+    """Folder of NVIDIA's NVML of driver 535 or 550; skips the test where it cannot be had."""
+
+    def find(version: str) -> Path:
+        try:
+            return nvidia_files.management_library(version)
+        except nvidia_files.UnreachableError as error:
+            pytest.skip(str(error))
+
+    return find

@@ -125,3 +125,21 @@ def driver_library(version: str) -> Path:
             if not list(root.glob(f"**/libcuda.so.{version}.*")):
                 raise UnreachableError(f"{what}: the package holds no libcuda.so.{version}.*")
     return next(folder.glob(f"root/**/libcuda.so.{version}.*"))
+
+
+def management_library(version: str) -> Path:
+    """The folder of the real libnvidia-ml.so.1 of a driver version of ``SUITES``, unpacked.
+
+    Raises UnreachableError as ``driver_library`` does.
+    """
+    folder = cache_folder() / f"nvml-{version}"
+    with once(folder) as empty:
+        if empty:
+            what = f"NVML {version} from Debian's {SUITES[version]} non-free"
+            root = debian_package(folder, "libnvidia-ml1", SUITES[version], "non-free", what)
+            files = list(root.glob(f"**/libnvidia-ml.so.{version}.*"))
+            if not files:
+                raise UnreachableError(f"{what}: the package holds no libnvidia-ml.so.{version}.*")
+            # (Debian's own link leads to what an alternative would make.)
+            (folder / "libnvidia-ml.so.1").symlink_to(files[0])
+    return folder
