@@ -64,7 +64,7 @@ def unescape(field: bytes) -> str:
 def mount(
     source: str | None, target: str, kind: str | None, flags: int, data: str | None = None
 ) -> None:
-    """Mount, with the arguments of mount(2)."""
+    """Mount ``source`` over ``target``, as the C library's function of that name does."""
     texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     call("mount", texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3])
 
