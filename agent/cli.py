@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _COMMANDS: Final = {
     "run": ("aliquot.agent.run:run_command", "Run a program with a memory cap."),
     "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
+    "agent": ("aliquot.agent.daemon:agent_command", "Run the node agent."),
     "sim": ("aliquot.sim.cli:sim_command", "Run a program on a simulated node."),
 }
 

@@ -169,7 +169,7 @@ def names_container(lines: Iterable[str], container_id: str) -> bool:
 
 
 def unified_folder(groups: Iterable[str]) -> Path | None:
-    """Return the folder of the cgroup v2 among ``groups``, None without one. Raises OSError."""
+    """Return where the cgroup v2 among ``groups`` is or was; None without one. Raises OSError."""
     for line in groups:
         name, path = _split(line)
         if not name:
@@ -235,15 +235,14 @@ def _members(folder: Path) -> Iterator[int]:
 
 
 def _folder(table: Iterable[mounts.Mount], name: str, path: str) -> Path | None:
-    """Return the folder of a cgroup, None when it is gone or its hierarchy is not mounted."""
+    """Return where a cgroup is or was, None when its hierarchy is not mounted."""
     for mount in table:
         if mount.kind == ("cgroup" if name else "cgroup2") and (
             not name or set(name.split(",")) <= set(mount.options)
         ):
             root = mount.root.rstrip("/")
             if path == root or path.startswith(f"{root}/"):
-                folder = Path(mount.point + path[len(root) :])
-                return folder if folder.is_dir() else None
+                return Path(mount.point + path[len(root) :])
     return None
 
 
