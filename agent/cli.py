@@ -22,6 +22,7 @@ _COMMANDS: Final = {
     "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
     "install": ("aliquot.agent.install:install_command", "Register with a container runtime."),
     "doctor": ("aliquot.agent.doctor:doctor_command", "Say what is wrong with this node."),
+    "agent": ("aliquot.agent.daemon:agent_command", "Run the node agent."),
     "sim": ("aliquot.sim.cli:sim_command", "Run a program on a simulated node."),
 }
 

@@ -5,7 +5,7 @@ shim under all those names, so that every path and every search leads to it. The
 region are bind-mounted into the ``.aliquot`` folder beside it: an overlay's layers must not be
 written through, and the region is shared.
 
-Python has no mount(2), and unshare(2) only from 3.12, so the C library is called.
+Python has unshare(2) only from 3.12, so the C library is called.
 """
 
 from __future__ import annotations
@@ -18,11 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from . import mounts
 from .errors import NoNamespaceError
+from .mounts import (
+    MS_BIND,
+    MS_NOATIME,
+    MS_NODEV,
+    MS_NODIRATIME,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_RELATIME,
+    MS_REMOUNT,
+    MS_SLAVE,
+)
 from .rundir import DRIVER_LINK, REGION_FOLDER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .drivers import DriverFolder
 
@@ -30,25 +44,14 @@ _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUSER: Final = 0x10000000
 _CAP_SYS_ADMIN: Final = 21
 
-_MS_RDONLY: Final = 0x1
-_MS_NOSUID: Final = 0x2
-_MS_NODEV: Final = 0x4
-_MS_NOEXEC: Final = 0x8
-_MS_REMOUNT: Final = 0x20
-_MS_NOATIME: Final = 0x400
-_MS_NODIRATIME: Final = 0x800
-_MS_BIND: Final = 0x1000
-_MS_REC: Final = 0x4000
-_MS_SLAVE: Final = 0x80000
-_MS_RELATIME: Final = 0x200000
 # What a mount has of these must be said again when it is changed, or the kernel refuses.
 _KEPT_FLAGS: Final = (
-    (os.ST_NOSUID, _MS_NOSUID),
-    (os.ST_NODEV, _MS_NODEV),
-    (os.ST_NOEXEC, _MS_NOEXEC),
-    (os.ST_NOATIME, _MS_NOATIME),
-    (os.ST_NODIRATIME, _MS_NODIRATIME),
-    (os.ST_RELATIME, _MS_RELATIME),
+    (os.ST_NOSUID, MS_NOSUID),
+    (os.ST_NODEV, MS_NODEV),
+    (os.ST_NOEXEC, MS_NOEXEC),
+    (os.ST_NOATIME, MS_NOATIME),
+    (os.ST_NODIRATIME, MS_NODIRATIME),
+    (os.ST_RELATIME, MS_RELATIME),
 )
 
 # The same numbers on every architecture.
@@ -78,7 +81,7 @@ def enter(covers: Sequence[Cover]) -> None:
     """
     _unshare()
     # Nothing that is mounted here gets out; what the host mounts later still comes in.
-    _mount(None, "/", None, _MS_REC | _MS_SLAVE, None, "cutting the mounts off from the host's")
+    _mount(None, "/", None, MS_REC | MS_SLAVE, None, "cutting the mounts off from the host's")
     # Everything is opened before the first overlay hides it.
     covered = {
         os.path.join(cover.folder.path, name) for cover in covers for name in cover.folder.names
@@ -97,7 +100,7 @@ def enter(covers: Sequence[Cover]) -> None:
         # By descriptor: the folder below, not an overlay over its parent, and no text to escape.
         layers = f"lowerdir=/proc/self/fd/{upper}:/proc/self/fd/{lower}"
         path = cover.folder.path
-        _mount("overlay", path, "overlay", _MS_RDONLY, layers, f"an overlay over {path}")
+        _mount("overlay", path, "overlay", MS_RDONLY, layers, f"an overlay over {path}")
     for path, tree in inner:
         _attach_mount(tree, path)
     for cover, driver, own in zip(covers, drivers, regions, strict=True):
@@ -136,33 +139,24 @@ def _bind_region(cover: Cover, driver: int, own: int) -> None:
     target = os.path.join(cover.folder.path, REGION_FOLDER)
     usage = os.path.join(target, "usage")
     what = f"the region in {target}"
-    _mount(f"/proc/self/fd/{own}", target, None, _MS_BIND, None, what)
-    _mount(usage, usage, None, _MS_BIND, None, what)
+    _mount(f"/proc/self/fd/{own}", target, None, MS_BIND, None, what)
+    _mount(usage, usage, None, MS_BIND, None, what)
     kept = os.statvfs(target).f_flag
     flags = sum(flag for status, flag in _KEPT_FLAGS if kept & status)
-    _mount(None, target, None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY | flags, None, what)
+    _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, None, what)
     link = os.path.join(target, DRIVER_LINK)
-    _mount(f"/proc/self/fd/{driver}", link, None, _MS_BIND, None, f"the driver in {target}")
+    _mount(f"/proc/self/fd/{driver}", link, None, MS_BIND, None, f"the driver in {target}")
 
 
 def _mounts_below(folders: Iterable[str]) -> list[str]:
     """Return the mount points in ``folders`` that lie in no other mount point of them."""
     tops = tuple(folder.rstrip("/") + "/" for folder in folders)
     found: list[str] = []
-    lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    points = {_unescape(line.split(b" ")[4]) for line in lines}
-    for point in sorted(points):
+    for point in sorted({mount.point for mount in mounts.table()}):
         inside = point.startswith(tops)
         if inside and not (found and point.startswith(found[-1] + "/")):
             found.append(point)
     return found
-
-
-def _unescape(field: bytes) -> str:
-    """Undo the octal escapes that the kernel writes for blanks and backslashes."""
-    parts = field.split(b"\\")
-    text = parts[0] + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in parts[1:])
-    return os.fsdecode(text)
 
 
 def _clone_mount(path: str) -> int:
@@ -200,18 +194,19 @@ def _open(path: str) -> int:
 def _mount(
     source: str | None, target: str, kind: str | None, flags: int, data: str | None, what: str
 ) -> None:
-    texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
-    _call("mount", texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3], what=what)
+    with _named(what):
+        mounts.mount(source, target, kind, flags, data)
 
 
 def _call(name: str, *arguments: Any, what: str) -> int:  # noqa: ANN401 - as C takes them
-    function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
-    result: int = function(*arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        why = os.strerror(code)
-        if code == errno.EPERM:
-            why = "not permitted"
-        raise NoNamespaceError(f"{what}: {why}")
-    return result
+    with _named(what):
+        return mounts.call(name, *arguments)
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = "not permitted" if error.errno == errno.EPERM else error.strerror
+        raise NoNamespaceError(f"{what}: {why}") from error

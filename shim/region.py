@@ -22,6 +22,9 @@ MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
+# Of the two files.
+GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
+USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
 
 # No device has as much; it keeps the sum of a slice within 63 bits, whatever its files say.
 _MOST_BYTES: Final = 1 << 53

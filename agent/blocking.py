@@ -1,0 +1,98 @@
+"""Calls that block, kept off the event loop.
+
+They run in threads that do not keep the process from ending: a vendor's library may hang in the
+driver for good, and the agent must still stop, and serve what does not need that vendor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from .errors import AliquotError
+
+_T = TypeVar("_T")
+_MOST_THREADS: Final = 4
+
+
+async def finish(function: Callable[[], _T]) -> _T:
+    """Return what ``function`` returns. Whoever is cancelled meanwhile waits for its end first.
+
+    For work of our own, which is bounded and must not go on behind the back of who undoes it.
+    """
+    work = _start(function)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({work})
+        if not work.cancelled():
+            work.exception()
+        raise
+
+
+class Caller:
+    """Calls to one side that may not answer: so many at once, and none is waited for too long."""
+
+    def __init__(self, name: str, seconds: float, most: int = _MOST_THREADS) -> None:
+        """``name`` says in messages who it is that does not answer."""
+        self._name = name
+        self._seconds = seconds
+        self._most = most
+        self._running = 0
+
+    async def call(self, function: Callable[[], _T]) -> _T:
+        """Return what ``function`` returns, and raise what it raises.
+
+        Raises AliquotError when it does not return in time; its thread is left behind.
+        """
+        if self._running >= self._most:
+            raise AliquotError(
+                f"{self._name} hangs: {self._running} calls have not returned: see its driver"
+            )
+        work = _start(function)
+        self._running += 1
+        work.add_done_callback(self._ended)
+        done, _ = await asyncio.wait({work}, timeout=self._seconds)
+        if not done:
+            raise AliquotError(f"{self._name} did not answer within {self._seconds:g} s")
+        return work.result()
+
+    def _ended(self, work: asyncio.Future[_T]) -> None:
+        self._running -= 1
+        if not work.cancelled():
+            # Whoever has stopped waiting does not hear of it.
+            work.exception()
+
+
+def _start(function: Callable[[], _T]) -> asyncio.Future[_T]:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def tell(result: _T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type] # without an error there is one
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except BaseException as raised:  # noqa: BLE001 - it belongs to who waits
+            error = raised
+            if isinstance(raised, StopIteration):
+                # No future takes it.
+                error = RuntimeError(f"StopIteration: {raised}")
+        # The loop has ended: nobody waits any more.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future

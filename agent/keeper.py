@@ -1,0 +1,275 @@
+"""Keeps slices for as long as their containers live, and no longer.
+
+Until a container's runtime has told its first process, a slice belongs to the process that asked
+for it; from then on to that first process, and after its end to what is left in its cgroups: where
+containers share a pid namespace, processes outlive the first. The kernel tells of each end, so that
+nothing depends on poststop. Whoever ended while no agent ran is found at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from . import processes
+from .blocking import Caller
+from .devices import Vendor, VendorError
+from .errors import AliquotError
+from .ledger import Ledger
+from .slices import Part, Slice
+from .wire import Peer
+
+DRIVER: Final = "driver"
+
+_VENDOR_SECONDS: Final = 30.0
+# Before something that failed is tried again.
+_AGAIN_SECONDS: Final = 10.0
+# Deleting a container waits so long for its share to be free again, and then no longer.
+_STOP_SECONDS: Final = 2.0
+_log: Final = logging.getLogger(__name__)
+
+
+class Keeper:
+    """Watches over the slices of a ledger, in one event loop."""
+
+    def __init__(self, ledger: Ledger, vendors: Callable[[], Sequence[Vendor]]) -> None:
+        """Nothing is watched before ``settle`` or ``hold``."""
+        self._ledger = ledger
+        self._vendors = vendors
+        self._callers: dict[str, Caller] = {}
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._stops: set[asyncio.Task[None]] = set()
+        # A lock for each key that somebody works on, and how many do.
+        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+
+    def caller(self, vendor: str) -> Caller:
+        """Return what a vendor's blocking functions are called by."""
+        if vendor not in self._callers:
+            self._callers[vendor] = Caller(f"the library of {vendor}", _VENDOR_SECONDS)
+        return self._callers[vendor]
+
+    @contextlib.asynccontextmanager
+    async def locked(self, key: str) -> AsyncIterator[None]:
+        """Have a slice, or a key that may become one, to oneself."""
+        lock, users = self._locks.get(key, (asyncio.Lock(), 0))
+        self._locks[key] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(key)
+            if users > 1:
+                self._locks[key] = (lock, users - 1)
+
+    async def settle(self) -> None:
+        """Release all slices that have ended, and watch the others."""
+        for piece in self._ledger.slices():
+            async with self.locked(piece.key):
+                if has_ended(piece):
+                    try:
+                        await self._release(piece)
+                    except AliquotError as error:
+                        _log.error("%s", error)
+                        self.hold(piece)
+                else:
+                    self.hold(piece)
+
+    def hold(self, piece: Slice) -> None:
+        """Watch whom a slice belongs to now, in place of whom it belonged to before."""
+        self.let_go(piece.key)
+        task = asyncio.get_running_loop().create_task(self._watch(piece))
+        self._watches[piece.key] = task
+
+        def forget(ended: asyncio.Task[None]) -> None:
+            if self._watches.get(piece.key) is ended:
+                del self._watches[piece.key]
+            if not ended.cancelled() and ended.exception() is not None:
+                _log.error("%s is not watched any more", piece.key, exc_info=ended.exception())
+
+        task.add_done_callback(forget)
+
+    def let_go(self, key: str) -> None:
+        """Watch a slice no more."""
+        task = self._watches.pop(key, None)
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    async def close(self) -> None:
+        """Watch nothing any more; slices stay."""
+        tasks = [*self._watches.values(), *self._stops]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- What the hooks tell -----------------------------------------------------------------------
+
+    async def started(self, fields: Mapping[str, str], peer: Peer) -> None:
+        """Take note of a container's first process, and let drivers hold its caps.
+
+        Raises AliquotError, upon which the container's runtime ends it.
+        """
+        key = self._key(fields["slice"])
+        async with self.locked(key):
+            piece = self._ledger.get(key)
+            if piece is None or piece.container.id != fields["id"]:
+                raise AliquotError(
+                    f"container {_short(fields['id'])} has no slice in {_short(fields['slice'])}: "
+                    "create it anew"
+                )
+            fresh = self._with_init(piece, fields["pid"], peer)
+            self._ledger.replace(fresh)
+            self.hold(fresh)
+            # After it was written down: whoever comes after a crash knows what to take back.
+            await self._limit(fresh)
+            _log.info("container %s runs as process %d", fresh.container.shown, fresh.init_pid)
+
+    def _with_init(self, piece: Slice, text: str, peer: Peer) -> Slice:
+        shown = piece.container.shown
+        pid = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
+        start = processes.start_time(pid) if pid > 1 else None
+        if start is None or not processes.alive(pid, start):
+            raise AliquotError(f"container {shown}: there is no process {_short(text)} to run it")
+        again = not piece.init_pid or (pid, start) == (piece.init_pid, piece.init_start)
+        if not again and not has_ended(piece):
+            raise AliquotError(f"container {shown} runs already, as process {piece.init_pid}")
+        other = self._ledger.of_pid(pid)
+        if other is not None and other.key != piece.key:
+            raise AliquotError(
+                f"container {shown}: process {pid} is container {other.container.shown}'s"
+            )
+        groups = processes.own_cgroups(processes.cgroups(pid), processes.cgroups(peer.pid))
+        return dataclasses.replace(piece, init_pid=pid, init_start=start, cgroups=groups)
+
+    async def stopped(self, fields: Mapping[str, str], peer: Peer) -> None:
+        """Release a slice whose container has been deleted. Without one nothing happens.
+
+        What cannot be released yet goes when its last process does.
+        """
+        key = self._key(fields["slice"])
+        if key in self._ledger.broken:
+            self._ledger.settle_broken()
+        task = asyncio.get_running_loop().create_task(self._stop(key, fields["id"], peer))
+        self._stops.add(task)
+        task.add_done_callback(self._stops.discard)
+        done, _ = await asyncio.wait({task}, timeout=_STOP_SECONDS)
+        if done:
+            task.result()
+
+    async def _stop(self, key: str, container_id: str, peer: Peer) -> None:
+        async with self.locked(key):
+            piece = self._ledger.get(key)
+            if piece is None:
+                return
+            if piece.container.id != container_id:
+                raise AliquotError(f"{key} is not container {_short(container_id)}'s slice")
+            # Before it is told the first process, a runtime says itself that it failed. Anybody
+            # else speaks of an earlier try in the same bundle.
+            if has_ended(piece) or (
+                not piece.init_pid and processes.descends(peer.pid, piece.maker_pid)
+            ):
+                await self._release(piece)
+            else:
+                _log.info("container %s has still processes", piece.container.shown)
+
+    def _key(self, folder: str) -> str:
+        path = Path(folder)
+        if path.parent != self._ledger.root:
+            raise AliquotError(f"{_short(folder)} is not in {self._ledger.root}: see runtime_dir")
+        return path.name
+
+    # -- Ends --------------------------------------------------------------------------------------
+
+    async def _watch(self, piece: Slice) -> None:
+        while True:
+            try:
+                if piece.init_pid:
+                    await processes.wait_exit(piece.init_pid, piece.init_start)
+                    await processes.wait_empty(piece.cgroups)
+                else:
+                    await processes.wait_exit(piece.maker_pid, piece.maker_start)
+                async with self.locked(piece.key):
+                    if self._ledger.get(piece.key) == piece:
+                        await self._release(piece)
+            except (OSError, AliquotError) as error:  # noqa: PERF203 - it tries again
+                _log.warning("container %s: %s", piece.container.shown, error)
+                await asyncio.sleep(_AGAIN_SECONDS)
+            else:
+                return
+
+    async def release(self, piece: Slice) -> None:
+        """Give back what a slice holds. Its key is locked. Raises AliquotError."""
+        await self._release(piece)
+
+    async def _release(self, piece: Slice) -> None:
+        for part in piece.parts:
+            if part.enforcement == DRIVER and piece.cgroups:
+                await self._take_back(piece, part)
+        self._ledger.remove(piece.key)
+        self.let_go(piece.key)
+        _log.info("container %s gave its slice back", piece.container.shown)
+
+    # -- Caps that the driver holds ----------------------------------------------------------------
+
+    async def _limit(self, piece: Slice) -> None:
+        for part in piece.parts:
+            if part.enforcement != DRIVER:
+                continue
+            shown = piece.container.shown
+            folder = _unified(piece)
+            if folder is None or not folder.is_dir():
+                raise AliquotError(
+                    f"container {shown}: it has no cgroup v2 of its own, by which the driver of "
+                    f"{part.uuid} could hold its cap: see require in the configuration"
+                )
+            try:
+                await self._set_limit(part, folder, part.memory_bytes)
+            except (VendorError, AliquotError) as error:
+                for other in piece.parts:
+                    if other.enforcement == DRIVER:
+                        await self._take_back(piece, other)
+                raise AliquotError(f"container {shown}: {error}") from error
+
+    async def _take_back(self, piece: Slice, part: Part) -> None:
+        folder = _unified(piece)
+        if folder is None:
+            return
+        try:
+            await self._set_limit(part, folder, None)
+        except (VendorError, AliquotError) as error:
+            # With its cgroup gone there is nothing left that could be limited.
+            level = logging.WARNING if folder.is_dir() else logging.DEBUG
+            _log.log(level, "container %s: limit of %s: %s", piece.key, part.uuid, error)
+
+    async def _set_limit(self, part: Part, folder: Path, limit: int | None) -> None:
+        for vendor in self._vendors():
+            if vendor.name == part.vendor:
+                call = partial(vendor.limit_memory, part.uuid, str(folder), limit)
+                await self.caller(vendor.name).call(call)
+                return
+        raise AliquotError(f"the library of {part.vendor} cannot be used any more")
+
+
+def has_ended(piece: Slice) -> bool:
+    """Say whether nobody is left to whom a slice belongs."""
+    if not piece.init_pid:
+        return not processes.alive(piece.maker_pid, piece.maker_start)
+    return not (
+        processes.alive(piece.init_pid, piece.init_start) or processes.populated(piece.cgroups)
+    )
+
+
+def _unified(piece: Slice) -> Path | None:
+    try:
+        return processes.unified_folder(piece.cgroups)
+    except OSError:
+        return None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}…"
