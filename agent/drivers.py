@@ -10,10 +10,13 @@ import glob
 import os
 import re
 import stat
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from aliquot.hooks import ldcache
+from aliquot.hooks.errors import EditError
+from aliquot.hooks.folders import DRIVER_FOLDERS
 
 from .errors import AliquotError
 
@@ -23,21 +26,7 @@ if TYPE_CHECKING:
 DRIVER_NAME: Final = "libcuda.so.1"
 CACHE_PATH: Final = Path("/etc/ld.so.cache")
 
-# Where drivers lie that a program can reach by an absolute path: other than the loader's folders,
-# the compatibility drivers of CUDA's own packages, and what container toolkits and other systems
-# use.
-_COMPAT_FOLDERS: Final = (
-    "/usr/local/cuda*/compat",
-    "/usr/local/cuda*/compat/lib.real",
-    "/usr/local/nvidia/lib64",
-    "/usr/local/nvidia/lib",
-    "/usr/lib/wsl/lib",
-    "/usr/lib/wsl/drivers/*",
-    "/run/opengl-driver/lib",
-)
 _DRIVER_FILE: Final = re.compile(r"libcuda\.so(\.[0-9]+)*", re.ASCII)
-_CACHE_MAGIC: Final = b"glibc-ld.so.cache1.1"
-_OLD_CACHE_MAGIC: Final = b"ld.so-1.7.0\0"
 _MOST_LINKS: Final = 40
 
 
@@ -112,37 +101,13 @@ def _default_folders() -> list[str]:
 
 
 def _cached_paths(cache: Path) -> list[str]:
-    """Return what the loader's cache has for any name of the driver; nothing for a broken cache.
-
-    The layout is glibc's (sysdeps/generic/dl-cache.h): a head of 48 bytes, then entries of 24 with
-    the offsets of a name and a path from the head's beginning.
-    """
+    """Return what the loader's cache has for any name of the driver; nothing for a broken cache."""
     try:
-        data = cache.read_bytes()
-    except OSError:
+        entries = ldcache.read(cache.read_bytes())
+    except (OSError, EditError):
         return []
-    if data.startswith(_OLD_CACHE_MAGIC):
-        # A cache in both formats: the new one follows the old one's table.
-        start = data.find(_CACHE_MAGIC)
-        if start < 0:
-            return []
-        data = data[start:]
-    if not data.startswith(_CACHE_MAGIC) or len(data) < 48:
-        return []
-    (count,) = struct.unpack_from("=I", data, 20)
-    paths = []
-    for number in range(min(count, (len(data) - 48) // 24)):
-        key, value = struct.unpack_from("=II", data, 48 + number * 24 + 4)
-        if _DRIVER_FILE.fullmatch(_string(data, key)):
-            path = _string(data, value)
-            if path.startswith("/"):
-                paths.append(path)
-    return paths
-
-
-def _string(data: bytes, offset: int) -> str:
-    end = data.find(b"\0", offset)
-    return os.fsdecode(data[offset:end]) if end >= 0 else ""
+    paths = [os.fsdecode(e.path) for e in entries if _DRIVER_FILE.fullmatch(os.fsdecode(e.name))]
+    return [path for path in paths if path.startswith("/")]
 
 
 def _fault(path: str) -> str | None:  # noqa: PLR0911 - one a kind of fault
@@ -181,7 +146,7 @@ def _folders(found: str, environment: Mapping[str, str], cache: Path) -> tuple[D
     """Return every folder with a driver's name, parents before what is in them."""
     places = [os.path.dirname(step) for step in _chain(found)]
     places += loader_folders(environment, cache)
-    for pattern in _COMPAT_FOLDERS:
+    for pattern in DRIVER_FOLDERS:
         places += sorted(glob.glob(pattern))
     folders: dict[str, DriverFolder] = {}
     for place in places:
