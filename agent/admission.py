@@ -281,7 +281,8 @@ def _region_devices(
             cap=part.memory_bytes,
             page_bytes=known[part.uuid].page_bytes,
             context_bytes=known[part.uuid].context_bytes,
-            cores=part.cores,
+            # Who was promised nothing may have all that others leave.
+            cores=part.cores or 100,
             by_driver=part.enforcement == DRIVER,
         )
         for part in parts

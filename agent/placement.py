@@ -149,7 +149,11 @@ def _within(
                     f"{shown} asks for {size.text} of a device's memory: "
                     f"at most {ceiling.memory.text} ({where}.memory)"
                 )
-    cores = request.cores or min(_ALL_CORES, ceiling.cores or _ALL_CORES)
+    cores = request.cores
+    if cores is None:
+        # Part of a device's memory is no claim to its time: what others leave. A device that is
+        # asked for without any limit is asked for as a whole.
+        cores = 0 if asked else min(_ALL_CORES, ceiling.cores or _ALL_CORES)
     return _Ask(request.memory, sizes, ceiling.memory, cores)
 
 

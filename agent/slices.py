@@ -1,6 +1,6 @@
 """Slices as values: what was asked for, what was decided, and how the ledger writes it down.
 
-Sizes are bytes, cores percent of one device's time from 1 to 100.
+Sizes are bytes, cores percent of one device's time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ class Request:
     """What a container asks for.
 
     ``count`` is the number of devices; None means every device that ``uuids`` names, or all.
-    ``memory`` and ``cores`` are for each device; None is all of it. ``uuids`` and ``models`` name
-    what is wanted, ``not_uuids`` and ``not_models`` what is not: beginnings of UUIDs, parts of
-    model names in any case. ``placement`` is ``binpack`` or ``spread``, None where the
-    configuration decides. ``sources`` says who asked, for messages: ``annotation aliquot.dev/memory``.
+    ``memory`` and ``cores`` are for each device; with neither, all of it is asked for. ``uuids``
+    and ``models`` name what is wanted, ``not_uuids`` and ``not_models`` what is not: beginnings of
+    UUIDs, parts of model names in any case. ``placement`` is ``binpack`` or ``spread``, None where
+    the configuration decides. ``sources`` says who asked, for messages.
     """
 
     count: int | None
@@ -39,7 +39,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a slice holds of one device; ``enforcement`` says who holds the cap."""
+    """What a slice holds of one device; ``enforcement`` says who holds the cap.
+
+    ``cores`` is what it was promised of the device's time, 0 to 100.
+    """
 
     uuid: str
     vendor: str
