@@ -1,0 +1,281 @@
+/* Covering what the survey found. See cover.h. */
+#include "cover.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/mount.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+
+#define EMPTY_FILE "empty"
+#define NEW_FILE ".aliquot-new"
+
+enum target {
+    TARGET_READY,   /* something lies there on which the cover can be mounted */
+    TARGET_MISSING, /* nothing fitting, and it cannot be made here */
+    TARGET_FAILED,
+};
+
+static enum target cannot(const struct oci_site *site, const char *name, struct oci_error *error) {
+    if (oci_cannot_make(errno) || errno == EBUSY)
+        return TARGET_MISSING;
+    oci_fail(error, "making room for %s in %s: %s", name, site->path, strerror(errno));
+    return TARGET_FAILED;
+}
+
+/* A new file of ours under a name that is not there. -1 with errno. */
+static int new_file(int folder, const char *name) {
+    return openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+}
+
+/* Puts a file in the place of a link, at once and for good; it keeps the link's text. */
+static bool replace_link(int folder, const char *name, int link) {
+    char text[sizeof OCI_WAS_LINK + PATH_MAX] = OCI_WAS_LINK;
+    const size_t head = strlen(OCI_WAS_LINK);
+    ssize_t length = readlinkat(link, "", text + head, PATH_MAX);
+    if (length < 0)
+        return false;
+    AUTO_CLOSE int made = new_file(folder, NEW_FILE);
+    if (made < 0 && errno == EEXIST && unlinkat(folder, NEW_FILE, 0) == 0)
+        made = new_file(folder, NEW_FILE);
+    if (made < 0) {
+        /* The image has a folder of that name. */
+        if (errno == EEXIST || errno == EISDIR)
+            errno = EPERM;
+        return false;
+    }
+    size_t size = head + (size_t)length;
+    ssize_t done = write(made, text, size);
+    if (done == (ssize_t)size && renameat(folder, NEW_FILE, folder, name) == 0)
+        return true;
+    if (done >= 0 && done != (ssize_t)size)
+        errno = ENOSPC;
+    int number = errno;
+    unlinkat(folder, NEW_FILE, 0);
+    errno = number;
+    return false;
+}
+
+/* Sees to it that the cover has something to lie on, without changing what may not be changed. */
+static enum target prepare(const struct oci_site *site, const struct oci_cover *cover, bool change,
+                           struct oci_error *error) {
+    const char *name = cover->name;
+    if (strchr(name, '/'))
+        return TARGET_MISSING;
+    AUTO_CLOSE int there = openat(site->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    struct stat kind = {0};
+    if (there < 0 && errno != ENOENT)
+        return cannot(site, name, error);
+    if (there >= 0 && fstat(there, &kind) < 0)
+        return cannot(site, name, error);
+    bool is_folder = there >= 0 && S_ISDIR(kind.st_mode);
+    bool is_link = there >= 0 && S_ISLNK(kind.st_mode);
+    if (there >= 0 && !is_link && is_folder == cover->folder)
+        return TARGET_READY;
+    /* A folder where a file should be has things in it: it is hidden, not removed. */
+    if (!change || is_folder)
+        return TARGET_MISSING;
+    if (is_link && !cover->folder)
+        return replace_link(site->fd, name, there) ? TARGET_READY : cannot(site, name, error);
+    if (there >= 0 && unlinkat(site->fd, name, 0) < 0)
+        return cannot(site, name, error);
+    if (cover->folder)
+        return mkdirat(site->fd, name, 0755) == 0 ? TARGET_READY : cannot(site, name, error);
+    AUTO_CLOSE int made = new_file(site->fd, name);
+    return made >= 0 ? TARGET_READY : cannot(site, name, error);
+}
+
+static int open_source(const struct oci_work *work, const struct oci_cover *cover,
+                       struct oci_error *error) {
+    const char *folder = cover->source == OCI_OF_SLICE ? work->plan->region : "";
+    AUTO_FREE char *path = cover->source == OCI_OF_SLICE ? oci_format("%s/%s", folder, cover->name)
+                                                         : oci_format("%s", cover->path);
+    int fd = open(path, O_PATH | O_CLOEXEC);
+    struct stat kind;
+    if (fd >= 0 && fstat(fd, &kind) == 0 && S_ISDIR(kind.st_mode) == cover->folder)
+        return fd;
+    oci_fail(error, "opening %s, which is to lie on %s: %s", path, cover->name,
+             fd < 0         ? strerror(errno)
+             : cover->folder ? "it is no folder"
+                             : "it is a folder");
+    oci_close(&fd);
+    return -1;
+}
+
+int oci_stage_folder(struct oci_work *work, struct oci_error *error) {
+    char name[16];
+    snprintf(name, sizeof name, "%u", work->layers++);
+    int fd = mkdirat(work->stage, name, 0755) < 0
+                 ? -1
+                 : openat(work->stage, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        oci_fail(error, "a folder in %s: %s", work->plan->stage, strerror(errno));
+    return fd;
+}
+
+/* The folder in which the region's files will lie. */
+static int region_folder(struct oci_work *work, const struct oci_cover *cover,
+                         struct oci_error *error) {
+    AUTO_CLOSE int folder = oci_stage_folder(work, error);
+    if (folder < 0)
+        return -1;
+    for (size_t i = 0; i < cover->inners; i++) {
+        AUTO_CLOSE int made = new_file(folder, cover->inner[i].name);
+        if (made < 0) {
+            oci_fail(error, "%s in %s: %s", cover->inner[i].name, work->plan->stage,
+                     strerror(errno));
+            return -1;
+        }
+    }
+    int made = folder;
+    folder = -1;
+    return made;
+}
+
+/* What is to be mounted for a cover. */
+static bool make_tree(struct oci_work *work, struct oci_cover *cover, struct oci_error *error) {
+    AUTO_CLOSE int fd = -1;
+    uint32_t flags = (cover->writable ? 0 : OCI_TREE_READ_ONLY) |
+                     (cover->folder && cover->source == OCI_OF_HOST ? OCI_TREE_RECURSIVE : 0);
+    if (cover->source == OCI_OF_IMAGE)
+        return true;
+    if (cover->source == OCI_REGION)
+        fd = region_folder(work, cover, error);
+    else if (cover->source == OCI_EMPTY) {
+        fd = openat(work->stage, EMPTY_FILE, O_PATH | O_CLOEXEC);
+        if (fd < 0)
+            oci_fail(error, "an empty file in %s: %s", work->plan->stage, strerror(errno));
+    } else
+        fd = open_source(work, cover, error);
+    if (fd < 0)
+        return false;
+    if (oci_tree_copy(&cover->tree, fd, flags))
+        return true;
+    cover->tree.fd = -1;
+    return oci_fail(error, "copying the mount of %s: %s", cover->path ? cover->path : cover->name,
+                    strerror(errno));
+}
+
+static bool attach(struct oci_work *work, int folder, const char *folder_path,
+                   struct oci_cover *cover, uint64_t *checked, struct oci_error *error) {
+    AUTO_FREE char *where =
+        oci_format("%s/%s", strcmp(folder_path, "/") == 0 ? "" : folder_path, cover->name);
+    AUTO_CLOSE int target = oci_open_beneath(folder, cover->name, O_PATH | O_NOFOLLOW);
+    if (target < 0)
+        return oci_fail(error, "opening %s: %s", where, strerror(errno));
+    if (!make_tree(work, cover, error) ||
+        !oci_tree_attach(&cover->tree, target, where, checked, error))
+        return false;
+    uint64_t inside = 0;
+    for (size_t i = 0; i < cover->inners; i++)
+        if (!attach(work, cover->tree.fd, where, &cover->inner[i], &inside, error))
+            return false;
+    /* There may be more names than descriptors. */
+    close(cover->tree.fd);
+    cover->tree.fd = -1;
+    return true;
+}
+
+static bool cover_site(struct oci_work *work, struct oci_site *site, struct oci_error *error) {
+    bool change = oci_may_change(&work->root, site->fd), missing = false;
+    for (size_t i = 0; i < site->covers; i++) {
+        enum target target = prepare(site, &site->cover[i], change, error);
+        if (target == TARGET_FAILED)
+            return false;
+        missing |= target == TARGET_MISSING;
+    }
+    if (missing && !oci_lay_over(work, site, error))
+        return false;
+    uint64_t checked = 0;
+    for (size_t i = 0; i < site->covers; i++)
+        if (!attach(work, site->fd, site->path, &site->cover[i], &checked, error))
+            return false;
+    return true;
+}
+
+static int deepest_first(const void *a, const void *b) {
+    const struct oci_site *left = a, *right = b;
+    size_t one = strlen(left->path), other = strlen(right->path);
+    return one < other ? 1 : one > other ? -1 : strcmp(left->path, right->path);
+}
+
+bool oci_apply(struct oci_work *work, struct oci_error *error) {
+    /* A folder in a folder is shorter never: what lies in it is kept when it is covered. */
+    if (work->sites)
+        qsort(work->site, work->sites, sizeof *work->site, deepest_first);
+    for (size_t i = 0; i < work->sites; i++)
+        if (!cover_site(work, &work->site[i], error))
+            return false;
+    return true;
+}
+
+static void forget_covers(struct oci_cover *cover, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        forget_covers(cover[i].inner, cover[i].inners);
+        free(cover[i].name);
+        oci_close(&cover[i].tree.fd);
+    }
+    free(cover);
+}
+
+void oci_forget_sites(struct oci_work *work) {
+    for (size_t i = 0; i < work->sites; i++) {
+        struct oci_site *site = &work->site[i];
+        forget_covers(site->cover, site->covers);
+        oci_close(&site->fd);
+        free(site->path);
+    }
+    free(work->site);
+    work->site = NULL;
+    work->sites = 0;
+}
+
+/* Mounts the stage, for this namespace only. */
+static bool mount_stage(struct oci_work *work, struct oci_error *error) {
+    const char *path = work->plan->stage;
+    AUTO_CLOSE int folder = open(path, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (folder < 0)
+        return oci_fail(error, "opening the stage %s: %s", path, strerror(errno));
+    const struct oci_option option[] = {
+        {"source", "aliquot"}, {"size", "4m"}, {"nr_inodes", "65536"}, {"mode", "0755"}, {0}};
+    AUTO_FREE char *what = oci_format("a tmpfs on the stage %s", path);
+    if (!oci_mount_cut_off(folder, error))
+        return false;
+    work->stage = oci_mount_new("tmpfs", option,
+                                MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, what,
+                                error);
+    if (work->stage < 0)
+        return false;
+    if (!oci_mount_move(work->stage, folder))
+        return oci_fail(error, "%s: %s", what, strerror(errno));
+    AUTO_CLOSE int empty = new_file(work->stage, EMPTY_FILE);
+    return empty >= 0 || oci_fail(error, "%s: %s", what, strerror(errno));
+}
+
+static void end(struct oci_work *work) {
+    oci_forget_sites(work);
+    oci_root_close(&work->root);
+    if (work->stage < 0)
+        return;
+    /* What was made of it lives on in the container; the namespace needs it no longer. */
+    char path[40];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", work->stage);
+    umount2(path, MNT_DETACH);
+    close(work->stage);
+}
+
+bool oci_carry_out(const struct oci_plan *plan, struct oci_error *error) {
+    __attribute__((cleanup(end))) struct oci_work work = {
+        .plan = plan, .root.fd = -1, .stage = -1};
+    if (!oci_root_open(&work.root, plan->root, error) || !mount_stage(&work, error))
+        return false;
+    bool more = true;
+    for (unsigned level = 0; more; level++) {
+        if (!oci_survey(&work, level, &more, error) || !oci_apply(&work, error))
+            return false;
+        oci_forget_sites(&work);
+    }
+    return true;
+}
