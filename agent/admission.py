@@ -314,6 +314,6 @@ def _refusal(container: Container, error: Exception) -> AliquotError:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
     else:
         text = str(error)
-    if container.shown not in text:
+    if not text.startswith((container.shown, f"container {container.shown}")):
         text = f"container {container.shown}: {text}"
     return AliquotError("; ".join(text.splitlines()))

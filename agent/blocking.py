@@ -42,20 +42,22 @@ class Caller:
         """``name`` says in messages who it is that does not answer."""
         self._name = name
         self._seconds = seconds
-        self._most = most
-        self._running = 0
+        self._room = asyncio.Semaphore(most)
 
     async def call(self, function: Callable[[], _T]) -> _T:
         """Return what ``function`` returns, and raise what it raises.
 
-        Raises AliquotError when it does not return in time; its thread is left behind.
+        Raises AliquotError when it has no turn, or does not return, in time; its thread is then
+        left behind, and keeps its place until it does.
         """
-        if self._running >= self._most:
+        try:
+            await asyncio.wait_for(self._room.acquire(), self._seconds)
+        except asyncio.TimeoutError:
             raise AliquotError(
-                f"{self._name} hangs: {self._running} calls have not returned: see its driver"
-            )
+                f"{self._name} hangs: earlier calls have not returned for {self._seconds:g} s: "
+                "see its driver"
+            ) from None
         work = _start(function)
-        self._running += 1
         work.add_done_callback(self._ended)
         done, _ = await asyncio.wait({work}, timeout=self._seconds)
         if not done:
@@ -63,7 +65,7 @@ class Caller:
         return work.result()
 
     def _ended(self, work: asyncio.Future[_T]) -> None:
-        self._running -= 1
+        self._room.release()
         if not work.cancelled():
             # Whoever has stopped waiting does not hear of it.
             work.exception()

@@ -42,6 +42,8 @@ _CREDENTIALS: Final = struct.Struct("3i")
 _FRAME_SECONDS: Final = 5.0
 # A whole node's pods start together and wait for each other here; more stay in the backlog.
 _MOST_CONNECTIONS: Final = 256
+# So long anybody may take to ask when others wait to connect.
+_ASKING_SECONDS: Final = 0.25
 _log: Final = logging.getLogger(__name__)
 
 
@@ -152,8 +154,8 @@ class Server:
         self._is_tenant = is_tenant
         self._seconds = frame_seconds
         self._most = most_connections
-        # Those that wait for their peer's frame, the oldest first, and all.
-        self._reading: dict[asyncio.Task[None], None] = {}
+        # Those that wait for their peer's frame, by when they came, and all.
+        self._reading: dict[asyncio.Task[None], float] = {}
         self._all: set[asyncio.Task[None]] = set()
         self._fewer = asyncio.Event()
         self._complaints = 0
@@ -178,7 +180,7 @@ class Server:
                     continue
                 task = loop.create_task(self._serve(connection))
                 self._all.add(task)
-                self._reading[task] = None
+                self._reading[task] = loop.time()
                 task.add_done_callback(self._forget)
         finally:
             for task in self._all:
@@ -187,14 +189,21 @@ class Server:
 
     async def _have_room(self) -> None:
         """Return when one more may connect: who is slowest to ask makes room for it."""
+        loop = asyncio.get_running_loop()
         while len(self._all) >= self._most:
             self._fewer.clear()
-            if self._reading:
-                oldest = next(iter(self._reading))
-                del self._reading[oldest]
-                oldest.cancel()
-                self._complain("too many connections: the one that asks slowest is dropped")
-            await self._fewer.wait()
+            wait: float | None = None
+            for oldest, since in self._reading.items():
+                wait = since + _ASKING_SECONDS - loop.time()
+                if wait <= 0:
+                    del self._reading[oldest]
+                    oldest.cancel()
+                    self._complain("too many connections: the one that asks slowest is dropped")
+                    wait = None
+                break
+            with contextlib.suppress(asyncio.TimeoutError):
+                # All others are being answered, or somebody still has a moment to ask.
+                await asyncio.wait_for(self._fewer.wait(), wait)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._all.discard(task)

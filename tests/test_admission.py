@@ -1,0 +1,805 @@
+"""Admission and the life of slices: what is given, refused, held, and given back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aliquot.agent import keeper as keeper_module
+from aliquot.agent import processes
+from aliquot.agent.admission import Admission, Programs, merged
+from aliquot.agent.blocking import Caller, finish
+from aliquot.agent.deposit import PROGRAM, Deposit
+from aliquot.agent.devices import Device
+from aliquot.agent.errors import AliquotError
+from aliquot.agent.keeper import Keeper
+from aliquot.agent.ledger import Ledger
+from aliquot.agent.slices import Slice
+from aliquot.agent.wire import Peer
+from aliquot.hooks.plan import DeviceNode, Needs
+
+import agent_parts
+from agent_parts import (
+    GIB,
+    NEEDS_ROOT,
+    TOOLS,
+    PaperVendor,
+    cgroup,
+    device,
+    make_bundle,
+    make_slice,
+    mounted_below,
+    move,
+    region_devices,
+    slot_held,
+    some_process,
+    swept,
+)
+
+pytestmark = NEEDS_ROOT
+
+
+@dataclass
+class Desk:
+    """An agent's admission without its sockets."""
+
+    folder: Path
+    vendor: PaperVendor
+    ledger: Ledger
+    unhealthy: dict[str, str] = field(default_factory=dict)
+    tools: Any = TOOLS
+
+    def __post_init__(self) -> None:  # noqa: D105 - as every other of its name
+        self.keeper = Keeper(self.ledger, lambda: self.vendors)
+        self.deposit = Deposit(self.folder / "lib")
+        self.known = asyncio.Event()
+        self.known.set()
+
+    @property
+    def vendors(self) -> tuple[PaperVendor, ...]:
+        """The one vendor."""
+        return (self.vendor,)
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Its devices."""
+        return tuple(self.vendor.devices)
+
+    async def looked(self) -> None:
+        """Wait until the test lets devices be known."""
+        await self.known.wait()
+
+    async def create(self, bundle: Path, maker: int | None = None, name: str = "") -> None:
+        """Ask for a container's slice as its runtime does."""
+        programs = Programs(Path("/hook"), Path("/stat"))
+        admission = Admission(self, self.ledger, self.keeper, self.tools, self.deposit, programs)
+        fields = {"id": name or bundle.name, "bundle": str(bundle)}
+        await admission.create(fields, peer(maker))
+
+    async def started(self, piece: Slice, pid: int) -> None:
+        """Tell a container's first process as its hook does."""
+        await self.keeper.started(self.told(piece, pid=str(pid), bundle="/"), peer())
+
+    async def stopped(self, piece: Slice, teller: int | None = None) -> None:
+        """Tell a container's end as its hook does."""
+        await self.keeper.stopped(self.told(piece), peer(teller))
+
+    def told(self, piece: Slice, **more: str) -> dict[str, str]:
+        """What every hook says."""
+        folder = str(self.ledger.folder(piece.key))
+        return {"slice": folder, "id": piece.container.id, **more}
+
+    async def free(self) -> None:
+        """Return once no slice is left; its end is an event of the kernel's."""
+        while self.ledger.slices():  # noqa: ASYNC110 - it is the kernel that is waited for
+            await asyncio.sleep(0.01)
+
+    def bundle(self, name: str = "c1", memory: int | None = 1, **annotations: str) -> Path:
+        """Make a bundle."""
+        return make_bundle(self.folder / "bundles" / name, memory, **annotations)
+
+
+def peer(pid: int | None = None) -> Peer:
+    number = os.getpid() if pid is None else pid
+    return Peer(number, processes.start_time(number) or 0)
+
+
+Story = Callable[[Desk], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def act(tmp_path: Path) -> Iterator[Callable[[Story], None]]:
+    """Runs a story at a desk of its own; nothing of it stays."""
+
+    async def told(story: Story) -> None:
+        ledger = Ledger(tmp_path / "run")
+        ledger.open()
+        shim = tmp_path / "libcuda.so.1"
+        shim.write_bytes(b"a shim")
+        desk = Desk(tmp_path, PaperVendor(shim=shim), ledger)
+        try:
+            await asyncio.wait_for(story(desk), 120)
+        finally:
+            await desk.keeper.close()
+
+    with swept(tmp_path / "run"):
+        yield lambda story: asyncio.run(told(story))
+
+
+# -- What is given ---------------------------------------------------------------------------------
+
+
+def test_a_container_gets_a_slice_and_its_bundle_is_changed(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        names = {
+            "io.kubernetes.cri.container-type": "container",
+            "io.kubernetes.cri.sandbox-namespace": "team",
+            "io.kubernetes.cri.sandbox-name": "train-0",
+            "io.kubernetes.cri.container-name": "main",
+        }
+        bundle = desk.bundle(memory=3, **names)
+        with some_process() as maker:
+            await desk.create(bundle, maker.pid)
+            (piece,) = desk.ledger.slices()
+            assert piece.container.shown == "team/train-0/main"
+            assert (piece.maker_pid, piece.init_pid) == (maker.pid, 0)
+            assert [(one.uuid, one.memory_bytes) for one in piece.parts] == [("PAPER-01", 3 * GIB)]
+            folder = desk.ledger.folder(piece.key)
+            config = json.loads((bundle / "config.json").read_text())
+            assert config["hooks"]["args"] == [str(folder), "/stat", str(desk.ledger.base)]
+            assert config["env"] == {"PAPER": "PAPER-01"}
+            # What containers mount is a copy that no upgrade changes.
+            shim = (folder / "plan").read_text().split()[1]
+            assert shim == str(desk.deposit.put(desk.folder / "libcuda.so.1"))
+            assert shim.startswith(f"{desk.folder}/lib/")
+
+    act(story)
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        {"io.kubernetes.cri.container-type": "sandbox"},
+        {"io.kubernetes.cri-o.ContainerType": "sandbox"},
+        None,
+    ],
+)
+def test_who_keeps_a_pod_or_asks_for_nothing_is_left_alone(
+    act: Callable[[Story], None], annotations: dict[str, str] | None
+) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle(memory=None if annotations is None else 1, **(annotations or {}))
+        before = (bundle / "config.json").read_bytes()
+        # Nothing need be known of devices for that.
+        desk.known.clear()
+        await desk.create(bundle)
+        assert (bundle / "config.json").read_bytes() == before
+        assert desk.ledger.slices() == ()
+
+    act(story)
+
+
+def test_cri_o_and_containerd_name_containers(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        names = {
+            "io.kubernetes.pod.namespace": "team\n",
+            "io.kubernetes.pod.name": "train-0",
+            "io.kubernetes.container.name": "m" * 300,
+        }
+        await desk.create(desk.bundle("crio", **names))
+        path = desk.folder / "io.containerd.runtime.v2.task" / "k8s.io" / "ctr"
+        await desk.create(make_bundle(path))
+        first, second = (piece.container for piece in desk.ledger.slices())
+        assert (first.namespace, first.pod, first.name) == ("team?", "train-0", "m" * 253)
+        assert (second.namespace, second.pod, second.name) == ("k8s.io", "", "")
+
+    act(story)
+
+
+def test_no_memory_is_given_twice_however_many_ask_at_once(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        bundles = [desk.bundle(f"c{number}", memory=5) for number in range(12)]
+        results = await asyncio.gather(
+            *(desk.create(bundle) for bundle in bundles), return_exceptions=True
+        )
+        refused = [result for result in results if result is not None]
+        assert len(refused) == 6
+        assert all("no device has 5 GiB left" in str(one) for one in refused)
+        held = {"PAPER-01": 0, "PAPER-02": 0}
+        for piece in desk.ledger.slices():
+            held[piece.parts[0].uuid] += piece.parts[0].memory_bytes
+        assert held == {"PAPER-01": 15 * GIB, "PAPER-02": 15 * GIB}
+
+    act(story)
+
+
+def test_a_vendor_that_takes_its_time_keeps_nobody_else(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        go, slow = threading.Event(), desk.bundle("slow")
+        desk.vendor.before = lambda what: go.wait() and None if what == "needs" else None
+        waiting = asyncio.create_task(desk.create(slow))
+        while not desk.ledger.slices():  # noqa: ASYNC110 - nobody else tells
+            await asyncio.sleep(0)
+        await desk.create(desk.bundle("pause", memory=None))
+        with pytest.raises(AliquotError, match="no device has 17 GiB left"):
+            await desk.create(desk.bundle("big", memory=17))
+        assert not waiting.done()
+        go.set()
+        await waiting
+
+    act(story)
+
+
+# -- What is refused -------------------------------------------------------------------------------
+
+
+def _unchanged(desk: Desk, bundle: Path, before: bytes) -> bool:
+    return (
+        (bundle / "config.json").read_bytes() == before
+        and desk.ledger.slices() == ()
+        and mounted_below(desk.ledger.base) == []
+        and list(desk.ledger.root.iterdir()) == []
+    )
+
+
+def _fail(error: Exception) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "reason"),
+    [
+        ("place", AliquotError("no room"), "no room"),
+        ("read", AliquotError("bad\nrequest"), "bad; request"),
+        ("apply", agent_parts.BundleError("no root"), "no root"),
+        ("apply", OSError(28, "No space left on device", "/plan"), "/plan: No space left"),
+        ("apply", TypeError("secret"), "the agent failed: see its log"),
+        ("link_char_devices", PermissionError(13, "Permission denied", "/dev/char"), "/dev/char"),
+        ("write", OSError(30, "Read-only file system", "/c"), "/c: Read-only file system"),
+    ],
+)
+def test_whatever_fails_nothing_is_changed_and_one_line_says_why(
+    act: Callable[[Story], None], step: str, error: Exception, reason: str
+) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle()
+        before = (bundle / "config.json").read_bytes()
+        desk.tools = dataclasses.replace(TOOLS, **{step: _fail(error)})
+        with pytest.raises(AliquotError) as raised:
+            await desk.create(bundle)
+        assert str(raised.value).startswith("container c1: ")
+        assert reason in str(raised.value)
+        assert "\n" not in str(raised.value)
+        assert _unchanged(desk, bundle, before)
+        desk.tools = TOOLS
+        await desk.create(bundle)
+        assert len(desk.ledger.slices()) == 1
+
+    act(story)
+
+
+def test_a_vendor_that_fails_is_a_refusal(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle()
+        before = (bundle / "config.json").read_bytes()
+        desk.vendor.refuses = "needs"
+        with pytest.raises(AliquotError, match="container c1: paper has no needs today"):
+            await desk.create(bundle)
+        assert _unchanged(desk, bundle, before)
+
+    act(story)
+
+
+def test_a_region_that_cannot_be_made_is_a_refusal(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle()
+        before = (bundle / "config.json").read_bytes()
+        desk.vendor.devices = (dataclasses.replace(device(1), page_bytes=3),)
+        with pytest.raises(AliquotError, match=r"container c1: .* cannot be made"):
+            await desk.create(bundle)
+        assert _unchanged(desk, bundle, before)
+
+    act(story)
+
+
+def test_an_agent_that_ends_meanwhile_takes_back_what_it_began(
+    act: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle()
+        before = (bundle / "config.json").read_bytes()
+        begun, go = threading.Event(), threading.Event()
+
+        def slow(*arguments: Any, **named: Any) -> dict[str, Any]:
+            begun.set()
+            go.wait()
+            raise agent_parts.BundleError("too late")
+
+        desk.tools = dataclasses.replace(TOOLS, apply=slow)
+        creating = asyncio.create_task(desk.create(bundle))
+        await asyncio.to_thread(begun.wait)
+        creating.cancel()
+        await asyncio.sleep(0)
+        # Its thread still works on the bundle: it is not done before that is.
+        assert not creating.done()
+        assert len(desk.ledger.slices()) == 1
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        assert _unchanged(desk, bundle, before)
+
+    act(story)
+
+
+@pytest.mark.parametrize("name", ["../c1", "a/b", "", "x" * 129])
+def test_a_hostile_id_is_refused(act: Callable[[Story], None], name: str) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle()
+        with pytest.raises(AliquotError, match=r"is not a container's id|no slice|c1"):
+            await desk.create(bundle, name=name or "..")
+        assert desk.ledger.slices() == ()
+
+    act(story)
+
+
+def test_a_bundle_that_is_none_is_refused(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        with pytest.raises(AliquotError, match=r"container gone: .*config.json: No such file"):
+            await desk.create(desk.folder / "gone")
+        broken = desk.bundle("broken")
+        (broken / "config.json").write_text("{")
+        with pytest.raises(AliquotError, match=r"container broken: .*is not JSON"):
+            await desk.create(broken)
+        with pytest.raises(AliquotError, match="no absolute path"):
+            await desk.create(Path("relative"))
+
+    act(story)
+
+
+def test_the_same_bundle_again_replaces_the_former_entry(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle(memory=10)
+        with some_process() as first, some_process() as second:
+            await desk.create(bundle, first.pid)
+            # Its own try, once more.
+            await desk.create(bundle, first.pid)
+            assert len(desk.ledger.slices()) == 1
+            # Somebody else's, while the first is at it.
+            with pytest.raises(AliquotError, match=f"is there already, with process {first.pid}"):
+                await desk.create(bundle, second.pid)
+            assert desk.ledger.slices()[0].maker_pid == first.pid
+            first.kill()
+            first.wait()
+            await desk.create(bundle, second.pid)
+            (piece,) = desk.ledger.slices()
+            assert piece.maker_pid == second.pid
+            assert len(mounted_below(desk.ledger.base)) == 1
+
+    act(story)
+
+
+def test_a_container_that_runs_is_not_replaced(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        bundle = desk.bundle()
+        with some_process() as init:
+            await desk.create(bundle)
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            before = desk.ledger.slices()
+            with pytest.raises(AliquotError, match=f"is there already, with process {init.pid}"):
+                await desk.create(bundle)
+            assert desk.ledger.slices() == before
+
+    act(story)
+
+
+def test_what_a_damaged_entry_holds_is_given_to_nobody(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.create(desk.bundle("old", memory=10))
+        (piece,) = desk.ledger.slices()
+        (desk.ledger.folder(piece.key) / "slice.json").write_text("{")
+        desk.vendor.devices = (device(1),)
+        with slot_held(desk.ledger, piece.key):
+            desk.ledger.open()
+            with pytest.raises(AliquotError, match="no device has 10 GiB left"):
+                await desk.create(desk.bundle("new", memory=10))
+            with pytest.raises(AliquotError, match="something of it lives"):
+                await desk.create(desk.folder / "bundles/old")
+        await desk.create(desk.folder / "bundles/old")
+
+    act(story)
+
+
+# -- Life ------------------------------------------------------------------------------------------
+
+
+def test_a_maker_that_ends_before_its_container_began_gives_the_slice_back(
+    act: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        with some_process() as maker:
+            await desk.create(desk.bundle(), maker.pid)
+            maker.kill()
+            await desk.free()
+        assert mounted_below(desk.ledger.base) == []
+
+    act(story)
+
+
+def test_a_container_keeps_its_slice_when_its_maker_ends(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        with some_process() as maker, some_process() as init:
+            await desk.create(desk.bundle(), maker.pid)
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            # Told twice is told once.
+            await desk.started(piece, init.pid)
+            maker.kill()
+            maker.wait()
+            await desk.keeper.settle()
+            (held,) = desk.ledger.slices()
+            start = processes.start_time(init.pid)
+            assert (held.init_pid, held.init_start) == (init.pid, start)
+            with pytest.raises(AliquotError, match="runs already"):
+                await desk.started(piece, os.getpid())
+            init.kill()
+            await desk.free()
+
+    act(story)
+
+
+@pytest.mark.parametrize(
+    "pid", ["0", "-1", "1", "x", "", "\uff19", "4194304999", "99999999999999999999"]
+)
+def test_a_first_process_that_is_not_there_is_refused(
+    act: Callable[[Story], None], pid: str
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.create(desk.bundle())
+        (piece,) = desk.ledger.slices()
+        with pytest.raises(AliquotError, match="container c1: there is no process"):
+            await desk.keeper.started(desk.told(piece, pid=pid, bundle="/"), peer())
+        assert desk.ledger.slices() == (piece,)
+
+    act(story)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("/etc", "c1"), ("{root}/none-00000000", "c1"), ("{key}", "other")]
+)
+def test_hooks_speak_only_of_their_own_slice(
+    act: Callable[[Story], None], folder: str, name: str
+) -> None:
+    async def story(desk: Desk) -> None:
+        await desk.create(desk.bundle())
+        (piece,) = desk.ledger.slices()
+        place = folder.format(root=desk.ledger.root, key=desk.ledger.folder(piece.key))
+        fields = {"slice": place, "id": name, "pid": str(os.getpid()), "bundle": "/"}
+        with pytest.raises(AliquotError):
+            await desk.keeper.started(fields, peer())
+        with contextlib.suppress(AliquotError):
+            await desk.keeper.stopped(fields, peer())
+        assert desk.ledger.slices() == (piece,)
+
+    act(story)
+
+
+def test_poststop_ends_a_slice_and_may_be_said_again(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        with some_process() as init:
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            # It lives: deleting must not give its memory to others.
+            await desk.stopped(piece)
+            assert len(desk.ledger.slices()) == 1
+            init.kill()
+            init.wait()
+            await desk.stopped(piece)
+            assert desk.ledger.slices() == ()
+            await desk.stopped(piece)
+
+    act(story)
+
+
+def test_a_runtime_that_failed_ends_its_slice_itself(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        with some_process() as child, some_process() as other:
+            await desk.create(desk.bundle(), os.getpid())
+            (piece,) = desk.ledger.slices()
+            await desk.stopped(piece, child.pid)
+            assert desk.ledger.slices() == ()
+            # A late word of an earlier try does not end the next one.
+            await desk.create(desk.folder / "bundles/c1", child.pid)
+            await desk.stopped(piece, other.pid)
+            assert len(desk.ledger.slices()) == 1
+
+    act(story)
+
+
+@pytest.mark.parametrize("kind", ["cgroup", "cgroup2"])
+def test_processes_that_outlive_the_first_keep_the_slice(
+    act: Callable[[Story], None], kind: str
+) -> None:
+    name = f"aliquot-{os.getpid()}-{kind}"
+
+    async def story(desk: Desk, own: Path) -> None:
+        with some_process() as init, some_process() as left:
+            move(init.pid, own)
+            move(left.pid, own)
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            (held,) = desk.ledger.slices()
+            assert [line.rsplit(":", 1)[1] for line in held.cgroups] == [f"/{name}"]
+            assert desk.ledger.of_pid(left.pid) == held
+            await desk.create(desk.bundle("c2"))
+            with pytest.raises(AliquotError, match="is container c1's"):
+                await desk.started(desk.ledger.slices()[1], left.pid)
+            desk.ledger.remove(desk.ledger.slices()[1].key)
+            init.kill()
+            init.wait()
+            await desk.stopped(held)
+            assert desk.ledger.slices() == (held,)
+            left.kill()
+            left.wait()
+            await desk.free()
+
+    with cgroup(kind, name) as own:
+        act(lambda desk: story(desk, own))
+
+
+def test_at_the_start_who_ended_gives_back_and_who_lives_is_kept(
+    act: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk) -> None:
+        with some_process() as dead, some_process() as alive:
+            start = processes.start_time(alive.pid)
+            told = {"init_pid": alive.pid, "init_start": start}
+            pieces = [
+                make_slice("made", maker=alive.pid),
+                make_slice("runs", maker=dead.pid, **told),
+                make_slice("ended", maker=alive.pid, init_pid=dead.pid, init_start=1),
+                make_slice("unmade", maker=dead.pid),
+                make_slice("reused", maker=dead.pid, init_pid=alive.pid, init_start=1),
+            ]
+            dead.kill()
+            dead.wait()
+            for piece in pieces:
+                desk.ledger.add(piece, region_devices())
+            desk.ledger.open()
+            await desk.keeper.settle()
+            assert {piece.container.id for piece in desk.ledger.slices()} == {"made", "runs"}
+            assert len(mounted_below(desk.ledger.base)) == 2
+            alive.kill()
+            await desk.free()
+
+    act(story)
+
+
+# -- Caps that the driver holds --------------------------------------------------------------------
+
+
+def test_a_driver_holds_the_cap_from_before_the_program_until_the_end(
+    act: Callable[[Story], None],
+) -> None:
+    async def story(desk: Desk, own: Path) -> None:
+        with some_process() as init:
+            move(init.pid, own)
+            await desk.create(desk.bundle(memory=2))
+            (piece,) = desk.ledger.slices()
+            assert desk.vendor.limits == []
+            await desk.started(piece, init.pid)
+            assert desk.vendor.limits == [("PAPER-01", str(own), 2 * GIB)]
+            init.kill()
+            init.wait()
+            await desk.free()
+            assert desk.vendor.limits[1:] == [("PAPER-01", str(own), None)]
+
+    with cgroup("cgroup2", f"aliquot-{os.getpid()}-limit") as own:
+        act(_by_driver(lambda desk: story(desk, own)))
+
+
+def _by_driver(story: Story) -> Story:
+    async def told(desk: Desk) -> None:
+        desk.vendor.devices = (device(1, "driver", "shim"),)
+        await story(desk)
+
+    return told
+
+
+def test_a_driver_that_does_not_take_the_cap_is_a_refusal(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk, own: Path) -> None:
+        with some_process() as init:
+            move(init.pid, own)
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            desk.vendor.refuses = "limit_memory"
+            with pytest.raises(AliquotError, match="container c1: paper has no limit_memory"):
+                await desk.started(piece, init.pid)
+            # The runtime ends it then, and the slice goes whatever the driver says.
+            init.kill()
+            init.wait()
+            await desk.free()
+
+    with cgroup("cgroup2", f"aliquot-{os.getpid()}-limit") as own:
+        act(_by_driver(lambda desk: story(desk, own)))
+
+
+def test_without_a_cgroup_of_its_own_no_driver_holds_a_cap(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk) -> None:
+        with some_process() as init:
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            with pytest.raises(AliquotError, match="has no cgroup v2 of its own"):
+                await desk.started(piece, init.pid)
+            assert desk.vendor.limits == []
+
+    act(_by_driver(story))
+
+
+def test_deleting_a_container_does_not_wait_for_a_driver_that_hangs(
+    act: Callable[[Story], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "_STOP_SECONDS", 0.01)
+    go = threading.Event()
+
+    async def story(desk: Desk, own: Path) -> None:
+        with some_process() as init:
+            move(init.pid, own)
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            desk.vendor.before = lambda _: go.wait() and None
+            init.kill()
+            init.wait()
+            await desk.stopped(piece)
+            assert len(desk.ledger.slices()) == 1
+            go.set()
+            await desk.free()
+
+    with cgroup("cgroup2", f"aliquot-{os.getpid()}-limit") as own:
+        act(_by_driver(lambda desk: story(desk, own)))
+
+
+# -- Blocking calls, needs, copies -----------------------------------------------------------------
+
+
+def test_who_does_not_answer_is_not_asked_without_end() -> None:
+    go = threading.Event()
+
+    async def story() -> None:
+        caller = Caller("the library of paper", 0.01, most=2)
+        for _ in range(2):
+            with pytest.raises(AliquotError, match="the library of paper did not answer"):
+                await caller.call(go.wait)
+        with pytest.raises(AliquotError, match="paper hangs: earlier calls have not returned"):
+            await caller.call(go.wait)
+        go.set()
+        while True:
+            with contextlib.suppress(AliquotError):
+                assert await caller.call(lambda: 7) == 7
+                break
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    async def story() -> None:
+        with pytest.raises(KeyError):
+            await finish(lambda: {}["x"])
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await finish(lambda: next(iter(())))
+
+    asyncio.run(story())
+
+
+def test_needs_of_several_vendors_are_all_needed_once() -> None:
+    node, other = DeviceNode("/dev/a", 1, 2), DeviceNode("/dev/b", 1, 3)
+    one = Needs(nodes=(node,), environment={"A": "1"}, withheld=("x",))
+    two = Needs(nodes=(node, other), environment={"B": "2"}, withheld=("x", "y"))
+    assert merged([one, two]) == Needs(
+        nodes=(node, other), environment={"A": "1", "B": "2"}, withheld=("x", "y")
+    )
+
+
+@pytest.fixture
+def deposit(tmp_path: Path) -> Deposit:
+    return Deposit(tmp_path / "lib")
+
+
+def test_a_copy_is_named_by_its_content_and_stays_as_it_is(
+    tmp_path: Path, deposit: Deposit
+) -> None:
+    source = tmp_path / "libcuda.so.1"
+    source.write_bytes(b"first")
+    first = deposit.put(source)
+    digest = hashlib.sha256(b"first").hexdigest()[:16]
+    assert first == tmp_path / "lib" / digest / "libcuda.so.1"
+    assert stat.S_IMODE(first.stat().st_mode) == 0o644
+    inode = first.stat().st_ino
+    assert deposit.put(source) == Deposit(tmp_path / "lib").put(source) == first
+    source.write_bytes(b"second")
+    second = deposit.put(source, PROGRAM)
+    assert second.read_bytes() == b"second"
+    assert stat.S_IMODE(second.stat().st_mode) == 0o755
+    assert first.read_bytes() == b"first"
+    assert first.stat().st_ino == inode
+
+
+def test_a_copy_that_somebody_changed_is_not_used_and_not_mended(
+    tmp_path: Path, deposit: Deposit
+) -> None:
+    source = tmp_path / "libcuda.so.1"
+    source.write_bytes(b"first")
+    copy = deposit.put(source)
+    for spoil in (
+        lambda: copy.write_bytes(b"evil!"),
+        lambda: (copy.write_bytes(b"first"), copy.chmod(0o666)),
+        lambda: (copy.chmod(0o644), os.chown(copy, 65534, 0)),
+    ):
+        spoil()
+        before = copy.stat()
+        with pytest.raises(AliquotError, match="is not what was put there"):
+            Deposit(tmp_path / "lib").put(source)
+        assert copy.stat() == before
+    copy.unlink()
+    copy.symlink_to(source)
+    with pytest.raises(AliquotError, match="cannot be laid out"):
+        Deposit(tmp_path / "lib").put(source)
+
+
+def test_copies_are_not_put_where_others_may_write(tmp_path: Path, deposit: Deposit) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib").chmod(0o777)
+    source = tmp_path / "libcuda.so.1"
+    source.write_bytes(b"first")
+    with pytest.raises(AliquotError, match="others may write there"):
+        deposit.put(source)
+
+
+def test_old_copies_go_unless_a_container_refers_to_them_or_none_is_newer(
+    tmp_path: Path, deposit: Deposit
+) -> None:
+    source, copies = tmp_path / "libcuda.so.1", []
+    for number in range(5):
+        source.write_text(f"version {number}")
+        copies.append(deposit.put(source))
+        os.utime(copies[-1], (number, number))
+    half = copies[0].parent / ".new-1234"
+    half.write_text("half")
+    alone = tmp_path / "aliquot-hook"
+    alone.write_text("a hook")
+    only = deposit.put(alone, PROGRAM)
+    os.utime(only, (0, 0))
+    (tmp_path / "lib/README").write_text("not ours")
+    plan, config = tmp_path / "plan", tmp_path / "config.json"
+    plan.write_text(f"substitute\tlibcuda.so.1\t{copies[1]}\tx\n")
+    config.write_text(json.dumps({"path": str(copies[2])}).replace("/", "\\/"))
+    later = Deposit(tmp_path / "lib")
+    unreadable = tmp_path / "folder"
+    unreadable.mkdir()
+    assert later.collect([unreadable]) == ()
+    assert not half.exists()
+    gone = later.collect([plan, config, tmp_path / "missing"])
+    assert set(gone) == {copies[0].parent.name, copies[3].parent.name}
+    assert [copy.exists() for copy in copies] == [False, True, True, False, True]
+    assert only.exists()
+    assert subprocess.run(["ls", str(tmp_path / "lib")], check=True, capture_output=True).stdout
+    assert (tmp_path / "lib/README").exists()
