@@ -1,6 +1,5 @@
-# What runs inside containers: shims and small programs, for both kinds of machines, whatever this
-# one is. They are built by zig, which carries the old C libraries: shims ask for nothing newer than
-# glibc 2.17, programs are static (musl).
+# Shims, for both kinds of machines, whatever this one is. They are built by zig, which carries the
+# old C libraries: what is loaded into images of any age asks for nothing newer than glibc 2.17.
 
 set(ALIQUOT_TARGETS x86_64 aarch64)
 set(aliquot_zig ${CMAKE_COMMAND} -E env ${Python_EXECUTABLE} -m ziglang cc)
@@ -68,23 +67,5 @@ function(aliquot_target_shim name soname private)
             VERBATIM)
         add_custom_target(aliquot_${name}_${arch} ALL DEPENDS ${folder}/${soname})
         install(PROGRAMS ${folder}/${soname} DESTINATION aliquot/shim/lib/${arch})
-    endforeach()
-endfunction()
-
-# A static program. Installed as aliquot/shim/bin/ARCH/NAME.
-function(aliquot_target_program name)
-    foreach(arch ${ALIQUOT_TARGETS})
-        aliquot_target_objects(objects ${arch} musl ${name} SOURCES ${ARGN} FLAGS -Os)
-        set(program ${CMAKE_CURRENT_BINARY_DIR}/targets/${arch}/bin/${name})
-        file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/targets/${arch}/bin)
-        add_custom_command(
-            OUTPUT ${program}
-            COMMAND ${aliquot_zig} -target ${arch}-linux-musl -static -s -Wl,--gc-sections
-                    -Wl,--build-id=sha1 ${objects} -o ${program}
-            DEPENDS ${objects}
-            COMMENT "Linking ${name} for ${arch}"
-            VERBATIM)
-        add_custom_target(aliquot_${name}_${arch} ALL DEPENDS ${program})
-        install(PROGRAMS ${program} DESTINATION aliquot/shim/bin/${arch})
     endforeach()
 endfunction()

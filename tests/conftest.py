@@ -8,9 +8,16 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import nvidia_files
+
+# How fast an input is made says something of the machine's load, nothing of the code.
+hypothesis.settings.register_profile(
+    "any-load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-load")
 
 ROOT = Path(__file__).resolve().parent.parent
 
