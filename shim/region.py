@@ -210,7 +210,7 @@ def _share(permille: int) -> float | None:
 
 
 class _Scratch(threading.local):
-    """Where a thread reads a usage file to: making so large a buffer costs more than the reading."""
+    """Where a thread reads usage files to: to make so large a buffer costs more than to read."""
 
     def __init__(self) -> None:
         self.usage = ffi.new("struct aliquot_usage *")
