@@ -398,9 +398,11 @@ class _Handler:
         except asyncio.CancelledError:
             pass  # the agent ends
         finally:
-            self._open.discard(task)
             # Whoever does not read its answer must not keep it here.
             writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            self._open.discard(task)
 
     async def end(self) -> None:
         for task in list(self._open):

@@ -23,7 +23,7 @@ from aliquot.shim import region
 
 from . import rundir
 from .devices import Device, DeviceProcess, Health, Sample, Vendor, VendorError
-from .grants import Grants
+from .grants import Grant, Grants
 from .slices import Part, Slice
 from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
 
@@ -281,7 +281,7 @@ class Readings:
             self._slices[piece.key] = SliceReading(
                 piece=piece,
                 parts=tuple(parts),
-                processes=newest.processes if newest else (),
+                processes=_in_order(newest.processes, piece, grant) if newest and grant else (),
                 unknown_functions=newest.unknown_functions if newest else None,
                 fault=fault,
             )
@@ -405,6 +405,22 @@ def _account(
         busy=busy,
         memory_busy=memory_busy,
     ), uncharged
+
+
+def _in_order(
+    processes: tuple[region.Process, ...], piece: Slice, grant: Grant
+) -> tuple[region.Process, ...]:
+    """Return processes with their charges in the order of the slice's parts."""
+    columns = [grant.columns.get(part.uuid) for part in piece.parts]
+    if columns == list(range(grant.device_count)):
+        return processes
+    return tuple(
+        replace(
+            process,
+            charges=tuple(0 if column is None else process.charges[column] for column in columns),
+        )
+        for process in processes
+    )
 
 
 def _known_sum(values: Iterable[int | None]) -> int | None:
