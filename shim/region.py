@@ -8,8 +8,10 @@ every index is clamped and every text is made printable. Sizes are bytes.
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import struct
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -172,18 +174,25 @@ def write_readings(
     Raises OSError.
     """
     if unclaimed is not None:
-        _write_word(fd, "device", device, "unclaimed", min(max(unclaimed, 0), _MOST_BYTES))
-    _write_word(fd, "device", device, "busy_permille", _permille(busy))
-    _write_word(fd, "device", device, "memory_busy_permille", _permille(memory_busy))
+        claim = min(max(unclaimed, 0), _MOST_BYTES)
+        _write_word(fd, "device", device, "unclaimed", value=claim)
+    _write_word(fd, "device", device, "busy_permille", value=_permille(busy))
+    _write_word(fd, "device", device, "memory_busy_permille", value=_permille(memory_busy))
 
 
 def write_beat(fd: int, count: int) -> None:
     """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
-    _write_word(fd, "beat", count)
+    _write_word(fd, "beat", value=count)
 
 
-def _write_word(fd: int, *path_and_value: Any) -> None:  # noqa: ANN401 - names, numbers, a value
-    *path, value = path_and_value
+def _write_word(fd: int, *path: str | int, value: int) -> None:
+    offset, size = _word(path)
+    os.pwrite(fd, value.to_bytes(size, "little"), offset)
+
+
+@functools.cache
+def _word(path: tuple[str | int, ...]) -> tuple[int, int]:
+    """Return where the field of a grant lies that names and numbers lead to, and its size."""
     offset, kind = 0, ffi.typeof("struct aliquot_grant")
     for step in path:
         if isinstance(step, int):
@@ -192,7 +201,7 @@ def _write_word(fd: int, *path_and_value: Any) -> None:  # noqa: ANN401 - names,
         else:
             field = dict(kind.fields)[step]
             offset, kind = offset + field.offset, field.type
-    os.pwrite(fd, value.to_bytes(ffi.sizeof(kind), "little"), offset)
+    return offset, ffi.sizeof(kind)
 
 
 def _permille(share: float | None) -> int:
@@ -203,17 +212,26 @@ def _share(permille: int) -> float | None:
     return None if permille > 1000 else permille / 1000
 
 
+class _Scratch(threading.local):
+    """Where a thread reads usage files to: to make so large a buffer costs more than to read."""
+
+    def __init__(self) -> None:
+        self.usage = ffi.new("struct aliquot_usage *")
+
+
+_scratch = _Scratch()
+
+
 def read_usage(fd: int, where: str, device_count: int) -> Usage:
     """Read the open file ``usage`` of a slice with ``device_count`` devices.
 
     Only processes that live are in the answer: a dead one owes nothing, even before its slot is
     cleared. Raises RegionError, OSError.
     """
-    size = ffi.sizeof("struct aliquot_usage")
-    data = os.pread(fd, size, 0)
-    _refuse(lib.aliquot_usage_check(ffi.from_buffer(data), len(data)), where)
-    usage = ffi.new("struct aliquot_usage *")
-    ffi.memmove(usage, data, size)
+    usage = _scratch.usage
+    size = os.preadv(fd, [ffi.buffer(usage)], 0)
+    # Behind what was read lies what was read before, of another slice: such a file is refused.
+    _refuse(lib.aliquot_usage_check(usage, size), where)
     count = min(device_count, MAX_DEVICES)
     processes = tuple(
         _process(usage, slot, count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import struct
@@ -17,6 +16,8 @@ from aliquot.shim._region import ffi, lib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slots import Slot
+
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "csrc/region/region.h"
 GIB = 1 << 30
@@ -25,9 +26,6 @@ DEVICES = (
     region.RegionDevice(bytes(range(16, 32)), None, 1 << 16, 0, cores=30, by_driver=True),
 )
 
-# What a usage file of no use says of itself: where its parts lie.
-_SLOTS = 4096 + 131072
-_CHARGES = 4096
 
 
 def structs() -> list[Any]:
@@ -250,28 +248,6 @@ def test_a_grant_that_makes_no_sense_is_refused(
     (files / "grant").write_bytes(data)
     with pytest.raises(region.RegionError, match=why):
         read_grant(files)
-
-
-class Slot:
-    """A slot of a usage file, owned as a process of a slice owns it: by a lock of its own."""
-
-    def __init__(self, path: Path, number: int, pid: int = 77, command: bytes = b"program") -> None:
-        self.number = number
-        self._fd = os.open(path, os.O_RDWR)
-        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, lock)
-        head = struct.pack("=IIQ", pid, 0, 10**18) + command.ljust(16, b"\0")[:16]
-        os.pwrite(self._fd, head, _SLOTS + 64 * number)
-        (mark,) = struct.unpack("=I", os.pread(self._fd, 4, 16))
-        os.pwrite(self._fd, struct.pack("=I", max(mark, number + 1)), 16)
-
-    def charge(self, device: int, value: int) -> None:
-        """Write this process' charge on a device."""
-        os.pwrite(self._fd, struct.pack("=Q", value), _CHARGES + (device * 1024 + self.number) * 8)
-
-    def die(self) -> None:
-        """Lose the lock, as the kernel has it when a process ends."""
-        os.close(self._fd)
 
 
 def test_only_living_processes_owe(files: Path) -> None:

@@ -1,0 +1,492 @@
+"""Reads devices and slices again and again, and tells each container what was seen of it.
+
+A round looks at every slice's ``usage``, then asks the vendors, then looks once more at the slices
+of which a device shows more than they charged. Memory that no process has charged is *unseen*. A
+process charges before it takes memory and gives it back before it is discharged, so what it holds
+is never more than its charge at that moment; but the device's account and ours are not of one
+moment. So the larger of the two charges counts, and of two rounds the smaller difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from aliquot.shim import region
+
+from . import rundir
+from .devices import Device, DeviceProcess, Health, Sample, Vendor, VendorError
+from .grants import Grant, Grants
+from .slices import Part, Slice
+from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
+
+# A shim that has not seen a beat for a second takes the agent for dead.
+BEAT_SECONDS: Final = 0.25
+# A pid that a device lists all the while may have become another process between two rounds.
+_ROUNDS_UNTIL_ASKED_AGAIN: Final = 10
+# The ledger is asked in the event loop; others must have their turn between so many questions.
+_QUESTIONS_AT_ONCE: Final = 8
+
+_LOG: Final = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Books(Protocol):
+    """What is read of the ledger; asked in the event loop only."""
+
+    def slices(self) -> tuple[Slice, ...]:
+        """Return all slices."""
+        ...
+
+    def region(self, key: str) -> Path:
+        """Return the folder with a slice's ``grant`` and ``usage``."""
+        ...
+
+    def of_pid(self, pid: int) -> Slice | None:
+        """Return the slice that a process of the node runs in."""
+        ...
+
+
+class Settings(Protocol):
+    """What of the configuration concerns readings."""
+
+    @property
+    def sample_seconds(self) -> float:
+        """How long there is between two rounds."""
+        ...
+
+
+class Node(Protocol):
+    """What readings need of the agent. ``unhealthy`` is written: reasons by a device's UUID."""
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices of the node."""
+        ...
+
+    @property
+    def vendors(self) -> Sequence[Vendor]:
+        """The vendors that they come from."""
+        ...
+
+    @property
+    def unhealthy(self) -> MutableMapping[str, str]:
+        """Why devices cannot be used, by UUID."""
+        ...
+
+    @property
+    def ledger(self) -> Books:
+        """The slices."""
+        ...
+
+    @property
+    def config(self) -> Settings:
+        """The configuration."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A usage file that is to be read."""
+
+    path: Path
+    device_count: int
+
+
+@dataclass(slots=True)
+class _Look:
+    """What the blocking half of a round found. A usage that is a text is a fault.
+
+    ``listed`` are the vendors whose lists of processes are whole, ``unwell`` those that cannot
+    even tell their devices' health.
+    """
+
+    usages: dict[str, region.Usage | str]
+    processes: list[DeviceProcess] = field(default_factory=list)
+    samples: dict[str, Sample] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
+    unwell: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Owner:
+    """Whose process a pid was found to be, and in which round the ledger said so."""
+
+    key: str | None
+    asked: int
+
+
+Held = Mapping[tuple[str, str], Sequence[DeviceProcess]]
+
+
+class Readings:
+    """The sampler of one agent; all but the blocking calls happen in its event loop."""
+
+    def __init__(self, node: Node) -> None:
+        """Nothing is read before ``run`` or ``sample``."""
+        self._node = node
+        self._grants = Grants()
+        self._round = 0
+        self._sampled_unix: float | None = None
+        self._samples: dict[str, Sample] = {}
+        self._slices: dict[str, SliceReading] = {}
+        # Uncharged bytes in the last round, by slice and device.
+        self._uncharged: dict[tuple[str, str], int] = {}
+        self._owners: dict[int, _Owner] = {}
+        self._known_keys: frozenset[str] = frozenset()
+        self._faults: dict[str, str] = {}
+        self._vendor_faults: tuple[str, ...] = ()
+
+    async def run(self) -> None:
+        """Read and beat until cancelled."""
+        beats = asyncio.create_task(self._again(self._beat, lambda: BEAT_SECONDS))
+        try:
+            await self._again(self.sample, lambda: self._node.config.sample_seconds)
+        finally:
+            beats.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beats
+            self._grants.close()
+
+    async def _again(self, step: Callable[[], Awaitable[None]], pause: Callable[[], float]) -> None:
+        loop = asyncio.get_running_loop()
+        due, failure = loop.time(), ""
+        while True:
+            try:
+                await step()
+            except Exception as error:  # noqa: BLE001 - see below
+                # One round that fails must not be the last: containers wait for the beat. Nor is
+                # a fault that stays told four times a second.
+                if repr(error) != failure:
+                    _LOG.exception("aliquot agent: a reading failed, which it never should")
+                failure = repr(error)
+            # What took too long is not caught up with.
+            due = max(due + pause(), loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    async def _beat(self) -> None:
+        self._follow()
+        self._grants.beat()
+
+    def _follow(self) -> tuple[Slice, ...]:
+        """Open what is new, close what is gone; returns the slices of now."""
+        pieces = self._node.ledger.slices()
+        self._grants.follow(pieces, self._node.ledger.region, self._node.devices)
+        return pieces
+
+    # -- a round --
+
+    async def sample(self) -> None:
+        """Take one round of readings and tell each container what was seen of it."""
+        self._round += 1
+        pieces = self._follow()
+        targets = {}
+        for piece in pieces:
+            grant = self._grants.get(piece.key)
+            if grant is not None:
+                path = self._node.ledger.region(piece.key) / "usage"
+                targets[piece.key] = _Target(path, grant.device_count)
+        look = await asyncio.to_thread(_look, targets, tuple(self._node.vendors))
+        held = await self._by_slice(look.processes, pieces)
+        doubtful = {
+            piece.key: targets[piece.key]
+            for piece in pieces
+            if self._shows_more(piece, look.usages.get(piece.key), held)
+        }
+        later = await asyncio.to_thread(_read_all, doubtful) if doubtful else {}
+        self._settle(pieces, look, later, held)
+
+    async def _by_slice(self, processes: Iterable[DeviceProcess], pieces: Sequence[Slice]) -> Held:
+        """Return the processes by slice and device; those of nobody are left out."""
+        keys = frozenset(piece.key for piece in pieces)
+        owners: dict[int, _Owner] = {}
+        held: dict[tuple[str, str], list[DeviceProcess]] = {}
+        asked = 0
+        for process in processes:
+            owner = owners.get(process.pid)
+            if owner is None:
+                owner = self._owners.get(process.pid)
+                if owner is None or self._is_stale(owner, keys):
+                    asked += 1
+                    if asked % _QUESTIONS_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+                    piece = self._node.ledger.of_pid(process.pid)
+                    owner = _Owner(None if piece is None else piece.key, self._round)
+                owners[process.pid] = owner
+            if owner.key is not None:
+                held.setdefault((owner.key, process.uuid), []).append(process)
+        self._owners, self._known_keys = owners, keys
+        return held
+
+    def _is_stale(self, owner: _Owner, keys: frozenset[str]) -> bool:
+        if self._round - owner.asked >= _ROUNDS_UNTIL_ASKED_AGAIN:
+            return True
+        # Whoever belonged to nobody may belong to a slice that is new.
+        return keys != self._known_keys if owner.key is None else owner.key not in keys
+
+    def _shows_more(self, piece: Slice, usage: region.Usage | str | None, held: Held) -> bool:
+        grant = self._grants.get(piece.key)
+        if grant is None or not isinstance(usage, region.Usage):
+            return False
+        for uuid, column in grant.columns.items():
+            rows = held.get((piece.key, uuid), ())
+            seen = _known_sum(row.memory_bytes for row in rows)
+            if seen is not None and seen > usage.charge(column):
+                return True
+        return False
+
+    def _settle(
+        self,
+        pieces: Sequence[Slice],
+        look: _Look,
+        later: Mapping[str, region.Usage | str],
+        held: Held,
+    ) -> None:
+        """Take what was found for true, and tell the containers."""
+        uncharged: dict[tuple[str, str], int] = {}
+        self._slices = {}
+        for piece in pieces:
+            grant = self._grants.get(piece.key)
+            found = [looked[piece.key] for looked in (look.usages, later) if piece.key in looked]
+            usages = [usage for usage in found if isinstance(usage, region.Usage)]
+            fault = next((usage for usage in found if isinstance(usage, str)), "")
+            if grant is None or not found:
+                fault = self._grants.faults.get(piece.key, "its region came or went meanwhile")
+            if fault:
+                usages = []
+            parts = []
+            for part in piece.parts:
+                place = piece.key, part.uuid
+                reading, difference = _account(
+                    part,
+                    None if grant is None else grant.columns.get(part.uuid),
+                    usages,
+                    held.get(place, ()) if part.vendor in look.listed else None,
+                    self._uncharged.get(place),
+                )
+                if difference is not None:
+                    uncharged[place] = difference
+                parts.append(reading)
+                fault = fault or self._tell(piece, reading)
+            newest = usages[-1] if usages else None
+            self._slices[piece.key] = SliceReading(
+                piece=piece,
+                parts=tuple(parts),
+                processes=_in_order(newest.processes, piece, grant) if newest and grant else (),
+                unknown_functions=newest.unknown_functions if newest else None,
+                fault=fault,
+            )
+        self._uncharged, self._samples = uncharged, look.samples
+        self._sampled_unix = time.time()
+        self._note_health(look)
+        self._complain(look.faults)
+
+    def _tell(self, piece: Slice, reading: PartReading) -> str:
+        """Write into the grant what was seen; returns why that was not possible."""
+        try:
+            self._grants.write(
+                piece.key,
+                reading.part.uuid,
+                unclaimed=reading.unseen_bytes,
+                busy=reading.busy,
+                memory_busy=reading.memory_busy,
+            )
+        except OSError as error:
+            return f"its grant cannot be written: {error.strerror}"
+        return ""
+
+    def _note_health(self, look: _Look) -> None:
+        """Write down which devices cannot be used; who told nothing stays as it was."""
+        unhealthy = self._node.unhealthy
+        for health in look.health.values():
+            if health.healthy:
+                unhealthy.pop(health.uuid, None)
+            else:
+                unhealthy[health.uuid] = health.reason
+        for device in self._node.devices:
+            if device.vendor in look.unwell:
+                unhealthy[device.uuid] = look.unwell[device.vendor]
+
+    def _complain(self, vendors: Mapping[str, str]) -> None:
+        """Log each fault when it appears or changes, not in each round that it lasts."""
+        faults = dict(vendors)
+        for key, reading in self._slices.items():
+            if reading.fault:
+                faults[key] = f"{reading.piece.container.shown}: {reading.fault}"
+        for key, text in faults.items():
+            if self._faults.get(key) != text:
+                _LOG.warning("aliquot agent: %s", region.printable(text))
+        self._faults, self._vendor_faults = faults, tuple(vendors.values())
+
+    # -- what came of it --
+
+    def latest(self) -> Snapshot:
+        """Return what is known now: the ledger as it is, with the readings of the last round."""
+        pieces = self._node.ledger.slices()
+        slices = []
+        for piece in pieces:
+            known = self._slices.get(piece.key)
+            if known is None or known.piece.created_unix_ns != piece.created_unix_ns:
+                parts = tuple(PartReading(part) for part in piece.parts)
+                slices.append(SliceReading(piece, parts))
+            else:
+                slices.append(replace(known, piece=piece))
+        return Snapshot(
+            sampled_unix=self._sampled_unix,
+            devices=tuple(self._of_device(device, pieces) for device in self._node.devices),
+            slices=tuple(slices),
+            faults=self._vendor_faults,
+        )
+
+    def _of_device(self, device: Device, pieces: Sequence[Slice]) -> DeviceReading:
+        parts = [part for piece in pieces if (part := piece.part(device.uuid)) is not None]
+        reason = self._node.unhealthy.get(device.uuid)
+        return DeviceReading(
+            device=device,
+            sample=self._samples.get(
+                device.uuid, Sample(device.uuid, None, None, None, None, None)
+            ),
+            health=Health(device.uuid, reason is None, reason or ""),
+            memory_allocated_bytes=sum(part.memory_bytes for part in parts),
+            cores_allocated=sum(part.cores for part in parts),
+            slices=len(parts),
+        )
+
+
+# -- one slice on one device -----------------------------------------------------------------------
+
+
+def _account(
+    part: Part,
+    column: int | None,
+    usages: Sequence[region.Usage],
+    rows: Sequence[DeviceProcess] | None,
+    before: int | None,
+) -> tuple[PartReading, int | None]:
+    """Return what a slice made of a device, and what of it was uncharged in this round.
+
+    ``usages`` are its own account, before and where needed after the device's; empty when it
+    cannot be read. ``rows`` are its processes by the device's account, None when that failed;
+    ``before`` is what was uncharged in the last round.
+    """
+    seen = busy = memory_busy = None
+    if rows is not None:
+        # Who is not on the device holds nothing and keeps nothing busy.
+        seen = _known_sum(row.memory_bytes for row in rows) if rows else 0
+        busy = _known_share(row.busy for row in rows) if rows else 0.0
+        memory_busy = _known_share(row.memory_busy for row in rows) if rows else 0.0
+    listed = None if rows is None else len({row.pid for row in rows})
+    if column is None or not usages:
+        return PartReading(
+            part, seen_bytes=seen, processes=listed, busy=busy, memory_busy=memory_busy
+        ), None
+    newest = usages[-1]
+    uncharged = unseen = None
+    if seen is not None:
+        uncharged = max(0, seen - max(usage.charge(column) for usage in usages))
+        unseen = min(uncharged, before) if before is not None else None if uncharged else 0
+    return PartReading(
+        part=part,
+        charged_bytes=newest.charge(column),
+        seen_bytes=seen,
+        unseen_bytes=unseen,
+        peak_bytes=newest.devices[column].peak,
+        refusals=newest.devices[column].refusals,
+        processes=max(sum(1 for p in newest.processes if p.charges[column]), listed or 0),
+        busy=busy,
+        memory_busy=memory_busy,
+    ), uncharged
+
+
+def _in_order(
+    processes: tuple[region.Process, ...], piece: Slice, grant: Grant
+) -> tuple[region.Process, ...]:
+    """Return processes with their charges in the order of the slice's parts."""
+    columns = [grant.columns.get(part.uuid) for part in piece.parts]
+    if columns == list(range(grant.device_count)):
+        return processes
+    return tuple(
+        replace(
+            process,
+            charges=tuple(0 if column is None else process.charges[column] for column in columns),
+        )
+        for process in processes
+    )
+
+
+def _known_sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _known_share(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return min(1.0, sum(known)) if known else None
+
+
+# -- what blocks -----------------------------------------------------------------------------------
+
+
+def _look(targets: Mapping[str, _Target], vendors: Sequence[Vendor]) -> _Look:
+    """Read all usages, then ask all vendors: in a thread of its own."""
+    look = _Look(_read_all(targets))
+    for vendor in vendors:
+        # Closest to the usages: between the two accounts as little as can be is to happen.
+        rows = _ask(vendor, "processes", vendor.processes, look.faults)
+        if rows is not None:
+            look.listed.add(vendor.name)
+            look.processes += rows
+    for vendor in vendors:
+        samples = _ask(vendor, "readings", vendor.sample, look.faults)
+        look.samples.update({sample.uuid: sample for sample in samples or ()})
+        health = _ask(vendor, "health", vendor.health, look.faults)
+        if health is None:
+            look.unwell[vendor.name] = look.faults[f"{vendor.name} health"]
+        look.health.update({one.uuid: one for one in health or ()})
+    return look
+
+
+def _ask(
+    vendor: Vendor, what: str, question: Callable[[], Sequence[_T]], faults: dict[str, str]
+) -> Sequence[_T] | None:
+    """Ask a vendor something; when it fails, ``faults`` says why and the answer is None."""
+    try:
+        return question()
+    except VendorError as error:
+        text = str(error)
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        text = f"its plug-in failed: {type(error).__name__}: {error}: mend or remove it"
+    faults[f"{vendor.name} {what}"] = " ".join(f"{vendor.name} tells no {what}: {text}".split())
+    return None
+
+
+def _read_all(targets: Mapping[str, _Target]) -> dict[str, region.Usage | str]:
+    return {key: _read(target) for key, target in targets.items()}
+
+
+def _read(target: _Target) -> region.Usage | str:
+    """Read a usage file, or say in one line why it cannot be read."""
+    try:
+        # Only root can put anything else in its place, but whoever can must not stop the agent.
+        dirfd = os.open(target.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = rundir.open_inside(dirfd, target.path.name)
+        finally:
+            os.close(dirfd)
+        try:
+            return region.read_usage(fd, str(target.path), target.device_count)
+        finally:
+            os.close(fd)
+    except region.RegionError as error:
+        return str(error)
+    except OSError as error:
+        return f"{target.path} cannot be read: {error.strerror}"
