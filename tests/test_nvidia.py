@@ -175,6 +175,12 @@ def test_partitions_are_devices_and_their_card_is_none(node: Node) -> None:
     assert (sample["busy"], sample["power_watts"], sample["temperature_celsius"]) == (None,) * 3
 
 
+def test_a_card_that_is_to_be_divided_and_is_not_is_told(node: Node) -> None:
+    node.tell("mig=0", "parts=0")
+    assert [row["uuid"] for row in node.get("enumerate")] == [UUIDS[1]]
+    assert node.get("left_out") == ["device 0: MIG is on, and it has no partition: make some"]
+
+
 def test_a_partition_that_cuda_could_not_name_is_left_out_with_the_reason(node: Node) -> None:
     node.tell("mig=0", "old_mig=1")
     assert [row["uuid"] for row in node.get("enumerate")] == [UUIDS[1]]
@@ -678,7 +684,10 @@ def write_spec(node: Node, names: list[str], *, minor: int, driver: Path) -> Non
         ],
         "containerEdits": {
             "env": ["NVIDIA_VISIBLE_DEVICES=all", "SITE=here"],
-            "deviceNodes": [{"path": "/dev/nvidiactl", "hostPath": "/dev/null"}],
+            "deviceNodes": [
+                {"path": f"/dev/{name}", "hostPath": "/dev/null"}
+                for name in ("nvidiactl", "nvidia-modeset", "dri/renderD128")
+            ],
             "mounts": edits,
             "hooks": hooks,
         },
@@ -700,6 +709,19 @@ def test_a_specification_says_what_is_needed_where_it_has_the_device(
     assert [row["destination"] for row in needs["mounts"]] == ["/usr/bin/nvidia-smi"]
     assert needs["environment"] == {"NVIDIA_VISIBLE_DEVICES": "void", "SITE": "here"}
     assert [row["path"] for row in needs["hooks"]] == ["/opt/site/hook"]
+
+
+def test_where_nothing_is_withheld_a_specification_counts_whole(
+    start: Callable[..., Node], driver_folder: Path
+) -> None:
+    node = start(driver_folder, withhold=False)
+    write_spec(node, [UUIDS[0]], minor=1, driver=driver_folder)
+    needs = node.get("needs", [UUIDS[0]])
+    assert {row["path"] for row in needs["nodes"]} == {
+        f"/dev/{name}" for name in ("nvidiactl", "nvidia-modeset", "dri/renderD128", "nvidia1")
+    }
+    assert "/etc/vulkan/icd.d/nvidia_icd.json" in {row["destination"] for row in needs["mounts"]}
+    assert "libEGL_nvidia.so.999.1" in {Path(row["path"]).name for row in needs["libraries"]}
 
 
 def test_a_specification_of_another_card_of_that_number_is_not_used(
