@@ -55,14 +55,25 @@ function(aliquot_target_shim name soname private)
             COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -nostdlib
                     -Wl,-soname,${private} ${empty} -o ${folder}/${private}
             VERBATIM)
+        # The C library of the present, which has what was in libpthread: a shim needs it alone.
+        # (Where they are still two, the driver behind the shim brings the other along.)
+        set(script ${CMAKE_CURRENT_SOURCE_DIR}/csrc/shim/threads/libc_${arch}.map)
+        set(threads ${CMAKE_CURRENT_SOURCE_DIR}/csrc/shim/threads/libc.c)
+        add_custom_command(
+            OUTPUT ${folder}/libc.so.6
+            COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -nostdlib -fno-builtin
+                    -Wl,-soname,libc.so.6 -Wl,--version-script=${script} ${threads}
+                    -o ${folder}/libc.so.6
+            DEPENDS ${threads} ${script}
+            VERBATIM)
         add_custom_command(
             OUTPUT ${folder}/${soname}
             COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -s ${objects}
                     -Wl,-soname,${soname} -Wl,-Bsymbolic -Wl,-z,defs -Wl,-z,nodelete -Wl,-z,relro
                     -Wl,--enable-new-dtags -Wl,-rpath,$ORIGIN/.aliquot -Wl,--gc-sections
-                    -Wl,--hash-style=gnu -Wl,--build-id=sha1
+                    -Wl,--hash-style=gnu -Wl,--build-id=sha1 ${folder}/libc.so.6
                     -Wl,--no-as-needed ${folder}/${private} -o ${folder}/${soname}
-            DEPENDS ${objects} ${folder}/${private}
+            DEPENDS ${objects} ${folder}/${private} ${folder}/libc.so.6
             COMMENT "Linking ${soname} for ${arch}"
             VERBATIM)
         add_custom_target(aliquot_${name}_${arch} ALL DEPENDS ${folder}/${soname})

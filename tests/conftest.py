@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 import nvidia_files
+import nvidia_node
+from nvidia_node import Node
 
 # How fast an input is made says something of the machine's load, nothing of the code.
 hypothesis.settings.register_profile(
@@ -107,3 +109,29 @@ def real_nvml() -> Callable[[str], Path]:
             pytest.skip(str(error))
 
     return find
+
+
+@pytest.fixture(scope="session")
+def odd_nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the odd NVML."""
+    return nvidia_node.odd_nvml(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def start_nvidia(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """Starts a node with libraries from the given folders."""
+    made: list[Node] = []
+
+    def begin(*libraries: Path, withhold: bool = True, **environment: str) -> Node:
+        made.append(Node(list(libraries), tmp_path, withhold=withhold, environment=environment))
+        return made[-1]
+
+    yield begin
+    for node in made:
+        node.end()
+
+
+@pytest.fixture
+def odd_node(start_nvidia: Callable[..., Node], odd_nvml: Path) -> Node:
+    """A node with the odd NVML alone."""
+    return start_nvidia(odd_nvml)

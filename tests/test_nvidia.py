@@ -3,131 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aliquot.agent import drivers, visible
 
 import nvidia_files
-from clients import need
-from commands import TESTS, UUIDS, Desk, desk, odd_driver
+from commands import UUIDS, odd_driver
+from nvidia_node import Node
 
 MIB = 1 << 20
 PARTS = ("MIG-00000001-0000-0000-0000-000000000000", "MIG-00000002-0000-0000-0000-000000000000")
 
 
-@pytest.fixture(scope="session")
-def odd_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the odd NVML."""
-    folder = tmp_path_factory.mktemp("nvml")
-    command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror"]
-    command += ["-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1"]
-    command += ["-o", str(folder / "libnvidia-ml.so.999.1"), str(TESTS / "odd_nvml.c")]
-    subprocess.run(command, check=True)
-    (folder / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.999.1")
-    return folder
-
-
-class Node:
-    """A node with the odd NVML, and a process that asks it."""
-
-    def __init__(
-        self,
-        libraries: list[Path],
-        folder: Path,
-        *,
-        withhold: bool = True,
-        environment: dict[str, str] | None = None,
-    ) -> None:
-        self.told = folder / "told"
-        self.limits = folder / "limits"
-        self.cgroups = folder / "cgroup"
-        self.dev = folder / "dev"
-        self.cdi = folder / "cdi"
-        for made in (self.cgroups, self.dev, self.cdi):
-            made.mkdir(exist_ok=True)
-        self.tell()
-        environment = {
-            **os.environ,
-            "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-            "ODD_NVML": str(self.told),
-            "ODD_LIMITS": str(self.limits),
-            "ALIQUOT_CACHE_DIR": str(folder / "cache"),
-            **(environment or {}),
-        }
-        arguments = [str(self.cdi), "withhold" if withhold else "all", str(self.dev)]
-        self.process = subprocess.Popen(
-            [sys.executable, str(TESTS / "nvidia_worker.py"), *arguments, str(self.cgroups)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.first = self._answer()
-
-    def tell(self, *words: str) -> None:
-        """Tell the odd NVML how to answer from now on."""
-        new = self.told.with_suffix(".new")
-        new.write_text(" ".join(words))
-        new.replace(self.told)
-
-    def ask(self, call: str, *args: Any) -> dict[str, Any]:
-        """The answer to a call: ``returned`` or ``raised``."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"call": call, "args": args}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def get(self, call: str, *args: Any) -> Any:
-        """What a call returns."""
-        answer = self.ask(call, *args)
-        assert "returned" in answer, answer
-        return answer["returned"]
-
-    def ill(self) -> dict[str, str]:
-        """The devices that are unhealthy now, and why."""
-        return {row["uuid"]: row["reason"] for row in self.get("health") if not row["healthy"]}
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the worker has ended"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def end(self) -> None:
-        """Let the worker end, which it must do without a fault."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        assert self.process.wait(60) == 0
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
-    """Starts a node with libraries from the given folders."""
-    made: list[Node] = []
-
-    def begin(*libraries: Path, withhold: bool = True, **environment: str) -> Node:
-        made.append(Node(list(libraries), tmp_path, withhold=withhold, environment=environment))
-        return made[-1]
-
-    yield begin
-    for node in made:
-        node.end()
-
-
-@pytest.fixture
-def node(start: Callable[..., Node], odd_library: Path) -> Node:
+def node(odd_node: Node) -> Node:
     """A node with the odd NVML alone."""
-    return start(odd_library)
+    return odd_node
 
 
 # -- what there is --
@@ -175,6 +67,12 @@ def test_partitions_are_devices_and_their_card_is_none(node: Node) -> None:
     assert (sample["busy"], sample["power_watts"], sample["temperature_celsius"]) == (None,) * 3
 
 
+def test_a_card_that_is_to_be_divided_and_is_not_is_told(node: Node) -> None:
+    node.tell("mig=0", "parts=0")
+    assert [row["uuid"] for row in node.get("enumerate")] == [UUIDS[1]]
+    assert node.get("left_out") == ["device 0: MIG is on, and it has no partition: make some"]
+
+
 def test_a_partition_that_cuda_could_not_name_is_left_out_with_the_reason(node: Node) -> None:
     node.tell("mig=0", "old_mig=1")
     assert [row["uuid"] for row in node.get("enumerate")] == [UUIDS[1]]
@@ -201,13 +99,13 @@ def test_a_device_without_memory_of_its_own_is_left_out_with_the_reason(node: No
 
 
 def test_what_a_context_costs_comes_from_the_cuda_driver(
-    start: Callable[..., Node], odd_library: Path, tmp_path: Path
+    start_nvidia: Callable[..., Node], odd_nvml: Path, tmp_path: Path
 ) -> None:
     driver = odd_driver(tmp_path / "driver")
     (tmp_path / "cache").mkdir()
     known = {f"{uuid} 13000 {(n + 1) << 34}": (n + 3) * MIB for n, uuid in enumerate(UUIDS)}
     (tmp_path / "cache/contexts.json").write_text(json.dumps({"format": 1, "context_bytes": known}))
-    node = start(odd_library, driver.parent)
+    node = start_nvidia(odd_nvml, driver.parent)
     assert [row["context_bytes"] for row in node.get("enumerate")] == [3 * MIB, 4 * MIB]
 
 
@@ -414,20 +312,22 @@ def test_a_driver_that_was_updated_says_what_to_restart(node: Node) -> None:
     assert "restart the agent" in node.ask("enumerate")["raised"]
 
 
-def test_without_a_library_there_is_no_vendor(start: Callable[..., Node], tmp_path: Path) -> None:
+def test_without_a_library_there_is_no_vendor(
+    start_nvidia: Callable[..., Node], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "libnvidia-ml.so.1").write_text("no library" * 100)
-    node = start(broken)
+    node = start_nvidia(broken)
     assert "libnvidia-ml.so.1 cannot be loaded" in node.first["raised"]
     assert "invalid ELF header" in node.first["raised"]
 
 
 @pytest.mark.parametrize("version", sorted(nvidia_files.SUITES))
 def test_nvidias_own_library_without_a_device_is_an_error_in_one_line(
-    start: Callable[..., Node], real_nvml: Callable[[str], Path], version: str
+    start_nvidia: Callable[..., Node], real_nvml: Callable[[str], Path], version: str
 ) -> None:
-    node = start(real_nvml(version))
+    node = start_nvidia(real_nvml(version))
     assert node.first == {"returned": "nvidia"}
     for call in ("enumerate", "sample", "processes"):
         text = node.ask(call)["raised"]
@@ -541,279 +441,3 @@ def test_a_limit_is_never_set_outside_the_cgroups(node: Node, path: str) -> None
 
 def test_an_unknown_device_takes_no_limit(node: Node) -> None:
     assert "there is no such device" in node.ask("limit_memory", "GPU-x", "/a", 1)["raised"]
-
-
-# -- what a container needs --
-
-
-@pytest.fixture
-def driver_folder(odd_library: Path, tmp_path: Path) -> Path:
-    """A folder laid out as a driver's, with what an update and other packages left there."""
-    cuda = odd_driver(tmp_path / "lib")
-    real = cuda.resolve()
-    nvml = odd_library / "libnvidia-ml.so.999.1"
-    for name in ("libnvidia-ml.so.999.1", "libnvidia-ptxjitcompiler.so.999.1"):
-        (real.parent / name).write_bytes(nvml.read_bytes())
-    for name in ("libnvidia-ptxjitcompiler.so.1000.1", "libnvidia-opencl.so.999.1"):
-        (real.parent / name).write_bytes(nvml.read_bytes())
-    (real.parent / "libnvidia-nvvm70.so.4").write_bytes(nvml.read_bytes())
-    (real.parent / "libEGL_nvidia.so.999.1").write_bytes(nvml.read_bytes())
-    (real.parent / "libnvidia-cfg.so.1").write_text("a linker script")
-    (real.parent / "libcuda.so").symlink_to("libcuda.so.1")
-    (real.parent / "libnvidia-ml.so.1").symlink_to("libnvidia-ml.so.999.1")
-    return real.parent
-
-
-def null_nodes(node: Node, *names: str) -> None:
-    """Make nodes as copies of /dev/null."""
-    for name in names:
-        path = node.dev / name
-        path.parent.mkdir(exist_ok=True)
-        try:
-            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
-        except PermissionError:
-            pytest.skip("this user may make no device nodes")
-        path.chmod(0o666)
-
-
-def test_without_a_specification_the_driver_is_found_on_the_node(
-    start: Callable[..., Node], driver_folder: Path
-) -> None:
-    node = start(driver_folder)
-    null_nodes(node, "nvidiactl", "nvidia0", "nvidia1", "nvidia-uvm", "nvidia-modeset")
-    needs = node.get("needs", [UUIDS[0]])
-    # The card's minor, not its index.
-    assert [row["path"] for row in needs["nodes"]] == [
-        str(node.dev / name) for name in ("nvidiactl", "nvidia1", "nvidia-uvm")
-    ]
-    assert {(row["major"], row["minor"], row["mode"]) for row in needs["nodes"]} == {(1, 3, 0o666)}
-    libraries = {Path(row["path"]).name: row["names"] for row in needs["libraries"]}
-    nvml = ["libnvidia-ml.so.1", "libnvidia-ml.so.999.1"]
-    assert libraries == {
-        "libcuda.so.999.1": ["libcuda.so", "libcuda.so.1", "libcuda.so.999.1"],
-        "libnvidia-nvvm70.so.4": ["libnvidia-ml.so.1", "libnvidia-nvvm70.so.4"],
-        # (The stand-ins are copies of the odd NVML, and so is their SONAME.)
-        "libnvidia-ptxjitcompiler.so.999.1": [
-            "libnvidia-ml.so.1",
-            "libnvidia-ptxjitcompiler.so.999.1",
-        ],
-        "libnvidia-ml.so.999.1": nvml,
-    }
-    assert needs["environment"] == {"NVIDIA_VISIBLE_DEVICES": "void"}
-    assert "libnvidia-opencl*" in needs["withheld"]
-    assert needs["substitutes"][0]["soname"] == "libcuda.so.1"
-    assert needs["substitutes"][0]["driver"] == "libcuda-driver.so.1"
-    assert any(
-        pattern.endswith("nvidia-container-runtime-hook") for pattern in needs["foreign_hooks"]
-    )
-
-
-def test_opencl_is_handed_in_where_nothing_is_withheld(
-    start: Callable[..., Node], driver_folder: Path
-) -> None:
-    node = start(driver_folder, withhold=False)
-    null_nodes(node, "nvidiactl", "nvidia1", "nvidia-modeset")
-    needs = node.get("needs", [UUIDS[0]])
-    assert "libnvidia-opencl.so.999.1" in {Path(r["path"]).name for r in needs["libraries"]}
-    assert needs["withheld"] == []
-    assert needs["nodes"][-1]["path"].endswith("nvidia-modeset")
-
-
-def test_a_partition_needs_its_cards_node_and_its_capabilities(
-    start: Callable[..., Node], driver_folder: Path
-) -> None:
-    node = start(driver_folder)
-    node.tell("mig=0")
-    node.get("enumerate")
-    null_nodes(node, "nvidiactl", "nvidia1", "nvidia-caps/nvidia-cap30", "nvidia-caps/nvidia-cap31")
-    card = node.dev / "capabilities/gpu1/mig/gi7"
-    (card / "ci0").mkdir(parents=True)
-    (card / "access").write_text("DeviceFileMinor: 30\nDeviceFileMode: 292\n")
-    (card / "ci0/access").write_text("DeviceFileMinor: 31\n")
-    names = [Path(row["path"]).name for row in node.get("needs", [PARTS[0]])["nodes"]]
-    assert names == ["nvidiactl", "nvidia1", "nvidia-cap30", "nvidia-cap31"]
-    assert "is MIG on?" in node.ask("needs", [PARTS[1]])["raised"]
-
-
-def test_a_node_that_is_missing_is_named(start: Callable[..., Node], driver_folder: Path) -> None:
-    node = start(driver_folder)
-    text = node.ask("needs", [UUIDS[0]])["raised"]
-    assert text.startswith(f"{node.dev}/nvidiactl is not there: make the driver's nodes")
-
-
-def test_without_a_cuda_driver_there_is_nothing_to_hand_in(node: Node) -> None:
-    null_nodes(node, "nvidiactl", "nvidia1")
-    assert "no CUDA driver" in node.ask("needs", [UUIDS[0]])["raised"]
-
-
-def write_spec(node: Node, names: list[str], *, minor: int, driver: Path) -> None:
-    """Write a specification as nvidia-ctk does, for one device."""
-    folder = "/usr/lib/x86_64-linux-gnu"
-    edits = [
-        {"hostPath": str(driver / name), "containerPath": f"{folder}/{name}"}
-        for name in ("libcuda.so.999.1", "libnvidia-ml.so.999.1", "libEGL_nvidia.so.999.1")
-    ]
-    icd = driver / "nvidia_icd.json"
-    icd.write_text("{}")
-    edits.append({"hostPath": str(icd), "containerPath": "/etc/vulkan/icd.d/nvidia_icd.json"})
-    edits.append({"hostPath": "/bin/true", "containerPath": "/usr/bin/nvidia-smi"})
-    link = ["nvidia-cdi-hook", "create-symlinks"]
-    link += ["--link", f"libcuda.so.1::{folder}/libcuda.so"]
-    link += ["--link", f"../libglxserver_nvidia.so.9::{folder}/xorg/libglxserver_nvidia.so"]
-    hooks = [
-        {"hookName": "createContainer", "path": "/usr/bin/nvidia-cdi-hook", "args": link},
-        {"hookName": "createRuntime", "path": "/opt/site/hook", "args": ["hook", "now"]},
-    ]
-    spec = {
-        "cdiVersion": "0.5.0",
-        "kind": "nvidia.com/gpu",
-        "devices": [
-            {
-                "name": name,
-                "containerEdits": {
-                    "deviceNodes": [{"path": f"/dev/nvidia{minor}", "hostPath": "/dev/null"}]
-                },
-            }
-            for name in names
-        ],
-        "containerEdits": {
-            "env": ["NVIDIA_VISIBLE_DEVICES=all", "SITE=here"],
-            "deviceNodes": [{"path": "/dev/nvidiactl", "hostPath": "/dev/null"}],
-            "mounts": edits,
-            "hooks": hooks,
-        },
-    }
-    (node.cdi / "nvidia.json").write_text(json.dumps(spec))
-
-
-def test_a_specification_says_what_is_needed_where_it_has_the_device(
-    start: Callable[..., Node], driver_folder: Path
-) -> None:
-    node = start(driver_folder)
-    write_spec(node, [UUIDS[0]], minor=1, driver=driver_folder)
-    needs = node.get("needs", [UUIDS[0]])
-    assert [row["path"] for row in needs["nodes"]] == ["/dev/nvidiactl", "/dev/nvidia1"]
-    assert {Path(row["path"]).name: row["names"] for row in needs["libraries"]} == {
-        "libcuda.so.999.1": ["libcuda.so", "libcuda.so.1", "libcuda.so.999.1"],
-        "libnvidia-ml.so.999.1": ["libnvidia-ml.so.1", "libnvidia-ml.so.999.1"],
-    }
-    assert [row["destination"] for row in needs["mounts"]] == ["/usr/bin/nvidia-smi"]
-    assert needs["environment"] == {"NVIDIA_VISIBLE_DEVICES": "void", "SITE": "here"}
-    assert [row["path"] for row in needs["hooks"]] == ["/opt/site/hook"]
-
-
-def test_a_specification_of_another_card_of_that_number_is_not_used(
-    start: Callable[..., Node], driver_folder: Path
-) -> None:
-    node = start(driver_folder)
-    # Number 0 was the card with node 0 when this was written; now that is card 1.
-    write_spec(node, ["0"], minor=0, driver=driver_folder)
-    assert "nvidiactl is not there" in node.ask("needs", [UUIDS[0]])["raised"]
-
-
-def test_a_file_that_a_specification_names_and_an_update_took_is_an_error(
-    start: Callable[..., Node], driver_folder: Path
-) -> None:
-    node = start(driver_folder)
-    write_spec(node, [UUIDS[0]], minor=1, driver=driver_folder)
-    (driver_folder / "libnvidia-ml.so.999.1").unlink()
-    text = node.ask("needs", [UUIDS[0]])["raised"]
-    assert text.startswith(f"{node.cdi}/nvidia.json names {driver_folder}/libnvidia-ml.so.999.1")
-    assert "nvidia-ctk cdi generate" in text
-
-
-# -- on the simulator, whose NVML and CUDA tell one story --
-
-SIMULATED = """
-[[device]]
-count = 2
-model = "Small"
-memory = "4GiB"
-context = "100MiB"
-"""
-
-
-@pytest.fixture
-def simulated(
-    sim_library: Path, shim_library: Path, tmp_path: Path, start: Callable[..., Node]
-) -> tuple[Desk, Node]:
-    """A simulated node: somebody who runs programs on it, and the vendor's module."""
-    if not (sim_library.parent / "libnvidia-ml.so.1").exists():
-        pytest.skip("the simulator has no NVML")
-    made = desk(sim_library, shim_library, tmp_path)
-    file, state = tmp_path / "node.toml", tmp_path / "state"
-    file.write_text(SIMULATED)
-    (tmp_path / "cdi").mkdir()
-    options = ["--cdi", str(tmp_path / "cdi")] if os.geteuid() == 0 else []
-    kept = made.run("sim", "--node", str(file), "--keep", str(state), *options, "--", "true")
-    assert kept.returncode == 0, kept.stderr
-    made.environment["ALIQUOT_SIM"] = str(state)
-    return made, start(sim_library.parent, ALIQUOT_SIM=str(state))
-
-
-def test_a_simulated_device_is_what_cuda_says_of_it(simulated: tuple[Desk, Node]) -> None:
-    made, node = simulated
-    version, devices = visible.enumerate_devices(
-        drivers.find(made.environment).driver, made.environment
-    )
-    assert version > 0
-    rows = node.get("enumerate")
-    assert [
-        (row["uuid"], row["uuid_bytes"], row["model"], row["memory_bytes"], row["page_bytes"])
-        for row in rows
-    ] == [
-        (each.uuid_text, each.uuid.hex(), each.name, each.total_bytes, each.page_bytes)
-        for each in devices
-    ]
-    assert {row["context_bytes"] for row in rows} == {100 * MIB}
-
-
-def test_a_program_on_the_simulator_is_a_process_with_its_memory(
-    simulated: tuple[Desk, Node],
-) -> None:
-    need("cuda.bindings.driver")
-    made, node = simulated
-    command = [sys.executable, "-m", "aliquot.agent.conformance_worker", "hold", str(512 * MIB)]
-    with subprocess.Popen(
-        command,
-        env={**made.environment, "CUDA_VISIBLE_DEVICES": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdin is not None
-        assert json.loads(program.stdout.readline())["held_bytes"] == 512 * MIB
-        (row,) = node.get("processes")
-        assert row["pid"] == program.pid
-        assert row["uuid"] == node.get("enumerate")[1]["uuid"]
-        assert row["memory_bytes"] == 612 * MIB
-        assert [row["memory_used_bytes"] for row in node.get("sample")] == [0, 612 * MIB]
-        program.stdin.close()
-    assert node.get("processes") == []
-
-
-def test_a_fault_on_the_simulator_takes_down_its_device(simulated: tuple[Desk, Node]) -> None:
-    made, node = simulated
-    assert node.ill() == {}
-    state = made.environment["ALIQUOT_SIM"]
-    uuid = node.get("enumerate")[1]["uuid"]
-    for xid, ill in (("13", []), ("79", [uuid])):
-        told = made.run("sim", "--xid", xid, "--device", "1", "--of", state)
-        assert told.returncode == 0, told.stderr
-        assert list(node.ill()) == ill
-
-
-def test_a_simulated_nodes_specification_says_what_a_container_needs(
-    simulated: tuple[Desk, Node],
-) -> None:
-    if os.geteuid():
-        pytest.skip("device nodes are made by root")
-    made, node = simulated
-    needs = node.get("needs", [node.get("enumerate")[1]["uuid"]])
-    assert {row["path"] for row in needs["nodes"]} >= {"/dev/nvidia1", "/dev/nvidiactl"}
-    assert "/dev/nvidia0" not in {row["path"] for row in needs["nodes"]}
-    names = {row["names"][1] for row in needs["libraries"]}
-    assert names == {"libcuda.so.1", "libnvidia-ml.so.1"}
-    assert made.environment["ALIQUOT_SIM"] in {row["source"] for row in needs["mounts"]}
-    assert needs["hooks"] == []

@@ -211,7 +211,10 @@ class Nvidia:
         driver = nvml.reading(pynvml.nvmlSystemGetDriverVersion) or ""
         found: list[_Known] = []
         for index, handle, uuid in cards:
-            for known in self._of_card(index, handle, uuid, links.get(uuid, {})):
+            parts = list(self._of_card(index, handle, uuid, links.get(uuid, {})))
+            if not parts:
+                faults.append(f"device {index}: MIG is on, and it has no partition: make some")
+            for known in parts:
                 try:
                     device = self._described(known, len(found), driver)
                 except (pynvml.NVMLError, ValueError) as error:
@@ -364,8 +367,8 @@ def _memory(handle: nvml.Handle) -> tuple[int, int] | None:
 
 def _temperature(handle: nvml.Handle) -> int | None:
     degrees = nvml.reading(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU)
-    newer = getattr(pynvml, "nvmlDeviceGetTemperatureV", None)
-    if degrees is None and newer is not None:
+    if degrees is None:
+        newer = nvml.newer("nvmlDeviceGetTemperatureV")
         degrees = nvml.reading(newer, handle, pynvml.NVML_TEMPERATURE_GPU)
     return degrees
 
@@ -450,7 +453,7 @@ def _numa_node(handle: nvml.Handle, pci_address: str) -> int | None:
     try:
         node = int((_SYSFS_DEVICES / pci_address / "numa_node").read_text(encoding="ascii"))
     except FileNotFoundError:
-        told = nvml.reading(pynvml.nvmlDeviceGetNumaNodeId, handle)
+        told = nvml.reading(nvml.newer("nvmlDeviceGetNumaNodeId"), handle)
         node = -1 if told is None else int(told)
     except (OSError, ValueError):
         return None

@@ -14,7 +14,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -82,6 +82,8 @@ FOREIGN_HOOKS: Final = (
 
 # Files that only lead to what is withheld, by a part of their path in the container.
 _WITHHELD_FILES: Final = re.compile(r"/(vulkan|glvnd|egl|OpenCL|gbm|xorg|vdpau|X11)/")
+# Nodes of the kernel's graphics interfaces, by which memory is had without any library.
+_WITHHELD_NODES: Final = re.compile(r"/dev/dri/.*|/dev/nvidia-modeset")
 _LIBRARY: Final = re.compile(r"lib[^/]*\.so(\.[A-Za-z0-9_.+-]+)?", re.ASCII)
 _VERSION: Final = re.compile(r"\.so\.([0-9]+\.[0-9]+(?:\.[0-9]+)*)$", re.ASCII)
 _PROGRAM_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin:/opt/bin"
@@ -150,6 +152,9 @@ class Files:
                 hooks: tuple[Hook, ...] = ()
             else:
                 edits = cdi.merge(covered)
+                if self._withhold:
+                    kept = [n for n in edits.nodes if not _WITHHELD_NODES.fullmatch(n.path)]
+                    edits = replace(edits, nodes=tuple(kept))
                 where = str(covered[0].spec.path)
                 nodes = cdi.nodes(edits, where)
                 libraries, mounts = self._sorted(edits, where)

@@ -85,6 +85,11 @@ def reading(function: Callable[..., _Value], *arguments: Any) -> _Value | None: 
         return None
 
 
+def newer(name: str) -> Callable[..., Any]:
+    """Return a function of newer releases of pynvml; without it, one that answers None."""
+    return getattr(pynvml, name, lambda *_: None)
+
+
 def function(name: str) -> Any:  # noqa: ANN401 - a function of C
     """Return a function that pynvml may not know, None when the library has none."""
     return getattr(pynvml.nvmlLib, name, None)

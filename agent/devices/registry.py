@@ -56,6 +56,10 @@ class LeftOut:
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        """Return it as a line for people."""
+        return f"{self.name}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
