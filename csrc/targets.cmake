@@ -42,6 +42,7 @@ endfunction()
 # PRIVATE, found in the folder .aliquot beside it. Installed as aliquot/shim/lib/ARCH/SONAME.
 function(aliquot_target_shim name soname private)
     cmake_parse_arguments(PARSE_ARGV 3 part "" "" "SOURCES;FLAGS;DEPENDS")
+    set(one_libc ${CMAKE_CURRENT_SOURCE_DIR}/csrc/shim/one_libc.py)
     foreach(arch ${ALIQUOT_TARGETS})
         aliquot_target_objects(objects ${arch} gnu.2.17 ${name} SOURCES ${part_SOURCES}
                                FLAGS -O2 ${part_FLAGS} DEPENDS ${part_DEPENDS})
@@ -55,25 +56,15 @@ function(aliquot_target_shim name soname private)
             COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -nostdlib
                     -Wl,-soname,${private} ${empty} -o ${folder}/${private}
             VERBATIM)
-        # The C library of the present, which has what was in libpthread: a shim needs it alone.
-        # (Where they are still two, the driver behind the shim brings the other along.)
-        set(script ${CMAKE_CURRENT_SOURCE_DIR}/csrc/shim/threads/libc_${arch}.map)
-        set(threads ${CMAKE_CURRENT_SOURCE_DIR}/csrc/shim/threads/libc.c)
-        add_custom_command(
-            OUTPUT ${folder}/libc.so.6
-            COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -nostdlib -fno-builtin
-                    -Wl,-soname,libc.so.6 -Wl,--version-script=${script} ${threads}
-                    -o ${folder}/libc.so.6
-            DEPENDS ${threads} ${script}
-            VERBATIM)
         add_custom_command(
             OUTPUT ${folder}/${soname}
             COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -s ${objects}
                     -Wl,-soname,${soname} -Wl,-Bsymbolic -Wl,-z,defs -Wl,-z,nodelete -Wl,-z,relro
                     -Wl,--enable-new-dtags -Wl,-rpath,$ORIGIN/.aliquot -Wl,--gc-sections
-                    -Wl,--hash-style=gnu -Wl,--build-id=sha1 ${folder}/libc.so.6
+                    -Wl,--hash-style=gnu -Wl,--build-id=sha1
                     -Wl,--no-as-needed ${folder}/${private} -o ${folder}/${soname}
-            DEPENDS ${objects} ${folder}/${private} ${folder}/libc.so.6
+            COMMAND ${Python_EXECUTABLE} ${one_libc} ${folder}/${soname}
+            DEPENDS ${objects} ${folder}/${private} ${one_libc}
             COMMENT "Linking ${soname} for ${arch}"
             VERBATIM)
         add_custom_target(aliquot_${name}_${arch} ALL DEPENDS ${folder}/${soname})
