@@ -9,12 +9,16 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aliquot.agent import rpc
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
 from aliquot.agent.readings import Readings
 from aliquot.agent.slices import Container, Part, Slice
@@ -189,6 +193,13 @@ class Settings:
     metrics_port: int = 0
 
 
+@dataclass(frozen=True)
+class Passed:
+    """A socket that systemd passed."""
+
+    socket: socket.socket
+
+
 class Node:
     """An agent's parts without the agent; it is what the parts ask of the daemon."""
 
@@ -196,6 +207,7 @@ class Node:
         self.vendors = boards
         self.devices = tuple(one for board in boards for one in board.found)
         self.unhealthy: dict[str, str] = {}
+        self.passed: dict[str, Passed] = {}
         self.ledger = Books(folder / "containers", self.devices)
         self.config = Settings(folder)
         self.readings = Readings(self)
@@ -203,6 +215,10 @@ class Node:
     def sample(self) -> None:
         """Take one round of readings."""
         asyncio.run(self.readings.sample())
+
+
+# Before a command: run it as nobody.
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
 def part(one: Device, memory_bytes: int = 4 * GIB, cores: int = 50) -> Part:
@@ -241,3 +257,39 @@ def cgroup_folder() -> Path | None:
         if (folder / "cgroup.procs").exists() and os.access(folder, os.W_OK):
             return folder
     return None
+
+
+@contextlib.contextmanager
+def reachable() -> Iterator[Path]:
+    """A folder that every user can reach, which those of pytest are not."""
+    with tempfile.TemporaryDirectory(prefix="aliquot-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def served(node: Node) -> Iterator[Path]:
+    """Answer tools in a thread, as the agent does; gives the socket."""
+    loop = asyncio.new_event_loop()
+    ready, end = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with rpc.serve(node):
+            ready.set()
+            await end.wait()
+
+    def work() -> None:
+        try:
+            loop.run_until_complete(serve())
+        finally:
+            ready.set()
+            loop.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    try:
+        yield node.config.runtime_dir / "agent.sock"
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
