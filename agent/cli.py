@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 # it is asked for.
 _COMMANDS: Final = {
     "run": ("aliquot.agent.run:run_command", "Run a program with a memory cap."),
-    "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
     "devices": (
         "aliquot.agent.show_devices:devices_command",
         "Show devices and what of them is allocated.",
     ),
+    "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
     "sim": ("aliquot.sim.cli:sim_command", "Run a program on a simulated node."),
 }
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from aliquot.agent import show_devices
 
-from agent_parts import GIB, NOBODY, Board, Node, device, part, reachable, served
 from commands import ALIQUOT, TESTS, Desk, desk, one_line
+from reading_parts import GIB, NOBODY, Board, Node, device, part, reachable, served
 
 ZERO = replace(device(0), links={device(1).uuid: 4}, enforcement=("driver", "shim"))
 ONE = device(1)
@@ -20,7 +20,7 @@ ONE = device(1)
 PLUG_IN = f"""
 import sys
 sys.path.insert(0, {str(TESTS)!r})
-from agent_parts import Board, device
+from reading_parts import Board, device
 from aliquot.agent.devices import VendorError
 
 

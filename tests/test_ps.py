@@ -20,8 +20,8 @@ from aliquot.agent.devices import DeviceProcess
 from aliquot.agent.slices import Container
 from aliquot.shim import region
 
-from agent_parts import NOBODY, Board, Node, device, part, reachable, served
 from commands import ALIQUOT, TESTS, Desk, desk, odd_driver, one_line, wait_for
+from reading_parts import NOBODY, Board, Node, device, part, reachable, served
 from slots import Slot, write_figures
 
 HOLDER = str(TESTS / "holder.py")

@@ -22,8 +22,8 @@ from aliquot.agent.devices import DeviceProcess
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.slices import Container
 
-from agent_parts import GIB, MIB, NOBODY, Board, Node, Passed, device, part, reachable
 from commands import PATIENCE_SECONDS
+from reading_parts import GIB, MIB, NOBODY, Board, Node, Passed, device, part, reachable
 from slots import Slot, write_figures
 
 ROOT = Path(__file__).resolve().parent.parent
