@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # it is asked for.
 _COMMANDS: Final = {
     "run": ("aliquot.agent.run:run_command", "Run a program with a memory cap."),
+    "devices": (
+        "aliquot.agent.show_devices:devices_command",
+        "Show devices and what of them is allocated.",
+    ),
     "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
     "install": ("aliquot.agent.install:install_command", "Register with a container runtime."),
     "doctor": ("aliquot.agent.doctor:doctor_command", "Say what is wrong with this node."),

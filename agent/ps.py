@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from aliquot.shim import region
 
-from . import rundir
+from . import reach, rundir
 from .sizes import format_size
+from .tables import columns
 from .visible import format_uuid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 RUNNING: Final = "running"
@@ -25,46 +26,79 @@ STARTING: Final = "starting"
 ORPHANED: Final = "orphaned"
 ENDED: Final = "ended"
 
+RUN: Final = "run"
+CONTAINER: Final = "container"
+
 _HELP = """Show slices, their processes and what they hold.
+
+These are the slices of `aliquot run`, of other users too where their files may be read, and where
+the node's agent runs and lets you ask (root), those of containers: NAMESPACE/POD/CONTAINER.
 
 A slice is `starting` while it is made, `running` while its program runs, `orphaned` when the
 command that made it is gone but processes of it live, and `ended` after that. A process is listed
-once it has initialised CUDA. Slices of other users are shown where their files may be read.
+once it has initialised CUDA, by its number as it sees it itself.
 
 \b
 CHARGE    what the living processes hold, in what the device really gives
+UNSEEN    what the device shows that they hold besides; it counts against the cap
 CAP       what they may hold together
 PEAK      the most that they held
-REFUSALS  allocations that were refused at the cap"""
+REFUSALS  allocations that were refused at the cap
+BY        who enforces the cap: shim or driver
+
+UNSEEN and BY are shown where there are containers. What is not known is shown as a dash.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class SliceDevice:
-    """One device of a slice. Sizes are bytes; ``index`` and ``model`` are None when unknown."""
+    """One device of a slice. Sizes are bytes; what is unknown is None.
+
+    ``unclaimed`` is what the slice has been told that no process charged, ``unseen`` what was seen
+    of that last; ``enforcement`` says who holds the cap; ``cap`` is None when there is none.
+    """
 
     index: int | None
     uuid: str
     model: str | None
-    charge: int
-    unclaimed: int
+    charge: int | None
+    unclaimed: int | None
+    unseen: int | None
     cap: int | None
-    peak: int
-    refusals: int
+    peak: int | None
+    refusals: int | None
+    enforcement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The container that a slice belongs to, as Kubernetes and its runtime call it."""
+
+    namespace: str
+    pod: str
+    container: str
+    container_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One slice as its files describe it."""
+    """One slice as its files, or the agent, describe it; ``owner`` is None when it is a run."""
 
     name: str
-    path: Path
+    path: str
     state: str
     mode: str | None
     command: tuple[str, ...]
     started_unix_ns: int | None
     devices: tuple[SliceDevice, ...]
     processes: tuple[region.Process, ...]
-    unknown_functions: int
+    unknown_functions: int | None
+    owner: Owner | None = None
+
+    @property
+    def kind(self) -> str:
+        """Whether it is a ``container``'s or that of an ``aliquot run``."""
+        return CONTAINER if self.owner else RUN
 
 
 @dataclass(slots=True)
@@ -82,6 +116,7 @@ class Survey:
 def ps_command(context: click.Context, as_json: bool, show_all: bool) -> None:
     """Print what is known; the status is 1 when some slice's files could not be read."""
     survey = look(rundir.readable_bases(os.environ))
+    ask_agent(os.environ, survey)
     shown = [piece for piece in survey.slices if show_all or piece.state != ENDED]
     for fault in survey.faults:
         click.echo(f"aliquot: {fault}", err=True)
@@ -109,6 +144,64 @@ def look(bases: Sequence[Path]) -> Survey:
         if base.exists() and base.stat().st_uid == os.geteuid():
             rundir.collect(base)
     return survey
+
+
+def ask_agent(environment: Mapping[str, str], survey: Survey) -> None:
+    """Add the slices of containers, where there is an agent that lets us ask."""
+    path = reach.socket_path(environment)
+    if not reach.is_there(path):
+        return
+    # Only now: gRPC takes longer to import than all else takes together.
+    from . import rpc  # noqa: PLC0415
+
+    try:
+        with rpc.Client(path) as client:
+            told = client.slices()
+    except (reach.AgentAbsentError, reach.AgentClosedError):
+        return
+    except reach.AgentError as error:
+        survey.faults.append(str(error))
+        return
+    for piece in told.slices:
+        survey.slices.append(
+            Slice(
+                name=piece.name,
+                path=piece.path,
+                state=STARTING if piece.state == rpc.STARTING else RUNNING,
+                mode=None,
+                command=(),
+                started_unix_ns=piece.created_unix_ns,
+                devices=tuple(
+                    SliceDevice(
+                        index=rpc.known(part, "device_index"),
+                        uuid=part.device_uuid,
+                        model=rpc.known(part, "device_model"),
+                        charge=rpc.known(part, "charged_bytes"),
+                        unclaimed=rpc.known(part, "unseen_bytes"),
+                        unseen=rpc.known(part, "unseen_bytes"),
+                        cap=part.cap_bytes,
+                        peak=rpc.known(part, "peak_bytes"),
+                        refusals=rpc.known(part, "refusals"),
+                        enforcement=part.enforcement,
+                    )
+                    for part in piece.parts
+                ),
+                processes=tuple(
+                    region.Process(
+                        slot=number,
+                        pid=process.pid,
+                        command=process.command,
+                        attached_unix_ns=process.attached_unix_ns,
+                        charges=tuple(process.charged_bytes),
+                    )
+                    for number, process in enumerate(piece.processes)
+                ),
+                unknown_functions=rpc.known(piece, "unknown_functions"),
+                owner=Owner(piece.namespace, piece.pod, piece.container, piece.container_id),
+            )
+        )
+        if piece.fault:
+            survey.faults.append(f"{piece.name}: {piece.fault}")
 
 
 def _look_at(path: Path, survey: Survey) -> None:
@@ -179,16 +272,18 @@ def _describe(
                     model=model,
                     charge=usage.charge(number),
                     unclaimed=granted.unclaimed,
+                    unseen=granted.unclaimed,
                     cap=granted.cap,
                     peak=used.peak,
                     refusals=used.refusals,
+                    enforcement="driver" if granted.by_driver else "shim",
                 )
             )
     command = meta.get("command")
     started = meta.get("started_unix_ns")
     return Slice(
         name=region.printable(rundir.name_of(path)),
-        path=path,
+        path=_shown(path),
         state=state,
         mode=_text(meta.get("mode")),
         command=tuple(region.printable(str(word)) for word in command)
@@ -224,28 +319,23 @@ def _shown(path: Path) -> str:
 
 def _table(slices: Sequence[Slice]) -> list[str]:
     """Return the lines of the table: one a device, and below it one for each of its processes."""
-    head = ["SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "CAP", "PEAK", "REFUSALS", "STATE"]
-    right = {4, 5, 6, 7}
-    rows = [head]
+    head = ["SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "UNSEEN", "CAP", "PEAK", "REFUSALS",
+            "BY", "STATE"]  # fmt: skip
+    rows = []
     for piece in slices:
         for number, device in enumerate(piece.devices):
             rows.append(_device_row(piece, number, device))
             rows += [_process_row(process, number) for process in piece.processes]
         if not piece.devices:
-            rows.append([piece.name, *[""] * 7, piece.state])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return [
-        "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+            rows.append([piece.name, *[""] * 9, piece.state])
+    right = {"CHARGE", "UNSEEN", "CAP", "PEAK", "REFUSALS"}
+    hidden = set() if any(piece.owner for piece in slices) else {"UNSEEN", "BY"}
+    return columns(head, rows, right=right, hidden=hidden)
 
 
 def _process_row(process: region.Process, device: int) -> list[str]:
     name = f"{process.pid} {process.command}"
-    return ["", "", "", name, format_size(process.charges[device]), "", "", "", ""]
+    return ["", "", "", name, format_size(process.charges[device]), *[""] * 6]
 
 
 def _device_row(piece: Slice, number: int, device: SliceDevice) -> list[str]:
@@ -256,12 +346,18 @@ def _device_row(piece: Slice, number: int, device: SliceDevice) -> list[str]:
         f"{index}{device.uuid[:12]}",
         device.model or "",
         f"{count} process" + ("" if count == 1 else "es"),
-        format_size(device.charge),
+        _size(device.charge),
+        _size(device.unseen),
         "none" if device.cap is None else format_size(device.cap),
-        format_size(device.peak),
-        str(device.refusals),
+        _size(device.peak),
+        "-" if device.refusals is None else str(device.refusals),
+        device.enforcement,
         piece.state if number == 0 else "",
     ]
+
+
+def _size(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else format_size(size_bytes)
 
 
 def _as_json(slices: Sequence[Slice], faults: Sequence[str]) -> dict[str, Any]:
@@ -269,7 +365,12 @@ def _as_json(slices: Sequence[Slice], faults: Sequence[str]) -> dict[str, Any]:
         "slices": [
             {
                 "name": piece.name,
-                "path": _shown(piece.path),
+                "kind": piece.kind,
+                "namespace": piece.owner.namespace if piece.owner else None,
+                "pod": piece.owner.pod if piece.owner else None,
+                "container": piece.owner.container if piece.owner else None,
+                "container_id": piece.owner.container_id if piece.owner else None,
+                "path": piece.path,
                 "state": piece.state,
                 "mode": piece.mode,
                 "command": list(piece.command),
@@ -282,9 +383,11 @@ def _as_json(slices: Sequence[Slice], faults: Sequence[str]) -> dict[str, Any]:
                         "model": device.model,
                         "charge_bytes": device.charge,
                         "unclaimed_bytes": device.unclaimed,
+                        "unseen_bytes": device.unseen,
                         "cap_bytes": device.cap,
                         "peak_bytes": device.peak,
                         "refusals": device.refusals,
+                        "enforcement": device.enforcement,
                     }
                     for device in piece.devices
                 ],

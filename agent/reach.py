@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,14 @@ def socket_path(environment: Mapping[str, str]) -> Path:
     if own and not Path(own).is_absolute():
         raise BadRequestError(f"ALIQUOT_RUNTIME_DIR: '{own}' is not an absolute path")
     return (Path(own) if own else _DEFAULT_BASE) / TOOLS_SOCKET
+
+
+def is_there(path: Path) -> bool:
+    """Say whether there is anything to connect to: a look that costs nothing."""
+    try:
+        return stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def check(path: Path) -> None:

@@ -167,7 +167,7 @@ class Readings:
                 # One round that fails must not be the last: containers wait for the beat. Nor is
                 # a fault that stays told four times a second.
                 if repr(error) != failure:
-                    _LOG.exception("aliquot agent: a reading failed, which it never should")
+                    _LOG.exception("a reading failed, which it never should")
                 failure = repr(error)
             # What took too long is not caught up with.
             due = max(due + pause(), loop.time())
@@ -324,7 +324,7 @@ class Readings:
                 faults[key] = f"{reading.piece.container.shown}: {reading.fault}"
         for key, text in faults.items():
             if self._faults.get(key) != text:
-                _LOG.warning("aliquot agent: %s", region.printable(text))
+                _LOG.warning("%s", region.printable(text))
         self._faults, self._vendor_faults = faults, tuple(vendors.values())
 
     # -- what came of it --

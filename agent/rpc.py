@@ -12,7 +12,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -63,8 +63,22 @@ class Settings(Protocol):
         ...
 
 
+class Listening(Protocol):
+    """A Unix socket that somebody listens on for us."""
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket."""
+        ...
+
+
 class Node(Protocol):
     """What the service needs of the agent."""
+
+    @property
+    def passed(self) -> Mapping[str, Listening]:
+        """The sockets that systemd passed, by name; ``agent`` is the one for tools."""
+        ...
 
     @property
     def readings(self) -> Latest:
@@ -86,16 +100,18 @@ class Node(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def serve(node: Node, listening: socket.socket | None = None) -> AsyncIterator[None]:
+async def serve(node: Node) -> AsyncIterator[None]:
     """Answer tools while the block lasts.
 
-    ``listening`` is a listening socket, such as systemd's, which is closed at the end but stays
-    where it is; without one, ``agent.sock`` in the runtime folder is made and taken away again.
-    The caller holds the runtime folder's lock. Raises AliquotError when it cannot listen.
+    On the socket that was passed for them, which is closed at the end but stays where it is;
+    without one, ``agent.sock`` in the runtime folder is made and taken away again. The caller holds
+    the runtime folder's lock. Raises AliquotError when it cannot listen.
     """
     private = node.config.runtime_dir / _PRIVATE
     async with contextlib.AsyncExitStack() as parts:
-        if listening is None:
+        if "agent" in node.passed:
+            listening = node.passed["agent"].socket
+        else:
             own = node.config.runtime_dir / reach.TOOLS_SOCKET
             listening = _listen(own)
             parts.callback(own.unlink, missing_ok=True)
@@ -336,6 +352,13 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
 
 
 # -- The client ------------------------------------------------------------------------------------
+
+STARTING: Final = rpc_pb2.STATE_STARTING
+
+
+def known(message: Any, name: str) -> Any:  # noqa: ANN401 - whatever the field is
+    """Return a field of a message, None when it was not told."""
+    return getattr(message, name) if message.HasField(name) else None
 
 
 class Client:

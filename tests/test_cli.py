@@ -142,7 +142,7 @@ def test_sizes_are_shown_in_the_unit_that_fits(size: int, shown: str) -> None:
 def test_help_is_there_for_everybody() -> None:
     top = aliquot("--help")
     assert top.returncode == 0
-    for name in ("run", "ps", "sim"):
+    for name in ("run", "ps", "devices", "sim"):
         assert re.search(rf"^  {name} ", top.stdout, re.MULTILINE)
         own = aliquot(name, "--help")
         assert own.returncode == 0, own.stderr
@@ -169,6 +169,7 @@ def test_the_version_is_the_distributions() -> None:
         (["run", "--memory", os.fsdecode(b"\xff\xfe"), "--", "ls"], "is not a size"),
         (["ps", "--walk"], "--walk"),
         (["ps", "extra"], "extra"),
+        (["devices", "extra"], "extra"),
         (["--walk"], "--walk"),
     ],
 )
@@ -192,7 +193,7 @@ def test_a_command_loads_no_more_than_it_needs() -> None:
     script += "print(sorted(name for name in sys.modules if name.startswith('aliquot')))"
     for arguments, absent in (
         (["--help"], ("aliquot.shim", "aliquot.sim", "aliquot.agent.run")),
-        (["ps"], ("aliquot.sim", "aliquot.agent.run")),
+        (["ps"], ("aliquot.sim", "aliquot.agent.run", "aliquot.agent.rpc")),
     ):
         result = subprocess.run(
             [sys.executable, "-c", script, *arguments], check=True, capture_output=True, text=True
@@ -236,6 +237,6 @@ def test_the_pages_name_no_file_that_is_not_there() -> None:
 
 def test_every_option_is_in_the_page_on_running() -> None:
     page = (ROOT / "docs/running.md").read_text(encoding="utf-8")
-    for command in ("run", "ps"):
+    for command in ("run", "ps", "devices"):
         for option in re.findall(r"^  (--[a-z]+)", aliquot(command, "--help").stdout, re.MULTILINE):
             assert f"`{option}" in page or option == "--help", f"{command} {option}"

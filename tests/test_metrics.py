@@ -20,8 +20,8 @@ from aliquot.agent.errors import AliquotError
 from aliquot.agent.slices import Container
 from prometheus_client.parser import text_string_to_metric_families
 
-from reading_parts import GIB, MIB, Board, Node, device, part
 from commands import PATIENCE_SECONDS
+from reading_parts import GIB, MIB, Board, Node, device, part
 from slots import Slot, write_figures
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +16,13 @@ from typing import Any
 
 import pytest
 from aliquot.agent import rundir
+from aliquot.agent.devices import DeviceProcess
+from aliquot.agent.slices import Container
 from aliquot.shim import region
 
-from commands import TESTS, Desk, desk, odd_driver, one_line, wait_for
+from commands import ALIQUOT, TESTS, Desk, desk, odd_driver, one_line, wait_for
+from reading_parts import NOBODY, Board, Node, device, part, reachable, served
+from slots import Slot, write_figures
 
 HOLDER = str(TESTS / "holder.py")
 MIB = 1 << 20
@@ -94,10 +99,14 @@ def test_it_shows_what_each_slice_and_process_holds(here: Desk) -> None:
             "model": "Odd 0",
             "charge_bytes": 700 * MIB + context,
             "unclaimed_bytes": 0,
+            "unseen_bytes": 0,
             "cap_bytes": GIB,
             "peak_bytes": 700 * MIB + context,
             "refusals": 1,
+            "enforcement": "shim",
         }
+        owner = ("kind", "namespace", "pod", "container", "container_id")
+        assert [one[key] for key in owner] == ["run", None, None, None, None]
         (process,) = one["processes"]
         assert process["charge_bytes"] == [device["charge_bytes"]]
         assert Path(f"/proc/{process['pid']}/comm").read_text().strip() == process["command"]
@@ -269,3 +278,139 @@ def test_a_closed_output_is_no_traceback(here: Desk) -> None:
         os.close(writer)
         assert running.stderr is not None
         assert "Traceback" not in running.stderr.read()
+
+
+# -- Slices of containers ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def node(here: Desk) -> Iterator[Node]:
+    """A node with an agent's parts in the desk's folder."""
+    if os.geteuid() != 0:
+        pytest.skip("the agent is root: others may not write into grants")
+    here.runtime.mkdir(mode=0o711)
+    made = Node(here.runtime, Board((device(0), device(1))))
+    readings = made.readings
+    yield made
+    readings._grants.close()
+
+
+def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node) -> None:
+    zero, one = node.devices
+    line = Path("/proc/self/cgroup").read_text().splitlines()[0]
+    node.ledger.add("train", part(zero, 3 * GIB, 30), part(one, GIB), cgroups=(line,))
+    bare = Container("0123456789abcdef0123456789abcdef", "/bundle", "moby")
+    node.ledger.add("bare", part(one, GIB), container=bare, init_pid=0)
+    usage = node.ledger.region("train") / "usage"
+    write_figures(usage, 0, peak=700 * MIB, refusals=3)
+    slot = Slot(usage, 0, 12, b"train.py")
+    slot.charge(0, 600 * MIB)
+    node.vendors[0].rows = [DeviceProcess(zero.uuid, os.getpid(), 640 * MIB, 0.5, None)]
+    node.sample()
+    node.sample()
+    with made_by_hand(here, "by-hand"), served(node):
+        run, train, bare_one = here.slices()
+        text = here.run("ps").stdout
+    slot.die()
+    assert [piece["kind"] for piece in (run, train, bare_one)] == ["run", "container", "container"]
+    # One schema: whoever reads one can read the other.
+    assert set(run) == set(train)
+    assert set(run["devices"][0]) == set(train["devices"][0])
+    assert train["devices"][0] == {
+        "index": 0,
+        "uuid": zero.uuid,
+        "model": "Acme 0",
+        "charge_bytes": 600 * MIB,
+        "unclaimed_bytes": 40 * MIB,
+        "unseen_bytes": 40 * MIB,
+        "cap_bytes": 3 * GIB,
+        "peak_bytes": 700 * MIB,
+        "refusals": 3,
+        "enforcement": "shim",
+    }
+    assert {key: value for key, value in train.items() if key not in ("devices", "processes")} == {
+        "name": "default/train/main",
+        "kind": "container",
+        "namespace": "default",
+        "pod": "train",
+        "container": "main",
+        "container_id": "id-train",
+        "path": str(node.ledger.folder("train")),
+        "state": "running",
+        "mode": None,
+        "command": [],
+        "started": "2023-11-14T22:13:20+00:00",
+        "unknown_functions": 0,
+    }
+    (process,) = train["processes"]
+    assert (process["pid"], process["command"]) == (12, "train.py")
+    assert process["charge_bytes"] == [600 * MIB, 0]
+    assert (bare_one["name"], bare_one["state"]) == (bare.id[:24], "starting")
+    lines = text.splitlines()
+    assert lines[0].split() == [
+        "SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "UNSEEN", "CAP", "PEAK", "REFUSALS", "BY",
+        "STATE",
+    ]  # fmt: skip
+    assert re.fullmatch(
+        rf"default/train/main +0 {zero.uuid[:12]} +Acme 0 +1 process +600\.0 MiB +40\.0 MiB"
+        r" +3\.0 GiB +700\.0 MiB +3 +shim +running",
+        lines[2],
+    )
+    assert re.fullmatch(r" +12 train\.py +600\.0 MiB", lines[3])
+
+
+def test_what_is_not_known_of_a_container_is_no_nought(here: Desk, node: Node) -> None:
+    node.ledger.add("new", part(node.devices[0]), init_pid=0)
+    with served(node):
+        (piece,) = here.slices()
+        row = here.run("ps").stdout.splitlines()[1].split()
+    (told,) = piece["devices"]
+    for key in ("charge_bytes", "unclaimed_bytes", "unseen_bytes", "peak_bytes", "refusals"):
+        assert told[key] is None
+    assert row[-8:] == ["-", "-", "4.0", "GiB", "-", "-", "shim", "starting"]
+
+
+def test_a_container_that_scribbles_is_a_line_and_hides_no_other(here: Desk, node: Node) -> None:
+    for name in ("good", "bad"):
+        node.ledger.add(name, part(node.devices[0]))
+    usage = node.ledger.region("bad") / "usage"
+    os.truncate(usage, 7)
+    node.sample()
+    with served(node):
+        shown = here.run("ps")
+        told = json.loads(here.run("ps", "--json").stdout)
+    assert shown.returncode == 1
+    assert one_line(shown).startswith(f"aliquot: default/bad/main: {usage} ")
+    assert len(shown.stdout.splitlines()) == 3
+    assert len(told["slices"]) == 2
+    assert told["faults"] == [one_line(shown).removeprefix("aliquot: ")]
+
+
+def test_an_agent_that_does_not_answer_is_a_line_and_runs_are_shown(here: Desk, node: Node) -> None:
+    node.readings = None  # type: ignore[assignment]
+    with made_by_hand(here, "by-hand"), served(node):
+        shown = here.run("ps")
+    assert shown.returncode == 1
+    assert "agent.sock failed: " in one_line(shown)
+    assert shown.stdout.splitlines()[1].startswith("by-hand ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_users_see_their_own_where_an_agent_runs(driver: Path, shim_library: Path) -> None:
+    with reachable() as folder:
+        theirs = desk(driver, shim_library, folder, (*NOBODY, *ALIQUOT))
+        theirs.runtime.mkdir(mode=0o711)
+        node = Node(theirs.runtime, Board((device(0),)))
+        node.ledger.add("one", part(node.devices[0]))
+        with served(node):
+            shown = theirs.run("ps", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout) == {"slices": [], "faults": []}
+
+
+def test_what_a_killed_agent_left_is_as_no_agent(here: Desk, node: Node) -> None:
+    left = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    left.bind(str(here.runtime / "agent.sock"))
+    left.close()
+    shown = here.run("ps", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")

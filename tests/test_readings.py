@@ -17,8 +17,8 @@ from aliquot.agent.devices import DeviceProcess, VendorError
 from aliquot.agent.snapshot import PartReading
 from aliquot.shim import region
 
-from reading_parts import GIB, MIB, Board, Node, cgroup_folder, device, own_cgroup, part, tenant
 from commands import PATIENCE_SECONDS
+from reading_parts import GIB, MIB, Board, Node, cgroup_folder, device, own_cgroup, part, tenant
 from slots import Slot, write_figures
 
 DEVICES = (device(0), device(1))

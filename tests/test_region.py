@@ -27,7 +27,6 @@ DEVICES = (
 )
 
 
-
 def structs() -> list[Any]:
     """Return the types of all structs that the header defines."""
     names = re.findall(
