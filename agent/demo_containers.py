@@ -204,7 +204,7 @@ def _show_refusal(demo: Demo, node: _Node) -> None:
     refused = node.containerd.ctr(*line, check=False)
     demo.say(refused.stderr.strip().splitlines()[-1] if refused.stderr else "")
     node.containerd.ctr("containers", "delete", "greedy", check=False)
-    demo.promise("it was refused, and the reason names its 900GiB", "900GiB" in refused.stderr)
+    demo.promise("it was refused, and the reason says how much", "900.0 GiB" in refused.stderr)
 
 
 def _show_end(

@@ -72,10 +72,12 @@ def lay_out(root: Path, programs: Mapping[str, Path]) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(program, place)
     for library in libraries(programs.values()):
-        place = root / str(library).lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if not place.exists():
-            shutil.copy2(library.resolve(), place)
+        # Under both names: static programs look for the loader beside the C library.
+        for path in (library, library.resolve()):
+            place = root / str(path).lstrip("/")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if not place.exists():
+                shutil.copy2(path, place)
     subprocess.run(["ldconfig", "-r", str(root)], check=True)
     return root
 
