@@ -89,7 +89,7 @@ class Daemon:
         self.devices: tuple[Device, ...] = ()
         self.unhealthy: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
-        self.keeper = Keeper(self.ledger, lambda: self.vendors)
+        self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
         self.readings: Readings
         self._parts = parts
         self._deposit = Deposit(config.lib_dir)
@@ -373,10 +373,7 @@ def run_loop(work: Coroutine[Any, Any, None]) -> None:
         loop.run_until_complete(work)
         status = 0
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(_end_all())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
         executor.shutdown(wait=False, cancel_futures=True)
@@ -387,6 +384,13 @@ def run_loop(work: Coroutine[Any, Any, None]) -> None:
                     _log.warning("a call has not returned: the agent ends without it")
                     logging.shutdown()
                     os._exit(status)
+
+
+async def _end_all() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @click.command("agent", help=_HELP)

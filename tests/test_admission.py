@@ -62,7 +62,7 @@ class Desk:
     tools: Any = TOOLS
 
     def __post_init__(self) -> None:  # noqa: D105 - as every other of its name
-        self.keeper = Keeper(self.ledger, lambda: self.vendors)
+        self.keeper = Keeper(self.ledger, lambda: self.vendors, self.looked)
         self.deposit = Deposit(self.folder / "lib")
         self.known = asyncio.Event()
         self.known.set()
@@ -621,6 +621,31 @@ def _by_driver(story: Story) -> Story:
         await story(desk)
 
     return told
+
+
+def test_a_cap_of_a_driver_is_taken_back_by_the_next_agent(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk, own: Path) -> None:
+        with some_process() as init:
+            move(init.pid, own)
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            await desk.keeper.close()
+            init.kill()
+            init.wait()
+            desk.ledger.open()
+            desk.known.clear()
+            later = Keeper(desk.ledger, lambda: desk.vendors, desk.looked)
+            await later.settle()
+            assert desk.vendor.limits[1:] == []
+            assert len(desk.ledger.slices()) == 1
+            desk.known.set()
+            await desk.free()
+            assert desk.vendor.limits[1:] == [("PAPER-01", str(own), None)]
+            await later.close()
+
+    with cgroup("cgroup2", f"aliquot-{os.getpid()}-limit") as own:
+        act(_by_driver(lambda desk: story(desk, own)))
 
 
 def test_a_driver_that_does_not_take_the_cap_is_a_refusal(act: Callable[[Story], None]) -> None:
