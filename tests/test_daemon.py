@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import signal
 import socket
@@ -19,7 +21,7 @@ from aliquot.agent.ledger import Ledger, key_of
 
 import agent_process
 from agent_parts import NEEDS_ROOT, make_bundle, mounted_below, swept
-from commands import wait_for
+from commands import ALIQUOT, wait_for
 
 pytestmark = NEEDS_ROOT
 
@@ -266,8 +268,8 @@ def _was_killed(agent: int) -> bool:
 
 
 @contextlib.contextmanager
-def _forked(node: Node, lines: int) -> Iterator[int]:
-    """An agent that kills itself after so many lines; forked, since so many are started."""
+def _forked(node: Node, lines: int | None) -> Iterator[int]:
+    """An agent, which may kill itself after so many lines; forked, since so many are started."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -282,7 +284,14 @@ def _forked(node: Node, lines: int) -> Iterator[int]:
     os.close(writing)
     with open(reading, "rb") as ready:  # noqa: PTH123 - an open file
         assert ready.read(1) == b"r"
-    yield pid
+    try:
+        yield pid
+    finally:
+        # Unless the story has ended it.
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
 
 def test_killed_at_any_step_the_books_are_right_at_the_next_start(node: Node) -> None:
@@ -292,7 +301,7 @@ def test_killed_at_any_step_the_books_are_right_at_the_next_start(node: Node) ->
     total = _lines_of(node)
     assert total > 200
     created = started = 0
-    for step in range(0, total, 7):
+    for step in range(0, total, 11):
         bundle = make_bundle(node.folder / f"step{step}")
         with _forked(node, step) as agent:
             result = node.start(bundle)
@@ -302,13 +311,15 @@ def test_killed_at_any_step_the_books_are_right_at_the_next_start(node: Node) ->
                 with contextlib.suppress(OSError, AliquotError):
                     node.stop(bundle, node.running[-1])
             _was_killed(agent)
-        with node.agent():
+        with _forked(node, None) as agent:
             # As it is, before anything else happens: who lives has a slice, and nobody else.
             node.check_books()
             for pid in node.running[1:]:
                 end(pid)
                 node.running.remove(pid)
             wait_for(lambda: node.names() == {"neighbour"}, "the end of the slices")
+            assert not _was_killed(agent)
+    print(f"{total} lines, {created} not created, {started} started")
     assert created
     assert started
 
@@ -331,9 +342,10 @@ def _as_third(opened: socket.socket, told: dict[str, str]) -> str:
     """Look at a passed socket in a process that has it as descriptor 3; answers what came of it."""
     program = """
 import os, sys
+os.dup2(int(sys.argv[1]), 3)
 from aliquot.agent import sockets
 from aliquot.agent.errors import AliquotError
-environment = dict(pair.split("=", 1) for pair in sys.argv[1:])
+environment = dict(pair.split("=", 1) for pair in sys.argv[2:])
 if environment.get("LISTEN_PID") == "own":
     environment["LISTEN_PID"] = str(os.getpid())
 try:
@@ -344,7 +356,7 @@ except AliquotError as error:
 """
     result = subprocess.run(
         [
-            *("sh", "-c", f'exec "$0" "$@" 3<&{opened.fileno()}', sys.executable, "-c", program),
+            *(sys.executable, "-c", program, str(opened.fileno())),
             *(f"{key}={value}" for key, value in told.items()),
         ],
         pass_fds=(opened.fileno(),),
@@ -396,3 +408,53 @@ def test_what_lies_where_the_socket_should_be_is_left_alone(tmp_path: Path) -> N
     long = tmp_path / ("x" * 120)
     with pytest.raises(AliquotError, match="cannot be listened on"), sockets.listen(long):
         pass
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("aliquot.agent.config") is None,
+    reason="this package has no configuration yet",
+)
+def test_a_configuration_is_checked_without_an_agent(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    command = [*ALIQUOT, "agent", "--check", "--config", str(file)]
+    file.write_text(f'runtime_dir = "{tmp_path}/run"\n')
+    good = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (good.returncode, good.stdout) == (0, f"{file}: no mistakes\n")
+    file.write_text("nonsense = 1\nplacement = 7\n")
+    bad = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert bad.returncode == 2
+    assert "nonsense" in bad.stderr
+    assert "placement" in bad.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_line_of_the_log_is_one_line_whatever_is_in_it(as_json: bool) -> None:
+    program = f"""
+import logging
+from aliquot.agent.journal import log_to_stderr
+log_to_stderr(as_json={as_json})
+log = logging.getLogger("aliquot.agent.x")
+log.warning("%s", "two\\nlines \\x1b[31m")
+try:
+    raise KeyError("a\\nb")
+except KeyError:
+    log.exception("it failed")
+"""
+    environment = {"JOURNAL_STREAM": "1:2", "PATH": os.environ["PATH"]}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    first, second = result.stderr.splitlines()
+    if as_json:
+        assert json.loads(first)["msg"] == "two\nlines \x1b[31m"
+        assert json.loads(second)["level"] == "error"
+        assert "KeyError" in json.loads(second)["msg"]
+    else:
+        assert first == "<4>aliquot agent: two?lines ?[31m"
+        assert second.startswith("<3>aliquot agent: it failed: ")
+        assert "KeyError" in second
