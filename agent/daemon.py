@@ -17,7 +17,15 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +42,11 @@ from .errors import AliquotError
 from .journal import log_to_stderr
 from .keeper import Keeper
 from .ledger import Ledger
+from .slices import Request
 
 if TYPE_CHECKING:
     from .config import Config  # type: ignore[import-not-found, unused-ignore]
-    from .readings import Readings
+    from .readings import Readings  # type: ignore[import-not-found, unused-ignore]
 
 RUNTIME_SOCKET: Final = "runtime.sock"
 LOCK: Final = "agent.lock"
@@ -89,7 +98,7 @@ class Daemon:
         self.devices: tuple[Device, ...] = ()
         self.unhealthy: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
-        self.keeper = Keeper(self.ledger, lambda: self.vendors)
+        self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
         self.readings: Readings
         self._parts = parts
         self._deposit = Deposit(config.lib_dir)
@@ -319,12 +328,20 @@ def _nothing() -> None:
 def real_parts(config: Config) -> Parts:
     """Return what the agent of a node is made of."""
     # Nothing of it is loaded to check a configuration.
-    from aliquot.hooks import edits  # noqa: PLC0415
-    from aliquot.hooks.errors import EditError  # noqa: PLC0415
-    from aliquot.shim import program  # noqa: PLC0415
+    from aliquot.hooks import edits  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+    from aliquot.hooks.errors import EditError  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+    from aliquot.shim import program  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
 
-    from . import placement, requests  # noqa: PLC0415
-    from .devices import registry  # noqa: PLC0415
+    from . import placement, requests  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+    from .devices import registry  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+
+    def read(
+        annotations: Mapping[str, str], environment: Mapping[str, str], name: str
+    ) -> Request | None:
+        # What an earlier try wrote into the bundle asks for nothing.
+        asked = {key: text for key, text in annotations.items() if key != edits.SLICE_ANNOTATION}
+        request: Request | None = requests.read(asked, environment, name, config)
+        return request
 
     def load() -> tuple[Sequence[Vendor], Sequence[str]]:
         loaded = registry.load(config)
@@ -334,9 +351,7 @@ def real_parts(config: Config) -> Parts:
         load=load,
         tools=Tools(
             inspect=edits.inspect,
-            read=lambda annotations, environment, name: requests.read(
-                annotations, environment, name, config
-            ),
+            read=read,
             place=lambda request, devices, slices, unhealthy, container: placement.place(
                 request, devices, slices, unhealthy, container, config
             ),
@@ -351,8 +366,8 @@ def real_parts(config: Config) -> Parts:
 
 
 def _services() -> Sequence[tuple[str, Service]]:
-    from . import metrics, rpc  # noqa: PLC0415 - as above
-    from .readings import Readings  # noqa: PLC0415
+    from . import metrics, rpc  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+    from .readings import Readings  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
 
     @contextlib.asynccontextmanager
     async def read(daemon: Daemon) -> AsyncIterator[None]:
@@ -373,10 +388,7 @@ def run_loop(work: Coroutine[Any, Any, None]) -> None:
         loop.run_until_complete(work)
         status = 0
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(_end_all())
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
         executor.shutdown(wait=False, cancel_futures=True)
@@ -387,6 +399,13 @@ def run_loop(work: Coroutine[Any, Any, None]) -> None:
                     _log.warning("a call has not returned: the agent ends without it")
                     logging.shutdown()
                     os._exit(status)
+
+
+async def _end_all() -> None:
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 @click.command("agent", help=_HELP)

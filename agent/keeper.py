@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -38,10 +38,19 @@ _log: Final = logging.getLogger(__name__)
 class Keeper:
     """Watches over the slices of a ledger, in one event loop."""
 
-    def __init__(self, ledger: Ledger, vendors: Callable[[], Sequence[Vendor]]) -> None:
-        """Nothing is watched before ``settle`` or ``hold``."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        vendors: Callable[[], Sequence[Vendor]],
+        looked: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Nothing is watched before ``settle`` or ``hold``.
+
+        ``vendors`` are known once ``looked`` returns.
+        """
         self._ledger = ledger
         self._vendors = vendors
+        self._looked = looked
         self._callers: dict[str, Caller] = {}
         self._watches: dict[str, asyncio.Task[None]] = {}
         self._stops: set[asyncio.Task[None]] = set()
@@ -68,17 +77,20 @@ class Keeper:
                 self._locks[key] = (lock, users - 1)
 
     async def settle(self) -> None:
-        """Release all slices that have ended, and watch the others."""
+        """Release all slices that have ended, and watch the others.
+
+        Those whose cap a driver holds follow once the vendors are known.
+        """
         for piece in self._ledger.slices():
-            async with self.locked(piece.key):
-                if has_ended(piece):
-                    try:
+            if has_ended(piece) and all(part.enforcement != DRIVER for part in piece.parts):
+                try:
+                    async with self.locked(piece.key):
                         await self._release(piece)
-                    except AliquotError as error:
-                        _log.error("%s", error)
-                        self.hold(piece)
+                except AliquotError as error:
+                    _log.error("%s", error)
                 else:
-                    self.hold(piece)
+                    continue
+            self.hold(piece)
 
     def hold(self, piece: Slice) -> None:
         """Watch whom a slice belongs to now, in place of whom it belonged to before."""
@@ -247,6 +259,7 @@ class Keeper:
             _log.log(level, "container %s: limit of %s: %s", piece.key, part.uuid, error)
 
     async def _set_limit(self, part: Part, folder: Path, limit: int | None) -> None:
+        await self._looked()
         for vendor in self._vendors():
             if vendor.name == part.vendor:
                 call = partial(vendor.limit_memory, part.uuid, str(folder), limit)

@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aliquot.shim import region
+from aliquot.shim.region import GrantedDevice, RegionDevice
 
 from . import mounts, processes
 from .errors import AliquotError, BadRequestError
@@ -68,7 +69,7 @@ class Broken:
 
     key: str
     reason: str
-    granted: tuple[region.GrantedDevice, ...]
+    granted: tuple[GrantedDevice, ...]
 
 
 def key_of(container_id: str, bundle: str) -> str:
@@ -152,7 +153,7 @@ class Ledger:
 
     # -- Writing -----------------------------------------------------------------------------------
 
-    def add(self, piece: Slice, devices: Sequence[region.RegionDevice]) -> Path:
+    def add(self, piece: Slice, devices: Sequence[RegionDevice]) -> Path:
         """Write a slice down and make its region, all or nothing; returns its folder.
 
         Raises AliquotError, also when there is a folder of that key.
@@ -286,7 +287,7 @@ class Ledger:
             if name.isdigit()
         )
 
-    def _granted(self, key: str) -> tuple[region.GrantedDevice, ...]:
+    def _granted(self, key: str) -> tuple[GrantedDevice, ...]:
         try:
             with _opened(self.region(key)) as dirfd:
                 fd = open_inside(dirfd, "grant")
@@ -319,7 +320,7 @@ class Ledger:
             os.replace(_NEW, SLICE, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
 
-    def _make_region(self, piece: Slice, devices: Sequence[region.RegionDevice]) -> None:
+    def _make_region(self, piece: Slice, devices: Sequence[RegionDevice]) -> None:
         place = self.region(piece.key)
         place.mkdir(mode=0o755)
         page = os.sysconf("SC_PAGE_SIZE")

@@ -62,7 +62,7 @@ class Desk:
     tools: Any = TOOLS
 
     def __post_init__(self) -> None:  # noqa: D105 - as every other of its name
-        self.keeper = Keeper(self.ledger, lambda: self.vendors)
+        self.keeper = Keeper(self.ledger, lambda: self.vendors, self.looked)
         self.deposit = Deposit(self.folder / "lib")
         self.known = asyncio.Event()
         self.known.set()
@@ -114,6 +114,15 @@ class Desk:
 def peer(pid: int | None = None) -> Peer:
     number = os.getpid() if pid is None else pid
     return Peer(number, processes.start_time(number) or 0)
+
+
+def waiting_for(go: threading.Event) -> Callable[[str], None]:
+    """What makes a vendor hang until ``go``."""
+
+    def wait(_: str) -> None:
+        go.wait()
+
+    return wait
 
 
 Story = Callable[[Desk], Coroutine[Any, Any, None]]
@@ -198,7 +207,7 @@ def test_cri_o_and_containerd_name_containers(act: Callable[[Story], None]) -> N
             "io.kubernetes.pod.name": "train-0",
             "io.kubernetes.container.name": "m" * 300,
         }
-        await desk.create(desk.bundle("crio", **names))
+        await desk.create(desk.bundle("crio", 1, **names))
         path = desk.folder / "io.containerd.runtime.v2.task" / "k8s.io" / "ctr"
         await desk.create(make_bundle(path))
         first, second = (piece.container for piece in desk.ledger.slices())
@@ -228,7 +237,7 @@ def test_no_memory_is_given_twice_however_many_ask_at_once(act: Callable[[Story]
 def test_a_vendor_that_takes_its_time_keeps_nobody_else(act: Callable[[Story], None]) -> None:
     async def story(desk: Desk) -> None:
         go, slow = threading.Event(), desk.bundle("slow")
-        desk.vendor.before = lambda what: go.wait() and None if what == "needs" else None
+        desk.vendor.before = waiting_for(go)
         waiting = asyncio.create_task(desk.create(slow))
         while not desk.ledger.slices():  # noqa: ASYNC110 - nobody else tells
             await asyncio.sleep(0)
@@ -279,7 +288,8 @@ def test_whatever_fails_nothing_is_changed_and_one_line_says_why(
     async def story(desk: Desk) -> None:
         bundle = desk.bundle()
         before = (bundle / "config.json").read_bytes()
-        desk.tools = dataclasses.replace(TOOLS, **{step: _fail(error)})
+        changed: Any = {step: _fail(error)}
+        desk.tools = dataclasses.replace(TOOLS, **changed)
         with pytest.raises(AliquotError) as raised:
             await desk.create(bundle)
         assert str(raised.value).startswith("container c1: ")
@@ -623,6 +633,31 @@ def _by_driver(story: Story) -> Story:
     return told
 
 
+def test_a_cap_of_a_driver_is_taken_back_by_the_next_agent(act: Callable[[Story], None]) -> None:
+    async def story(desk: Desk, own: Path) -> None:
+        with some_process() as init:
+            move(init.pid, own)
+            await desk.create(desk.bundle())
+            (piece,) = desk.ledger.slices()
+            await desk.started(piece, init.pid)
+            await desk.keeper.close()
+            init.kill()
+            init.wait()
+            desk.ledger.open()
+            desk.known.clear()
+            later = Keeper(desk.ledger, lambda: desk.vendors, desk.looked)
+            await later.settle()
+            assert desk.vendor.limits[1:] == []
+            assert len(desk.ledger.slices()) == 1
+            desk.known.set()
+            await desk.free()
+            assert desk.vendor.limits[1:] == [("PAPER-01", str(own), None)]
+            await later.close()
+
+    with cgroup("cgroup2", f"aliquot-{os.getpid()}-limit") as own:
+        act(_by_driver(lambda desk: story(desk, own)))
+
+
 def test_a_driver_that_does_not_take_the_cap_is_a_refusal(act: Callable[[Story], None]) -> None:
     async def story(desk: Desk, own: Path) -> None:
         with some_process() as init:
@@ -665,7 +700,7 @@ def test_deleting_a_container_does_not_wait_for_a_driver_that_hangs(
             await desk.create(desk.bundle())
             (piece,) = desk.ledger.slices()
             await desk.started(piece, init.pid)
-            desk.vendor.before = lambda _: go.wait() and None
+            desk.vendor.before = waiting_for(go)
             init.kill()
             init.wait()
             await desk.stopped(piece)
@@ -703,7 +738,7 @@ def test_who_does_not_answer_is_not_asked_without_end() -> None:
 def test_what_a_call_raises_is_raised() -> None:
     async def story() -> None:
         with pytest.raises(KeyError):
-            await finish(lambda: {}["x"])
+            await finish(_fail(KeyError("x")))
         with pytest.raises(RuntimeError, match="StopIteration"):
             await finish(lambda: next(iter(())))
 
@@ -749,12 +784,14 @@ def test_a_copy_that_somebody_changed_is_not_used_and_not_mended(
     source = tmp_path / "libcuda.so.1"
     source.write_bytes(b"first")
     copy = deposit.put(source)
-    for spoil in (
-        lambda: copy.write_bytes(b"evil!"),
-        lambda: (copy.write_bytes(b"first"), copy.chmod(0o666)),
-        lambda: (copy.chmod(0o644), os.chown(copy, 65534, 0)),
+    for content, mode, owner in (
+        (b"evil!", 0o644, 0),
+        (b"first", 0o666, 0),
+        (b"first", 0o644, 65534),
     ):
-        spoil()
+        copy.write_bytes(content)
+        copy.chmod(mode)
+        os.chown(copy, owner, 0)
         before = copy.stat()
         with pytest.raises(AliquotError, match="is not what was put there"):
             Deposit(tmp_path / "lib").put(source)
