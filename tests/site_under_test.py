@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -174,6 +174,49 @@ class Site:
     def wish(self, name: str, environment: Mapping[str, str] | None = None, **wish: Any) -> Wish:
         wish.setdefault("image", IMAGE)
         return Wish(name, environment={"ALIQUOT_SIM_GROUP": name, **(environment or {})}, **wish)
+
+    @contextlib.contextmanager
+    def mapped(self, name: str, first: int, **environment: str) -> Iterator[Callable[..., str]]:
+        """A container whose root is the host's user ``first``; answers how to run programs in it."""
+        bundle = self.folder / "bundles" / name
+        bundle.mkdir(parents=True)
+        root = lay_out(bundle / "rootfs", {"/usr/bin/hold": self.hold})
+        for path in [root, *root.rglob("*")]:
+            os.chown(path, first, first, follow_symlinks=False)
+        subprocess.run(["runc", "spec"], cwd=bundle, check=True)
+        config = json.loads((bundle / "config.json").read_text())
+        process = config["process"]
+        process["terminal"] = False
+        process["args"] = ["/bin/sleep", "1000000"]
+        process["env"] += [f"{key}={value}" for key, value in environment.items()]
+        # Both need privileges that root in a container lacks.
+        process.pop("rlimits", None)
+        process.pop("oomScoreAdj", None)
+        config["root"] = {"path": "rootfs", "readonly": False}
+        ids = [{"containerID": 0, "hostID": first, "size": 65536}]
+        config["linux"] |= {"uidMappings": ids, "gidMappings": ids}
+        config["linux"]["namespaces"].append({"type": "user"})
+        (bundle / "config.json").write_text(json.dumps(config))
+
+        def call(*arguments: str) -> str:
+            # Into files: the container keeps what it inherits.
+            with (bundle / "out").open("w+") as out:
+                done = subprocess.run(
+                    [str(aliquot.shim.program("aliquot-runtime")),
+                     "--root", str(self.folder / "runc"), *arguments],
+                    env={**os.environ, "ALIQUOT_RUNTIME_DIR": str(self.runtime_dir)},
+                    stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False,
+                )  # fmt: skip
+                out.seek(0)
+                said = out.read()
+            assert done.returncode == 0, said
+            return said
+
+        call("run", "--detach", "--bundle", str(bundle), name)
+        try:
+            yield lambda *command: call("exec", name, *command)
+        finally:
+            call("delete", "--force", name)
 
     def fill(self, pod: Pod, *arguments: str) -> Filled:
         """Take memory in a pod, through exec, until CUDA says that there is no more."""
