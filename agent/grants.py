@@ -13,15 +13,28 @@ from .devices import Device
 from .slices import Slice
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a file of a slice cannot be used, in one line.
+
+    ``gone``: it is not there, as happens for a moment when a slice ends.
+    """
+
+    text: str
+    gone: bool = False
+
+
 @dataclass(slots=True)
 class Grant:
-    """One open grant; ``columns`` are the numbers that the slice's devices have in its region.
+    """One open grant.
 
-    ``identity`` tells a slice from a later one with the same key. ``written`` is what each column
-    was told last.
+    ``folder`` is where it lies, and ``usage`` too. ``identity`` tells its slice from a later one
+    with the same key. ``columns`` are the numbers that the slice's devices have in its region,
+    ``written`` is what each of them was told last.
     """
 
     fd: int
+    folder: str
     identity: int
     beat: int
     device_count: int
@@ -35,7 +48,7 @@ class Grants:
     def __init__(self) -> None:
         """None is open."""
         self._open: dict[str, Grant] = {}
-        self.faults: dict[str, str] = {}
+        self.faults: dict[str, Fault] = {}
 
     def follow(
         self,
@@ -45,7 +58,7 @@ class Grants:
     ) -> None:
         """Open the grants of new slices and close those of slices that are gone.
 
-        ``faults`` then has one line for each slice whose grant cannot be used; it is tried again
+        ``faults`` then has why for each slice whose grant cannot be used; it is tried again
         the next time.
         """
         now = {piece.key: piece.created_unix_ns for piece in pieces}
@@ -59,9 +72,10 @@ class Grants:
             try:
                 self._open[piece.key] = _open(path, piece, devices)
             except region.RegionError as error:
-                self.faults[piece.key] = str(error)
+                self.faults[piece.key] = Fault(str(error))
             except OSError as error:
-                self.faults[piece.key] = f"{path} cannot be used: {error.strerror}"
+                text = f"{path} cannot be used: {error.strerror}"
+                self.faults[piece.key] = Fault(text, gone=isinstance(error, FileNotFoundError))
 
     def get(self, key: str) -> Grant | None:
         """Return a slice's open grant."""
@@ -120,7 +134,9 @@ def _open(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
     except BaseException:
         os.close(fd)
         raise
-    return Grant(fd, piece.created_unix_ns, grant.beat, len(grant.devices), columns)
+    return Grant(
+        fd, str(path.parent), piece.created_unix_ns, grant.beat, len(grant.devices), columns
+    )
 
 
 def _columns(grant: region.Grant, piece: Slice, devices: Sequence[Device]) -> dict[str, int]:

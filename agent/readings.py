@@ -21,18 +21,17 @@ from typing import Final, Protocol, TypeVar
 
 from aliquot.shim import region
 
-from . import rundir
 from .devices import Device, DeviceProcess, Health, Sample, Vendor, VendorError
-from .grants import Grant, Grants
+from .grants import Fault, Grant, Grants
 from .slices import Part, Slice
 from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
 
 # A shim that has not seen a beat for a second takes the agent for dead.
 BEAT_SECONDS: Final = 0.25
-# A pid that a device lists all the while may have become another process between two rounds.
-_ROUNDS_UNTIL_ASKED_AGAIN: Final = 10
 # The ledger is asked in the event loop; others must have their turn between so many questions.
 _QUESTIONS_AT_ONCE: Final = 8
+
+_MOST_GROUPS_BYTES: Final = 65536
 
 _LOG: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -92,24 +91,18 @@ class Node(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A usage file that is to be read."""
-
-    path: Path
-    device_count: int
-
-
 @dataclass(slots=True)
 class _Look:
-    """What the blocking half of a round found. A usage that is a text is a fault.
+    """What the blocking half of a round found.
 
+    ``groups`` has what /proc/PID/cgroup says of each process, nothing of those that have ended;
     ``listed`` are the vendors whose lists of processes are whole, ``unwell`` those that cannot
     even tell their devices' health.
     """
 
-    usages: dict[str, region.Usage | str]
+    usages: dict[str, region.Usage | Fault]
     processes: list[DeviceProcess] = field(default_factory=list)
+    groups: dict[int, bytes] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
@@ -117,14 +110,8 @@ class _Look:
     faults: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Owner:
-    """Whose process a pid was found to be, and in which round the ledger said so."""
-
-    key: str | None
-    asked: int
-
-
+# Key and cgroups of a slice.
+_Owner = tuple[str, tuple[str, ...]]
 Held = Mapping[tuple[str, str], Sequence[DeviceProcess]]
 
 
@@ -135,15 +122,18 @@ class Readings:
         """Nothing is read before ``run`` or ``sample``."""
         self._node = node
         self._grants = Grants()
-        self._round = 0
         self._sampled_unix: float | None = None
         self._samples: dict[str, Sample] = {}
         self._slices: dict[str, SliceReading] = {}
         # Uncharged bytes in the last round, by slice and device.
         self._uncharged: dict[tuple[str, str], int] = {}
-        self._owners: dict[int, _Owner] = {}
-        self._known_keys: frozenset[str] = frozenset()
+        # Slices by the cgroups of their processes: who is in the same cgroups is of the same slice,
+        # and the ledger need not be asked again while the slice stays what it is.
+        self._owners: dict[bytes, _Owner | None] = {}
+        self._owners_of: frozenset[_Owner] = frozenset()
         self._faults: dict[str, str] = {}
+        # Slices of which something was not there in the last round.
+        self._gone: set[str] = set()
         self._vendor_faults: tuple[str, ...] = ()
 
     async def run(self) -> None:
@@ -187,53 +177,55 @@ class Readings:
 
     async def sample(self) -> None:
         """Take one round of readings and tell each container what was seen of it."""
-        self._round += 1
         pieces = self._follow()
-        targets = {}
-        for piece in pieces:
-            grant = self._grants.get(piece.key)
-            if grant is not None:
-                path = self._node.ledger.region(piece.key) / "usage"
-                targets[piece.key] = _Target(path, grant.device_count)
+        targets = {piece.key: grant for piece in pieces if (grant := self._grants.get(piece.key))}
         look = await asyncio.to_thread(_look, targets, tuple(self._node.vendors))
-        held = await self._by_slice(look.processes, pieces)
+        held = await self._by_slice(look, pieces)
         doubtful = {
             piece.key: targets[piece.key]
             for piece in pieces
             if self._shows_more(piece, look.usages.get(piece.key), held)
         }
         later = await asyncio.to_thread(_read_all, doubtful) if doubtful else {}
+        # Those that have ended meanwhile are no one's concern any more.
+        left = {(piece.key, piece.created_unix_ns) for piece in self._node.ledger.slices()}
+        pieces = tuple(piece for piece in pieces if (piece.key, piece.created_unix_ns) in left)
         self._settle(pieces, look, later, held)
 
-    async def _by_slice(self, processes: Iterable[DeviceProcess], pieces: Sequence[Slice]) -> Held:
+    async def _by_slice(self, look: _Look, pieces: Sequence[Slice]) -> Held:
         """Return the processes by slice and device; those of nobody are left out."""
-        keys = frozenset(piece.key for piece in pieces)
-        owners: dict[int, _Owner] = {}
+        now = frozenset((piece.key, piece.cgroups) for piece in pieces)
+        # Whoever belonged to nobody may belong to a slice that is new.
+        known = {
+            groups: owner
+            for groups, owner in self._owners.items()
+            if (now == self._owners_of if owner is None else owner in now)
+        }
+        self._owners, self._owners_of = {}, now
         held: dict[tuple[str, str], list[DeviceProcess]] = {}
         asked = 0
-        for process in processes:
-            owner = owners.get(process.pid)
-            if owner is None:
-                owner = self._owners.get(process.pid)
-                if owner is None or self._is_stale(owner, keys):
-                    asked += 1
-                    if asked % _QUESTIONS_AT_ONCE == 0:
-                        await asyncio.sleep(0)
-                    piece = self._node.ledger.of_pid(process.pid)
-                    owner = _Owner(None if piece is None else piece.key, self._round)
-                owners[process.pid] = owner
-            if owner.key is not None:
-                held.setdefault((owner.key, process.uuid), []).append(process)
-        self._owners, self._known_keys = owners, keys
+        for process in look.processes:
+            groups = look.groups.get(process.pid)
+            if not groups:
+                continue
+            if groups in self._owners:
+                owner = self._owners[groups]
+            elif groups in known:
+                owner = self._owners[groups] = known[groups]
+            else:
+                asked += 1
+                if asked % _QUESTIONS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+                piece = self._node.ledger.of_pid(process.pid)
+                owner = None if piece is None else (piece.key, piece.cgroups)
+                # Unless the pid has become another's meanwhile.
+                if _groups_of(process.pid) == groups:
+                    self._owners[groups] = owner
+            if owner is not None:
+                held.setdefault((owner[0], process.uuid), []).append(process)
         return held
 
-    def _is_stale(self, owner: _Owner, keys: frozenset[str]) -> bool:
-        if self._round - owner.asked >= _ROUNDS_UNTIL_ASKED_AGAIN:
-            return True
-        # Whoever belonged to nobody may belong to a slice that is new.
-        return keys != self._known_keys if owner.key is None else owner.key not in keys
-
-    def _shows_more(self, piece: Slice, usage: region.Usage | str | None, held: Held) -> bool:
+    def _shows_more(self, piece: Slice, usage: region.Usage | Fault | None, held: Held) -> bool:
         grant = self._grants.get(piece.key)
         if grant is None or not isinstance(usage, region.Usage):
             return False
@@ -248,21 +240,26 @@ class Readings:
         self,
         pieces: Sequence[Slice],
         look: _Look,
-        later: Mapping[str, region.Usage | str],
+        later: Mapping[str, region.Usage | Fault],
         held: Held,
     ) -> None:
         """Take what was found for true, and tell the containers."""
         uncharged: dict[tuple[str, str], int] = {}
+        gone: set[str] = set()
         self._slices = {}
         for piece in pieces:
             grant = self._grants.get(piece.key)
             found = [looked[piece.key] for looked in (look.usages, later) if piece.key in looked]
             usages = [usage for usage in found if isinstance(usage, region.Usage)]
-            fault = next((usage for usage in found if isinstance(usage, str)), "")
-            if grant is None or not found:
-                fault = self._grants.faults.get(piece.key, "its region came or went meanwhile")
-            if fault:
+            wrong = next((usage for usage in found if isinstance(usage, Fault)), None)
+            wrong = wrong or self._grants.faults.get(piece.key)
+            fault = ""
+            if wrong is not None:
                 usages = []
+                # What is only about to end has nothing wrong with it.
+                fault = "" if wrong.gone and piece.key not in self._gone else wrong.text
+                if wrong.gone:
+                    gone.add(piece.key)
             parts = []
             for part in piece.parts:
                 place = piece.key, part.uuid
@@ -285,7 +282,7 @@ class Readings:
                 unknown_functions=newest.unknown_functions if newest else None,
                 fault=fault,
             )
-        self._uncharged, self._samples = uncharged, look.samples
+        self._uncharged, self._gone, self._samples = uncharged, gone, look.samples
         self._sampled_unix = time.time()
         self._note_health(look)
         self._complain(look.faults)
@@ -436,7 +433,7 @@ def _known_share(values: Iterable[float | None]) -> float | None:
 # -- what blocks -----------------------------------------------------------------------------------
 
 
-def _look(targets: Mapping[str, _Target], vendors: Sequence[Vendor]) -> _Look:
+def _look(targets: Mapping[str, Grant], vendors: Sequence[Vendor]) -> _Look:
     """Read all usages, then ask all vendors: in a thread of its own."""
     look = _Look(_read_all(targets))
     for vendor in vendors:
@@ -445,6 +442,7 @@ def _look(targets: Mapping[str, _Target], vendors: Sequence[Vendor]) -> _Look:
         if rows is not None:
             look.listed.add(vendor.name)
             look.processes += rows
+    look.groups = {pid: _groups_of(pid) for pid in {row.pid for row in look.processes}}
     for vendor in vendors:
         samples = _ask(vendor, "readings", vendor.sample, look.faults)
         look.samples.update({sample.uuid: sample for sample in samples or ()})
@@ -469,24 +467,37 @@ def _ask(
     return None
 
 
-def _read_all(targets: Mapping[str, _Target]) -> dict[str, region.Usage | str]:
+def _groups_of(pid: int) -> bytes:
+    """Return what the kernel says of the cgroups of a process, nothing when it has ended."""
+    try:
+        fd = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _MOST_GROUPS_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _read_all(targets: Mapping[str, Grant]) -> dict[str, region.Usage | Fault]:
     return {key: _read(target) for key, target in targets.items()}
 
 
-def _read(target: _Target) -> region.Usage | str:
-    """Read a usage file, or say in one line why it cannot be read."""
+def _read(target: Grant) -> region.Usage | Fault:
+    """Read the usage file beside a grant, or say why it cannot be read."""
+    path = f"{target.folder}/usage"
     try:
-        # Only root can put anything else in its place, but whoever can must not stop the agent.
-        dirfd = os.open(target.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Opened anew each time: so it is found out when it has gone. Whatever else is in its place
+        # is neither followed nor waited for.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            fd = rundir.open_inside(dirfd, target.path.name)
-        finally:
-            os.close(dirfd)
-        try:
-            return region.read_usage(fd, str(target.path), target.device_count)
+            return region.read_usage(fd, path, target.device_count)
         finally:
             os.close(fd)
     except region.RegionError as error:
-        return str(error)
+        return Fault(str(error))
     except OSError as error:
-        return f"{target.path} cannot be read: {error.strerror}"
+        text = f"{path} cannot be read: {error.strerror}"
+        return Fault(text, gone=isinstance(error, FileNotFoundError))

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from aliquot.agent import readings
 from aliquot.agent.devices import DeviceProcess, VendorError
 from aliquot.agent.snapshot import PartReading
 from aliquot.shim import region
@@ -273,6 +272,7 @@ def test_processes_belong_to_the_slice_whose_cgroup_they_run_in(node: Node, boar
         assert [read(node, name).seen_bytes for name in ("first", "second")] == [5 * MIB, 7 * MIB]
         # The ledger was asked once for each, and is not again while nothing changes.
         assert sorted(node.ledger.asked) == sorted(p.pid for p in (first, second, nobody))
+        board.rows.append(DeviceProcess(ONE.uuid, nobody.pid, MIB, 0.1, None))
         node.sample()
         assert len(node.ledger.asked) == 3
         # A new slice may have what was nobody's; what belonged to a slice stays its own.
@@ -281,24 +281,34 @@ def test_processes_belong_to_the_slice_whose_cgroup_they_run_in(node: Node, boar
         node.sample()
         assert node.ledger.asked[3:] == [nobody.pid]
         assert read(node, "third").seen_bytes == 11 * MIB
+        assert read(node, "first").seen_bytes == 5 * MIB
         node.ledger.remove("first")
         node.sample()
-        assert node.ledger.asked[4:] == [first.pid]
-        for _ in range(readings._ROUNDS_UNTIL_ASKED_AGAIN):
-            node.sample()
-        assert set(node.ledger.asked[5:]) == {first.pid, second.pid, nobody.pid}
+        assert set(node.readings._slices) == {"second", "third"}
+        # Who leaves its cgroup leaves the slice, whatever its pid was before.
+        (folder / "cgroup.procs").write_text(f"{second.pid}\n")
+        node.sample()
+        assert read(node, "second").seen_bytes == 0
 
 
-def test_a_pid_that_was_away_for_a_round_is_asked_for_again(
+def test_what_is_known_of_cgroups_goes_with_their_processes(
     node: Node, board: Board, here: str
 ) -> None:
     board.rows = [mine(0)]
     node.sample()
+    assert list(node.readings._owners.values()) == [("one", (here,))]
     board.rows = []
     node.sample()
-    board.rows = [mine(0)]
+    assert node.readings._owners == {}
+
+
+def test_a_process_that_has_ended_is_nobodys(node: Node, board: Board, here: str) -> None:
+    with tenant() as process:
+        pass
+    board.rows = [DeviceProcess(ZERO.uuid, process.pid, 7 * MIB, 0.1, None)]
     node.sample()
-    assert node.ledger.asked == [os.getpid()] * 2
+    assert read(node).seen_bytes == 0
+    assert node.ledger.asked == []
 
 
 # -- Files that are anything ---------------------------------------------------------------------
@@ -345,10 +355,35 @@ def test_a_spoilt_usage_is_told_of_its_slice_only(
     slot.die()
 
 
+def test_a_slice_that_ends_while_it_is_read_is_no_fault(
+    node: Node, board: Board, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("good", "one"):
+        node.ledger.add(name, part(ZERO))
+    # Its files go first, as when a ledger takes it away in steps.
+    usage = node.ledger.region("one") / "usage"
+    usage.unlink()
+    node.sample()
+    assert [slice_.fault for slice_ in node.readings.latest().slices] == ["", ""]
+    assert read(node).charged_bytes is None
+    usage.symlink_to("gone")
+
+    def end() -> None:
+        node.ledger.remove("one")
+        node.readings._follow()
+
+    board.meanwhile = end
+    node.sample()
+    (good,) = node.readings.latest().slices
+    assert (good.fault, good.parts[0].charged_bytes) == ("", 0)
+    assert caplog.records == []
+
+
 def test_a_grant_that_cannot_be_used_is_told_of_its_slice_only(node: Node) -> None:
     for name in ("good", "one"):
         node.ledger.add(name, part(ZERO))
     (node.ledger.region("one") / "grant").unlink()
+    node.sample()
     node.sample()
     good, spoilt = node.readings.latest().slices
     assert (good.fault, good.parts[0].charged_bytes) == ("", 0)
