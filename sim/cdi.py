@@ -12,6 +12,8 @@ import os
 import platform
 import shutil
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,42 +21,83 @@ from . import library
 from .node import Node
 from .state import NVML, StateError, uuid_text
 
-# Where the libraries look for a node without ALIQUOT_SIM.
-_INSIDE: Final = "/run/aliquot-sim"
+INSIDE: Final = "/run/aliquot-sim"
+"""Where the libraries look for a node without ALIQUOT_SIM (csrc/sim/state_node.c)."""
+SPEC: Final = "nvidia.yaml"
+"""Name of the specification, as of the one that nvidia-ctk writes."""
 # Major and minor number of /dev/null: it can be opened, and that is all that is asked of it.
 _NULL: Final = os.makedev(1, 3)
-_SPEC: Final = "nvidia.yaml"
+_CONTROL: Final = ("nvidiactl", "nvidia-uvm")
+
+
+@contextmanager
+def written(node: Node, directory: Path, folder: Path | None, *, keep: bool) -> Iterator[None]:
+    """Have the specification of a node in ``folder`` (None: nowhere) while its command runs.
+
+    ``keep``: and after it, as the node itself. Raises StateError.
+    """
+    spec = None if folder is None else write(node, directory, folder)
+    try:
+        yield
+    finally:
+        if spec is not None and not keep:
+            spec.unlink(missing_ok=True)
 
 
 def write(node: Node, directory: Path, folder: Path) -> Path:
     """Write the specification of the node in ``directory`` into ``folder``; returns its file.
 
-    Device files and libraries that it names are made beside it. Raises StateError.
+    The device files and libraries that it names are made beside it, in ``dev`` and ``lib``; each is
+    whole from the moment it has its name. Raises StateError, also when there is a specification
+    already that is not of a simulated node.
     """
+    if os.geteuid() != 0:
+        raise StateError(f"{folder}: device files for containers are made by root: run as root")
     try:
-        (folder / "dev").mkdir(parents=True, exist_ok=True)
-        (folder / "lib").mkdir(exist_ok=True)
-        names = [f"nvidia{index}" for index in range(len(node.devices))]
-        for name in (*names, "nvidiactl", "nvidia-uvm"):
-            path = folder / "dev" / name
-            path.unlink(missing_ok=True)
-            os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
-            path.chmod(0o666)
+        folder = folder.resolve()
+        spec = folder / SPEC
+        if spec.exists() and INSIDE not in spec.read_text("utf-8", errors="replace"):
+            raise StateError(f"{spec}: is not of a simulated node: name another folder")
+        for name in ("dev", "lib"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        for name in (*_names(node), *_CONTROL):
+            _place(folder / "dev" / name, _make_device)
         files = {}
         for soname in (library().name, NVML):
-            file = folder / "lib" / f"{soname.removesuffix('.1')}.{node.driver}"
-            shutil.copyfile(library().with_name(soname), file)
-            file.chmod(0o755)
-            files[soname] = file
-        fresh = folder / f".{_SPEC}.new"
+            source = library().with_name(soname)
+            files[soname] = folder / "lib" / f"{soname.removesuffix('.1')}.{node.driver}"
+            _place(files[soname], lambda path, source=source: _make_library(path, source))
         # JSON is YAML, too.
-        fresh.write_text(json.dumps(_spec(node, directory, folder, files), indent=1) + "\n")
-        return fresh.replace(folder / _SPEC)
+        text = json.dumps(_spec(node, directory.resolve(), folder, files), indent=1) + "\n"
+        _place(spec, lambda path: path.write_text(text, "utf-8"))
     except OSError as error:
-        where = error.filename or folder
-        raise StateError(
-            f"{where}: {error.strerror}: device files for containers are made by root"
-        ) from error
+        raise StateError(f"{error.filename or folder}: {error.strerror}") from error
+    return spec
+
+
+def _names(node: Node) -> list[str]:
+    return [f"nvidia{index}" for index in range(len(node.devices))]
+
+
+def _place(path: Path, make: Callable[[Path], object]) -> None:
+    """Put a new file in the place of one that may be in use: that is left to its users."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    try:
+        make(fresh)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _make_device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
+    path.chmod(0o666)  # whatever the umask
+
+
+def _make_library(path: Path, source: Path) -> None:
+    shutil.copyfile(source, path)
+    path.chmod(0o755)
 
 
 def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> dict[str, Any]:
@@ -67,17 +110,20 @@ def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> 
     hook = {
         "hookName": "createContainer",
         "path": "/usr/bin/nvidia-cdi-hook",
-        "args": ["nvidia-cdi-hook", "create-symlinks"]
-        + [part for link in links for part in ("--link", link)],
+        "args": [
+            "nvidia-cdi-hook",
+            "create-symlinks",
+            *(part for link in links for part in ("--link", link)),
+        ],
     }
     devices: list[dict[str, Any]] = []
-    for index, device in enumerate(node.devices):
-        edits = {"deviceNodes": [_node(folder, f"nvidia{index}")]}
+    for index, (name, device) in enumerate(zip(_names(node), node.devices, strict=True)):
+        edits = {"deviceNodes": [_device(folder, name)]}
         devices += [
-            {"name": name, "containerEdits": edits}
-            for name in (str(index), uuid_text(device.uuid))
+            {"name": known_as, "containerEdits": edits}
+            for known_as in (str(index), uuid_text(device.uuid))
         ]
-    everything = [_node(folder, f"nvidia{index}") for index in range(len(node.devices))]
+    everything = [_device(folder, name) for name in _names(node)]
     devices.append({"name": "all", "containerEdits": {"deviceNodes": everything}})
     return {
         "cdiVersion": "0.5.0",
@@ -85,7 +131,7 @@ def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> 
         "devices": devices,
         "containerEdits": {
             "env": ["NVIDIA_VISIBLE_DEVICES=void"],
-            "deviceNodes": [_node(folder, name) for name in ("nvidiactl", "nvidia-uvm")],
+            "deviceNodes": [_device(folder, name) for name in _CONTROL],
             "hooks": [hook],
             "mounts": [
                 *(
@@ -97,8 +143,8 @@ def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> 
                     for file in files.values()
                 ),
                 {
-                    "hostPath": str(directory.resolve()),
-                    "containerPath": _INSIDE,
+                    "hostPath": str(directory),
+                    "containerPath": INSIDE,
                     "options": ["rw", "nosuid", "nodev", "rbind"],
                 },
             ],
@@ -106,5 +152,5 @@ def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> 
     }
 
 
-def _node(folder: Path, name: str) -> dict[str, Any]:
-    return {"path": f"/dev/{name}", "hostPath": str(folder.resolve() / "dev" / name)}
+def _device(folder: Path, name: str) -> dict[str, Any]:
+    return {"path": f"/dev/{name}", "hostPath": str(folder / "dev" / name)}

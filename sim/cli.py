@@ -79,10 +79,9 @@ class _Ways:
 def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
     keep = ways.keep
     with run.prepared(node, keep, shared=ways.shared) as directory:
-        if ways.cdi is not None:
-            cdi.write(node, directory, ways.cdi)
         try:
-            status = run.run_on(directory, command)
+            with cdi.written(node, directory, ways.cdi, keep=keep is not None):
+                status = run.run_on(directory, command)
         except FileNotFoundError:
             _fail(f"{command[0]}: command not found", _NOT_FOUND)
         except OSError as error:
@@ -126,16 +125,9 @@ def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
     "--xid",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="With --device, let a device of the node in --of report the fault N.",
+    help="With --device, let a device of the node in DIR, given last, report the fault N.",
 )
 @click.option("--device", type=click.IntRange(0), metavar="I", help="The device for --xid.")
-@click.option(
-    "--of",
-    "xid_of",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the node that --xid is about.",
-)
 @click.option(
     "--truth",
     "truth_of",
@@ -147,7 +139,7 @@ def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; with CMD, a report when it has ended."
 )
-@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]...]")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- CMD [ARG]... | DIR]")
 def sim_command(
     which: str | None,
     keep: Path | None,
@@ -155,7 +147,6 @@ def sim_command(
     cdi_folder: Path | None,
     xid: int | None,
     device: int | None,
-    xid_of: Path | None,
     truth_of: Path | None,
     list_profiles: bool,
     as_json: bool,
@@ -174,17 +165,18 @@ def sim_command(
     asked = [name for name, given in modes.items() if given]
     if len(asked) != 1:
         raise click.UsageError("give one of --node, --truth, --xid and --profiles")
-    if asked != ["--node"] and (command or keep is not None or shared or cdi_folder is not None):
+    ways = keep is not None or shared or cdi_folder is not None
+    if asked != ["--node"] and (ways or (command and asked != ["--xid"])):
         raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
-    if (device is not None, xid_of is not None) != (xid is not None,) * 2:
-        raise click.UsageError("--xid, --device and --of go together")
+    if (device is None) != (xid is None) or (xid is not None and len(command) != 1):
+        raise click.UsageError("write it so: --xid N --device I DIR")
     try:
         if list_profiles:
             _print_profiles(as_json)
         elif truth_of is not None:
             _print_truth(truth_of, as_json)
-        elif xid is not None and device is not None and xid_of is not None:
-            _inject(xid_of, device, xid)
+        elif xid is not None and device is not None:
+            _inject(Path(command[0]), device, xid)
         elif which is not None:
             if not command:
                 raise click.UsageError("no command to run: write it after --")
@@ -196,4 +188,3 @@ def sim_command(
         _fail(str(error), 2)
     except StateError as error:
         _fail(str(error), 1)
-

@@ -93,7 +93,7 @@ def create(node: Node, directory: Path, *, shared: bool = False) -> None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shared:
-            directory.chmod(0o1777)
+            directory.chmod(0o777)
         if any(directory.iterdir()):
             raise StateError(f"{directory}: not empty")
     except OSError as error:

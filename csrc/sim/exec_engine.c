@@ -263,6 +263,11 @@ static void spend(struct sim_item *item) {
         enlist(item, SIM_ITEM_QUEUED);
     } else {
         item->end_ns = item->ready_ns + op->ns;
+        /* Time without processors is a copy's to or from outside the device. */
+        struct sim_engine_device *device = sim_item_device(item);
+        sim_clock_open(device, item->dev);
+        sim_timeline_copied(device->timeline, device->entry, sim_engine.now_ns, item->ready_ns,
+                            item->end_ns);
         enlist(item, SIM_ITEM_TIMED);
     }
 }

@@ -112,10 +112,6 @@ CUdevice sim_device_ordinal(uint32_t physical) {
     return -1;
 }
 
-static uint64_t pci_key(const struct sim_device_config *device) {
-    return (uint64_t)device->pci_domain << 16 | device->pci_bus << 8 | device->pci_device;
-}
-
 static uint64_t speed(const struct sim_device_config *device) {
     return (uint64_t)device->sms * device->clock_mhz;
 }
@@ -130,19 +126,13 @@ static void order_devices(uint32_t *order, uint32_t count) {
         uint32_t at = d;
         for (; at; at--) {
             const struct sim_device_config *here = &devices[d], *there = &devices[order[at - 1]];
-            if (by_pci || speed(here) == speed(there) ? pci_key(here) >= pci_key(there)
+            if (by_pci || speed(here) == speed(there) ? sim_node_pci_key(here) >= sim_node_pci_key(there)
                                                       : speed(here) < speed(there))
                 break;
             order[at] = order[at - 1];
         }
         order[at] = d;
     }
-}
-
-static void uuid_name(const uint8_t uuid[16], char name[48]) {
-    int at = sprintf(name, "GPU-");
-    for (int b = 0; b < 16; b++)
-        at += sprintf(name + at, b == 4 || b == 6 || b == 8 || b == 10 ? "-%02x" : "%02x", uuid[b]);
 }
 
 /* The device that one entry of CUDA_VISIBLE_DEVICES names, or -1: an index in CUDA's order, or the
@@ -163,8 +153,8 @@ static int64_t named_device(const char *entry, size_t length, const uint32_t *or
     int64_t found = -1;
     for (uint32_t o = 0; o < count; o++) {
         uint32_t d = order[o];
-        char name[48];
-        uuid_name(sim_state->node->devices[d].uuid, name);
+        char name[SIM_UUID_TEXT];
+        sim_node_uuid(sim_state->node->devices[d].uuid, name);
         if (length > strlen(name) || strncasecmp(entry, name, length) != 0)
             continue;
         if (found >= 0)
@@ -174,22 +164,14 @@ static int64_t named_device(const char *entry, size_t length, const uint32_t *or
     return found;
 }
 
-/* A real driver shows the devices whose files the process can open. On a node of its own, which
- * ALIQUOT_SIM names, a process sees all. Returns how many are left of `order`. */
+/* Leaves those that the process sees. Returns how many there are. */
 static uint32_t drop_closed(uint32_t *order, uint32_t count) {
-    const char *own = getenv("ALIQUOT_SIM");
-    if (own && *own)
-        return count;
+    bool by_file;
     uint32_t kept = 0;
-    for (uint32_t d = 0; d < count; d++) {
-        char path[32];
-        snprintf(path, sizeof path, "/dev/nvidia%u", order[d]);
-        int descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
-        if (descriptor < 0)
-            continue;
-        close(descriptor);
-        order[kept++] = order[d];
-    }
+    sim_node_folder(&by_file);
+    for (uint32_t d = 0; d < count; d++)
+        if (!by_file || sim_node_openable(order[d]))
+            order[kept++] = order[d];
     return kept;
 }
 
@@ -230,11 +212,6 @@ static void see_devices(void) {
 
 CUresult sim_not_ready(void) { return CUDA_ERROR_NOT_INITIALIZED; }
 
-static const char *state_directory(void) {
-    const char *name = getenv("ALIQUOT_SIM");
-    return name && *name ? name : "/run/aliquot-sim";
-}
-
 /* A child must not come to hold the descriptor of `state` while cuInit has it open: it would keep
  * our slot alive. */
 static void before_fork(void) { pthread_mutex_lock(&process.lock); }
@@ -256,7 +233,7 @@ static bool make_alive_page(void) {
 }
 
 static CUresult open_state(void) {
-    const char *directory = state_directory();
+    const char *directory = sim_node_folder(NULL);
     char path[4200];
     snprintf(path, sizeof path, "%s/state", directory);
     if (access(path, F_OK) != 0) {
@@ -331,25 +308,7 @@ CUresult CUDAAPI cuDriverGetVersion(int *version) {
         return CUDA_SUCCESS;
     }
     /* May be asked before cuInit: then the file is read, if there is one of our layout. */
-    *version = DEFAULT_DRIVER_VERSION;
-    char path[4200];
-    snprintf(path, sizeof path, "%s/state", state_directory());
-    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0)
-        return CUDA_SUCCESS;
-    struct {
-        uint64_t magic;
-        uint32_t version, header_bytes;
-    } start = {0};
-    uint32_t found = 0;
-    if (pread(descriptor, &start, sizeof start, 0) == (ssize_t)sizeof start &&
-        start.magic == SIM_STATE_MAGIC && start.version == SIM_STATE_VERSION &&
-        start.header_bytes == sizeof(struct sim_state_header) &&
-        pread(descriptor, &found, sizeof found,
-              (off_t)(offsetof(struct sim_state_header, node) +
-                      offsetof(struct sim_node_config, driver_version))) == (ssize_t)sizeof found &&
-        found)
-        *version = (int)found;
-    close(descriptor);
+    uint32_t found = sim_node_driver_version(sim_node_folder(NULL));
+    *version = found ? (int)found : DEFAULT_DRIVER_VERSION;
     return CUDA_SUCCESS;
 }

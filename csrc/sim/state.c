@@ -78,6 +78,7 @@ static void fill_header(struct sim_state_header *header, const struct sim_node_c
     header->file_bytes = file_bytes;
     header->node = *node;
     header->group_count = 1; /* the nameless one */
+    header->pid_namespace = sim_pid_namespace("/proc/self/ns/pid");
     atomic_store_explicit(&header->next_id, 1, memory_order_relaxed);
     for (uint32_t d = 0; d < node->device_count; d++) {
         struct sim_device_state *device = &header->devices[d];
@@ -160,8 +161,8 @@ int sim_state_create(const char *directory, const struct sim_node_config *node, 
 /* ---- Opening ------------------------------------------------------------------------------- */
 
 /* Checks that the file is a state of this build's layout, before anything of it is believed. */
-static int check_file(int descriptor, const char *directory, uint64_t *bytes, char *why,
-                      size_t why_bytes) {
+static int check_file(int descriptor, const char *directory, uint64_t *bytes, uint32_t *mode,
+                      char *why, size_t why_bytes) {
     struct {
         uint64_t magic;
         uint32_t version, header_bytes;
@@ -193,6 +194,7 @@ static int check_file(int descriptor, const char *directory, uint64_t *bytes, ch
         return EINVAL;
     }
     *bytes = start.file_bytes;
+    *mode = status.st_mode & 0666;
     return 0;
 }
 
@@ -214,6 +216,7 @@ static bool take_slot(struct sim_state *state, int descriptor) {
         slot->pid = (int32_t)getpid();
         slot->pid_namespace = sim_pid_namespace("/proc/self/ns/pid");
         slot->start_ticks = sim_start_ticks("/proc/self/stat");
+        atomic_store_explicit(&slot->host_pid, 0, memory_order_relaxed);
         uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);
         while (high <= s &&
                !atomic_compare_exchange_weak_explicit(&header->slot_high, &high, s + 1,
@@ -327,7 +330,7 @@ int sim_state_open(const char *directory, const char *group, bool vram, struct s
         free(state);
         return error;
     }
-    error = check_file(descriptor, directory, &bytes, why, why_bytes);
+    error = check_file(descriptor, directory, &bytes, &state->mode, why, why_bytes);
     void *map = MAP_FAILED;
     if (!error) {
         map = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);

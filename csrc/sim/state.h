@@ -124,7 +124,10 @@ struct sim_slot {
     int32_t pid; /* in its own pid namespace; for people, never for liveness */
     uint32_t pad;
     uint64_t pid_namespace; /* inode of /proc/self/ns/pid; 0: there was no /proc */
-    uint64_t start_ticks;   /* field 22 of /proc/self/stat: with both, others find its host pid */
+    uint64_t start_ticks;   /* field 22 of /proc/self/stat: with both, the host finds its pid */
+    /* Generation (its low half) << 32 | pid in the node's pid namespace; written by whoever in
+     * that namespace found it first. Of another generation: not known yet. */
+    _Atomic uint64_t host_pid;
     uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
     _Atomic uint64_t frames[SIM_DEVICES_MAX]; /* derived; written under the device's lock */
 };
@@ -194,6 +197,7 @@ struct sim_state_header {
     uint32_t header_bytes; /* sizeof of this: another build's layout is refused */
     uint64_t file_bytes;
     uint8_t id[16]; /* of this state: handles of another one are refused */
+    uint64_t pid_namespace; /* of the node's maker: pids in it are what NVML calls pids */
     struct sim_node_config node;
     struct sim_lock sweep_lock; /* one process at a time clears up after the dead */
     struct sim_lock table_lock; /* groups, the shares' numbers, shares without a device */
@@ -220,11 +224,27 @@ struct sim_state {
     struct sim_state_header *header;
     const struct sim_node_config *node;
     uint32_t slot; /* own slot */
+    uint32_t mode; /* of the node's files, and of those made in it */
     char directory[4096];
     uint8_t *vram[SIM_DEVICES_MAX]; /* NULL unless asked for at opening */
     uint8_t *window;                /* address range that holds all of vram, or NULL */
     unsigned window_shift;          /* vram[d] == window + (d << window_shift) */
 };
+
+/* ---- The node as programs find it ----------------------------------------------------------- */
+
+/* The folder of the node: ALIQUOT_SIM, or where containers have theirs. In the latter a program
+ * sees the devices whose files it can open, as with a real driver: *by_file (may be NULL). */
+const char *sim_node_folder(bool *by_file);
+/* Whether /dev/nvidia<device> can be opened. */
+bool sim_node_openable(uint32_t device);
+/* Order of PCI addresses. */
+uint64_t sim_node_pci_key(const struct sim_device_config *device);
+enum { SIM_UUID_TEXT = 48 };
+/* A UUID as NVIDIA writes it: GPU-01234567-89ab-... */
+void sim_node_uuid(const uint8_t uuid[16], char text[SIM_UUID_TEXT]);
+/* The driver's version that the node in a folder says, without opening it; 0: no node there. */
+uint32_t sim_node_driver_version(const char *directory);
 
 /* ---- Making and opening -------------------------------------------------------------------- */
 
@@ -251,8 +271,11 @@ uint64_t sim_slot_status(const struct sim_state *state, uint32_t slot);
 /* Whether the process that had this status is still alive. A few microseconds. */
 bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
 
-/* The pid of a living slot's process as this process sees it, 0 when it cannot see it. */
-int32_t sim_slot_seen_pid(const struct sim_state *state, uint32_t slot);
+/* The pid that NVML tells of a living slot's process: in the pid namespace of the node's maker (the
+ * host). Who looks from there finds it in /proc and leaves it for all others to read; who looks
+ * from another namespace before that gets the pid that it sees itself, else the one that the
+ * process has in its own namespace. 0: the process is gone, or hidden from the host's reader. */
+int32_t sim_slot_host_pid(struct sim_state *state, uint32_t slot);
 
 /* Injects an XID on a device: everybody who waits for events is woken. */
 void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
@@ -333,6 +356,8 @@ static inline struct sim_share *sim_share_record(struct sim_state *state,
                                                  const struct sim_share_name *name) {
     return &state->header->shares[name->number];
 }
+/* Opens the file that stands for a share, made when it is missing. -1 and errno. */
+int sim_share_file(const struct sim_state *state, const struct sim_share_name *name);
 /* Path of the file that stands for a share in the state's directory. */
 void sim_share_path(const struct sim_state *state, const struct sim_share_name *name, char *path,
                     size_t path_bytes);

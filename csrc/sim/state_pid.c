@@ -1,7 +1,10 @@
-/* Which process a slot belongs to, for a reader in another pid namespace; and injected faults.
+/* Which process on the host a slot belongs to; and injected faults.
  *
- * A process knows its pid in its own namespace only. A reader outside looks for the process that has
- * that pid in the same namespace (the last of NSpid) and started at the same time.
+ * A process knows its pid in its own namespace only, and nothing that the kernel would translate for
+ * a reader (a lock's owner, a socket's peer) outlives the closing of all descriptors, which programs
+ * do. So a reader looks for the process in its /proc: the one whose innermost pid (the last of
+ * NSpid), start time and pid namespace are those that the slot says. The start time keeps a
+ * namespace's second process of that number apart from its first.
  */
 #include "state_private.h"
 
@@ -56,10 +59,8 @@ static int32_t inner_pid(const char *folder) {
     return last;
 }
 
-int32_t sim_slot_seen_pid(const struct sim_state *state, uint32_t slot) {
-    const struct sim_slot *wanted = &state->header->slots[slot];
-    if (!wanted->pid_namespace || wanted->pid_namespace == sim_pid_namespace("/proc/self/ns/pid"))
-        return wanted->pid;
+/* The pid in this process's /proc of the slot's process; 0 when it is not there. */
+static int32_t find_process(const struct sim_slot *wanted) {
     DIR *processes = opendir("/proc");
     int32_t found = 0;
     for (struct dirent *entry; processes && !found && (entry = readdir(processes));) {
@@ -67,16 +68,44 @@ int32_t sim_slot_seen_pid(const struct sim_state *state, uint32_t slot) {
             continue;
         char folder[32], path[64];
         snprintf(folder, sizeof folder, "/proc/%.10s", entry->d_name);
-        snprintf(path, sizeof path, "%s/ns/pid", folder);
-        if (inner_pid(folder) != wanted->pid || sim_pid_namespace(path) != wanted->pid_namespace)
-            continue;
         snprintf(path, sizeof path, "%s/stat", folder);
-        if (sim_start_ticks(path) == wanted->start_ticks)
+        if (sim_start_ticks(path) != wanted->start_ticks || inner_pid(folder) != wanted->pid)
+            continue;
+        /* Another user's link cannot be read: then number and start time have to do. */
+        snprintf(path, sizeof path, "%s/ns/pid", folder);
+        uint64_t inside = sim_pid_namespace(path);
+        if (inside == 0 || inside == wanted->pid_namespace)
             found = (int32_t)strtol(entry->d_name, NULL, 10);
     }
     if (processes)
         closedir(processes);
     return found;
+}
+
+int32_t sim_slot_host_pid(struct sim_state *state, uint32_t index) {
+    struct sim_slot *slot = &state->header->slots[index];
+    uint64_t status = sim_slot_status(state, index);
+    if (sim_slot_status_of(status) != SIM_SLOT_LIVE)
+        return 0;
+    uint32_t generation = (uint32_t)(status >> 8);
+    /* Relaxed, here and below: the word says itself which process it is about. */
+    uint64_t known = atomic_load_explicit(&slot->host_pid, memory_order_relaxed);
+    if ((uint32_t)(known >> 32) == generation && (int32_t)known > 0)
+        return (int32_t)known;
+    uint64_t own = sim_pid_namespace("/proc/self/ns/pid");
+    bool host = own && own == state->header->pid_namespace;
+    int32_t pid = slot->pid;
+    if (!own || own != slot->pid_namespace) {
+        pid = find_process(slot);
+        if (!pid && !host)
+            pid = slot->pid;
+    }
+    if (sim_slot_status(state, index) != status)
+        return 0; /* it went meanwhile, and what was read may be its successor's */
+    if (host && pid)
+        atomic_store_explicit(&slot->host_pid, (uint64_t)generation << 32 | (uint32_t)pid,
+                              memory_order_relaxed);
+    return pid;
 }
 
 void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid) {

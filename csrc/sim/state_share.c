@@ -1,9 +1,11 @@
 /* Memory that several processes hold. */
 #include "state_private.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define IDENTITY_MAGIC UINT64_C(0x45524148532d5153) /* "SQ-SHARE" read as little-endian */
@@ -333,11 +335,23 @@ bool sim_share_frames(struct sim_state *state, const struct sim_share_name *name
     return list != NULL;
 }
 
-int sim_share_export(struct sim_state *state, const struct sim_share_name *name) {
-    struct sim_share *share = &state->header->shares[name->number];
+int sim_share_file(const struct sim_state *state, const struct sim_share_name *name) {
     char path[SIM_PATH_MAX];
     sim_share_path(state, name, path, sizeof path);
-    int descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int descriptor = open(path, O_RDWR | O_CLOEXEC);
+    if (descriptor >= 0 || errno != ENOENT)
+        return descriptor;
+    descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, state->mode);
+    /* Whatever the umask: other users of the node take part. Not ours to change: another's, who is
+     * here first, and does the same. */
+    if (descriptor >= 0)
+        (void)fchmod(descriptor, state->mode);
+    return descriptor;
+}
+
+int sim_share_export(struct sim_state *state, const struct sim_share_name *name) {
+    struct sim_share *share = &state->header->shares[name->number];
+    int descriptor = sim_share_file(state, name);
     if (descriptor < 0)
         return -1;
     struct identity identity = {.magic = IDENTITY_MAGIC, .name = *name};

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { DEFAULT_SLICE_NS = 2000000, MARK_NS = 100000000, WINDOW_NS = 1000000000 };
+enum { DEFAULT_SLICE_NS = 2000000 };
 
 static uint64_t clock_ns(void) {
     struct timespec now;
@@ -96,6 +96,64 @@ static void note_run(struct sim_timeline_entry *entry, struct sim_knot from, str
     push_knot(entry, to.real_ns, to.run_ns);
 }
 
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* ---- Usage --------------------------------------------------------------------------------- */
+
+/* The record of a period; NULL when it is too old to be kept. */
+static struct sim_usage_period *period_of(struct sim_usage_period *usage, uint32_t number) {
+    struct sim_usage_period *period = &usage[number % SIM_USAGE_PERIODS];
+    if (period->number == number)
+        return period;
+    if (period->number > number)
+        return NULL;
+    period->run_ns = 0;
+    period->copy_ns = 0;
+    atomic_signal_fence(memory_order_release);
+    period->number = number;
+    return period;
+}
+
+static void add_to(struct sim_usage_period *usage, uint32_t number, uint64_t run_ns,
+                   uint64_t copy_ns) {
+    struct sim_usage_period *period = period_of(usage, number);
+    if (period == NULL)
+        return;
+    period->run_ns = (uint32_t)least(period->run_ns + run_ns, SIM_USAGE_PERIOD_NS);
+    period->copy_ns = (uint32_t)least(period->copy_ns + copy_ns, SIM_USAGE_PERIOD_NS);
+}
+
+/* Notes that the entry ran kernels, or moved bytes, from `from_ns` to `to_ns`. */
+static void add_usage(struct sim_timeline *timeline, struct sim_timeline_entry *entry,
+                      uint64_t from_ns, uint64_t to_ns, bool copies) {
+    while (from_ns < to_ns) {
+        uint64_t number = from_ns / SIM_USAGE_PERIOD_NS;
+        uint64_t last = (to_ns - 1) / SIM_USAGE_PERIOD_NS;
+        if (last - number >= SIM_USAGE_PERIODS) {
+            from_ns = (last - SIM_USAGE_PERIODS + 1) * SIM_USAGE_PERIOD_NS;
+            continue;
+        }
+        uint64_t end_ns = least(to_ns, (number + 1) * SIM_USAGE_PERIOD_NS);
+        uint64_t run_ns = copies ? 0 : end_ns - from_ns, copy_ns = copies ? end_ns - from_ns : 0;
+        add_to(entry->usage, (uint32_t)number, run_ns, copy_ns);
+        add_to(timeline->usage, (uint32_t)number, run_ns, copy_ns);
+        from_ns = end_ns;
+    }
+}
+
+/* Counts what the entry has moved up to `now_ns`. */
+static void count_copies(struct sim_timeline *timeline, struct sim_timeline_entry *entry,
+                         uint64_t now_ns) {
+    uint64_t from_ns = entry->copy_from_ns, until_ns = least(entry->copy_until_ns, now_ns);
+    if (until_ns <= from_ns)
+        return;
+    /* First: who dies in between has counted too little, not twice. */
+    entry->copy_from_ns = until_ns;
+    entry->copy_ns += until_ns - from_ns;
+    add_usage(timeline, entry, from_ns, until_ns, true);
+}
+
 /* ---- Steps --------------------------------------------------------------------------------- */
 
 static void apply_step(struct sim_timeline *timeline) {
@@ -110,7 +168,8 @@ static void apply_step(struct sim_timeline *timeline) {
 
 /* Lets `index` hold the device for `length` ns from the model's now. */
 static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t length) {
-    const struct sim_timeline_entry *entry = &timeline->entries[index];
+    struct sim_timeline_entry *entry = &timeline->entries[index];
+    uint64_t from_ns = timeline->now_ns;
     timeline->step = (struct sim_timeline_step){
         .entry = index,
         .from_ns = timeline->now_ns,
@@ -126,26 +185,12 @@ static void run_step(struct sim_timeline *timeline, uint32_t index, uint64_t len
     apply_step(timeline);
     atomic_signal_fence(memory_order_release);
     timeline->step.valid = 0;
+    add_usage(timeline, entry, from_ns, timeline->now_ns, false);
     if (entry->run_ns >= entry->demand_ns)
         set_busy(timeline, index, false);
 }
 
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
-static void mark(struct sim_timeline *timeline) {
-    uint32_t count = timeline->mark_count;
-    const struct sim_mark *last = &timeline->marks[(count - 1) % SIM_TIMELINE_MARKS];
-    /* The model goes back where an idle device is given work that was wanted before. */
-    if (count && timeline->now_ns < last->real_ns + MARK_NS)
-        return;
-    timeline->marks[count % SIM_TIMELINE_MARKS] =
-        (struct sim_mark){timeline->now_ns, timeline->busy_ns};
-    timeline->mark_count = count + 1;
-}
-
 static void advance(struct sim_timeline *timeline, uint64_t to_ns) {
-    mark(timeline);
     while (timeline->now_ns < to_ns) {
         uint32_t busy = busy_count(timeline);
         if (busy == 0) {
@@ -234,6 +279,8 @@ int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner) {
             entry->demand_ns = 0;
             entry->turns = 0;
             entry->knot_count = 0;
+            entry->copy_ns = entry->copy_from_ns = entry->copy_until_ns = 0;
+            memset(entry->usage, 0, sizeof entry->usage);
             uint32_t index = (uint32_t)(entry - timeline->entries);
             if (timeline->high <= index)
                 timeline->high = index + 1;
@@ -251,7 +298,9 @@ void sim_timeline_leave(struct sim_timeline *timeline, uint32_t owner) {
     struct sim_timeline_entry *entry = find_owner(timeline, owner);
     if (entry != NULL) {
         uint32_t index = (uint32_t)(entry - timeline->entries);
-        advance(timeline, most(timeline->now_ns, clock_ns()));
+        uint64_t now_ns = clock_ns();
+        advance(timeline, most(timeline->now_ns, now_ns));
+        count_copies(timeline, entry, now_ns);
         if (is_busy(timeline, index)) {
             set_busy(timeline, index, false);
             if (busy_count(timeline) == 0)
@@ -399,19 +448,40 @@ uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uin
     return run_ns;
 }
 
-uint32_t sim_timeline_busy_permille(struct sim_timeline *timeline, uint64_t now_ns) {
+void sim_timeline_copied(struct sim_timeline *timeline, int index, uint64_t now_ns,
+                         uint64_t from_ns, uint64_t to_ns) {
+    lock(timeline);
+    struct sim_timeline_entry *entry = &timeline->entries[index];
+    if (from_ns > entry->copy_until_ns) {
+        count_copies(timeline, entry, entry->copy_until_ns); /* all of it has passed */
+        entry->copy_from_ns = from_ns;
+    }
+    entry->copy_until_ns = most(entry->copy_until_ns, to_ns);
+    count_copies(timeline, entry, now_ns);
+    unlock(timeline);
+}
+
+void sim_timeline_usage(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
+                        uint64_t since_ns, struct sim_usage *usage) {
+    uint64_t end = now_ns / SIM_USAGE_PERIOD_NS;
+    uint64_t first = most(end - least(end, SIM_USAGE_WINDOW), since_ns / SIM_USAGE_PERIOD_NS);
+    *usage = (struct sim_usage){.end_ns = end * SIM_USAGE_PERIOD_NS};
     lock(timeline);
     advance(timeline, now_ns);
-    uint32_t count = timeline->mark_count;
-    struct sim_mark from = {0, 0};
-    /* From the newest mark that is as old as the window, else from the oldest that is kept. */
-    for (uint32_t back = 1; back <= count && back <= SIM_TIMELINE_MARKS; back++) {
-        from = timeline->marks[(count - back) % SIM_TIMELINE_MARKS];
-        if (from.real_ns + WINDOW_NS <= timeline->now_ns)
-            break;
+    for (uint32_t i = 0; i < timeline->high; i++)
+        if (timeline->entries[i].owner != SIM_TIMELINE_NONE)
+            count_copies(timeline, &timeline->entries[i], now_ns);
+    const struct sim_timeline_entry *entry =
+        owner == SIM_TIMELINE_NONE ? NULL : find_owner(timeline, owner);
+    const struct sim_usage_period *periods = entry != NULL ? entry->usage : timeline->usage;
+    if (first < end)
+        usage->length_ns = (end - first) * SIM_USAGE_PERIOD_NS;
+    for (uint64_t n = first; n < end && (entry != NULL || owner == SIM_TIMELINE_NONE); n++) {
+        const struct sim_usage_period *period = &periods[n % SIM_USAGE_PERIODS];
+        if (period->number == (uint32_t)n) {
+            usage->run_ns += period->run_ns;
+            usage->copy_ns += period->copy_ns;
+        }
     }
-    uint64_t length = timeline->now_ns > from.real_ns ? timeline->now_ns - from.real_ns : 0;
-    uint64_t busy = timeline->busy_ns > from.busy_ns ? timeline->busy_ns - from.busy_ns : 0;
     unlock(timeline);
-    return length && count ? (uint32_t)(least(busy, length) * 1000 / length) : 0;
 }

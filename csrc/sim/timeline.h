@@ -22,7 +22,9 @@ enum {
     SIM_TIMELINE_ENTRIES = 256, /* processes on one device at a time */
     SIM_TIMELINE_KNOTS = 32,    /* unread knots an entry; the oldest are thinned beyond that */
     SIM_TIMELINE_WORDS = SIM_TIMELINE_ENTRIES / 64,
-    SIM_TIMELINE_MARKS = 32, /* of how busy the device has been, for whoever asks */
+    SIM_USAGE_PERIODS = 16,            /* kept of the past, for whoever asks how busy it was */
+    SIM_USAGE_PERIOD_NS = 100000000,   /* of CLOCK_MONOTONIC: period n begins at n of these */
+    SIM_USAGE_WINDOW = 10,             /* periods that figures for people are made of */
     SIM_TIMELINE_NONE = 0xffffffff,
 };
 
@@ -32,6 +34,15 @@ struct sim_knot {
     uint64_t run_ns;
 };
 
+/* What was done in one period: kernels, and copies and fills. It is there by its number only:
+ * periods in which nothing was done leave no trace. Killed while it writes, a process loses what it
+ * was about to add, and never leaves a figure that is too large. */
+struct sim_usage_period {
+    uint32_t number;
+    uint32_t run_ns;
+    uint32_t copy_ns;
+};
+
 /* One process on one device. Written under the timeline's lock only. */
 struct sim_timeline_entry {
     uint32_t owner; /* the process's slot in the shared state; SIM_TIMELINE_NONE: free */
@@ -39,6 +50,9 @@ struct sim_timeline_entry {
     uint64_t run_ns;    /* device time that the process has held the device; never falls */
     uint64_t demand_ns; /* reading of run_ns up to which it has work; busy while run < demand */
     uint64_t turns;     /* times it was given the device */
+    uint64_t copy_ns;   /* real time in which it moved bytes, up to copy_from_ns */
+    uint64_t copy_from_ns, copy_until_ns; /* moves bytes, and is not in copy_ns yet */
+    struct sim_usage_period usage[SIM_USAGE_PERIODS]; /* by number % SIM_USAGE_PERIODS */
     struct sim_knot knots[SIM_TIMELINE_KNOTS];
 };
 
@@ -54,13 +68,6 @@ struct sim_timeline_step {
     uint64_t busy_ns; /* of the device, at the end */
 };
 
-/* How long the device had been busy at a moment; one is kept each tenth of a second in which
- * somebody looked. For figures that people read: one that is half written harms nobody. */
-struct sim_mark {
-    uint64_t real_ns;
-    uint64_t busy_ns;
-};
-
 /* One device. All zero is not valid: see sim_timeline_init. */
 struct sim_timeline {
     pthread_mutex_t lock; /* process-shared, robust */
@@ -73,8 +80,7 @@ struct sim_timeline {
     uint32_t high;    /* entries at and above it have never been used */
     uint64_t busy[SIM_TIMELINE_WORDS]; /* bit per entry with run_ns < demand_ns */
     struct sim_timeline_step step;
-    uint32_t mark_count; /* ever made; the last SIM_TIMELINE_MARKS are kept */
-    struct sim_mark marks[SIM_TIMELINE_MARKS];
+    struct sim_usage_period usage[SIM_USAGE_PERIODS]; /* of all, those gone included */
     struct sim_timeline_entry entries[SIM_TIMELINE_ENTRIES];
 };
 
@@ -115,7 +121,21 @@ uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t
 uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
                               bool *busy);
 
-/* The share of the last second or so that the device was busy, in thousandths. */
-uint32_t sim_timeline_busy_permille(struct sim_timeline *timeline, uint64_t now_ns);
+/* Says that entry `index` moves bytes from `from_ns` (not later than `now_ns`) to `to_ns`. */
+void sim_timeline_copied(struct sim_timeline *timeline, int index, uint64_t now_ns,
+                         uint64_t from_ns, uint64_t to_ns);
+
+/* How busy a device or a process was. The copies of several at once count each, up to all of the
+ * time. */
+struct sim_usage {
+    uint64_t end_ns;    /* of the last whole period */
+    uint64_t length_ns; /* up to there; 0: no period is over since it was asked for */
+    uint64_t run_ns;    /* of that, kernels ran */
+    uint64_t copy_ns;   /* of that, bytes were moved */
+};
+/* Usage of `owner`, or of the device (SIM_TIMELINE_NONE), in the whole periods of the second before
+ * `now_ns`; only those that ended after `since_ns`. Any process may call it. */
+void sim_timeline_usage(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
+                        uint64_t since_ns, struct sim_usage *usage);
 
 #endif

@@ -31,9 +31,7 @@ CUresult vmm_fill_host(struct vmm *vmm, bool shareable) {
                                     (uint32_t)vmm->prop.location.id};
         if (!share_make(SIM_DEVICES_MAX, SIM_SHARE_HOST, NULL, vmm->bytes, detail, &vmm->share))
             return CUDA_ERROR_OUT_OF_MEMORY;
-        char path[4200];
-        sim_share_path(sim_state, &vmm->share, path, sizeof path);
-        descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        descriptor = sim_share_file(sim_state, &vmm->share);
     } else {
         descriptor = memfd_create("aliquot-sim-host", MFD_CLOEXEC);
     }

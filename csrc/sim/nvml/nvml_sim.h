@@ -7,45 +7,51 @@
 #ifndef ALIQUOT_SIM_NVML_H
 #define ALIQUOT_SIM_NVML_H
 
-#include "sim/state.h"
+#include "sim/state_private.h"
 
 #include <nvml.h>
 #include <stdbool.h>
 
 /* A device handle points to one of these: the device's number on the node. */
 struct nvmlDevice_st {
-    uint32_t physical;
+    uint32_t number;
 };
 
-/* The open node, NULL while the library is not initialised in this process. */
-struct sim_state *sim_nvml_state(void);
+/* A look at the node, which is not shut down while it lasts. Ends with its scope. */
+struct sim_look {
+    nvmlReturn_t result;                    /* what the function answers when it goes no further */
+    struct sim_state *state;                /* NULL: `result` says why */
+    const struct sim_device_config *device; /* NULL: none was asked for, or `result` says why */
+    uint32_t number;                        /* of the device, on the node */
+};
+#define SIM_LOOK __attribute__((cleanup(sim_look_end))) struct sim_look
 
-/* The number of a visible device's handle; -1 for what is no handle. */
-int64_t sim_nvml_physical(nvmlDevice_t device);
+/* Looks at the node. NVML_ERROR_UNINITIALIZED without one; `out`: where the answer goes, not NULL. */
+struct sim_look sim_look(const void *out);
+/* Looks at a device. NVML_ERROR_INVALID_ARGUMENT for what is no handle. */
+struct sim_look sim_look_at(nvmlDevice_t device, const void *out);
+void sim_look_end(struct sim_look *look);
+
+/* ---- While looking -------------------------------------------------------------------------- */
+
+/* How many devices the process sees, and those by their place in NVML's order, that of PCI
+ * addresses. */
+uint32_t sim_visible_count(void);
+nvmlDevice_t sim_visible(uint32_t index);
 /* The handle of a device of the node; NULL when it is not visible. */
-nvmlDevice_t sim_nvml_handle(uint32_t physical);
-/* Place of a device in NVML's order, which is that of PCI addresses. */
-uint32_t sim_nvml_index(uint32_t physical);
-
-/* Begins a function on a device: answers its error when something of it is wrong. */
-nvmlReturn_t sim_nvml_enter(nvmlDevice_t device, const void *out, uint32_t *physical);
-
-static inline const struct sim_device_config *sim_nvml_config(uint32_t physical) {
-    return &sim_nvml_state()->node->devices[physical];
-}
+nvmlDevice_t sim_handle_of(uint32_t number);
+/* The number of the device that a handle names; -1 for what is no handle. */
+int64_t sim_number_of(nvmlDevice_t handle);
 
 /* Copies a text into a caller's buffer; NVML_ERROR_INSUFFICIENT_SIZE when it does not fit. */
-nvmlReturn_t sim_nvml_text(const char *text, char *out, unsigned int size);
-
-/* What everybody holds: valid until sim_nvml_truth_done, which every look must end with. */
-const struct sim_truth *sim_nvml_truth(void);
-void sim_nvml_truth_done(void);
-
-/* ENTER(out) declares `physical`, the device's number, or returns the error. */
-#define ENTER(device, out)                                                                         \
-    uint32_t physical;                                                                             \
-    nvmlReturn_t entered = sim_nvml_enter(device, out, &physical);                                 \
-    if (entered != NVML_SUCCESS)                                                                   \
-    return entered
+nvmlReturn_t sim_text(const char *text, char *out, unsigned int size);
+/* How busy the device was over the last second. */
+struct sim_usage sim_device_usage(const struct sim_look *look);
+/* A part of a usage's length, in thousandths. */
+uint32_t sim_permille(uint64_t part_ns, const struct sim_usage *usage);
+/* What the device draws, in milliwatts. */
+uint32_t sim_power(const struct sim_look *look);
+/* Pages that nobody holds, in bytes, after the dead have been cleared up after. */
+uint64_t sim_free_bytes(const struct sim_look *look);
 
 #endif
