@@ -231,6 +231,67 @@ static void kills(int count) {
               timeline->entries[i].owner == 9999);
 }
 
+/* ---- Usage: exact on a clock of its own -------------------------------------------------------- */
+
+static struct sim_usage usage_of(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
+                                 uint64_t since_ns) {
+    struct sim_usage usage;
+    sim_timeline_usage(timeline, owner, now_ns, since_ns, &usage);
+    return usage;
+}
+
+static void usage(void) {
+    struct sim_timeline *timeline = shared_timeline(2 * MS);
+    struct sim_timeline_view view;
+    int a = sim_timeline_join(timeline, 10), b = sim_timeline_join(timeline, 11);
+    /* After an hour in which nobody looked, 300 ms of work, and nobody looks until it is over. */
+    uint64_t start = 3600000 * MS;
+    sim_timeline_demand(timeline, a, start, start, 300 * MS, &view);
+    struct sim_usage found = usage_of(timeline, SIM_TIMELINE_NONE, start + 950 * MS, 0);
+    CHECK(found.length_ns == 1000 * MS && found.end_ns == start + 900 * MS);
+    CHECK(found.run_ns == 300 * MS && found.copy_ns == 0);
+    CHECK(usage_of(timeline, 10, start + 950 * MS, 0).run_ns == 300 * MS);
+    CHECK(usage_of(timeline, 11, start + 950 * MS, 0).run_ns == 0);
+    /* What is past by more than the window counts no more, and what was seen is not seen again. */
+    CHECK(usage_of(timeline, 10, start + 1150 * MS, 0).run_ns == 200 * MS);
+    CHECK(usage_of(timeline, 10, start + 1300 * MS, 0).run_ns == 0);
+    CHECK(usage_of(timeline, 10, start + 1350 * MS, start + 1300 * MS).length_ns == 0);
+    CHECK(usage_of(timeline, 10, start + 1400 * MS, start + 1300 * MS).length_ns == 100 * MS);
+    CHECK(usage_of(timeline, 99, start + 1400 * MS, 0).run_ns == 0);
+    /* Two in turn have half of a device that is never idle. */
+    start += 10000 * MS;
+    sim_timeline_demand(timeline, a, start, start, 10300 * MS, &view);
+    sim_timeline_demand(timeline, b, start, start, 10000 * MS, &view);
+    CHECK(usage_of(timeline, SIM_TIMELINE_NONE, start + 2000 * MS, 0).run_ns == 1000 * MS);
+    CHECK(usage_of(timeline, 10, start + 2000 * MS, 0).run_ns == 500 * MS);
+    CHECK(usage_of(timeline, 11, start + 2000 * MS, 0).run_ns == 500 * MS);
+    sim_timeline_leave(timeline, 10);
+    sim_timeline_leave(timeline, 11);
+}
+
+static void copies(void) {
+    struct sim_timeline *timeline = shared_timeline(2 * MS);
+    uint64_t start = 7200000 * MS;
+    int a = sim_timeline_join(timeline, 10), b = sim_timeline_join(timeline, 11);
+    /* A copy counts as far as it has come; two of one process at once count once. */
+    sim_timeline_copied(timeline, a, start, start, start + 5000 * MS);
+    sim_timeline_copied(timeline, a, start, start, start + 4000 * MS);
+    CHECK(usage_of(timeline, 10, start + 500 * MS, 0).copy_ns == 500 * MS);
+    CHECK(usage_of(timeline, 10, start + 3000 * MS, 0).copy_ns == 1000 * MS);
+    CHECK(usage_of(timeline, 10, start + 5500 * MS, 0).copy_ns == 500 * MS);
+    CHECK(usage_of(timeline, 10, start + 5500 * MS, 0).run_ns == 0);
+    CHECK(timeline->entries[a].copy_ns == 5000 * MS);
+    /* One after a gap, told when it is over. */
+    sim_timeline_copied(timeline, a, start + 9000 * MS, start + 8300 * MS, start + 8400 * MS);
+    CHECK(usage_of(timeline, 10, start + 9000 * MS, 0).copy_ns == 100 * MS);
+    /* Copies of two processes add up to all of the time at most. */
+    start += 20000 * MS;
+    sim_timeline_copied(timeline, a, start, start, start + 1000 * MS);
+    sim_timeline_copied(timeline, b, start, start + 500 * MS, start + 1000 * MS);
+    CHECK(usage_of(timeline, SIM_TIMELINE_NONE, start + 1000 * MS, 0).copy_ns == 1000 * MS);
+    CHECK(usage_of(timeline, 11, start + 1000 * MS, 0).copy_ns == 500 * MS);
+}
+
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "kills") == 0) {
         kills(atoi(argv[2]));
@@ -240,5 +301,7 @@ int main(int argc, char **argv) {
     places();
     fairness();
     random_demands();
+    usage();
+    copies();
     return 0;
 }

@@ -11,13 +11,17 @@ import sys
 from pathlib import Path
 
 _NOT_SUPPORTED = 3
-# Asked for by nvidia-smi; in no header.
-_UNDECLARED = ("nvmlInternalGetExportTable",)
+# Asked for by nvidia-smi, and old names that the real library still has; in no header.
+_UNDECLARED = (
+    "nvmlInternalGetExportTable",
+    "nvmlGetBlacklistDeviceCount",
+    "nvmlGetBlacklistDeviceInfoByIndex",
+)
 
 
 def functions(header: str) -> list[str]:
     """Return every function that the header declares, of all versions."""
-    declared = re.findall(r"\bDECLDIR\s+(nvml\w+)\s*\(", header)
+    declared = re.findall(r"\bDECLDIR\b[^(;]*?\b(nvml\w+)\s*\(", header)
     return sorted({*declared, *_UNDECLARED})
 
 

@@ -124,19 +124,19 @@ const char *nvmlErrorString(nvmlReturn_t result) {
     case NVML_ERROR_NO_DATA:
         return "No data";
     case NVML_ERROR_VGPU_ECC_NOT_SUPPORTED:
-        return "ECC is not supported by vGPU";
+        return "vGPU ECC not supported";
     case NVML_ERROR_INSUFFICIENT_RESOURCES:
-        return "Insufficient resources";
+        return "Insufficient Resources";
     case NVML_ERROR_FREQ_NOT_SUPPORTED:
-        return "Frequency is not supported";
+        return "Invalid Frequency";
     case NVML_ERROR_ARGUMENT_VERSION_MISMATCH:
         return "Argument version mismatch";
     case NVML_ERROR_DEPRECATED:
-        return "Deprecated";
+        return "Requested functionality has been deprecated";
     case NVML_ERROR_NOT_READY:
-        return "Not Ready";
+        return "System is not in ready state";
     case NVML_ERROR_GPU_NOT_FOUND:
-        return "No GPUs were found";
+        return "No supported GPUs were found";
     default:
         return "Unknown Error";
     }
