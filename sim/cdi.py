@@ -51,8 +51,6 @@ def write(node: Node, directory: Path, folder: Path) -> Path:
     whole from the moment it has its name. Raises StateError, also when there is a specification
     already that is not of a simulated node.
     """
-    if os.geteuid() != 0:
-        raise StateError(f"{folder}: device files for containers are made by root: run as root")
     try:
         folder = folder.resolve()
         spec = folder / SPEC
@@ -91,7 +89,13 @@ def _place(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def _make_device(path: Path) -> None:
-    os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o666, _NULL)
+    except PermissionError as error:  # also root's in a user namespace
+        raise StateError(
+            f"{path.parent}: device files for containers are made by the machine's root: "
+            "run as root"
+        ) from error
     path.chmod(0o666)  # whatever the umask
 
 

@@ -71,9 +71,9 @@ def _inject(directory: Path, device: int, xid: int) -> None:
 class _Ways:
     """How a node is made: where it stays, whose it is, and where its CDI specification goes."""
 
-    keep: Path | None
-    shared: bool
-    cdi: Path | None
+    keep: Path | None = None
+    shared: bool = False
+    cdi: Path | None = None
 
 
 def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
@@ -91,6 +91,18 @@ def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
             report = {"status": status, "directory": str(directory) if keep else None, **found}
             click.echo(json.dumps(report, indent=2))
     return run.end_as(status)
+
+
+def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
+    """Refuse options that do not go together."""
+    asked = [name for name, given in modes.items() if given]
+    if len(asked) != 1:
+        raise click.UsageError("give one of --node, --truth, --xid and --profiles")
+    if asked == ["--node"]:
+        if not command:
+            raise click.UsageError("no command to run: write it after --")
+    elif ways != _Ways() or (command and asked != ["--xid"]):
+        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
 
 
 @click.command(
@@ -162,12 +174,8 @@ def sim_command(
         "--xid": xid is not None,
         "--profiles": list_profiles,
     }
-    asked = [name for name, given in modes.items() if given]
-    if len(asked) != 1:
-        raise click.UsageError("give one of --node, --truth, --xid and --profiles")
-    ways = keep is not None or shared or cdi_folder is not None
-    if asked != ["--node"] and (ways or (command and asked != ["--xid"])):
-        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
+    ways = _Ways(keep, shared, cdi_folder)
+    _check(modes, ways, command)
     if (device is None) != (xid is None) or (xid is not None and len(command) != 1):
         raise click.UsageError("write it so: --xid N --device I DIR")
     try:
@@ -178,11 +186,9 @@ def sim_command(
         elif xid is not None and device is not None:
             _inject(Path(command[0]), device, xid)
         elif which is not None:
-            if not command:
-                raise click.UsageError("no command to run: write it after --")
             node = load_node(which)
             sys.stdout.flush()
-            status = _run(node, _Ways(keep, shared, cdi_folder), as_json, command)
+            status = _run(node, ways, as_json, command)
             click.get_current_context().exit(status)
     except NodeError as error:
         _fail(str(error), 2)

@@ -68,7 +68,8 @@ static void lists_say_what_room_they_need(nvmlDevice_t device, nvmlDevice_t idle
     nvmlProcessInfo_v1_t old;
     unsigned count = 0;
     CHECK(nvmlDeviceGetComputeRunningProcesses_v3(device, &count, NULL) ==
-              NVML_ERROR_INSUFFICIENT_SIZE && count == 1);
+              NVML_ERROR_INSUFFICIENT_SIZE &&
+          count == 1);
     CHECK(!nvmlDeviceGetComputeRunningProcesses_v3(device, &count, &one));
     CHECK(one.usedGpuMemory == held && one.gpuInstanceId == 0xffffffff);
     CHECK(!nvmlDeviceGetComputeRunningProcesses(device, &count, &old) && old.pid == one.pid &&
@@ -197,7 +198,8 @@ int main(int argc, char **argv) {
     a_child_begins_anew(device);
     /* An old program's event ends before the instances of MIG: the guard behind it stays. */
     nvmlEventSet_t set;
-    CHECK(!nvmlEventSetCreate(&set) && !nvmlDeviceRegisterEvents(device, nvmlEventTypeXidCriticalError, set));
+    CHECK(!nvmlEventSetCreate(&set) &&
+          !nvmlDeviceRegisterEvents(device, nvmlEventTypeXidCriticalError, set));
     CHECK(nvmlDeviceRegisterEvents(device, nvmlEventTypeClock, set) == NVML_ERROR_NOT_SUPPORTED);
     CHECK(nvmlEventSetWait(set, guarded(), 0) == NVML_ERROR_TIMEOUT && written() == 0);
     printf("ready\n");

@@ -122,7 +122,9 @@ def python_of_others() -> str:
     """A Python that every user can start; skips the test where there is none."""
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            subprocess.run([python, "-c", ""], check=True, user=NOBODY, group=NOBODY, extra_groups=[])
+            subprocess.run(
+                [python, "-c", ""], check=True, user=NOBODY, group=NOBODY, extra_groups=[]
+            )
         except (OSError, subprocess.CalledProcessError):
             continue
         return python
@@ -246,7 +248,9 @@ def test_devices_are_those_of_the_driver(node: NodeUnderTest) -> None:
     assert seen["limit"] == 400_000
 
 
-def test_the_abi_is_nvmls(node: NodeUnderTest, sim_library: Path, header_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_abi_is_nvmls(
+    node: NodeUnderTest, sim_library: Path, header_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
     header = header_folder("13.5")
     if not (header / "nvml.h").exists():
         pytest.skip(f"no nvml.h in {header}")
@@ -254,7 +258,17 @@ def test_the_abi_is_nvmls(node: NodeUnderTest, sim_library: Path, header_folder:
     flags = ["-std=gnu11", "-g", "-Wall", "-Wextra", "-Wno-deprecated-declarations", "-Werror"]
     library = sim_library.with_name("libnvidia-ml.so.1")
     subprocess.run(
-        ["gcc", *flags, "-isystem", header, "-o", program, HERE / "nvml_probe.c", library, "-lpthread"],
+        [
+            "gcc",
+            *flags,
+            "-isystem",
+            header,
+            "-o",
+            program,
+            HERE / "nvml_probe.c",
+            library,
+            "-lpthread",
+        ],
         check=True,
     )
     process = node.process()
@@ -400,8 +414,8 @@ def test_other_users_and_namespaces_are_on_a_shared_node(sim_library: Path) -> N
         inner = only_child(stack.enter_context(holder(node, 16, *mapped)))
         expected = {theirs: 72 * MIB, ours: 40 * MIB, inner: 24 * MIB}
         # A user who may not read the others' namespaces finds them all the same.
-        other = {"python": python, "user": NOBODY, "group": NOBODY, "extra_groups": []}
-        assert processes(node, **other) == expected
+        listed = processes(node, 0, python=python, user=NOBODY, group=NOBODY, extra_groups=[])
+        assert listed == expected
         assert processes(node) == expected
 
 
@@ -415,8 +429,8 @@ def test_what_is_exported_on_a_shared_node_is_for_all_users(sim_library: Path) -
 
 def exported_files_are_shared(sim_library: Path) -> None:
     with shared_node(sim_library) as node:
-        for file in ("state", "vram0", "vram1"):
-            assert (node.folder / file).stat().st_mode & 0o777 == 0o666
+        for name in ("state", "vram0", "vram1"):
+            assert (node.folder / name).stat().st_mode & 0o777 == 0o666
         first, second = node.pair()
         handle = first.ok("create", 4 * MIB, DEVICE, True)
         first.ok("export", handle)

@@ -126,8 +126,9 @@ static void order_devices(uint32_t *order, uint32_t count) {
         uint32_t at = d;
         for (; at; at--) {
             const struct sim_device_config *here = &devices[d], *there = &devices[order[at - 1]];
-            if (by_pci || speed(here) == speed(there) ? sim_node_pci_key(here) >= sim_node_pci_key(there)
-                                                      : speed(here) < speed(there))
+            if (by_pci || speed(here) == speed(there)
+                    ? sim_node_pci_key(here) >= sim_node_pci_key(there)
+                    : speed(here) < speed(there))
                 break;
             order[at] = order[at - 1];
         }

@@ -196,7 +196,7 @@ struct sim_state_header {
     uint32_t version;
     uint32_t header_bytes; /* sizeof of this: another build's layout is refused */
     uint64_t file_bytes;
-    uint8_t id[16]; /* of this state: handles of another one are refused */
+    uint8_t id[16];         /* of this state: handles of another one are refused */
     uint64_t pid_namespace; /* of the node's maker: pids in it are what NVML calls pids */
     struct sim_node_config node;
     struct sim_lock sweep_lock; /* one process at a time clears up after the dead */

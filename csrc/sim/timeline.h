@@ -22,9 +22,9 @@ enum {
     SIM_TIMELINE_ENTRIES = 256, /* processes on one device at a time */
     SIM_TIMELINE_KNOTS = 32,    /* unread knots an entry; the oldest are thinned beyond that */
     SIM_TIMELINE_WORDS = SIM_TIMELINE_ENTRIES / 64,
-    SIM_USAGE_PERIODS = 16,            /* kept of the past, for whoever asks how busy it was */
-    SIM_USAGE_PERIOD_NS = 100000000,   /* of CLOCK_MONOTONIC: period n begins at n of these */
-    SIM_USAGE_WINDOW = 10,             /* periods that figures for people are made of */
+    SIM_USAGE_PERIODS = 16,          /* kept of the past, for whoever asks how busy it was */
+    SIM_USAGE_PERIOD_NS = 100000000, /* of CLOCK_MONOTONIC: period n begins at n of these */
+    SIM_USAGE_WINDOW = 10,           /* periods that figures for people are made of */
     SIM_TIMELINE_NONE = 0xffffffff,
 };
 
@@ -51,7 +51,7 @@ struct sim_timeline_entry {
     uint64_t demand_ns; /* reading of run_ns up to which it has work; busy while run < demand */
     uint64_t turns;     /* times it was given the device */
     uint64_t copy_ns;   /* real time in which it moved bytes, up to copy_from_ns */
-    uint64_t copy_from_ns, copy_until_ns; /* moves bytes, and is not in copy_ns yet */
+    uint64_t copy_from_ns, copy_until_ns;             /* moves bytes, and is not in copy_ns yet */
     struct sim_usage_period usage[SIM_USAGE_PERIODS]; /* by number % SIM_USAGE_PERIODS */
     struct sim_knot knots[SIM_TIMELINE_KNOTS];
 };

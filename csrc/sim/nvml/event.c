@@ -12,15 +12,14 @@
 #include <unistd.h>
 
 struct nvmlEventSet_st {
-    pthread_mutex_t lock; /* several threads may wait on one set */
-    uint32_t next;        /* fault that was not looked at yet */
+    pthread_mutex_t lock;                       /* several threads may wait on one set */
+    uint32_t next;                              /* fault that was not looked at yet */
     unsigned long long wanted[SIM_DEVICES_MAX]; /* by number on the node */
 };
 
 /* Only the first of them ever happens. */
-static const unsigned long long supported = nvmlEventTypeXidCriticalError |
-                                            nvmlEventTypeSingleBitEccError |
-                                            nvmlEventTypeDoubleBitEccError;
+static const unsigned long long supported =
+    nvmlEventTypeXidCriticalError | nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError;
 
 nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long *types) {
     SIM_LOOK look = sim_look_at(device, types);

@@ -54,10 +54,10 @@ static nvmlReturn_t open_node(void) {
     char why[512];
     int error = sim_state_open(folder, NULL, false, &state, why, sizeof why);
     if (error)
-        return error == EINVAL                      ? NVML_ERROR_LIB_RM_VERSION_MISMATCH
-               : error == EACCES || error == EPERM  ? NVML_ERROR_NO_PERMISSION
+        return error == EINVAL                       ? NVML_ERROR_LIB_RM_VERSION_MISMATCH
+               : error == EACCES || error == EPERM   ? NVML_ERROR_NO_PERMISSION
                : error == ENOENT || error == ENOTDIR ? NVML_ERROR_DRIVER_NOT_LOADED
-                                                    : NVML_ERROR_UNKNOWN;
+                                                     : NVML_ERROR_UNKNOWN;
     /* Who only looks holds nothing whose release would take time. Relaxed: read after our death. */
     atomic_store_explicit(&state->header->slots[state->slot].exiting, 1, memory_order_relaxed);
     pthread_rwlock_wrlock(&use);

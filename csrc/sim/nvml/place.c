@@ -272,8 +272,8 @@ nvmlReturn_t nvmlDeviceGetP2PStatus(nvmlDevice_t device, nvmlDevice_t other,
         return NVML_ERROR_INVALID_ARGUMENT;
     /* As the driver: devices without links are no peers. */
     if (look.device->links[second])
-        *status = index == NVML_P2P_CAPS_INDEX_PCI ? NVML_P2P_STATUS_NOT_SUPPORTED
-                                                   : NVML_P2P_STATUS_OK;
+        *status =
+            index == NVML_P2P_CAPS_INDEX_PCI ? NVML_P2P_STATUS_NOT_SUPPORTED : NVML_P2P_STATUS_OK;
     else
         *status = index == NVML_P2P_CAPS_INDEX_NVLINK ? NVML_P2P_STATUS_NOT_SUPPORTED
                                                       : NVML_P2P_STATUS_CHIPSET_NOT_SUPPORTED;

@@ -172,9 +172,8 @@ static unsigned take_samples(const struct sim_look *look, uint64_t since_us,
     uint64_t now_ns = sim_state_now(), now_us = clock_us(CLOCK_REALTIME);
     uint64_t age_us = now_us > since_us ? now_us - since_us : 0;
     /* Half a period more: the two clocks are not read at once, and samples end with periods. */
-    uint64_t since_ns = age_us < now_ns / 1000
-                            ? now_ns - age_us * 1000 + SIM_USAGE_PERIOD_NS / 2
-                            : 0;
+    uint64_t since_ns =
+        age_us < now_ns / 1000 ? now_ns - age_us * 1000 + SIM_USAGE_PERIOD_NS / 2 : 0;
     unsigned count = 0;
     sim_state_sweep(look->state, true);
     uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);

@@ -63,7 +63,7 @@ nvmlReturn_t nvmlSystemGetProcessName(unsigned int pid, char *name, unsigned int
         return NVML_ERROR_NOT_FOUND;
     ssize_t got = read(descriptor, text, sizeof text - 1);
     close(descriptor);
-    text[got > 0 ? got : 0] = 0; /* a kernel thread has no name here */
+    text[got > 0 ? got : 0] = 0;        /* a kernel thread has no name here */
     snprintf(name, length, "%s", text); /* cut off, as by the real one */
     return NVML_SUCCESS;
 }
