@@ -45,8 +45,8 @@ from .ledger import Ledger
 from .slices import Request
 
 if TYPE_CHECKING:
-    from .config import Config  # type: ignore[import-not-found, unused-ignore]
-    from .readings import Readings  # type: ignore[import-not-found, unused-ignore]
+    from .config import Config
+    from .readings import Readings
 
 RUNTIME_SOCKET: Final = "runtime.sock"
 LOCK: Final = "agent.lock"
@@ -328,12 +328,12 @@ def _nothing() -> None:
 def real_parts(config: Config) -> Parts:
     """Return what the agent of a node is made of."""
     # Nothing of it is loaded to check a configuration.
-    from aliquot.hooks import edits  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
-    from aliquot.hooks.errors import EditError  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
-    from aliquot.shim import program  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+    from aliquot.hooks import edits  # noqa: PLC0415
+    from aliquot.hooks.errors import EditError  # noqa: PLC0415
+    from aliquot.shim import program  # noqa: PLC0415
 
-    from . import placement, requests  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
-    from .devices import registry  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
+    from . import placement, requests  # noqa: PLC0415
+    from .devices import registry  # noqa: PLC0415
 
     def read(
         annotations: Mapping[str, str], environment: Mapping[str, str], name: str
@@ -366,8 +366,8 @@ def real_parts(config: Config) -> Parts:
 
 
 def _services() -> Sequence[tuple[str, Service]]:
-    from . import metrics, rpc  # type: ignore[attr-defined, unused-ignore]  # noqa: PLC0415
-    from .readings import Readings  # type: ignore[import-not-found, unused-ignore]  # noqa: PLC0415
+    from . import metrics, rpc  # noqa: PLC0415
+    from .readings import Readings  # noqa: PLC0415
 
     @contextlib.asynccontextmanager
     async def read(daemon: Daemon) -> AsyncIterator[None]:

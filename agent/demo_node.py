@@ -38,6 +38,10 @@ APPLETS = (
 )
 
 
+# Of the C library, which no image has only parts of.
+_C_LIBRARY: Final = ("libpthread.so.0", "libdl.so.2", "librt.so.1", "libm.so.6", "libutil.so.1")
+
+
 def libraries(programs: Iterable[Path]) -> list[Path]:
     """Return the loader and every library that the programs need, as the loader finds them."""
     found: dict[str, None] = {}
@@ -47,7 +51,13 @@ def libraries(programs: Iterable[Path]) -> list[Path]:
         ).stdout
         for path in re.findall(r"(?:=> |^\s+)(/\S+)", listed, re.MULTILINE):
             found[path] = None
-    return [Path(path) for path in found]
+    whole = [
+        Path(path).with_name(name)
+        for path in found
+        if path.endswith("/libc.so.6")
+        for name in _C_LIBRARY
+    ]
+    return [Path(path) for path in found] + [path for path in whole if path.exists()]
 
 
 def lay_out(root: Path, programs: Mapping[str, Path]) -> Path:

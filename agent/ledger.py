@@ -379,7 +379,7 @@ def _check(piece: Slice) -> None:
     for part in piece.parts:
         texts += [part.uuid, part.vendor, part.enforcement]
         _insist(_is_number(part.memory_bytes, 0, _MOST_BYTES), "memory_bytes")
-        _insist(_is_number(part.cores, 1, 100), "cores")
+        _insist(_is_number(part.cores, 0, 100), "cores")
     _insist(all(isinstance(text, str) and len(text) <= _MOST_TEXT for text in texts), "a text")
     _insist(1 <= len(piece.parts) <= region.MAX_DEVICES, "the number of parts")
     uuids = {part.uuid for part in piece.parts}

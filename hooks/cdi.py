@@ -407,4 +407,5 @@ def _device_node(node: Node, where: str) -> DeviceNode:
         uid=max(0, node.uid or 0),
         gid=max(0, node.gid or 0),
         access=node.access,
+        source="" if node.host_path == node.path else node.host_path,
     )

@@ -21,7 +21,7 @@ from typing import Any, Final
 from . import image, ldcache, planfile
 from .errors import EditError
 from .folders import DRIVER_FOLDERS
-from .plan import DeviceNode, Library, Needs
+from .plan import BindMount, DeviceNode, Library, Needs
 
 CONFIG: Final = "config.json"
 SLICE_ANNOTATION: Final = "aliquot.dev/slice"
@@ -198,9 +198,11 @@ def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
         for device in devices
         if device.get("path") not in ours and _is_sibling(device, nodes)
     ]
+    # Runtimes cannot make device files in a user namespace: they mount the host's, by the same path.
+    mounted = _mounted_nodes(config, nodes)
     linux["devices"] = [
         device for device in devices if device.get("path") not in ours and device not in foreign
-    ] + [_device(node) for node in nodes]
+    ] + [_device(node) for node in nodes if node not in mounted]
     resources = linux.setdefault("resources", {}) or {}
     linux["resources"] = resources
     rules = [_rule(node) for node in nodes]
@@ -210,6 +212,13 @@ def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
         for rule in resources.get("devices") or []
         if rule not in rules and (rule.get("major"), rule.get("minor")) not in taken
     ] + list({json.dumps(rule): rule for rule in rules}.values())
+
+
+def _mounted_nodes(config: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> list[DeviceNode]:
+    """Return the device files that must be mounted, since the host has them elsewhere."""
+    namespaces = config["linux"].get("namespaces") or []
+    is_mapped = any(isinstance(one, dict) and one.get("type") == "user" for one in namespaces)
+    return [node for node in nodes if node.source] if is_mapped else []
 
 
 def _is_sibling(device: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> bool:
@@ -246,6 +255,10 @@ def _rule(node: DeviceNode) -> dict[str, Any]:
 def _set_mounts(config: dict[str, Any], needs: Needs) -> None:
     """Folders and sockets are the runtime's to mount; files are the hook's, see the plan."""
     wanted = [mount for mount in needs.mounts if not _is_file(mount.source)]
+    wanted += [
+        BindMount(node.source, node.path, ("bind", "rw", "nosuid", "noexec", "rprivate"))
+        for node in _mounted_nodes(config, needs.nodes)
+    ]
     # What someone else mounts of the driver's there is covered, or replaced.
     names = _Names(needs)
     places = {mount.destination for mount in wanted}

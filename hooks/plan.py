@@ -12,7 +12,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class DeviceNode:
-    """A device file of the container and the cgroup rule that lets it be used."""
+    """A device file of the container and the cgroup rule that lets it be used.
+
+    ``source`` is the file on the host, where that has another path.
+    """
 
     path: str
     major: int
@@ -22,6 +25,7 @@ class DeviceNode:
     uid: int = 0
     gid: int = 0
     access: str = "rw"
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

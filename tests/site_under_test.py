@@ -147,6 +147,12 @@ class Site:
         assert shown["faults"] == []
         return {piece["pod"]: piece for piece in shown["slices"] if piece["kind"] == "container"}
 
+    def charge(self, pod: str) -> int:
+        """What the processes of a pod are charged; 0 while nobody has read it."""
+        shown = json.loads(self.aliquot("ps", "--json", check=False).stdout)
+        pieces = [piece for piece in shown["slices"] if piece.get("pod") == pod]
+        return sum(d["charge_bytes"] or 0 for piece in pieces for d in piece["devices"])
+
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """What a scrape of the agent gives: values by name and labels."""
         with urllib.request.urlopen(

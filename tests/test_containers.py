@@ -89,7 +89,7 @@ def _refusals(site: Site) -> set[str]:
 def test_what_a_container_holds_shows_while_it_holds_it(site: Site) -> None:
     with site.pod("holder", environment=CAPPED, command=["/usr/bin/hold", "hold", "512"]):
         site.until(
-            lambda: site.slices()["holder"]["devices"][0]["charge_bytes"] >= 512 * MIB, "its charge"
+            lambda: site.charge("holder") >= 512 * MIB, "its charge"
         )
         (device,) = site.slices()["holder"]["devices"]
         assert device["charge_bytes"] == max(site.counted("holder").used_bytes)
@@ -243,7 +243,7 @@ def test_a_read_only_root_is_capped(site: Site) -> None:
 def test_the_container_sees_its_own_slice(site: Site) -> None:
     with site.pod("stat", environment=CAPPED, command=["/usr/bin/hold", "hold", "256"]) as pod:
         site.until(
-            lambda: site.slices()["stat"]["devices"][0]["charge_bytes"] >= 256 * MIB, "its charge"
+            lambda: site.charge("stat") >= 256 * MIB, "its charge"
         )
         shown = json.loads(pod.run("/usr/bin/aliquot-stat", "--json").out)
         (device,) = shown["devices"]
@@ -269,19 +269,12 @@ def test_scribbling_over_usage_hurts_only_the_scribbler(site: Site) -> None:
         site.fill(bad)
         bad.run("/bin/dd", "if=/dev/urandom", "of=/run/aliquot/usage", "bs=4096", "count=66",
                 "conv=notrunc")  # fmt: skip
-        site.until(lambda: _charge(site, "good") >= 512 * MIB, "the good one's charge")
+        site.until(lambda: site.charge("good") >= 512 * MIB, "the good one's charge")
         assert site.fill(good).total == 2 * GIB
         bad.run("/bin/truncate", "-s", "0", "/run/aliquot/usage")
         assert site.fill(good).refused == OUT_OF_MEMORY
-        assert _charge(site, "good") >= 512 * MIB
+        assert site.charge("good") >= 512 * MIB
         assert site.metric("aliquot_container_memory_cap_bytes", pod="good") == [2 * GIB]
-
-
-def _charge(site: Site, name: str) -> int:
-    shown = json.loads(site.aliquot("ps", "--json", check=False).stdout)
-    (piece,) = (piece for piece in shown["slices"] if piece.get("pod") == name)
-    (device,) = piece["devices"]
-    return int(device["charge_bytes"])
 
 
 def test_a_tenant_cannot_fill_the_host(site: Site) -> None:

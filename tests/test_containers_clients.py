@@ -37,7 +37,7 @@ def pod(site: Site) -> Iterator[Pod]:
     )
     with site.cri.pod(wish) as pod:
         site.until(
-            lambda: site.slices()["viewer"]["devices"][0]["charge_bytes"] >= 512 * MIB, "its charge"
+            lambda: site.charge("viewer") >= 512 * MIB, "its charge"
         )
         yield pod
 

@@ -5,6 +5,7 @@
  * resolver must not call while the loader relocates, and both are what other preloads override.
  */
 #include "driver.h"
+#include "maps.h"
 
 #include <assert.h>
 #include <elf.h>
@@ -208,11 +209,17 @@ static void add_route(unsigned fn) {
 
 static void resolve(void) {
     struct search search = {.rank = 0};
-    dl_iterate_phdr(find_self, NULL);
+    /* Which of the two knows this library knows the driver, too. */
+    bool told = dl_iterate_phdr(find_self, NULL) != 0;
+    if (!told)
+        aliquot_iterate_maps(find_self, NULL);
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/%s", folder, ALIQUOT_DRIVER_NAME) < (int)sizeof path)
         search.have_wanted = stat(path, &search.wanted) == 0;
-    dl_iterate_phdr(consider, &search);
+    if (told)
+        dl_iterate_phdr(consider, &search);
+    else
+        aliquot_iterate_maps(consider, &search);
     if (search.rank) {
         driver_begin = search.driver.base;
         driver_end = search.driver.end;
