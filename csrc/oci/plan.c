@@ -105,8 +105,9 @@ static bool add_driver(struct oci_plan *plan, const struct line *line, struct oc
     if (line->fields.count < 3 || !is_path(line->field[1]) || !all_names(&names))
         return bad(error, line, "driver wants a SONAME, a path and names");
     if (!substitute || substitute->driver)
-        return bad(error, line, substitute ? "a second driver of the same library"
-                                           : "a driver without its substitute");
+        return bad(error, line,
+                   substitute ? "a second driver of the same library"
+                              : "a driver without its substitute");
     substitute->driver = line->field[1];
     substitute->driver_names = names;
     return true;
