@@ -1,4 +1,4 @@
-"""What tests of the small programs share: where they are, an agent's end of the wire, namespaces."""
+"""What tests of the small programs share: where they are, an agent, namespaces."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from commands import PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAGIC, MOST = 0x31515141, 65536
 CREATE, CREATE_RUNTIME, POSTSTOP = 1, 2, 3
@@ -57,7 +60,7 @@ class Agent:
     answer: Callable[[int, dict[str, str]], bytes | None]
     asked: list[tuple[int, dict[str, str], int]] = field(default_factory=list)
 
-    def __enter__(self) -> Agent:
+    def __enter__(self) -> Self:
         """Listen."""
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         folder = os.open(self.base, os.O_PATH)
@@ -302,7 +305,7 @@ class Bundle:
         found = {}
         for path in sorted(self.root.rglob("*")):
             kind = path.lstat().st_mode
-            text = os.readlink(path) if path.is_symlink() else ""
+            text = str(path.readlink()) if path.is_symlink() else ""
             if not path.is_symlink() and path.is_file():
                 text = path.read_text()
             found[str(path.relative_to(self.root))] = (kind, text)

@@ -127,11 +127,11 @@ def test_other_calls_are_refused(tmp_path: Path, arguments: list[str]) -> None:
     assert "usage: aliquot-hook " in one_line(result, "aliquot-hook")
 
 
-# -- By a real runtime -------------------------------------------------------------------------------
+# -- By a real runtime --------------------------------------------------------------------------
 
 
 class Container:
-    """A bundle that real runc starts through aliquot-runtime, with the hook as the agent adds it."""
+    """A bundle that runc starts through aliquot-runtime, with the hook as the agent adds it."""
 
     def __init__(self, folder: Path, script: str, *, userns: bool = False) -> None:
         self.bundle = Bundle(folder)
@@ -142,7 +142,7 @@ class Container:
             (self.bundle.root / name).mkdir()
         shutil.copy2(BUSYBOX, self.bundle.root / "bin/busybox")
         for path in (folder.parent, folder, self.bundle.slice, self.bundle.slice / "region"):
-            os.chmod(path, 0o755)
+            path.chmod(0o755)
         subprocess.run([str(RUNC), "spec"], cwd=folder, check=True)
         self.file = folder / "config.json"
         config = json.loads(self.file.read_text())
@@ -164,11 +164,11 @@ class Container:
             mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
             config["linux"].update(uidMappings=mapping, gidMappings=mapping)
         environment = [f"ALIQUOT_RUNTIME_DIR={self.base}"]
-        path = str(program("aliquot-hook"))
+        own = str(program("aliquot-hook"))
         config["hooks"] = {
             moment: [
                 {
-                    "path": path,
+                    "path": own,
                     "args": ["aliquot-hook", moment, str(self.bundle.slice)],
                     "env": environment,
                 }
@@ -220,7 +220,7 @@ class Container:
 def folder() -> Iterator[Path]:
     """A folder that root of a user namespace reaches, too."""
     with tempfile.TemporaryDirectory(prefix="aliquot-", dir="/tmp") as made:
-        os.chmod(made, 0o755)
+        Path(made).chmod(0o755)
         yield Path(made)
 
 
@@ -237,7 +237,7 @@ def test_a_real_container_has_its_slice(folder: Path, userns: bool) -> None:
     container = Container(folder / "b", SCRIPT, userns=userns)
     container.bundle.usual()
     container.bundle.image_link(f"{HOME}/libcuda.so.1", "/proc/self/exe")
-    os.chmod(container.bundle.slice / "region/usage", 0o666)
+    (container.bundle.slice / "region/usage").chmod(0o666)
     container.write()
     before = Path("/proc/self/mountinfo").read_text()
     with granting(container.base) as agent:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import shutil
@@ -209,7 +209,7 @@ def test_the_real_runtime_finds_everything_as_it_was(desk: Desk) -> None:
         env=desk.environment,
         cwd=desk.bundle,
         check=False,
-        preexec_fn=prepare,  # noqa: PLW1509 - no threads yet
+        preexec_fn=prepare,
         pass_fds=[inherited],
         stdin=subprocess.DEVNULL,
     )
@@ -250,9 +250,9 @@ def test_an_agent_that_refuses_is_quoted(desk: Desk) -> None:
         entry = json.loads(second)
         assert sorted(entry) == ["level", "msg", "time"]
         assert (entry["level"], entry["msg"]) == ("error", shown)
-        when = datetime.datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
-        now = datetime.datetime.now(datetime.timezone.utc)
-        assert abs(now - when) < datetime.timedelta(minutes=10)
+        when = dt.datetime.fromisoformat(entry["time"].replace("Z", "+00:00"))
+        now = dt.datetime.now(dt.timezone.utc)
+        assert abs(now - when) < dt.timedelta(minutes=10)
 
         log.unlink()
         result = desk.run(f"--log={log}", *arguments)

@@ -25,6 +25,8 @@ NAMES = (
 )
 MIB, GIB = 1 << 20, 1 << 30
 USAGE = "struct aliquot_usage"
+HEAD = "DEVICE                                    PROCESS           USED      CAP     PEAK"
+HEAD += "  REFUSALS  CORES  BUSY"
 
 
 def stat(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -58,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(folder: Path, file: str, offset: int, data: bytes) -> None:
-    os.chmod(folder / file, 0o666)
+    (folder / file).chmod(0o666)
     with (folder / file).open("r+b") as opened:
         opened.seek(offset)
         opened.write(data)
@@ -90,8 +92,7 @@ def test_table(folder: Path) -> None:
         shown = stat(folder)
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.splitlines() == [
-        "DEVICE                                    PROCESS           USED      CAP     PEAK"
-        "  REFUSALS  CORES  BUSY",
+        HEAD,
         f"{NAMES[0]}  2 processes    1.5 GiB  4.0 GiB  3.0 GiB         7    30%   26%",
         "                                          41 trainer     1.0 GiB",
         "                                          7 x          512.0 MiB",
@@ -158,7 +159,7 @@ def test_it_agrees_with_the_agents_reader(folder: Path) -> None:
 
 
 def test_scribbles_are_shown_for_what_they_are(folder: Path) -> None:
-    write(folder, "usage", 16, b"\xff" * (os.path.getsize(folder / "usage") - 16))
+    write(folder, "usage", 16, b"\xff" * ((folder / "usage").stat().st_size - 16))
     with (folder / "usage").open("r+b") as opened:
         lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, region.MAX_SLOTS, 0)
         fcntl.fcntl(opened.fileno(), fcntl.F_OFD_SETLK, lock)
@@ -187,7 +188,7 @@ def test_commands_do_not_move_the_cursor(folder: Path) -> None:
     ],
 )
 def test_a_cut_file_is_refused(folder: Path, file: str, size: int, why: str) -> None:
-    os.chmod(folder / file, 0o666)
+    (folder / file).chmod(0o666)
     os.truncate(folder / file, size)
     result = stat(folder)
     assert result.returncode == 1
@@ -220,7 +221,7 @@ def test_options() -> None:
 
 
 def test_a_full_disk_is_told(folder: Path) -> None:
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         result = subprocess.run(
             [program("aliquot-stat"), f"--region={folder}"],
             check=False,
