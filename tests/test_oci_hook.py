@@ -622,3 +622,98 @@ def test_the_nodes_own_root_is_refused(rooted: Bundle) -> None:
     (rooted.folder / "up").symlink_to("/")
     rooted.lines[1] = ("root", f"{rooted.folder}/up")
     assert "is the node's own" in rooted.run().refusal()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_an_overlay_as_containerd_mounts_it(bundle: Bundle, read_only: bool) -> None:
+    bundle.usual()
+    image = bundle.folder / "image"
+    for name in ("image", "upper", "work"):
+        (bundle.folder / name).mkdir()
+    compat = image / "usr/local/cuda/compat"
+    compat.mkdir(parents=True)
+    (compat / "libcuda.so.555").write_text("compat")
+    (compat / "libcuda.so.1").symlink_to("libcuda.so.555")
+    (image / HOME[1:]).mkdir(parents=True)
+    options = f"lowerdir={image}"
+    if not read_only:
+        options += f",upperdir={bundle.folder}/upper,workdir={bundle.folder}/work"
+    else:
+        options += f":{bundle.folder}/upper"
+    seen = bundle.run(
+        f"{HOME}/libcuda.so.550.1",
+        f"{HOME}/.aliquot/libcuda-driver.so.1",
+        "/usr/local/cuda/compat/libcuda.so.1",
+        "/usr/local/cuda/compat/.aliquot/libcuda-driver.so.1",
+        HOME,
+        before=[["mount", "-t", "overlay", "-o", options, "overlay", str(bundle.root)]],
+    )
+    assert seen.code == 0, seen.stderr
+    assert seen.text(f"{HOME}/libcuda.so.550.1") == "host shim"
+    assert seen.text(f"{HOME}/.aliquot/libcuda-driver.so.1") == "host driver"
+    assert seen.text("/usr/local/cuda/compat/libcuda.so.1") == "host shim"
+    assert seen.text("/usr/local/cuda/compat/.aliquot/libcuda-driver.so.1") == "compat"
+    assert seen.seen[HOME]["ro"] is read_only
+    assert (compat / "libcuda.so.1").is_symlink()
+    made = {path.name for path in (bundle.folder / "upper").rglob("*")}
+    assert ("libcuda.so.550.1" in made) is not read_only
+
+
+def test_what_is_already_mounted_on_a_name_gives_way(bundle: Bundle) -> None:
+    bundle.usual()
+    bundle.image_file(f"{HOME}/libcuda.so.1", "image")
+    bundle.image_file(f"{HOME}/libother.so", "image")
+    bundle.image_file(f"{HOME}/.aliquot/grant", "image")
+    foreign = bundle.host_file("foreign")
+    home = f"{bundle.root}{HOME}"
+    for read_only in (False, True):
+        before = [["mount", "--bind", foreign, f"{home}/{name}"] for name in ("libcuda.so.1",)]
+        before += [["mount", "--bind", foreign, f"{home}/libother.so"]]
+        before += [["mount", "-t", "tmpfs", "foreign", f"{home}/.aliquot"]]
+        if read_only:
+            before += [["mount", "-o", "remount,bind,ro", str(bundle.root)]]
+        seen = bundle.run(
+            f"{HOME}/libcuda.so.1",
+            f"{HOME}/libother.so",
+            f"{HOME}/.aliquot/grant",
+            f"{HOME}/.aliquot/libcuda-driver.so.1",
+            before=before,
+        )
+        assert seen.code == 0, seen.stderr
+        assert seen.text(f"{HOME}/libcuda.so.1") == "host shim"
+        assert seen.text(f"{HOME}/libother.so") == "host foreign"
+        assert seen.text(f"{HOME}/.aliquot/grant") == "grant"
+        assert seen.text(f"{HOME}/.aliquot/libcuda-driver.so.1") == "host driver"
+
+
+def test_links_into_home_lead_to_the_nodes_driver(bundle: Bundle) -> None:
+    bundle.usual()
+    compat = "/usr/local/cuda/compat"
+    bundle.image_link(f"{compat}/libcuda.so.1", f"{HOME}/libcuda.so.1")
+    for _ in range(2):  # and again when the same root is started again
+        seen = bundle.run(f"{compat}/libcuda.so.1", f"{compat}/.aliquot/libcuda-driver.so.1")
+        assert seen.code == 0, seen.stderr
+        assert seen.text(f"{compat}/libcuda.so.1") == "host shim"
+        assert seen.text(f"{compat}/.aliquot/libcuda-driver.so.1") == "host driver"
+
+
+def test_one_folder_by_two_names_is_covered_once_and_mounted_twice_twice(bundle: Bundle) -> None:
+    bundle.usual()
+    one = "/usr/local/cuda-1/compat"
+    bundle.image_file(f"{one}/libcuda.so.555", "compat")
+    bundle.image_link(f"{one}/libcuda.so.1", "libcuda.so.555")
+    bundle.image_link("/usr/local/cuda-2", "cuda-1")
+    (bundle.root / "usr/local/cuda-3/compat").mkdir(parents=True)
+    seen = bundle.run(
+        *(f"/usr/local/cuda-{n}/compat/libcuda.so.1" for n in (1, 2, 3)),
+        *(f"/usr/local/cuda-{n}/compat/.aliquot/libcuda-driver.so.1" for n in (1, 2, 3)),
+        before=[
+            ["mount", "--bind", f"{bundle.root}{one}", f"{bundle.root}/usr/local/cuda-3/compat"]
+        ],
+    )
+    assert seen.code == 0, seen.stderr
+    for number in (1, 2, 3):
+        folder = f"/usr/local/cuda-{number}/compat"
+        assert seen.text(f"{folder}/libcuda.so.1") == "host shim"
+        assert seen.text(f"{folder}/.aliquot/libcuda-driver.so.1") == "compat"
+    assert sum(f"{one}/libcuda.so.1 " in line for line in seen.mounts.splitlines()) == 1
