@@ -567,6 +567,38 @@ def test_names_of_an_image_do_not_move_the_cursor(rooted: Bundle) -> None:
     assert "cuda?[2J?fine" in rooted.run().refusal()
 
 
+def test_paths_come_as_people_write_them(rooted: Bundle) -> None:
+    rooted.usual(home=f"/{HOME}//./")
+    one = (
+        "file",
+        rooted.host_file("stat").replace("/host/", "//host/./"),
+        "//usr/bin/./stat/",
+        "ro",
+    )
+    rooted.plan(one, one)
+    rooted.plan(*(("scan", path) for path in ("/", "/opt/../opt/lib//", "/" + "x" * 5000, "/a/..")))
+    rooted.plan(("scan", "/opt/stubs/"), ("scan", "/opt/*/" + "x" * 300))
+    rooted.image_file("/opt/lib/libcuda.so.1", "opt")
+    rooted.image_file("/opt/stubs/libcuda.so", "stub")
+    rooted.image_file("/libcuda.so.1", "top")
+    seen = rooted.run(
+        f"{HOME}/libcuda.so.1",
+        "/usr/bin/stat",
+        "/opt/lib/libcuda.so.1",
+        "/opt/lib/.aliquot/libcuda-driver.so.1",
+        "/opt/stubs/libcuda.so",
+        "/libcuda.so.1",
+        "/.aliquot/libcuda-driver.so.1",
+    )
+    assert seen.code == 0, seen.stderr
+    for path in (f"{HOME}/libcuda.so.1", "/opt/lib/libcuda.so.1", "/libcuda.so.1"):
+        assert seen.text(path) == "host shim"
+    assert seen.text("/usr/bin/stat") == "host stat"
+    assert seen.text("/opt/lib/.aliquot/libcuda-driver.so.1") == "opt"
+    assert seen.text("/.aliquot/libcuda-driver.so.1") == "top"
+    assert seen.text("/opt/stubs/libcuda.so") == "stub"
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

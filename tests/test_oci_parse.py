@@ -227,6 +227,8 @@ def test_a_large_state_is_read(parser: Parser) -> None:
 _WORDS = st.sampled_from(
     [
         "aliquot-plan",
+        "//a/./b//",
+        "/./",
         "1",
         "root",
         "stage",

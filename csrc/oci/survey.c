@@ -274,7 +274,7 @@ static bool survey_scan(void *to, const char *folder, struct oci_error *error) {
     if (strcmp(name, "stubs") == 0)
         return true;
     int fd = oci_open_inside(&work->root, folder, O_PATH | O_DIRECTORY);
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG))
         return true;
     if (fd < 0)
         return oci_fail(error, "opening the folder %s of the image: %s", folder,
