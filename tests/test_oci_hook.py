@@ -413,17 +413,34 @@ def test_nothing_is_mounted_where_others_would_see_it(rooted: Bundle) -> None:
     assert "Bidirectional" in seen.refusal()
 
 
-def test_a_stage_on_a_shared_mount_stays_in_the_namespace(rooted: Bundle) -> None:
+def test_mounts_on_the_stage_and_in_the_root_reach_nobody(rooted: Bundle) -> None:
     rooted.usual()
+    peer = rooted.folder / "peer"
+    peer.mkdir()
     seen = rooted.run(
         f"{HOME}/libcuda.so.1",
         before=[
             ["mount", "--bind", str(rooted.slice), str(rooted.slice)],
             ["mount", "--make-shared", str(rooted.slice)],
+            ["mount", "--bind", str(rooted.slice), str(peer)],
+            ["mount", "--bind", str(rooted.host), str(rooted.host)],
+            ["mount", "--make-shared", str(rooted.host)],
         ],
     )
     assert seen.code == 0, seen.stderr
     assert seen.text(f"{HOME}/libcuda.so.1") == "host shim"
+    optional = {
+        line.split(" ")[4]: " ".join(line.split(" - ")[0].split(" ")[6:])
+        for line in seen.mounts.splitlines()
+    }
+    # What the runtime or the node has mounted on the stage would still be received.
+    assert optional[str(peer)].startswith("shared:")
+    assert optional[str(rooted.slice)].startswith("master:")
+    home = f"{rooted.root}{HOME}/"
+    ours = {point: text for point, text in optional.items() if point.startswith(home)}
+    assert f"{home}.aliquot/usage" in ours
+    assert f"{home}libcuda.so.1" in ours
+    assert set(ours.values()) == {""}
 
 
 def test_the_stage_is_gone_when_the_hook_ends(bundle: Bundle) -> None:
