@@ -766,3 +766,40 @@ def test_one_folder_by_two_names_is_covered_once_and_mounted_twice_twice(bundle:
         assert seen.text(f"{folder}/libcuda.so.1") == "host shim"
         assert seen.text(f"{folder}/.aliquot/libcuda-driver.so.1") == "compat"
     assert sum(f"{one}/libcuda.so.1 " in line for line in seen.mounts.splitlines()) == 1
+
+
+def test_covered_folders_within_covered_folders(bundle: Bundle) -> None:
+    bundle.usual()
+    bundle.plan(
+        ("file", bundle.host_file("stat"), "/opt/new/stat", "ro"),
+        ("scan", "/opt/cuda/lib"),
+    )
+    bundle.image_file("/opt/cuda/lib/libcuda.so.1", "opt")
+    bundle.image_file("/opt/cuda/lib/sub/file", "out of sight")
+    bundle.image_file("/opt/kept", "kept")
+    (bundle.root / HOME[1:]).mkdir(parents=True)
+    over = bundle.folder / "over"
+    over.mkdir()
+    (over / "top").write_text("top")
+    lib = f"{bundle.root}/opt/cuda/lib"
+    seen = bundle.run(
+        "/opt/new/stat",
+        "/opt/kept",
+        "/opt/cuda/lib/libcuda.so.1",
+        "/opt/cuda/lib/.aliquot/libcuda-driver.so.1",
+        "/opt/cuda/lib/sub",
+        "/opt/cuda/lib/sub/top",
+        before=[
+            # The second lies over the place of the first, which nobody sees any more.
+            ["mount", "--bind", bundle.host_file("first"), f"{lib}/sub/file"],
+            ["mount", "--bind", str(over), f"{lib}/sub"],
+            ["mount", "-o", "remount,bind,ro", str(bundle.root)],
+        ],
+    )
+    assert seen.code == 0, seen.stderr
+    assert seen.text("/opt/new/stat") == "host stat"
+    assert seen.text("/opt/kept") == "kept"
+    assert seen.text("/opt/cuda/lib/libcuda.so.1") == "host shim"
+    assert seen.text("/opt/cuda/lib/.aliquot/libcuda-driver.so.1") == "opt"
+    assert seen.seen["/opt/cuda/lib/sub"]["names"] == ["top"]
+    assert seen.text("/opt/cuda/lib/sub/top") == "top"
