@@ -42,16 +42,19 @@ class Library:
     """The library that a table is of.
 
     ``title`` is for people; ``private`` is the name under which a shim finds the real one.
+    ``calls_itself``: it calls its own exported functions as others do, and so looks them up in the
+    shim before that is relocated: then exports are plain functions, of what is wrapped only.
     """
 
     title: str
     soname: str
     private: str
+    calls_itself: bool = False
 
 
 LIBRARIES = {
     "cuda": Library("the CUDA driver", "libcuda.so.1", "libcuda-driver.so.1"),
-    "nvml": Library("NVML", "libnvidia-ml.so.1", "libnvidia-ml-driver.so.1"),
+    "nvml": Library("NVML", "libnvidia-ml.so.1", "libnvidia-ml-driver.so.1", calls_itself=True),
 }
 
 
@@ -177,6 +180,29 @@ def shim_exports(rows: list[Row]) -> str:
             f"RESOLVER resolve_{name}(void) {{ return (function)aliquot_export(F_{name}); }}",
             f'EXPORT("resolve_{name}") {name}(void);',
         ]
+    return _source("The exports of the shim.", lines)
+
+
+def plain_exports(rows: list[Row]) -> str:
+    """exports.c: each wrapped symbol as a jump to its wrapper, which sees its caller's caller.
+
+    What is not wrapped is found in the real library, behind the shim.
+    """
+    lines = [
+        "#ifdef __x86_64__",
+        '#define JUMP "jmp "',
+        "#else",
+        '#define JUMP "b "',
+        "#endif",
+        "#define EXPORT(name)                                                                   \\",
+        '    __attribute__((naked, used, visibility("default"))) void name(void) {              \\',
+        '        __asm__(JUMP "aliquot_" #name);                                                \\',
+        "    }",
+        "",
+    ]
+    for row, symbol in _exported(rows):
+        if row.by == "shim":
+            lines += [f"void {symbol.name}(void);", f"EXPORT({symbol.name})"]
     return _source("The exports of the shim.", lines)
 
 
@@ -309,7 +335,8 @@ def main(arguments: list[str]) -> int:
     output.mkdir(parents=True, exist_ok=True)
     files = {"functions.h": functions_header(rows, library)}
     if part == "shim":
-        files |= {"exports.c": shim_exports(rows), "table.c": shim_table(rows)}
+        exports = plain_exports(rows) if library.calls_itself else shim_exports(rows)
+        files |= {"exports.c": exports, "table.c": shim_table(rows)}
     else:
         files |= {
             "stubs.c": sim_stubs(rows),

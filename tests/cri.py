@@ -138,7 +138,9 @@ class Pod:
             annotations=dict(wish.annotations),
             linux=self._pb.LinuxPodSandboxConfig(
                 security_context=self._pb.LinuxSandboxSecurityContext(
-                    namespace_options=self._pb.NamespaceOption(network=node_namespace)
+                    namespace_options=self._pb.NamespaceOption(
+                        network=node_namespace, pid=self._pb.CONTAINER
+                    )
                 )
             ),
         )
@@ -158,7 +160,9 @@ class Pod:
         context = self._pb.LinuxContainerSecurityContext(
             privileged=wish.privileged,
             readonly_rootfs=wish.read_only,
-            namespace_options=self._pb.NamespaceOption(network=self._pb.NODE),
+            namespace_options=self._pb.NamespaceOption(
+                network=self._pb.NODE, pid=self._pb.CONTAINER
+            ),
         )
         if wish.user is not None:
             context.run_as_user.value = wish.user

@@ -48,10 +48,12 @@ static uint64_t cap_of(nvmlDevice_t device, uint64_t *used) {
 
 nvmlReturn_t aliquot_nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory);
 nvmlReturn_t aliquot_nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) {
-    nvmlReturn_t result = REAL(nvmlDeviceGetMemoryInfo)(device, memory);
-    if (OWN_CALL() || result != NVML_SUCCESS)
-        return result;
+    if (OWN_CALL())
+        return REAL(nvmlDeviceGetMemoryInfo)(device, memory);
     ENTER();
+    nvmlReturn_t result = REAL(nvmlDeviceGetMemoryInfo)(device, memory);
+    if (result != NVML_SUCCESS)
+        return result;
     uint64_t used, cap = cap_of(device, &used);
     if (cap)
         *memory = (nvmlMemory_t){.total = cap, .free = cap - used, .used = used};
@@ -60,10 +62,12 @@ nvmlReturn_t aliquot_nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *
 
 nvmlReturn_t aliquot_nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory);
 nvmlReturn_t aliquot_nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
-    nvmlReturn_t result = REAL(nvmlDeviceGetMemoryInfo_v2)(device, memory);
-    if (OWN_CALL() || result != NVML_SUCCESS)
-        return result;
+    if (OWN_CALL())
+        return REAL(nvmlDeviceGetMemoryInfo_v2)(device, memory);
     ENTER();
+    nvmlReturn_t result = REAL(nvmlDeviceGetMemoryInfo_v2)(device, memory);
+    if (result != NVML_SUCCESS)
+        return result;
     uint64_t used, cap = cap_of(device, &used);
     if (cap) {
         /* What the driver reserves is not of the cap. */
@@ -256,10 +260,12 @@ nvmlReturn_t aliquot_nvmlDeviceGetAccountingPids(nvmlDevice_t device, unsigned i
 
 nvmlReturn_t aliquot_nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates);
 nvmlReturn_t aliquot_nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates) {
-    nvmlReturn_t result = REAL(nvmlDeviceGetUtilizationRates)(device, rates);
-    if (OWN_CALL() || result != NVML_SUCCESS)
-        return result;
+    if (OWN_CALL())
+        return REAL(nvmlDeviceGetUtilizationRates)(device, rates);
     ENTER();
+    nvmlReturn_t result = REAL(nvmlDeviceGetUtilizationRates)(device, rates);
+    if (result != NVML_SUCCESS)
+        return result;
     uint32_t index;
     const struct aliquot_grant_device *own = aliquot_view_device(device, &index);
     /* relaxed: figures for people. */

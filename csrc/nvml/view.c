@@ -16,7 +16,21 @@ static const struct aliquot_grant *_Atomic granted;
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static char usage_path[PATH_MAX];
 
-bool aliquot_view_inside(void) { return depth > 0; }
+/* What stands for a function that this NVML lacks: the shim has it, so it may be called. */
+static nvmlReturn_t not_there(void) { return NVML_ERROR_FUNCTION_NOT_FOUND; }
+
+static void fill_gaps(void) {
+    for (unsigned fn = 0; fn < F_COUNT; fn++)
+        if (!aliquot_real[fn])
+            aliquot_real[fn] = (void *)not_there;
+}
+
+bool aliquot_view_is_own(const void *caller) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    aliquot_resolve();
+    pthread_once(&once, fill_gaps);
+    return depth > 0 || aliquot_is_in_driver(caller);
+}
 
 int aliquot_view_enter(void) { return ++depth; }
 
@@ -102,7 +116,7 @@ const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint
     const struct aliquot_grant *grant = atomic_load_explicit(&granted, memory_order_acquire);
     char text[NVML_DEVICE_UUID_V2_BUFFER_SIZE];
     uint8_t uuid[16];
-    if (!grant || !HAVE(nvmlDeviceGetUUID) ||
+    if (!grant ||
         REAL(nvmlDeviceGetUUID)(device, text, sizeof text) != NVML_SUCCESS ||
         !parse_uuid(text, uuid))
         return NULL;
@@ -115,16 +129,15 @@ const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint
 }
 
 nvmlReturn_t aliquot_view_real_count(unsigned int *count) {
-    if (HAVE(nvmlDeviceGetCount_v2))
-        return REAL(nvmlDeviceGetCount_v2)(count);
-    return HAVE(nvmlDeviceGetCount) ? REAL(nvmlDeviceGetCount)(count) : NVML_ERROR_FUNCTION_NOT_FOUND;
+    nvmlReturn_t result = REAL(nvmlDeviceGetCount_v2)(count);
+    return result == NVML_ERROR_FUNCTION_NOT_FOUND ? REAL(nvmlDeviceGetCount)(count) : result;
 }
 
 nvmlReturn_t aliquot_view_real_handle(unsigned int index, nvmlDevice_t *device) {
-    if (HAVE(nvmlDeviceGetHandleByIndex_v2))
-        return REAL(nvmlDeviceGetHandleByIndex_v2)(index, device);
-    return HAVE(nvmlDeviceGetHandleByIndex) ? REAL(nvmlDeviceGetHandleByIndex)(index, device)
-                                            : NVML_ERROR_FUNCTION_NOT_FOUND;
+    nvmlReturn_t result = REAL(nvmlDeviceGetHandleByIndex_v2)(index, device);
+    return result == NVML_ERROR_FUNCTION_NOT_FOUND
+               ? REAL(nvmlDeviceGetHandleByIndex)(index, device)
+               : result;
 }
 
 /* ---- Processes ----------------------------------------------------------------------------- */

@@ -13,12 +13,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Declares a wrapper's way in: a call that NVML makes of its own function, from its code or while the
- * thread is in it for us, goes straight to the real one. Must stand first in the wrapper. */
-#define OWN_CALL() (aliquot_view_inside() || aliquot_is_in_driver(__builtin_return_address(0)))
+/* Whether the wrapper that asks was called by NVML itself, from its code or while the thread is in it
+ * for us: then the call goes straight to the real function. Must be asked first in a wrapper; a
+ * function that this NVML lacks is there from then on, and says so. */
+#define OWN_CALL() aliquot_view_is_own(__builtin_return_address(0))
 #define ENTER() __attribute__((cleanup(aliquot_view_leave), unused)) int entered = aliquot_view_enter()
 
-bool aliquot_view_inside(void);
+bool aliquot_view_is_own(const void *caller);
 int aliquot_view_enter(void);
 void aliquot_view_leave(int *entered);
 

@@ -97,7 +97,7 @@ static int open_source(const struct oci_work *work, const struct oci_cover *cove
     if (fd >= 0 && fstat(fd, &kind) == 0 && S_ISDIR(kind.st_mode) == cover->folder)
         return fd;
     oci_fail(error, "opening %s, which is to lie on %s: %s", path, cover->name,
-             fd < 0         ? strerror(errno)
+             fd < 0          ? strerror(errno)
              : cover->folder ? "it is no folder"
                              : "it is a folder");
     oci_close(&fd);
@@ -243,9 +243,8 @@ static bool mount_stage(struct oci_work *work, struct oci_error *error) {
     AUTO_FREE char *what = oci_format("a tmpfs on the stage %s", path);
     if (!oci_mount_cut_off(folder, error))
         return false;
-    work->stage = oci_mount_new("tmpfs", option,
-                                MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, what,
-                                error);
+    work->stage = oci_mount_new(
+        "tmpfs", option, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, what, error);
     if (work->stage < 0)
         return false;
     if (!oci_mount_move(work->stage, folder))
@@ -267,9 +266,9 @@ static void end(struct oci_work *work) {
 }
 
 bool oci_carry_out(const struct oci_plan *plan, struct oci_error *error) {
-    __attribute__((cleanup(end))) struct oci_work work = {
-        .plan = plan, .root.fd = -1, .stage = -1};
-    if (!oci_root_open(&work.root, plan->root, error) || !mount_stage(&work, error))
+    __attribute__((cleanup(end))) struct oci_work work = {.plan = plan, .root.fd = -1, .stage = -1};
+    if (!oci_sources_exist(plan, error) || !oci_root_open(&work.root, plan->root, error) ||
+        !mount_stage(&work, error))
         return false;
     bool more = true;
     for (unsigned level = 0; more; level++) {

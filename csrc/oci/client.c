@@ -25,9 +25,8 @@ static char *socket_path(struct oci_error *error) {
 
 /* Why an agent that is to be started does not answer. */
 static enum oci_answer absent(struct oci_error *error, const char *path, const char *why) {
-    oci_fail(error,
-             "the agent does not answer on %s: %s: start it (systemctl start aliquot-agent)", path,
-             why);
+    oci_fail(error, "the agent does not answer on %s: %s: start it (systemctl start aliquot-agent)",
+             path, why);
     return OCI_ABSENT;
 }
 

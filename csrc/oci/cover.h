@@ -49,6 +49,9 @@ struct oci_work {
  * when the same root is started again, it still tells where the link led. */
 #define OCI_WAS_LINK "aliquot-link\n"
 
+/* Whether all files of the node that the plan names are there: looked at before anything else. */
+bool oci_sources_exist(const struct oci_plan *plan, struct oci_error *error);
+
 /* Writes down what the plan has at `level`: 0 is the image's own; what lies in a folder of the node
  * that the plan mounts comes one level later. `*more` says whether there is a later one. */
 bool oci_survey(struct oci_work *work, unsigned level, bool *more, struct oci_error *error);

@@ -115,8 +115,8 @@ static int make_overlay(struct oci_work *work, const struct oci_site *site,
     char layers[80];
     snprintf(layers, sizeof layers, "/proc/self/fd/%d:/proc/self/fd/%d", layer, site->fd);
     const struct oci_option option[] = {{"source", "aliquot"}, {"lowerdir", layers}, {NULL, NULL}};
-    AUTO_FREE char *what = oci_format("an overlay over %s, where nothing can be changed",
-                                      site->path);
+    AUTO_FREE char *what =
+        oci_format("an overlay over %s, where nothing can be changed", site->path);
     uint32_t attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV;
     if (fstatvfs(site->fd, &found) < 0 || found.f_flag & ST_NOSUID)
         attributes |= MOUNT_ATTR_NOSUID;
@@ -127,8 +127,9 @@ static int make_overlay(struct oci_work *work, const struct oci_site *site,
 
 bool oci_lay_over(struct oci_work *work, struct oci_site *site, struct oci_error *error) {
     if (strcmp(site->path, "/") == 0)
-        return oci_fail(error, "'%s' cannot be made in the container's root, which is read-only: "
-                               "the image must have it",
+        return oci_fail(error,
+                        "'%s' cannot be made in the container's root, which is read-only: "
+                        "the image must have it",
                         site->cover[0].name);
     uint64_t checked = 0;
     if (!oci_may_lie_on(site->fd, site->path, &checked, error))

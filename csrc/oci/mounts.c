@@ -27,10 +27,22 @@ int mount(const char *source, const char *target, const char *kind, unsigned lon
 
 bool oci_on_pseudo(int fd) {
     static const uint32_t pseudo[] = {
-        PROC_SUPER_MAGIC,   SYSFS_MAGIC,  CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC,
-        DEVPTS_SUPER_MAGIC, DEBUGFS_MAGIC, TRACEFS_MAGIC,     SECURITYFS_MAGIC,
-        SELINUX_MAGIC,      NSFS_MAGIC,   PSTOREFS_MAGIC,     EFIVARFS_MAGIC,
-        BPF_FS,             CONFIG_FS,    MQUEUE_FS,          FUSE_CTL,
+        PROC_SUPER_MAGIC,
+        SYSFS_MAGIC,
+        CGROUP_SUPER_MAGIC,
+        CGROUP2_SUPER_MAGIC,
+        DEVPTS_SUPER_MAGIC,
+        DEBUGFS_MAGIC,
+        TRACEFS_MAGIC,
+        SECURITYFS_MAGIC,
+        SELINUX_MAGIC,
+        NSFS_MAGIC,
+        PSTOREFS_MAGIC,
+        EFIVARFS_MAGIC,
+        BPF_FS,
+        CONFIG_FS,
+        MQUEUE_FS,
+        FUSE_CTL,
     };
     struct statfs found;
     if (fstatfs(fd, &found) < 0)
@@ -174,7 +186,7 @@ static bool restrict_attached(const struct oci_tree_mount *tree) {
     static const struct {
         unsigned long status, flag;
     } kept[] = {
-        {ST_RDONLY, 0x1},     {ST_NOSUID, 0x2},       {ST_NODEV, 0x4},       {ST_NOEXEC, 0x8},
+        {ST_RDONLY, 0x1},    {ST_NOSUID, 0x2},       {ST_NODEV, 0x4},         {ST_NOEXEC, 0x8},
         {ST_NOATIME, 0x400}, {ST_NODIRATIME, 0x800}, {ST_RELATIME, 0x200000},
     };
     const unsigned long remount = 0x20, bind = 0x1000, nosuid_nodev = 0x6, private = 1ul << 18;
@@ -188,8 +200,7 @@ static bool restrict_attached(const struct oci_tree_mount *tree) {
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (found.f_flag & kept[i].status)
             flags |= kept[i].flag;
-    return mount(NULL, path, NULL, flags, NULL) == 0 &&
-           mount(NULL, path, NULL, private, NULL) == 0;
+    return mount(NULL, path, NULL, flags, NULL) == 0 && mount(NULL, path, NULL, private, NULL) == 0;
 }
 
 bool oci_mount_move(int tree, int target) {

@@ -7,7 +7,7 @@
 struct line {
     size_t number;
     const char *key;
-    const char *field[3];    /* the first few */
+    char *field[3];          /* the first few */
     struct oci_names fields; /* all after the key */
 };
 
@@ -39,17 +39,38 @@ static bool is_name(const char *text) {
            strcmp(text, "..") != 0;
 }
 
-/* Absolute, no component is empty, `.` or `..`, and short enough for the kernel. */
-static bool is_path(const char *text) {
-    if (*text != '/' || strlen(text) >= PATH_MAX)
+/* Takes what means nothing out of an absolute path: empty components, `.`, and a last slash. Paths of
+ * CDI specifications and of images' environments come as people wrote them. */
+static void tidy(char *path) {
+    char *to = path;
+    for (const char *from = path; *from;) {
+        from += strspn(from, "/");
+        size_t length = strcspn(from, "/");
+        if (length && !(length == 1 && *from == '.')) {
+            *to++ = '/';
+            memmove(to, from, length);
+            to += length;
+        }
+        from += length;
+    }
+    if (to == path)
+        *to++ = '/';
+    *to = 0;
+}
+
+/* A tidied path without `..`, short enough for the kernel. */
+static bool is_path(char *text) {
+    if (*text != '/')
         return false;
-    while (*text) {
-        text++;
-        size_t length = strcspn(text, "/");
-        if (length > NAME_MAX || !length || (length == 1 && *text == '.') ||
-            (length == 2 && text[0] == '.' && text[1] == '.'))
+    tidy(text);
+    if (strlen(text) >= PATH_MAX)
+        return false;
+    for (const char *at = text; *at;) {
+        at++;
+        size_t length = strcspn(at, "/");
+        if (length > NAME_MAX || !length || (length == 2 && at[0] == '.' && at[1] == '.'))
             return false;
-        text += length;
+        at += length;
     }
     return true;
 }
@@ -105,8 +126,9 @@ static bool add_driver(struct oci_plan *plan, const struct line *line, struct oc
     if (line->fields.count < 3 || !is_path(line->field[1]) || !all_names(&names))
         return bad(error, line, "driver wants a SONAME, a path and names");
     if (!substitute || substitute->driver)
-        return bad(error, line, substitute ? "a second driver of the same library"
-                                           : "a driver without its substitute");
+        return bad(error, line,
+                   substitute ? "a second driver of the same library"
+                              : "a driver without its substitute");
     substitute->driver = line->field[1];
     substitute->driver_names = names;
     return true;
@@ -126,9 +148,14 @@ static bool add_file(struct oci_plan *plan, const struct line *line, struct oci_
     bool writable = whole && strcmp(line->field[2], "rw") == 0;
     if (!whole || (!writable && strcmp(line->field[2], "ro") != 0))
         return bad(error, line, "file wants two paths and ro or rw");
-    for (size_t i = 0; i < plan->files; i++)
-        if (strcmp(plan->file[i].target, line->field[1]) == 0)
-            return bad(error, line, "a second file for the same path");
+    for (size_t i = 0; i < plan->files; i++) {
+        const struct oci_file *file = &plan->file[i];
+        if (strcmp(file->target, line->field[1]) != 0)
+            continue;
+        /* Of several devices, each may need it. */
+        return (strcmp(file->source, line->field[0]) == 0 && file->writable == writable) ||
+               bad(error, line, "another file for the same path");
+    }
     oci_grow(&plan->file, plan->files, sizeof *plan->file);
     plan->file[plan->files++] = (struct oci_file){line->field[0], line->field[1], writable};
     return true;
@@ -141,9 +168,11 @@ static bool add_text(const char ***list, size_t *count, const char *text) {
 }
 
 static bool add_scan(struct oci_plan *plan, const struct line *line, struct oci_error *error) {
-    const char *path = line->field[0];
-    if (line->fields.count != 1 || !is_path(path))
+    char *path = line->field[0];
+    if (line->fields.count != 1 || *path != '/')
         return bad(error, line, "scan wants a path");
+    /* It may come from the image: one that the kernel does not take leads to no driver. */
+    tidy(path);
     const char *pattern = strpbrk(path, "*?[");
     const char *rest = pattern ? strchr(pattern, '/') : NULL;
     if (rest && strpbrk(rest, "*?["))

@@ -14,7 +14,8 @@
  *   withhold      pattern of names in home and in scanned folders that are to be empty
  *   cache         file of the host that lies over /etc/ld.so.cache
  *
- * The first two lines come first. What contradicts itself is refused whole.
+ * Paths are absolute; empty components, `.` and a last slash in them do not matter, and only a scan,
+ * which may come from the image, may have `..`. The first two lines come first. What contradicts itself is refused whole.
  */
 #ifndef ALIQUOT_OCI_PLAN_H
 #define ALIQUOT_OCI_PLAN_H

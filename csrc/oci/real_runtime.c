@@ -64,10 +64,10 @@ static char *named(const char *name, const char *where, struct oci_error *error)
         if (!path)
             path = search(name, USUAL);
     }
-    const char *wrong = !path                ? "is no program on PATH and no absolute path"
-                        : is_self(path)      ? "is aliquot-runtime itself"
-                        : !is_program(path)  ? "is not a program that can be run"
-                                             : NULL;
+    const char *wrong = !path               ? "is no program on PATH and no absolute path"
+                        : is_self(path)     ? "is aliquot-runtime itself"
+                        : !is_program(path) ? "is not a program that can be run"
+                                            : NULL;
     if (!wrong)
         return path;
     free(path);

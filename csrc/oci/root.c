@@ -233,7 +233,7 @@ bool oci_glob(const struct oci_root *root, const char *pattern,
     AUTO_FREE char *component = oci_format("%.*s", (int)length, first);
     AUTO_CLOSE int folder = oci_open_inside(root, parent, O_PATH | O_DIRECTORY);
     if (folder < 0) {
-        if (errno == ENOENT || errno == ENOTDIR)
+        if (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG)
             return true;
         return oci_fail(error, "opening the folder %s of the image: %s", parent,
                         why_not_a_folder(errno));

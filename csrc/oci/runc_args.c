@@ -5,12 +5,23 @@
 #include <string.h>
 
 /* Options that take a value, of runc 1.0 to 1.3, and of crun where it has more. */
-static const char *const global_values[] = {"log",  "log-format", "root", "criu", "rootless",
-                                            "cgroup-manager", NULL};
-static const char *const command_values[] = {
-    "bundle",     "b",        "console-socket", "pid-file",    "preserve-fds",
-    "image-path", "work-path", "manage-cgroups-mode", "empty-ns", "lsm-profile",
-    "lsm-mount-context", "parent-path", "config", "f", NULL};
+static const char *const global_values[] = {"log",      "log-format",     "root", "criu",
+                                            "rootless", "cgroup-manager", NULL};
+static const char *const command_values[] = {"bundle",
+                                             "b",
+                                             "console-socket",
+                                             "pid-file",
+                                             "preserve-fds",
+                                             "image-path",
+                                             "work-path",
+                                             "manage-cgroups-mode",
+                                             "empty-ns",
+                                             "lsm-profile",
+                                             "lsm-mount-context",
+                                             "parent-path",
+                                             "config",
+                                             "f",
+                                             NULL};
 
 static const char *const global_questions[] = {"help", "h", "version", "v", NULL};
 static const char *const command_questions[] = {"help", "h", NULL};

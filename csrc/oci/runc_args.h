@@ -5,11 +5,11 @@
 #include "util.h"
 
 struct oci_runc_args {
-    bool makes;            /* create, run or restore, with an id and without --help */
-    const char *id;        /* of the container to be made */
-    const char *bundle;    /* --bundle, or NULL */
-    const char *log;       /* --log, or NULL */
-    bool log_json;         /* --log-format json */
+    bool makes;         /* create, run or restore, with an id and without --help */
+    const char *id;     /* of the container to be made */
+    const char *bundle; /* --bundle, or NULL */
+    const char *log;    /* --log, or NULL */
+    bool log_json;      /* --log-format json */
 };
 
 /* Understands what runc would; what it would refuse is left to it. */

@@ -6,24 +6,8 @@
 #include <string.h>
 #include <time.h>
 
-/* `text` between quotation marks; it is printable, so only these two letters need an escape, in JSON
- * as well as in logfmt. */
-static char *quote(const char *text) {
-    char *quoted = oci_allocate(2 * strlen(text) + 3, 1), *at = quoted;
-    *at++ = '"';
-    for (; *text; text++) {
-        if (*text == '"' || *text == '\\')
-            *at++ = '\\';
-        *at++ = *text;
-    }
-    *at = '"';
-    return quoted;
-}
-
 char *oci_runc_log_line(bool json, const char *message, int64_t unix_seconds) {
-    char clean[sizeof(struct oci_error)];
-    oci_printable(clean, sizeof clean, message);
-    AUTO_FREE char *text = quote(clean);
+    AUTO_FREE char *text = oci_quote(message);
     time_t seconds = unix_seconds;
     struct tm utc;
     char time_text[32] = "1970-01-01T00:00:00Z";

@@ -19,8 +19,7 @@ static bool wrong(struct scanner *s, const char *what) {
 }
 
 static void skip_space(struct scanner *s) {
-    while (s->at < s->end &&
-           (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r'))
+    while (s->at < s->end && (*s->at == ' ' || *s->at == '\t' || *s->at == '\n' || *s->at == '\r'))
         s->at++;
 }
 
@@ -345,8 +344,9 @@ bool oci_state_parse(struct oci_state *state, const char *json, size_t size,
     if (scan_state(&s, state))
         return true;
     oci_state_clear(state);
-    return oci_fail(error, "the container's state on standard input is not as OCI has it: %s at "
-                           "byte %zu",
+    return oci_fail(error,
+                    "the container's state on standard input is not as OCI has it: %s at "
+                    "byte %zu",
                     s.wrong, (size_t)(s.at - s.begin));
 }
 

@@ -150,8 +150,8 @@ static struct oci_cover *region_beside(struct oci_site *site, const char *missin
         add_inner(region, "usage", OCI_OF_SLICE, NULL)->writable = true;
         return region;
     }
-    AUTO_FREE char *name = missing ? oci_format("%s/" OCI_REGION_FOLDER, missing)
-                                   : oci_format(OCI_REGION_FOLDER);
+    AUTO_FREE char *name =
+        missing ? oci_format("%s/" OCI_REGION_FOLDER, missing) : oci_format(OCI_REGION_FOLDER);
     for (size_t i = 0; i < site->covers; i++)
         if (strcmp(site->cover[i].name, name) == 0)
             region = &site->cover[i];
@@ -160,12 +160,13 @@ static struct oci_cover *region_beside(struct oci_site *site, const char *missin
 
 /* The site of the folder that `fd`, which is taken over, has open; with the covers that it has
  * already. Good until the next call. NULL with a message. */
-static struct oci_site *site_of(struct oci_work *work, int fd, struct oci_error *error) {
+static struct oci_site *site_of(struct oci_work *work, int fd, const char *named,
+                                struct oci_error *error) {
     AUTO_CLOSE int own = fd;
     struct stat kind;
     uint64_t mount = oci_mount_id(fd);
     if (!mount || fstat(fd, &kind) < 0) {
-        oci_fail(error, "a folder of the image: %s", strerror(errno));
+        oci_fail(error, "looking at the folder %s of the image: %s", named, strerror(errno));
         return NULL;
     }
     for (size_t i = 0; i < work->sites; i++) {
@@ -177,7 +178,9 @@ static struct oci_site *site_of(struct oci_work *work, int fd, struct oci_error 
     if (!path)
         return NULL;
     if (oci_on_pseudo(fd)) {
-        oci_fail(error, "covering %s: it lies on proc, sysfs, cgroup, devpts or the like", path);
+        oci_fail(error,
+                 "covering %s, which is %s: it lies on proc, sysfs, cgroup, devpts or the like",
+                 named, path);
         return NULL;
     }
     oci_grow(&work->site, work->sites, sizeof *work->site);
@@ -229,7 +232,7 @@ static bool survey_substitute(struct oci_work *work, struct oci_site *site, cons
 static bool survey_libraries(struct oci_work *work, int fd, const char *folder, const char *missing,
                              bool home, struct oci_error *error) {
     const struct oci_plan *plan = work->plan;
-    struct oci_site *site = site_of(work, fd, error);
+    struct oci_site *site = site_of(work, fd, folder, error);
     if (!site)
         return false;
     if (site->libraries && !missing)
@@ -271,7 +274,7 @@ static bool survey_scan(void *to, const char *folder, struct oci_error *error) {
     if (strcmp(name, "stubs") == 0)
         return true;
     int fd = oci_open_inside(&work->root, folder, O_PATH | O_DIRECTORY);
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR))
+    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG))
         return true;
     if (fd < 0)
         return oci_fail(error, "opening the folder %s of the image: %s", folder,
@@ -304,7 +307,7 @@ static bool survey_file(struct oci_work *work, const char *source, const char *t
     AUTO_FREE char *missing = NULL;
     AUTO_FREE char *parent = oci_format("%.*s", slash == path ? 1 : (int)(slash - path), path);
     int fd = oci_make_folder(&work->root, parent, &missing, error);
-    struct oci_site *site = fd < 0 ? NULL : site_of(work, fd, error);
+    struct oci_site *site = fd < 0 ? NULL : site_of(work, fd, parent, error);
     if (!site)
         return false;
     struct oci_cover *cover = add_cover(site, missing, name, OCI_OF_HOST, source);
@@ -313,6 +316,34 @@ static bool survey_file(struct oci_work *work, const char *source, const char *t
         cover->folder = folder;
     }
     return true;
+}
+
+static bool is_there(const char *path, const char *name, bool library, struct oci_error *error) {
+    AUTO_FREE char *whole = oci_format("%s%s%s", path, *name ? "/" : "", name);
+    struct stat kind;
+    if (stat(whole, &kind) < 0)
+        return oci_fail(error, "%s, which the plan has: %s", whole, strerror(errno));
+    return !library || S_ISREG(kind.st_mode) ||
+           oci_fail(error, "%s, which the plan has: it is no regular file", whole);
+}
+
+bool oci_sources_exist(const struct oci_plan *plan, struct oci_error *error) {
+    if (plan->region && (!is_there(plan->region, "grant", true, error) ||
+                         !is_there(plan->region, "usage", true, error)))
+        return false;
+    for (size_t i = 0; i < plan->substitutes; i++) {
+        const struct oci_substitute *substitute = &plan->substitute[i];
+        if (!is_there(substitute->shim, "", true, error) ||
+            (substitute->driver && !is_there(substitute->driver, "", true, error)))
+            return false;
+    }
+    for (size_t i = 0; i < plan->libraries; i++)
+        if (!is_there(plan->library[i].file, "", true, error))
+            return false;
+    for (size_t i = 0; i < plan->files; i++)
+        if (!is_there(plan->file[i].source, "", false, error))
+            return false;
+    return !plan->cache || is_there(plan->cache, "", true, error);
 }
 
 /* In how many of the folders that the plan mounts a path lies. */

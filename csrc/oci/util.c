@@ -60,6 +60,22 @@ void oci_printable(char *to, size_t size, const char *text) {
     *to = 0;
 }
 
+char *oci_quote(const char *text) {
+    size_t size = strlen(text) + 1;
+    AUTO_FREE char *clean = oci_allocate(size, 1);
+    oci_printable(clean, size, text);
+    char *quoted = oci_allocate(2 * size + 2, 1), *at = quoted;
+    *at++ = '"';
+    /* What is printable needs no other escape. */
+    for (const char *from = clean; *from; from++) {
+        if (*from == '"' || *from == '\\')
+            *at++ = '\\';
+        *at++ = *from;
+    }
+    *at = '"';
+    return quoted;
+}
+
 void oci_say(const char *program, const char *text) {
     char line[sizeof(struct oci_error) + 64];
     int head = snprintf(line, 64, "%s: ", program);

@@ -22,6 +22,10 @@ bool oci_fail(struct oci_error *error, const char *format, ...)
  * by question marks; ends with a NUL within `size`, never within a letter. */
 void oci_printable(char *to, size_t size, const char *text);
 
+/* `text`, made printable, between quotation marks and with the escapes that JSON and logfmt have in
+ * common. The caller frees. */
+char *oci_quote(const char *text);
+
 /* One line on standard error: "PROGRAM: text", in one write, printable. */
 void oci_say(const char *program, const char *text);
 

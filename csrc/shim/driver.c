@@ -236,7 +236,7 @@ static void resolve(void) {
         folder[0] = 0;
 }
 
-static void resolve_once(void) {
+void aliquot_resolve(void) {
     static _Atomic int busy;
     /* acquire: pairs with the release below. */
     if (atomic_load_explicit(&ready, memory_order_acquire))
@@ -252,7 +252,7 @@ static void resolve_once(void) {
 }
 
 void *aliquot_export(unsigned fn) {
-    resolve_once();
+    aliquot_resolve();
     void *real = aliquot_real[fn];
     return real && aliquot_fn_wrapper[fn] ? aliquot_fn_wrapper[fn] : real;
 }
@@ -269,6 +269,6 @@ bool aliquot_is_in_driver(const void *address) {
 }
 
 const char *aliquot_folder(void) {
-    resolve_once();
+    aliquot_resolve();
     return folder[0] ? folder : NULL;
 }

@@ -20,6 +20,10 @@ extern void *const aliquot_fn_wrapper[F_COUNT];
 #define REAL(symbol) ((__typeof__(&symbol))aliquot_real[F_##symbol])
 #define HAVE(symbol) (aliquot_real[F_##symbol] != NULL)
 
+/* Finds the driver and its functions, once a process. Everything else here does so by itself, but for
+ * REAL and HAVE, which look at what was found. */
+void aliquot_resolve(void);
+
 /* What the export of function `fn` resolves to: our wrapper, else the driver's own function, or NULL
  * when the driver does not have it, so that dlsym on the shim answers as on the driver. Called by
  * the exports' resolvers, possibly while the loader is still relocating other objects. */
