@@ -26,6 +26,8 @@ from .sizes import format_size
 
 _IMAGE: Final = "docker.io/local/hold:1"
 _OUT_OF_MEMORY: Final = 2
+# What each container runs: it holds so many MiB until it is stopped.
+_PROGRAM: Final = ("/usr/bin/hold", "hold", "512")
 _PROGRAMS: Final = {
     "containerd": "containerd",
     "ctr": "containerd",
@@ -73,7 +75,7 @@ class _Node:
         """Return what containerd's client is told to start a container with limits."""
         asked = [part for key, value in limits.items() for part in ("--env", f"{key}={value}")]
         handler = ["--runtime", "io.containerd.runc.v2", "--runc-binary", str(self.handler)]
-        return ["run", "--detach", *handler, *asked, _IMAGE, name]
+        return ["run", "--detach", *handler, *asked, _IMAGE, name, *_PROGRAM]
 
     def fill(self, name: str) -> dict[str, int]:
         """Take memory in a container until CUDA says that there is no more. Sizes are bytes."""
@@ -173,8 +175,13 @@ def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
         node.containerd.ctr(*line)
         running.append(name)
     filled = {name: node.fill(name) for name in wishes}
-    slices = node.slices()
-    devices = {name: slices[name]["devices"][0] for name in wishes}
+    devices: dict[str, dict[str, Any]] = {}
+    for _ in patiently():
+        slices = node.slices()
+        devices = {name: slices[name]["devices"][0] for name in wishes}
+        # The agent reads what they hold once a second.
+        if all(device["charge_bytes"] and device["refusals"] for device in devices.values()):
+            break
     demo.promise(
         "the agent placed both on the same device",
         len({device["uuid"] for device in devices.values()}) == 1,
@@ -185,9 +192,9 @@ def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
             f"{name} sees a device of {format_size(found['total'])}, its cap", found["total"] == cap
         )
         demo.promise(
-            f"{name} was refused with CUDA's own code {_OUT_OF_MEMORY}, "
+            f"a second program in {name} was refused with CUDA's own code {_OUT_OF_MEMORY}, "
             f"holding {format_size(found['held'])} beside its context",
-            found["refused"] == _OUT_OF_MEMORY and 0 < found["held"] <= cap,
+            found["refused"] == _OUT_OF_MEMORY and 0 < found["held"] < cap,
         )
     _print(demo, "aliquot ps", node.aliquot("ps"))
     caps = node.metric("aliquot_container_memory_cap_bytes")

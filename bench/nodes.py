@@ -29,9 +29,18 @@ class NodeBed:
     runtime: Path
     environment: dict[str, str]
 
+    @property
+    def socket(self) -> Path:
+        """Where the agent answers runtimes."""
+        return self.folder / "run/runtime.sock"
+
+    def bundle_path(self, name: str) -> Path:
+        """Return where the bundle of a container lies."""
+        return self.folder / "bundles" / name
+
     def bundle(self, name: str, **environment: str) -> Path:
         """Make the bundle of a container that sleeps, or make it as it was. Returns its folder."""
-        folder = self.folder / "bundles" / name
+        folder = self.bundle_path(name)
         folder.mkdir(parents=True, exist_ok=True)
         config = self._config()
         config["process"]["env"] += [f"{key}={value}" for key, value in environment.items()]
@@ -51,17 +60,20 @@ class NodeBed:
 
     def call(self, runtime: Path, *arguments: str) -> None:
         """Run a runtime to its end. Raises BenchError."""
-        done = subprocess.run(
-            [str(runtime), "--root", str(self.folder / "state"), *arguments],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-        if done.returncode:
-            said = done.stderr.decode(errors="replace").strip()
-            raise BenchError(f"{runtime.name} {arguments[0]}: {said}")
+        # Not a pipe: the container keeps what it inherits.
+        with (self.folder / "said").open("w+b") as said:
+            done = subprocess.run(
+                [str(runtime), "--root", str(self.folder / "state"), *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                check=False,
+            )
+            if done.returncode:
+                said.seek(0)
+                text = said.read().decode(errors="replace").strip()
+                raise BenchError(f"{runtime.name} {arguments[0]}: {text}")
 
 
 @contextlib.contextmanager
