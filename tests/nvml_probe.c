@@ -165,6 +165,8 @@ static void a_waiter_learns_of_the_end(void) {
     CHECK(!pthread_create(&thread, NULL, wait_for_event, set));
     CHECK(!nvmlShutdown() && !pthread_join(thread, &result));
     CHECK((size_t)result == NVML_ERROR_UNINITIALIZED);
+    CHECK(nvmlEventSetFree(set) == NVML_ERROR_UNINITIALIZED);
+    CHECK(!nvmlInit_v2() && !nvmlEventSetFree(set) && !nvmlShutdown());
 }
 
 static void a_child_begins_anew(nvmlDevice_t device) {

@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,6 +25,7 @@ static struct nvmlDevice_st handles[SIM_DEVICES_MAX]; /* by index */
 static void before_fork(void) { pthread_mutex_lock(&life); }
 static void after_fork(void) { pthread_mutex_unlock(&life); }
 static void in_child(void) {
+    free(opened); /* its mapping stayed with the parent */
     opened = NULL;
     users = 0;
     pthread_rwlock_init(&use, NULL);
