@@ -120,12 +120,14 @@ class Node:
     """A node: its devices, in the order in which nvidia-smi would list them.
 
     ``driver`` is the driver's release as NVML and file names say it: ``580.65.06``.
+    ``memory_limits``: the driver takes limits of memory for cgroups, as NVIDIA's do since 615.
     """
 
     name: str
     driver_version: int
     devices: tuple[Device, ...]
     driver: str
+    memory_limits: bool = False
 
     @classmethod
     def of(
@@ -304,7 +306,7 @@ _DEVICE_KEYS: Final[Mapping[str, _Reader]] = {
     "device_copy_mb_per_s": _SPEED,
     "peer_copy_mb_per_s": _SPEED,
 }
-_NODE_KEYS: Final = ("name", "driver_version", "driver", "costs", "device")
+_NODE_KEYS: Final = ("name", "driver_version", "driver", "memory_limits", "costs", "device")
 # A release of NVIDIA's driver for each CUDA version from which on it is told.
 _RELEASES: Final = (
     (13_000, "580.65.06"),
@@ -382,6 +384,9 @@ def _read_node(reading: _Reading, table: Mapping[str, object], name: str) -> Nod
     release = None
     if "driver" in table:
         release = reading.value(("driver",), table["driver"], _release)
+    limits = table.get("memory_limits", False)
+    if not isinstance(limits, bool):
+        reading.wrong(("memory_limits",), f"{limits!r} is neither true nor false")
     costs = _read_costs(reading, ("costs",), table.get("costs", {}))
     listed = table.get("device", [])
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
@@ -396,7 +401,8 @@ def _read_node(reading: _Reading, table: Mapping[str, object], name: str) -> Nod
     if not 1 <= len(devices) <= MAX_DEVICES:
         reading.wrong(("device",), f"a node has 1 to {MAX_DEVICES} devices, not {len(devices)}")
         return None
-    return _check_together(reading, Node.of(name, devices, version, release), listed, origins)
+    node = replace(Node.of(name, devices, version, release), memory_limits=limits is True)
+    return _check_together(reading, node, listed, origins)
 
 
 def _read_costs(reading: _Reading, path: tuple[str | int, ...], table: object) -> Mapping[str, int]:

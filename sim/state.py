@@ -111,6 +111,7 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
     config.driver_version = node.driver_version
     config.name = node.name.encode()
     config.driver_text = node.driver.encode()
+    config.memory_limits = node.memory_limits
     for made, device in zip(config.devices, node.devices, strict=False):
         made.name = device.model.encode()
         made.uuid = device.uuid

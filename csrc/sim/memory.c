@@ -95,7 +95,11 @@ static CUresult alloc_pages(struct device_memory *device, const struct sim_memor
     struct extent *extent = extent_new(EXTENT_LINEAR, device->physical);
     if (!extent)
         return CUDA_ERROR_OUT_OF_MEMORY;
-    if (!sim_frames_take(sim_state, device->physical, pages_of(device, bytes), &extent->frames)) {
+    uint64_t pages = pages_of(device, bytes);
+    bool taken = want->managed
+                     ? sim_frames_take_managed(sim_state, device->physical, pages, &extent->frames)
+                     : sim_frames_take(sim_state, device->physical, pages, &extent->frames);
+    if (!taken) {
         extent_free(extent);
         return CUDA_ERROR_OUT_OF_MEMORY;
     }
@@ -357,6 +361,13 @@ CUresult CUDAAPI cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
     *free_bytes = atomic_load_explicit(&shared->free_frames, memory_order_relaxed)
                   << device->page_shift;
     *total = (size_t)shared->frame_count << device->page_shift;
+    struct sim_limit limit;
+    uint64_t used;
+    if (sim_limit_own(sim_state, ctx->physical, &limit, &used)) {
+        uint64_t left = limit.hard > used ? limit.hard - used : 0;
+        *total = limit.hard;
+        *free_bytes = *free_bytes < left ? *free_bytes : left;
+    }
     return CUDA_SUCCESS;
 }
 

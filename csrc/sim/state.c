@@ -217,6 +217,9 @@ static bool take_slot(struct sim_state *state, int descriptor) {
         slot->pid_namespace = sim_pid_namespace("/proc/self/ns/pid");
         slot->start_ticks = sim_start_ticks("/proc/self/stat");
         atomic_store_explicit(&slot->host_pid, 0, memory_order_relaxed);
+        slot->cgroup = header->node.memory_limits ? sim_own_cgroup() : 0;
+        for (uint32_t d = 0; d < SIM_DEVICES_MAX; d++)
+            atomic_store_explicit(&slot->managed[d], 0, memory_order_relaxed);
         uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);
         while (high <= s &&
                !atomic_compare_exchange_weak_explicit(&header->slot_high, &high, s + 1,

@@ -28,11 +28,12 @@ enum {
     SIM_GROUPS_MAX = 1024,  /* names of ALIQUOT_SIM_GROUP in the life of a state */
     SIM_SHARES_MAX = 65536, /* pieces of memory that are shared between processes */
     SIM_GROUP_NAME = 64,
+    SIM_LIMITS_MAX = 1024, /* cgroups with a limit on a device */
     SIM_SLOT_NONE = 0xffffffff,
 };
 
 #define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
-#define SIM_STATE_VERSION 2u
+#define SIM_STATE_VERSION 3u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
@@ -92,6 +93,7 @@ struct sim_node_config {
     uint32_t device_count;
     uint32_t driver_version; /* as cuDriverGetVersion: 13000 */
     char name[64];           /* profile or file stem */
+    uint32_t memory_limits;  /* the driver takes limits for cgroups */
     char driver_text[32];    /* as NVML and file names say the driver's release: 580.65.06 */
     struct sim_device_config devices[SIM_DEVICES_MAX];
 };
@@ -128,8 +130,11 @@ struct sim_slot {
     /* Generation (its low half) << 32 | pid in the node's pid namespace; written by whoever in
      * that namespace found it first. Of another generation: not known yet. */
     _Atomic uint64_t host_pid;
+    uint64_t
+        cgroup; /* number of its cgroup's directory, when it began; 0: not known, or not asked */
     uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
-    _Atomic uint64_t frames[SIM_DEVICES_MAX]; /* derived; written under the device's lock */
+    _Atomic uint64_t managed[SIM_DEVICES_MAX]; /* of `frames`, managed memory; by the process */
+    _Atomic uint64_t frames[SIM_DEVICES_MAX];  /* derived; written under the device's lock */
 };
 
 struct sim_group {
@@ -180,6 +185,13 @@ struct sim_fault {
     uint32_t xid;
 };
 
+/* What the processes of a cgroup may hold of a device, managed memory left out. */
+#define SIM_LIMIT_NONE UINT64_MAX
+struct sim_limit {
+    uint64_t cgroup;     /* number of its directory; 0: no limit */
+    uint64_t soft, hard; /* bytes; the soft one is only kept and told */
+};
+
 struct sim_device_state {
     struct sim_lock lock;
     uint32_t frame_count;
@@ -188,6 +200,9 @@ struct sim_device_state {
     _Atomic uint64_t free_frames; /* derived; written under the lock */
     uint32_t free_hint;           /* no free frame below it; derived */
     uint32_t descriptors;         /* perhaps some shares live by descriptors only; under the lock */
+    uint32_t limit_high;          /* limits at and above it were never set */
+    uint32_t pad;
+    struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
     struct sim_timeline timeline;
 };
 
@@ -291,6 +306,7 @@ struct sim_frames {
     uint32_t run_count;
     uint32_t run_room;
     uint64_t frames;
+    bool managed; /* of managed memory, which no cgroup's limit counts */
     struct sim_frame_run one;
     struct sim_frame_run *runs; /* malloc'ed, or NULL: `one` */
 };
@@ -299,10 +315,13 @@ static inline const struct sim_frame_run *sim_frames_runs(const struct sim_frame
 }
 
 /* Takes `count` pages of a device for the own slot: one run where there is one, else as many as
- * needed. When there are too few, the dead are cleared up after and it is tried once more.
+ * needed, and as the limit of the process's cgroup allows. When there are too few, the dead are cleared up after and it is tried once more.
  * Errors: false, nothing is taken then (too few pages, or no host memory). */
 bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
                      struct sim_frames *frames);
+/* The same for managed memory. */
+bool sim_frames_take_managed(struct sim_state *state, uint32_t device, uint64_t count,
+                             struct sim_frames *frames);
 /* Gives private pages back, zeroing those that may have been written, and empties `frames`. */
 void sim_frames_give(struct sim_state *state, uint32_t device, struct sim_frames *frames);
 /* Appends `more` to `frames` (kept ascending within each take only). False: no host memory. */
@@ -361,6 +380,19 @@ int sim_share_file(const struct sim_state *state, const struct sim_share_name *n
 /* Path of the file that stands for a share in the state's directory. */
 void sim_share_path(const struct sim_state *state, const struct sim_share_name *name, char *path,
                     size_t path_bytes);
+
+/* ---- Limits of cgroups (state_limit.c) ------------------------------------------------------- */
+
+/* Number of a cgroup's directory, given by its path in a cgroup v2 file system. 0 or an errno value. */
+int sim_cgroup_id(const char *path, uint64_t *id);
+/* Sets the limits of a group, or clears them (soft 0, hard SIM_LIMIT_NONE). False: no room. */
+bool sim_limit_set(struct sim_state *state, uint32_t device, const struct sim_limit *limit);
+/* What is set for a group, and the bytes that count for it. False: nothing is set. */
+bool sim_limit_read(struct sim_state *state, uint32_t device, uint64_t cgroup,
+                    struct sim_limit *limit, uint64_t *used);
+/* The same of the process's own group; false also when it has no hard limit. */
+bool sim_limit_own(struct sim_state *state, uint32_t device, struct sim_limit *limit,
+                   uint64_t *used);
 
 /* ---- Truth --------------------------------------------------------------------------------- */
 

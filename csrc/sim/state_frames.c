@@ -315,8 +315,8 @@ static bool take_locked(struct sim_state *state, uint32_t device, uint64_t count
     return true;
 }
 
-bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
-                     struct sim_frames *frames) {
+static bool take(struct sim_state *state, uint32_t device, uint64_t count, bool managed,
+                 struct sim_frames *frames) {
     *frames = (struct sim_frames){0};
     for (int attempt = 0;; attempt++) {
         sim_device_lock(state, device);
@@ -326,13 +326,27 @@ bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
             shared->descriptors = 0;
             (void)sim_shares_reap(state, device, SIM_SLOT_NONE);
         }
-        bool taken = take_locked(state, device, count, frames);
+        bool taken = (managed || count <= sim_limit_room(state, device)) &&
+                     take_locked(state, device, count, frames);
+        frames->managed = taken && managed;
+        if (frames->managed)
+            add(&state->header->slots[state->slot].managed[device], (int64_t)count);
         sim_device_unlock(state, device);
         if (taken || attempt || count > state->header->devices[device].frame_count)
             return taken;
         if (!sim_state_sweep(state, true))
             return false;
     }
+}
+
+bool sim_frames_take(struct sim_state *state, uint32_t device, uint64_t count,
+                     struct sim_frames *frames) {
+    return take(state, device, count, false, frames);
+}
+
+bool sim_frames_take_managed(struct sim_state *state, uint32_t device, uint64_t count,
+                             struct sim_frames *frames) {
+    return take(state, device, count, true, frames);
 }
 
 void sim_frames_give(struct sim_state *state, uint32_t device, struct sim_frames *frames) {
@@ -356,6 +370,8 @@ void sim_frames_give(struct sim_state *state, uint32_t device, struct sim_frames
     }
     add(&shared->free_frames, (int64_t)frames->frames);
     add(&slot->frames[device], -(int64_t)frames->frames);
+    if (frames->managed)
+        add(&slot->managed[device], -(int64_t)frames->frames);
     header->groups[slot->group].used[device] -= frames->frames;
     sim_device_unlock(state, device);
     sim_frames_forget(frames);

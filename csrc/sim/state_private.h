@@ -39,7 +39,13 @@ bool sim_slot_locked(int descriptor, uint32_t slot);
 void sim_device_lock(struct sim_state *state, uint32_t device);
 void sim_device_unlock(struct sim_state *state, uint32_t device);
 
+/* Number of the process's own cgroup; 0 when it cannot be told. */
+uint64_t sim_own_cgroup(void);
+
 /* ---- Under the device's lock ---- */
+
+/* Pages that the limit of the process's cgroup leaves it. */
+uint64_t sim_limit_room(struct sim_state *state, uint32_t device);
 
 /* Gives a frame's word another owner and share, or none (0: free), and keeps all counters. */
 void sim_frame_assign(struct sim_state *state, uint32_t device, uint32_t frame, uint32_t word);

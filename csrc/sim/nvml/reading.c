@@ -24,6 +24,16 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *me
     memory->reserved = look.device->reserved;
     memory->free = sim_free_bytes(&look);
     memory->used = memory->total - memory->reserved - memory->free;
+    struct sim_limit limit;
+    uint64_t used;
+    if (sim_limit_own(look.state, look.number, &limit, &used)) {
+        /* What the process's cgroup may have is all that there is, as for cuMemGetInfo. */
+        uint64_t left = limit.hard > used ? limit.hard - used : 0;
+        memory->total = limit.hard;
+        memory->reserved = 0;
+        memory->used = used;
+        memory->free = memory->free < left ? memory->free : left;
+    }
     return NVML_SUCCESS;
 }
 
