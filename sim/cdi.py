@@ -14,6 +14,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,7 +65,7 @@ def write(node: Node, directory: Path, folder: Path) -> Path:
         for soname in (library().name, NVML):
             source = library().with_name(soname)
             files[soname] = folder / "lib" / f"{soname.removesuffix('.1')}.{node.driver}"
-            _place(files[soname], lambda path, source=source: _make_library(path, source))
+            _place(files[soname], partial(_make_library, source))
         # JSON is YAML, too.
         text = json.dumps(_spec(node, directory.resolve(), folder, files), indent=1) + "\n"
         _place(spec, lambda path: path.write_text(text, "utf-8"))
@@ -99,7 +100,7 @@ def _make_device(path: Path) -> None:
     path.chmod(0o666)  # whatever the umask
 
 
-def _make_library(path: Path, source: Path) -> None:
+def _make_library(source: Path, path: Path) -> None:
     shutil.copyfile(source, path)
     path.chmod(0o755)
 
