@@ -23,7 +23,8 @@ async def finish(function: Callable[[], _T]) -> _T:
 
     For work of our own, which is bounded and must not go on behind the back of who undoes it.
     """
-    work = _start(function)
+    # Threads that are there already: for every container some are asked.
+    work = asyncio.get_running_loop().run_in_executor(None, function)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

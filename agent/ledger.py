@@ -313,7 +313,7 @@ class Ledger:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(_NEW, flags, 0o600, dir_fd=folder)
             with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - an open file
-                json.dump(to_json(piece), file, indent=1)
+                file.write(json.dumps(to_json(piece)))
                 file.write("\n")
                 file.flush()
                 os.fsync(fd)

@@ -7,6 +7,7 @@ about to do, and says so.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,14 @@ def unmount(target: str) -> None:
     call("umount2", os.fsencode(target), ctypes.c_int(_MNT_DETACH | _UMOUNT_NOFOLLOW))
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def call(name: str, *arguments: Any) -> int:  # noqa: ANN401 - as C takes them
     """Call a function of the C library that answers -1 and sets errno when it fails."""
-    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    function = getattr(_libc(), name)
     function.restype = ctypes.c_long if name == "syscall" else ctypes.c_int
     result: int = function(*arguments)
     if result < 0:

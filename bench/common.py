@@ -190,7 +190,7 @@ _COUNTED_CALLS: Final = 200
 def bed() -> Iterator[Bed]:
     """Make a node and a slice of its only device. Raises BenchError."""
     shim, bare = _libraries()
-    with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=_fast_folder()) as name:
+    with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=fast_folder()) as name:
         folder = Path(name)
         client = _compile(folder)
         uuid = _make_node(folder / "node")
@@ -204,7 +204,7 @@ def bed() -> Iterator[Bed]:
         yield Bed(client, library, bare, environment)
 
 
-def _fast_folder() -> str | None:
+def fast_folder() -> str | None:
     """Where shared files belong: in memory."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a fresh folder in it
 

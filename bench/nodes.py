@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import BenchError
+from common import BenchError, fast_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,8 @@ def node_bed() -> Iterator[NodeBed]:
     runc = shutil.which("runc") or shutil.which("runc", path="/usr/sbin:/sbin")
     if runc is None:
         raise BenchError("there is no runc: install it (Debian: apt-get install runc)")
-    with tempfile.TemporaryDirectory(prefix="aq-bench-") as name:
+    # In memory, as /run is, where bundles and the ledger lie on a node.
+    with tempfile.TemporaryDirectory(prefix="aq-bench-", dir=fast_folder()) as name:
         folder = Path(name)
         folder.chmod(0o711)
         subprocess.run(

@@ -149,7 +149,8 @@ def write(bundle: Bundle, config: Mapping[str, Any]) -> None:
     fd, fresh = tempfile.mkstemp(dir=bundle.path, prefix=".config-")
     try:
         with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - an open file
-            json.dump(config, file)
+            # In one piece: json.dump would not use the fast encoder.
+            file.write(json.dumps(config))
             file.flush()
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
             os.fchown(fd, before.st_uid, before.st_gid)

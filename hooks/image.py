@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import platform
 import stat
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from . import ldcache
 from .errors import EditError
@@ -26,6 +27,13 @@ _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10
 _MOST_CONFIG_BYTES: Final = 65536
 _MOST_NAMES: Final = 4096
+
+
+@functools.cache
+def _syscall() -> Any:  # noqa: ANN401 - ctypes' functions have no type
+    function = ctypes.CDLL(None, use_errno=True).syscall
+    function.restype = ctypes.c_long
+    return function
 
 
 class Root:
@@ -50,9 +58,7 @@ class Root:
         how = struct.pack(
             "<QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
         )
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.syscall.restype = ctypes.c_long
-        fd: int = libc.syscall(
+        fd: int = _syscall()(
             ctypes.c_long(_SYS_OPENAT2),
             ctypes.c_int(self._fd),
             os.fsencode(path),

@@ -95,7 +95,7 @@ def test_a_fault_on_the_simulator_takes_down_its_device(simulated: tuple[Desk, N
     state = made.environment["ALIQUOT_SIM"]
     uuid = node.get("enumerate")[1]["uuid"]
     for xid, ill in (("13", []), ("79", [uuid])):
-        told = made.run("sim", "--xid", xid, "--device", "1", "--of", state)
+        told = made.run("sim", "--xid", xid, "--device", "1", state)
         assert told.returncode == 0, told.stderr
         assert list(node.ill()) == ill
 
