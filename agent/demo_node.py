@@ -83,11 +83,11 @@ def lay_out(root: Path, programs: Mapping[str, Path]) -> Path:
         shutil.copy2(program, place)
     for library in libraries(programs.values()):
         # Under both names: static programs look for the loader beside the C library.
-        for path in (library, library.resolve()):
-            place = root / str(path).lstrip("/")
+        for name in (library, library.resolve()):
+            place = root / str(name).lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.exists():
-                shutil.copy2(path, place)
+                shutil.copy2(name, place)
     subprocess.run(["ldconfig", "-r", str(root)], check=True)
     return root
 
@@ -230,8 +230,8 @@ class AgentProcess:
                 )
             pidfd = os.pidfd_open(self._process.pid)
             try:
-                able, _, _ = select.select([told, pidfd], [], [], PATIENCE_SECONDS)
-                if told not in able or b"READY=1" not in told.recv(4096).splitlines():
+                able, _, _ = select.select([told.fileno(), pidfd], [], [], PATIENCE_SECONDS)
+                if told.fileno() not in able or b"READY=1" not in told.recv(4096).splitlines():
                     raise AliquotError(f"the agent did not start: {self.log()}")
             finally:
                 os.close(pidfd)
@@ -259,6 +259,12 @@ def patiently(seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
         time.sleep(0.02)
 
 
+# Snapshotters that only complain where their file systems are missing.
+_UNUSED: Final = tuple(
+    f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "btrfs", "devmapper", "zfs")
+)
+
+
 def _config(folder: Path, address: Path, handlers: Mapping[str, Path]) -> str:
     quoted = json.dumps
     cri = 'plugins."io.containerd.grpc.v1.cri"'
@@ -266,9 +272,7 @@ def _config(folder: Path, address: Path, handlers: Mapping[str, Path]) -> str:
         "version = 2",
         f"root = {quoted(str(folder / 'root'))}",
         f"state = {quoted(str(folder / 'state'))}",
-        'disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", '
-        '"io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", '
-        '"io.containerd.snapshotter.v1.aufs"]',
+        f"disabled_plugins = {quoted(list(_UNUSED))}",
         "[grpc]",
         f"address = {quoted(str(address))}",
         f"[{cri}]",

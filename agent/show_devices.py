@@ -151,8 +151,8 @@ def _from_agent(one: Any, known: Any) -> Shown:  # noqa: ANN401 - a message's fi
 
 
 def _ask_vendors(note: str) -> Found:
-    from . import config as configuration # noqa: PLC0415
-    from .devices import registry # noqa: PLC0415
+    from . import config as configuration  # noqa: PLC0415
+    from .devices import registry  # noqa: PLC0415
 
     loaded = registry.load(configuration.load(None))
     found = Found(by_agent=False, note=note)

@@ -1,6 +1,7 @@
 """How long the agent takes to admit a container, with nothing and with many slices in the ledger.
 
-Bundles are prepared; each is asked for as aliquot-runtime asks, and given back as aliquot-hook does.
+Bundles are prepared; each is asked for as aliquot-runtime asks, and given back as aliquot-hook
+does.
 Milliseconds of wall clock from the request to the answer: the ledger is on disk by then, the region
 is mounted and config.json is replaced. One hundred a second is ten milliseconds each.
 """

@@ -57,7 +57,8 @@ int main(int argc, char **argv) {
     result (*get)(int *, int) = (result(*)(int *, int))find(library, "cuDeviceGet");
     result (*create)(void **, unsigned, int) =
         (result(*)(void **, unsigned, int))find(library, "cuCtxCreate_v2");
-    result (*info)(size_t *, size_t *) = (result(*)(size_t *, size_t *))find(library, "cuMemGetInfo_v2");
+    result (*info)(size_t *, size_t *) =
+        (result(*)(size_t *, size_t *))find(library, "cuMemGetInfo_v2");
     result (*take)(unsigned long long *, size_t) =
         (result(*)(unsigned long long *, size_t))find(library, "cuMemAlloc_v2");
     expect("cuInit", init(0));

@@ -104,7 +104,7 @@ class _Finder:
 
     def of(self, value: Any, kind: type, key: str) -> Any:  # noqa: ANN401 - what JSON has
         if not isinstance(value, kind):
-            names = {dict: "an object", list: "a list", str: "a text"}
+            names: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
             raise EditError(f"{self._file}: {key[:200]} is not {names[kind]}")
         return value
 
@@ -199,7 +199,7 @@ def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
         for device in devices
         if device.get("path") not in ours and _is_sibling(device, nodes)
     ]
-    # Runtimes cannot make device files in a user namespace: they mount the host's, by the same path.
+    # Runtimes cannot make device files in a user namespace: they mount the host's of that path.
     mounted = _mounted_nodes(config, nodes)
     linux["devices"] = [
         device for device in devices if device.get("path") not in ours and device not in foreign
@@ -402,9 +402,7 @@ def _is_plain(path: str) -> bool:
     return path.startswith("/") and not any(letter in path for letter in "\t\n\0*?[")
 
 
-def _with_driver(
-    entries: Iterable[ldcache.Entry], needs: Needs, home: str
-) -> list[ldcache.Entry]:
+def _with_driver(entries: Iterable[ldcache.Entry], needs: Needs, home: str) -> list[ldcache.Entry]:
     flags = ldcache.own_flags()
     ours = [
         ldcache.Entry(os.fsencode(name), os.fsencode(f"{home}/{name}"), flags)

@@ -48,9 +48,11 @@ class Root:
             raise EditError(f"root file system {path}: {error.strerror}") from error
 
     def __enter__(self) -> Root:  # noqa: PYI034 - Self needs Python 3.11
+        """Use it."""
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Close it."""
         os.close(self._fd)
 
     def open(self, path: str, flags: int) -> int:
@@ -81,7 +83,7 @@ class Root:
         return True
 
     def read(self, path: str, most: int) -> bytes | None:
-        """Read a regular file, None when there is none. Raises EditError for one that is too big."""
+        """Read a regular file, None when there is none. Raises EditError when it is too big."""
         try:
             fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
@@ -106,7 +108,7 @@ class Root:
         except OSError:
             return []
         try:
-            return sorted(os.listdir(fd))[:_MOST_NAMES]
+            return sorted(os.listdir(fd))[:_MOST_NAMES]  # noqa: PTH208 - an open folder
         except OSError:
             return []
         finally:

@@ -30,5 +30,7 @@ def _field(text: str) -> bytes:
     raw = os.fsencode(text)
     if not raw or any(letter in raw for letter in b"\t\n\0"):
         shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-        raise EditError(f"'{shown}' cannot be a path of a container: it is empty or has a tab or newline")
+        raise EditError(
+            f"'{shown}' cannot be a path of a container: it is empty or has a tab or newline"
+        )
     return raw

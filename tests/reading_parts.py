@@ -1,21 +1,13 @@
-"""What agents in tests are made of where the rest of the agent is not what is tested.
+"""What the agent's parts are tried with: a ledger in a folder, devices that read what tests say.
 
-The vendor has devices that nothing is behind; bundles are real folders whose config.json is read
-and replaced. Whoever asks is a real process, regions are real mounts.
+Region files are real, and so are the processes whose memory the devices show.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import fcntl
-import json
 import os
-<<<<<<<< HEAD:tests/agent_parts.py
-import struct
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-========
 import shutil
 import socket
 import subprocess
@@ -23,216 +15,184 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
->>>>>>>> readings:tests/reading_parts.py
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-<<<<<<<< HEAD:tests/agent_parts.py
-import pytest
-from aliquot.agent import mounts, processes
-from aliquot.agent.admission import Tools
-from aliquot.agent.devices import Device, DeviceProcess, Health, Sample, VendorError
-from aliquot.agent.errors import AliquotError
-from aliquot.agent.ledger import Ledger, key_of
-from aliquot.agent.slices import Container, Part, Request, Slice
-from aliquot.hooks.plan import DeviceNode, Needs, Substitute
-========
 from aliquot.agent import rpc
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
 from aliquot.agent.readings import Readings
 from aliquot.agent.slices import Container, Part, Slice
 from aliquot.hooks.plan import Needs
->>>>>>>> readings:tests/reading_parts.py
 from aliquot.shim import region
+from aliquot.shim.region import Grant
 
+MIB = 1 << 20
 GIB = 1 << 30
-NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts regions")
 
 
-def device(index: int, *enforcement: str) -> Device:
-    """A device of 16 GiB."""
+def device(number: int, vendor: str = "acme") -> Device:
+    """Device ``number`` of a vendor, with 16 GiB."""
+    digits = f"{number:x}{ord(vendor[0]):x}" * 11
+    uuid = bytes.fromhex(digits[:32])
+    text = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:32]}"
     return Device(
-        vendor="paper",
-        index=index,
-        uuid=f"PAPER-{index:02}",
-        uuid_bytes=bytes([index]) * 16,
-        model="Paper 16",
+        vendor=vendor,
+        index=number,
+        uuid=f"GPU-{text}",
+        uuid_bytes=uuid,
+        model=f"{vendor.title()} {number}",
         memory_bytes=16 * GIB,
-        page_bytes=2 << 20,
-        context_bytes=1 << 20,
-        pci_address=f"0000:0{index}:00.0",
-        enforcement=enforcement or ("shim",),
+        page_bytes=2 * MIB,
+        context_bytes=0,
+        pci_address=f"0000:0{number}:00.0",
+        numa_node=0,
     )
 
 
+class Books:
+    """A ledger in a folder; processes belong to slices by their cgroups."""
+
+    def __init__(self, base: Path, devices: Sequence[Device]) -> None:
+        self.base = base
+        self.asked: list[int] = []
+        self._slices: dict[str, Slice] = {}
+        self._devices = {one.uuid: one for one in devices}
+
+    def add(
+        self,
+        name: str,
+        *parts: Part,
+        container: Container | None = None,
+        cgroups: tuple[str, ...] = (),
+        init_pid: int = 1,
+    ) -> Slice:
+        """Give a container a slice, with its region."""
+        container = container or Container(f"id-{name}", "/bundle", "default", name, "main")
+        piece = Slice(
+            key=name,
+            container=container,
+            parts=parts,
+            created_unix_ns=1_700_000_000_000_000_000 + len(self._slices),
+            maker_pid=1,
+            maker_start=1,
+            init_pid=init_pid,
+            init_start=1,
+            cgroups=cgroups,
+        )
+        folder = self.region(name)
+        folder.mkdir(parents=True)
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            region.create(fd, name, [self._row(part) for part in parts])
+        finally:
+            os.close(fd)
+        self._slices[name] = piece
+        return piece
+
+    def _row(self, part: Part) -> region.RegionDevice:
+        return region.RegionDevice(
+            self._devices[part.uuid].uuid_bytes, part.memory_bytes, 2 * MIB, 0, part.cores
+        )
+
+    def put(self, piece: Slice) -> None:
+        """Say something else of a slice."""
+        self._slices[piece.key] = piece
+
+    def remove(self, key: str) -> None:
+        """Take a slice back."""
+        del self._slices[key]
+        shutil.rmtree(self.base / key)
+
+    def slices(self) -> tuple[Slice, ...]:
+        """All slices, in the order in which they were added."""
+        return tuple(self._slices.values())
+
+    def folder(self, key: str) -> Path:
+        """A slice's folder."""
+        return self.base / key
+
+    def region(self, key: str) -> Path:
+        """The folder with its grant and usage."""
+        return self.base / key / "region"
+
+    def of_pid(self, pid: int) -> Slice | None:
+        """The slice that has one of the process' cgroups; `asked` takes note."""
+        self.asked.append(pid)
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except OSError:
+            return None
+        return next((s for s in self._slices.values() if set(s.cgroups) & set(lines)), None)
+
+    def grant(self, key: str) -> Grant:
+        """What the slice is told."""
+        with (self.region(key) / "grant").open("rb") as file:
+            return region.read_grant(file.fileno(), "grant")
+
+
 @dataclass
-class PaperVendor:
-    """A vendor that does what the test says; ``limits`` are what the driver was told to hold."""
+class Board:
+    """A vendor whose devices read what they are told to; ``meanwhile`` happens as it is asked."""
 
-    devices: Sequence[Device] = (device(1), device(2))
-    shim: Path | None = None
-    limits: list[tuple[str, str, int | None]] = field(default_factory=list)
-    refuses: str = ""
-    before: Callable[[str], None] = lambda _: None
-    name: str = "paper"
+    found: tuple[Device, ...]
+    name: str = "acme"
+    rows: list[DeviceProcess] = field(default_factory=list)
+    busy: float | None = 0.5
+    ill: dict[str, str] = field(default_factory=dict)
+    meanwhile: Callable[[], None] = lambda: None
+    fails: dict[str, Exception] = field(default_factory=dict)
+    limits: dict[tuple[str, str], int | None] = field(default_factory=dict)
 
-    def _say(self, what: str) -> None:
-        self.before(what)
-        if what in self.refuses.split():
-            raise VendorError(f"paper has no {what} today: wait for rain")
+    def _answer(self, what: str) -> None:
+        if what in self.fails:
+            raise self.fails[what]
 
     def enumerate(self) -> Sequence[Device]:
-        """Return the devices."""
-        self._say("enumerate")
-        return self.devices
+        """Its devices."""
+        return self.found
 
     def sample(self) -> Sequence[Sample]:
-        """Read nothing."""
-        return ()
+        """The same for each."""
+        self._answer("sample")
+        return [Sample(one.uuid, 3 * GIB, self.busy, None, 70.5, 41.0) for one in self.found]
 
     def processes(self) -> Sequence[DeviceProcess]:
-        """Know no process."""
-        return ()
+        """What `rows` says."""
+        self._answer("processes")
+        self.meanwhile()
+        return list(self.rows)
 
     def health(self) -> Sequence[Health]:
-        """Know of no illness."""
-        return ()
+        """All are well but those that `ill` has."""
+        self._answer("health")
+        return [
+            Health(one.uuid, one.uuid not in self.ill, self.ill.get(one.uuid, ""))
+            for one in self.found
+        ]
 
     def needs(self, uuids: Sequence[str]) -> Needs:
-        """Name the devices, and the shim."""
-        self._say("needs")
-        substitutes = (Substitute("libcuda.so.1", self.shim, "real.so.1"),) if self.shim else ()
-        return Needs(environment={"PAPER": ",".join(uuids)}, substitutes=substitutes)
+        """Nothing."""
+        del uuids
+        return Needs()
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
-        """Write the limit down."""
-        self._say("limit_memory")
-        self.limits.append((uuid, cgroup, limit_bytes))
+        """Take note of it."""
+        self.limits[uuid, cgroup] = limit_bytes
 
     def close(self) -> None:
-        """Let go of nothing."""
-        self._say("close")
+        """Nothing is held."""
 
 
-class BundleError(Exception):
-    """What is wrong with a bundle."""
-
-
-@dataclass(frozen=True)
-class PlainBundle:
-    """A bundle as these tools read it."""
-
-    path: Path
-    config: dict[str, Any]
-
-    @property
-    def annotations(self) -> Mapping[str, str]:
-        """What config.json has of them."""
-        return dict(self.config.get("annotations", {}))
-
-    @property
-    def environment(self) -> Mapping[str, str]:
-        """None."""
-        return {}
-
-
-def inspect(path: Path) -> PlainBundle:
-    try:
-        return PlainBundle(path, json.loads((path / "config.json").read_bytes()))
-    except ValueError as error:
-        raise BundleError(f"{path}/config.json is not JSON: {error}") from error
-
-
-def read(annotations: Mapping[str, str], _: Mapping[str, str], __: str) -> Request | None:
-    if "memory" not in annotations:
-        return None
-    return Request(count=int(annotations["memory"]))
-
-
-def place(
-    request: Request,
-    devices: Sequence[Device],
-    slices: Sequence[Slice],
-    unhealthy: Mapping[str, str],
-    container: Container,
-) -> tuple[Part, ...]:
-    """Give so many GiB of the first device that has them."""
-    assert request.count
-    for one in devices:
-        held = sum(part.memory_bytes for piece in slices if (part := piece.part(one.uuid)))
-        if one.uuid not in unhealthy and one.memory_bytes - held >= request.count * GIB:
-            return (Part(one.uuid, one.vendor, request.count * GIB, 10, one.enforcement[0]),)
-    raise AliquotError(f"{container.shown}: no device has {request.count} GiB left")
-
-
-def apply(
-    bundle: PlainBundle, needs: Needs, *, folder: Path, hook: Path, stat: Path, runtime_dir: Path
-) -> dict[str, Any]:
-    """Write a plan and name the slice's folder in config.json."""
-    lines = [f"{one.soname}\t{one.shim}\n" for one in needs.substitutes]
-    (folder / "plan").write_text("".join(lines))
-    hooks = {"path": str(hook), "args": [str(folder), str(stat), str(runtime_dir)]}
-    return {**bundle.config, "hooks": hooks, "env": dict(needs.environment)}
-
-
-def write(bundle: PlainBundle, config: dict[str, Any]) -> None:
-    fresh = bundle.path / "config.new"
-    fresh.write_text(json.dumps(config))
-    fresh.replace(bundle.path / "config.json")
-
-
-def link_char_devices(_: Sequence[DeviceNode]) -> None:
-    return
-
-
-TOOLS = Tools(inspect, read, place, apply, write, link_char_devices, (BundleError,))
-
-
-@dataclass(frozen=True)
-class PlainConfig:
-    """The configuration that a daemon without services reads."""
+@dataclass
+class Settings:
+    """The part of the configuration that readings, metrics and tools want."""
 
     runtime_dir: Path
-    lib_dir: Path
+    sample_seconds: float = 0.1
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = 0
 
 
-<<<<<<<< HEAD:tests/agent_parts.py
-def make_bundle(path: Path, memory: int | None = 1, **annotations: str) -> Path:
-    """Make a bundle that asks for so many GiB."""
-    path.mkdir(parents=True)
-    if memory is not None:
-        annotations["memory"] = str(memory)
-    (path / "config.json").write_text(json.dumps({"annotations": annotations}))
-    return path
-
-
-def make_slice(container_id: str = "c1", maker: int | None = None, **others: Any) -> Slice:
-    """A slice of 1 GiB that belongs to ``maker``, or to this process."""
-    bundle = f"/bundles/{container_id}"
-    pid = os.getpid() if maker is None else maker
-    values: dict[str, Any] = {
-        "key": key_of(container_id, bundle),
-        "container": Container(container_id, bundle),
-        "parts": (Part("PAPER-01", "paper", GIB, 10),),
-        "created_unix_ns": 1,
-        "maker_pid": pid,
-        "maker_start": processes.start_time(pid) or 0,
-    }
-    return Slice(**{**values, **others})
-
-
-def region_devices(count: int = 1) -> list[region.RegionDevice]:
-    return [
-        region.RegionDevice(device(index).uuid_bytes, GIB, 2 << 20, 1 << 20, 10)
-        for index in range(1, count + 1)
-    ]
-
-
-def mounted_below(folder: Path) -> list[str]:
-    """The mount points in a folder."""
-    return [mount.point for mount in mounts.table() if mount.point.startswith(f"{folder}/")]
-========
 @dataclass(frozen=True)
 class Passed:
     """A socket that systemd passed."""
@@ -264,76 +224,33 @@ NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 def part(one: Device, memory_bytes: int = 4 * GIB, cores: int = 50) -> Part:
     """A part of a device."""
     return Part(one.uuid, one.vendor, memory_bytes, cores)
->>>>>>>> readings:tests/reading_parts.py
 
 
 @contextlib.contextmanager
-def swept(base: Path) -> Iterator[Path]:
-    """Leave no mount behind in ``base``, whatever a test does."""
-    try:
-        yield base
-    finally:
-        for point in reversed(mounted_below(base)):
-            mounts.unmount(point)
-
-
-@contextlib.contextmanager
-def slot_held(ledger: Ledger, key: str) -> Iterator[None]:
-    """Hold a slot of a region's ``usage``, as a process of the container does."""
-    with (ledger.region(key) / "usage").open("r+b") as usage:
-        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-        fcntl.fcntl(usage, fcntl.F_OFD_SETLK, lock)
-        yield
-
-
-@contextlib.contextmanager
-def some_process() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that lives until the block ends, or the test ends it."""
-    with subprocess.Popen(
-        [sys.executable, "-SEc", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
-    ) as process:
+def tenant() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that does nothing until the block ends."""
+    command = [sys.executable, "-IS", "-c", "import sys; sys.stdin.read()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         try:
             yield process
         finally:
-            process.kill()
-
-
-def writable_cgroup(kind: str) -> Path | None:
-    """A hierarchy in which cgroups can be made: ``cgroup2``, or one of ``cgroup``."""
-    for mount in mounts.table():
-        if mount.kind == kind and "cpuset" not in mount.options and mount.root == "/":
-            trial = Path(mount.point) / f"aliquot-test-{os.getpid()}"
-            try:
-                trial.mkdir()
-                trial.rmdir()
-            except OSError:
-                continue
-            return Path(mount.point)
-    return None
+            process.communicate()
 
 
 @contextlib.contextmanager
-def cgroup(kind: str, name: str) -> Iterator[Path]:
-    """A cgroup of the test's own; skips the test where none can be made."""
-    top = writable_cgroup(kind) if os.geteuid() == 0 else None
-    if top is None:
-        pytest.skip(f"no cgroup of a hierarchy of the kind {kind} can be made here")
-    folder = top / name
-    folder.mkdir()
+def own_cgroup(folder: Path, process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """Put a process into a cgroup of its own below ``folder``; the line of its /proc/PID/cgroup."""
+    place = folder / f"aliquot-test-{process.pid}"
+    place.mkdir()
     try:
-        yield folder
+        (place / "cgroup.procs").write_text(f"{process.pid}\n")
+        lines = Path(f"/proc/{process.pid}/cgroup").read_text().splitlines()
+        yield next(line for line in lines if line.endswith(f"/{place.name}"))
+        (folder / "cgroup.procs").write_text(f"{process.pid}\n")
     finally:
-        for inner in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
-            inner.rmdir()
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmdir()
+        place.rmdir()
 
 
-<<<<<<<< HEAD:tests/agent_parts.py
-def move(pid: int, folder: Path) -> None:
-    """Put a process into a cgroup."""
-    (folder / "cgroup.procs").write_text(str(pid))
-========
 def cgroup_folder() -> Path | None:
     """A folder in which cgroups can be made: the pids controller's, or v2's."""
     for folder in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
@@ -376,4 +293,3 @@ def served(node: Node) -> Iterator[Path]:
     finally:
         loop.call_soon_threadsafe(end.set)
         thread.join()
->>>>>>>> readings:tests/reading_parts.py

@@ -46,9 +46,7 @@ class Filled:
 
 def read_filled(out: str, err: str = "") -> Filled:
     """Read the line that `hold` prints."""
-    match = re.search(
-        r"count=(\d+) total=(\d+) free=(\d+) held=(\d+) refused=(\d+)", out, re.ASCII
-    )
+    match = re.search(r"count=(\d+) total=(\d+) free=(\d+) held=(\d+) refused=(\d+)", out, re.ASCII)
     assert match, f"it said '{out}' and '{err}'"
     return Filled(*map(int, match.groups()))
 
@@ -110,6 +108,7 @@ class Site:
         )
 
     def start(self) -> None:
+        """Start it all."""
         self.agent.start()
         self.containerd.start()
         (self.folder / "static").mkdir()
@@ -126,6 +125,7 @@ class Site:
 
     @cached_property
     def cri(self) -> Cri:
+        """Kubernetes' way to containerd."""
         self._cri = Cri(self.containerd)
         return self._cri
 
@@ -178,12 +178,13 @@ class Site:
         return self.cri.pod(self.wish(name, **wish))
 
     def wish(self, name: str, environment: Mapping[str, str] | None = None, **wish: Any) -> Wish:
+        """A pod with the image of the tests, counted by the simulator under its name."""
         wish.setdefault("image", IMAGE)
         return Wish(name, environment={"ALIQUOT_SIM_GROUP": name, **(environment or {})}, **wish)
 
     @contextlib.contextmanager
     def mapped(self, name: str, first: int, **environment: str) -> Iterator[Callable[..., str]]:
-        """A container whose root is the host's user ``first``; answers how to run programs in it."""
+        """A container whose root is the host's user ``first``; answers how to run a program."""
         bundle = self.folder / "bundles" / name
         bundle.mkdir(parents=True)
         root = lay_out(bundle / "rootfs", {"/usr/bin/hold": self.hold})
@@ -241,6 +242,7 @@ class Site:
         pytest.fail(f"it never came: {what}\n{self.agent.log()}")
 
     def close(self) -> None:
+        """End it all, and leave nothing behind."""
         if self._cri is not None:
             self._cri.close()
         self.containerd.stop()

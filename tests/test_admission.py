@@ -12,15 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-from aliquot.agent import keeper as keeper_module
-from aliquot.agent import processes
-from aliquot.agent.errors import AliquotError
-from aliquot.agent.keeper import Keeper
-from aliquot.agent.ledger import Ledger
-
 import agent_parts
-from agent_desk import Desk, Story, peer, waiting_for
+import pytest
 from agent_parts import (
     GIB,
     NEEDS_ROOT,
@@ -37,6 +30,13 @@ from agent_parts import (
     some_process,
     swept,
 )
+from aliquot.agent import keeper as keeper_module
+from aliquot.agent import processes
+from aliquot.agent.errors import AliquotError
+from aliquot.agent.keeper import Keeper
+from aliquot.agent.ledger import Ledger
+
+from agent_desk import Desk, Story, peer, waiting_for
 
 pytestmark = NEEDS_ROOT
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -38,7 +39,9 @@ CAPPED = {"ALIQUOT_MEMORY": "2GiB"}
 def test_two_containers_share_a_device_under_different_caps(site: Site) -> None:
     with (
         site.pod("small", environment={"ALIQUOT_MEMORY": "2GiB"}) as small,
-        site.pod("large", annotations={"aliquot.dev/memory": "10%", "aliquot.dev/cores": "50"}) as large,
+        site.pod(
+            "large", annotations={"aliquot.dev/memory": "10%", "aliquot.dev/cores": "50"}
+        ) as large,
     ):
         found = {}
         for pod, name in ((small, "small"), (large, "large")):
@@ -66,15 +69,19 @@ def test_two_containers_share_a_device_under_different_caps(site: Site) -> None:
             assert site.metric("aliquot_container_memory_cap_bytes", **labels) == [cap]
         uuid = small_device["uuid"]
         site.until(
-            lambda: site.metric("aliquot_device_memory_allocated_bytes", device_uuid=uuid)
-            == [2 * GIB + found["large"].total],
+            lambda: (
+                site.metric("aliquot_device_memory_allocated_bytes", device_uuid=uuid)
+                == [2 * GIB + found["large"].total]
+            ),
             "both caps in the device's allocation",
         )
         small.stop()
         site.until(lambda: set(site.slices()) == {"large"}, "the ledger without what was stopped")
         site.until(
-            lambda: site.metric("aliquot_device_memory_allocated_bytes", device_uuid=uuid)
-            == [found["large"].total],
+            lambda: (
+                site.metric("aliquot_device_memory_allocated_bytes", device_uuid=uuid)
+                == [found["large"].total]
+            ),
             "its part of the device",
         )
         assert site.fill(large).held == found["large"].held
@@ -88,14 +95,14 @@ def _refusals(site: Site) -> set[str]:
 
 def test_what_a_container_holds_shows_while_it_holds_it(site: Site) -> None:
     with site.pod("holder", environment=CAPPED, command=["/usr/bin/hold", "hold", "512"]):
-        site.until(
-            lambda: site.charge("holder") >= 512 * MIB, "its charge"
-        )
+        site.until(lambda: site.charge("holder") >= 512 * MIB, "its charge")
         (device,) = site.slices()["holder"]["devices"]
         assert device["charge_bytes"] == max(site.counted("holder").used_bytes)
         site.until(
-            lambda: site.metric("aliquot_container_memory_used_bytes", pod="holder")
-            == [device["charge_bytes"]],
+            lambda: (
+                site.metric("aliquot_container_memory_used_bytes", pod="holder")
+                == [device["charge_bytes"]]
+            ),
             "its memory in the metrics",
         )
         assert site.metric("aliquot_container_processes", pod="holder") == [1]
@@ -107,23 +114,19 @@ def test_what_a_container_holds_shows_while_it_holds_it(site: Site) -> None:
 
 def test_twenty_containers_at_once_hold_their_caps(site: Site) -> None:
     names = [f"many{number}" for number in range(20)]
-    pods = [
-        site.pod(name, environment={"ALIQUOT_MEMORY": f"{1024 + 64 * number}MiB"})
-        for number, name in enumerate(names)
-    ]
-    entered = []
-    try:
-        for pod in pods:
-            entered.append(pod.__enter__())
+    with contextlib.ExitStack() as stack:
+        pods = [
+            stack.enter_context(
+                site.pod(name, environment={"ALIQUOT_MEMORY": f"{1024 + 64 * number}MiB"})
+            )
+            for number, name in enumerate(names)
+        ]
         assert set(site.slices()) == set(names)
-        for number, pod in enumerate(entered):
+        for number, pod in enumerate(pods):
             filled = site.fill(pod)
             assert filled.total == (1024 + 64 * number) * MIB
             assert filled.refused == OUT_OF_MEMORY
             assert max(site.counted(names[number]).max_used_bytes) <= filled.total
-    finally:
-        for pod in pods[: len(entered)]:
-            pod.__exit__(None, None, None)
 
 
 def test_a_container_that_asks_for_nothing_is_left_as_it_was(site: Site) -> None:
@@ -242,9 +245,7 @@ def test_a_read_only_root_is_capped(site: Site) -> None:
 
 def test_the_container_sees_its_own_slice(site: Site) -> None:
     with site.pod("stat", environment=CAPPED, command=["/usr/bin/hold", "hold", "256"]) as pod:
-        site.until(
-            lambda: site.charge("stat") >= 256 * MIB, "its charge"
-        )
+        site.until(lambda: site.charge("stat") >= 256 * MIB, "its charge")
         shown = json.loads(pod.run("/usr/bin/aliquot-stat", "--json").out)
         (device,) = shown["devices"]
         assert device["cap_bytes"] == 2 * GIB

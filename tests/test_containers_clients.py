@@ -36,9 +36,7 @@ def pod(site: Site) -> Iterator[Pod]:
         command=["/usr/bin/hold", "hold", "512"],
     )
     with site.cri.pod(wish) as pod:
-        site.until(
-            lambda: site.charge("viewer") >= 512 * MIB, "its charge"
-        )
+        site.until(lambda: site.charge("viewer") >= 512 * MIB, "its charge")
         yield pod
 
 

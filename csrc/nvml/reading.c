@@ -219,7 +219,8 @@ nvmlReturn_t aliquot_nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t dev
         return REAL(nvmlDeviceGetMPSComputeRunningProcesses_v2)(device, count, out);
     ENTER();
     unsigned none = 0;
-    return list_nobody(REAL(nvmlDeviceGetMPSComputeRunningProcesses_v2)(device, &none, NULL), count);
+    return list_nobody(REAL(nvmlDeviceGetMPSComputeRunningProcesses_v2)(device, &none, NULL),
+                       count);
 }
 
 nvmlReturn_t aliquot_nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device,
@@ -232,7 +233,8 @@ nvmlReturn_t aliquot_nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t dev
         return REAL(nvmlDeviceGetMPSComputeRunningProcesses_v3)(device, count, out);
     ENTER();
     unsigned none = 0;
-    return list_nobody(REAL(nvmlDeviceGetMPSComputeRunningProcesses_v3)(device, &none, NULL), count);
+    return list_nobody(REAL(nvmlDeviceGetMPSComputeRunningProcesses_v3)(device, &none, NULL),
+                       count);
 }
 
 nvmlReturn_t aliquot_nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,

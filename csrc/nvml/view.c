@@ -81,7 +81,8 @@ bool aliquot_view_attach(void) {
             atomic_store_explicit(&granted, grant, memory_order_release);
         else if (!said) {
             said = true;
-            dprintf(STDERR_FILENO, "aliquot: no NVML in this process: the slice's grant in %s: %s\n",
+            dprintf(STDERR_FILENO,
+                    "aliquot: no NVML in this process: the slice's grant in %s: %s\n",
                     folder ? folder : "?", why);
         }
     }
@@ -116,8 +117,7 @@ const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint
     const struct aliquot_grant *grant = atomic_load_explicit(&granted, memory_order_acquire);
     char text[NVML_DEVICE_UUID_V2_BUFFER_SIZE];
     uint8_t uuid[16];
-    if (!grant ||
-        REAL(nvmlDeviceGetUUID)(device, text, sizeof text) != NVML_SUCCESS ||
+    if (!grant || REAL(nvmlDeviceGetUUID)(device, text, sizeof text) != NVML_SUCCESS ||
         !parse_uuid(text, uuid))
         return NULL;
     for (uint32_t d = 0; d < grant->device_count && d < ALIQUOT_MAX_DEVICES; d++)
@@ -135,9 +135,8 @@ nvmlReturn_t aliquot_view_real_count(unsigned int *count) {
 
 nvmlReturn_t aliquot_view_real_handle(unsigned int index, nvmlDevice_t *device) {
     nvmlReturn_t result = REAL(nvmlDeviceGetHandleByIndex_v2)(index, device);
-    return result == NVML_ERROR_FUNCTION_NOT_FOUND
-               ? REAL(nvmlDeviceGetHandleByIndex)(index, device)
-               : result;
+    return result == NVML_ERROR_FUNCTION_NOT_FOUND ? REAL(nvmlDeviceGetHandleByIndex)(index, device)
+                                                   : result;
 }
 
 /* ---- Processes ----------------------------------------------------------------------------- */
@@ -159,7 +158,8 @@ unsigned aliquot_view_processes(uint32_t index, struct aliquot_view_process *out
         uint32_t pid = 0;
         off_t charge = (off_t)(offsetof(struct aliquot_usage, charge) +
                                ((size_t)index * ALIQUOT_MAX_SLOTS + s) * sizeof bytes);
-        off_t slot = (off_t)(offsetof(struct aliquot_usage, slot) + s * sizeof(struct aliquot_slot));
+        off_t slot =
+            (off_t)(offsetof(struct aliquot_usage, slot) + s * sizeof(struct aliquot_slot));
         if (pread(fd, &bytes, sizeof bytes, charge) != sizeof bytes ||
             pread(fd, &pid, sizeof pid, slot) != sizeof pid || !bytes || !pid ||
             aliquot_slot_alive(fd, s) != 1)

@@ -17,7 +17,8 @@
  * for us: then the call goes straight to the real function. Must be asked first in a wrapper; a
  * function that this NVML lacks is there from then on, and says so. */
 #define OWN_CALL() aliquot_view_is_own(__builtin_return_address(0))
-#define ENTER() __attribute__((cleanup(aliquot_view_leave), unused)) int entered = aliquot_view_enter()
+#define ENTER()                                                                                    \
+    __attribute__((cleanup(aliquot_view_leave), unused)) int entered = aliquot_view_enter()
 
 bool aliquot_view_is_own(const void *caller);
 int aliquot_view_enter(void);

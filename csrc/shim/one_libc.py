@@ -2,9 +2,9 @@
 
 Usage: ``one_libc.py LIBRARY``; changes the file. Runs at build time.
 
-glibc 2.34 made one library of the two, and later systems need not have a file of the other's name.
-Before, the functions are found all the same: the driver behind the shim brings libpthread along, and
-a symbol is looked up by its name and version, whichever library has it (``_dl_check_map_versions``
+glibc 2.34 made one library of the two, and later systems need not have the other's file. Before
+it the functions are found all the same: the driver behind the shim brings libpthread along, and a
+symbol is looked up by its name and version, whichever library has it (``_dl_check_map_versions``
 looks only whether libc.so.6 knows the version, as it always has). Elf64, little-endian.
 """
 
@@ -24,7 +24,10 @@ class _Elf:
         self.data = data
         if data[:6] != b"\x7fELF\x02\x01":
             raise ValueError("not a 64-bit little-endian ELF file")
-        start, size, count = (*struct.unpack_from("<Q", data, 32), *struct.unpack_from("<HH", data, 54))
+        start, size, count = (
+            *struct.unpack_from("<Q", data, 32),
+            *struct.unpack_from("<HH", data, 54),
+        )
         parts = [struct.unpack_from("<IIQQQQ", data, start + n * size) for n in range(count)]
         self._loads = [part for part in parts if part[0] == _LOAD]
         (dynamic,) = (part for part in parts if part[0] == _DYNAMIC)
