@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from aliquot.hooks import edits
 from aliquot.hooks.plan import BindMount, DeviceNode, Hook, Library, Needs, Substitute
 
 HOOK = Path("/lib/aliquot/aliquot-hook")
 STAT = Path("/lib/aliquot/aliquot-stat")
 RUNTIME = Path("/run/aliquot")
+
+
+def open_files() -> int:
+    """How many files this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @dataclass
@@ -27,6 +31,7 @@ class Desk:
     folder: Path
 
     def __post_init__(self) -> None:
+        """Make the folders."""
         self.bundle = self.folder / "bundle"
         self.root = self.bundle / "rootfs"
         self.slice = self.folder / "containers/id-0123"
@@ -40,6 +45,10 @@ class Desk:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return path
+
+    def files(self) -> list[str]:
+        """The names in the bundle."""
+        return sorted(path.name for path in self.bundle.iterdir())
 
     def by_runc(self) -> dict[str, Any]:
         """What runc itself makes of a bundle."""

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from aliquot.hooks import edits, ldcache
 from aliquot.hooks.errors import EditError
 from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from edit_parts import HOOK, RUNTIME, STAT, Desk
 
 LEAST: dict[str, Any] = {"ociVersion": "1.0.2", "root": {"path": "rootfs"}}
@@ -32,7 +32,7 @@ def desk(tmp_path: Path) -> Desk:
     return desk
 
 
-# -- Reading -----------------------------------------------------------------------------------------
+# -- Reading ---------------------------------------------------------------------------------------
 
 
 def test_a_bundle_of_runcs_is_read(desk: Desk) -> None:
@@ -221,7 +221,7 @@ def test_a_bundle_with_anything_in_it_is_changed_or_refused(desk: Desk, config: 
     assert desk.apply() == changed
 
 
-# -- Changing ----------------------------------------------------------------------------------------
+# -- Changing --------------------------------------------------------------------------------------
 
 
 def test_what_is_changed_is_all_that_is_changed(desk: Desk) -> None:
@@ -322,7 +322,7 @@ def test_the_vendors_own_injection_is_taken_out(desk: Desk) -> None:
     assert [hook["path"] for hook in hooks["poststop"]] == [str(HOOK)]
 
 
-# -- Devices -----------------------------------------------------------------------------------------
+# -- Devices ---------------------------------------------------------------------------------------
 
 
 def _rule(major: int | None, minor: int | None, access: str = "rw", **other: Any) -> dict[str, Any]:
@@ -407,7 +407,7 @@ def test_links_by_number_are_made_for_devices_that_are_there(tmp_path: Path) -> 
         assert links == {"1:3": Path("../nvidia0"), "1:5": Path("../other")}
 
 
-# -- Mounts and the plan -----------------------------------------------------------------------------
+# -- Mounts and the plan ---------------------------------------------------------------------------
 
 
 def test_the_plan_says_what_lies_where(desk: Desk) -> None:
@@ -551,7 +551,7 @@ def test_a_damaged_cache_leaves_no_plan(desk: Desk) -> None:
     assert list(desk.slice.iterdir()) == []
 
 
-# -- Writing -----------------------------------------------------------------------------------------
+# -- Writing ---------------------------------------------------------------------------------------
 
 
 def test_writing_keeps_mode_and_owner(desk: Desk) -> None:

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from aliquot.hooks import image, ldcache
 from aliquot.hooks.errors import EditError
 
@@ -39,7 +38,7 @@ def put(root: Path, path: str, content: bytes = b"") -> None:
     place.write_bytes(content)
 
 
-# -- Staying inside ----------------------------------------------------------------------------------
+# -- Staying inside --------------------------------------------------------------------------------
 
 
 def test_links_stay_inside_whatever_they_say(root: Path) -> None:
@@ -94,7 +93,7 @@ def test_circles_and_long_names_are_no_files(root: Path) -> None:
             assert not opened.is_file(path)
 
 
-# -- What is opened ----------------------------------------------------------------------------------
+# -- What is opened --------------------------------------------------------------------------------
 
 
 def test_only_files_are_read(root: Path) -> None:
@@ -165,7 +164,7 @@ def test_a_root_that_is_none_is_said(tmp_path: Path) -> None:
         image.Root(tmp_path / "gone")
 
 
-# -- What an image is --------------------------------------------------------------------------------
+# -- What an image is ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

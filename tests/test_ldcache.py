@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from aliquot.hooks import ldcache
 from aliquot.hooks.errors import EditError
 from aliquot.hooks.ldcache import Entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 HOST_CACHE = Path("/etc/ld.so.cache")
 LDCONFIG = shutil.which("ldconfig", path="/usr/sbin:/sbin")
@@ -81,7 +80,7 @@ def test_a_cache_behind_one_of_the_old_format_is_read(host: bytes) -> None:
         assert ldcache.read(old + bytes(-len(old) % 8) + new) == entries
 
 
-# -- The real loader ---------------------------------------------------------------------------------
+# -- The real loader -------------------------------------------------------------------------------
 
 
 class Root:
@@ -185,7 +184,7 @@ def test_variants_for_hardware_stay_what_they_were(root: Root) -> None:
     assert root.loads("libw.so.1") == "1"
 
 
-# -- Hostile ones ------------------------------------------------------------------------------------
+# -- Hostile ones ----------------------------------------------------------------------------------
 
 _TEXT = st.binary(max_size=24).map(lambda raw: raw.replace(b"\0", b""))
 _ENTRIES = st.builds(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from aliquot.hooks import planfile
 from aliquot.hooks.errors import EditError
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @given(st.lists(st.lists(st.text(max_size=12), min_size=1, max_size=4), max_size=6))
