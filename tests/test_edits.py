@@ -19,7 +19,7 @@ from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edit_parts import HOOK, RUNTIME, STAT, Desk
+from edit_parts import HOOK, RUNTIME, STAT, Desk, open_files
 
 LEAST: dict[str, Any] = {"ociVersion": "1.0.2", "root": {"path": "rootfs"}}
 
@@ -138,10 +138,10 @@ def test_what_is_no_file_is_not_waited_for(
 ) -> None:
     (desk.bundle / "config.json").unlink()
     make(desk.bundle / "config.json")
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     with pytest.raises(EditError, match=match):
         edits.inspect(desk.bundle)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 _JSON = st.recursive(
@@ -568,7 +568,7 @@ def test_writing_keeps_mode_and_owner(desk: Desk) -> None:
     assert (after.st_mode, after.st_uid, after.st_gid) == (
         *(before.st_mode, before.st_uid, before.st_gid),
     )
-    assert sorted(os.listdir(desk.bundle)) == ["config.json", "rootfs"]
+    assert desk.files() == ["config.json", "rootfs"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(desk: Desk) -> None:
@@ -577,7 +577,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(desk: Desk) -> None
     with pytest.raises(ValueError, match="not JSON compliant"):
         edits.write(bundle, {"a": float("nan")})
     # A disk that is full: a file system of one page, and more to write than that.
-    script = 'mount -t tmpfs -o size=64k tmpfs "$1" && cp "$2" "$1/config.json" && exec "$0" -c "$3" "$1"'
+    script = (
+        'mount -t tmpfs -o size=64k tmpfs "$1" && cp "$2" "$1/config.json" && '
+        'exec "$0" -c "$3" "$1"'
+    )
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
@@ -600,7 +603,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(desk: Desk) -> None
         text=True,
     )
     assert file.read_bytes() == before
-    assert sorted(os.listdir(desk.bundle)) == ["config.json", "rootfs"]
+    assert desk.files() == ["config.json", "rootfs"]
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
     assert done.stdout.splitlines() == ["No space left on device", "['config.json'] True"]
