@@ -115,7 +115,8 @@ class Root:
         try:
             fd = self.open(path, os.O_PATH)
         except OSError as error:
-            return _none_there(path, error)
+            _refuse_unless_absent(path, error)
+            return None
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
@@ -139,7 +140,7 @@ class Root:
         try:
             fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            _none_there(path, error)
+            _refuse_unless_absent(path, error)
             return []
         try:
             with os.scandir(fd) as entries:
@@ -153,7 +154,7 @@ class Root:
         return sorted(names)
 
 
-def _none_there(path: str, error: OSError) -> None:
+def _refuse_unless_absent(path: str, error: OSError) -> None:
     if error.errno not in _NOT_THERE:
         raise EditError(f"{shown(path)} of the image: {error.strerror}") from error
 

@@ -8,7 +8,6 @@ import random
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,7 +138,7 @@ class Root:
 
 
 @pytest.fixture
-def root(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Root]:
+def root(tmp_path: Path) -> Root:
     """A root of its own, for those who may change theirs."""
     if subprocess.run([CHROOT, "/", "true"], check=False, capture_output=True).returncode:
         pytest.skip("chroot is not allowed here")
