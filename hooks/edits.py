@@ -11,15 +11,17 @@ import copy
 import fnmatch
 import json
 import os
+import re
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from . import image, ldcache, planfile
-from .errors import EditError
+from .errors import EditError, shown
 from .folders import DRIVER_FOLDERS
 from .plan import BindMount, DeviceNode, Library, Needs
 
@@ -30,6 +32,8 @@ REGION_FOLDER: Final = "/run/aliquot"
 STAT_PATH: Final = "/usr/bin/aliquot-stat"
 
 _MOST_CONFIG_BYTES: Final = 16 << 20
+# The specification's own structure is seven deep.
+_MOST_DEPTH: Final = 64
 _OUR_HOOKS: Final = ("createRuntime", "createContainer", "poststop")
 _OUR_HOOK_NAME: Final = "aliquot-hook"
 _EVERY_HOOK: Final = (
@@ -53,47 +57,98 @@ class Bundle:
 
 def inspect(path: Path) -> Bundle:
     """Read a bundle. Raises EditError, one line with the file and the key that is wrong."""
-    file = path / CONFIG
     if not path.is_absolute():
         raise EditError(f"{path}: a bundle is named by its absolute path")
-    try:
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as opened:  # noqa: PTH123 - an open file
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise EditError(f"{file} is not a regular file")
-            content = opened.read(_MOST_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise EditError(f"{file} cannot be read: {error.strerror}") from error
-    if len(content) > _MOST_CONFIG_BYTES:
-        raise EditError(f"{file} has more than {_MOST_CONFIG_BYTES >> 20} MiB")
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise EditError(f"{file} is not JSON: {error}") from error
+    file = path / CONFIG
     find = _Finder(str(file))
-    config = find.of(config, dict, "the whole")
+    config = find.of(_read_json(file), dict, "the whole")
     find.of(config.get("ociVersion"), str, "ociVersion")
-    find.of(config.get("linux"), dict, "linux")
     root = find.of(find.of(config.get("root"), dict, "root").get("path"), str, "root.path")
-    if "\0" in root or not root:
-        raise EditError(f"{file}: root.path is not a path")
-    process = find.of(config.get("process", {}), dict, "process")
+    # What is null is absent: so the runtimes, which are written in Go, read and write it.
+    process = find.of(config.get("process") or {}, dict, "process")
     variables = find.texts(process.get("env") or [], "process.env")
     annotations = find.of(config.get("annotations") or {}, dict, "annotations")
     for key, value in annotations.items():
         find.of(value, str, f"annotations.{key}")
     find.hooks(config.get("hooks") or {})
-    find.rows(config["linux"].get("devices") or [], "linux.devices")
-    find.rows(config.get("mounts") or [], "mounts")
-    resources = find.of(config["linux"].get("resources") or {}, dict, "linux.resources")
-    find.rows(resources.get("devices") or [], "linux.resources.devices")
+    for mount in find.rows(config.get("mounts") or [], "mounts"):
+        find.of(mount.get("destination"), str, "the destination of a mount")
+        find.of(mount.get("source") or "", str, "the source of a mount")
+    linux = find.of(config.get("linux") or {}, dict, "linux")
+    for device in find.rows(linux.get("devices") or [], "linux.devices"):
+        find.of(device.get("path"), str, "the path of a device")
+    find.rows(linux.get("namespaces") or [], "linux.namespaces")
+    resources = find.of(linux.get("resources") or {}, dict, "linux.resources")
+    for rule in find.rows(resources.get("devices") or [], "linux.resources.devices"):
+        find.of(rule.get("access") or "", str, "the access of a device's rule")
     return Bundle(
         path=path,
         config=config,
         annotations=annotations,
         environment=dict(variable.partition("=")[::2] for variable in variables),
-        root=path / root,
+        root=_root(path, root, file),
     )
+
+
+def _read_json(file: Path) -> Any:  # noqa: ANN401 - what JSON has
+    try:
+        # What lies there may be a pipe: do not wait for its other end.
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise EditError(f"{file} is not a regular file")
+            with open(fd, "rb", closefd=False) as opened:
+                content = opened.read(_MOST_CONFIG_BYTES + 1)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise EditError(f"{file} cannot be read: {error.strerror}") from error
+    if len(content) > _MOST_CONFIG_BYTES:
+        raise EditError(f"{file} has more than {_MOST_CONFIG_BYTES >> 20} MiB")
+    try:
+        config = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise EditError(f"{file} is not JSON: {shown(str(error))}") from error
+    _check_depth(config, file)
+    return config
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"it has {text}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in {float("inf"), float("-inf")}:
+        raise ValueError(f"it has the number {text}")
+    return value
+
+
+def _check_depth(config: Any, file: Path) -> None:  # noqa: ANN401 - what JSON has
+    """Copying and writing recurse: what is too deep for that is refused before anything is done."""
+    level = [config]
+    for _ in range(_MOST_DEPTH):
+        level = [value for one in level for value in _values(one)]
+        if not level:
+            return
+    raise EditError(f"{file} is nested more than {_MOST_DEPTH} deep")
+
+
+def _values(value: Any) -> Iterable[Any]:  # noqa: ANN401 - what JSON has
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _root(bundle: Path, text: str, file: Path) -> Path:
+    """Return where the root file system is, free of links: the hook finds it by this name."""
+    try:
+        root = os.path.realpath(bundle / text) if text else None
+    except ValueError:  # a NUL, or half of a character
+        root = None
+    if root is None:
+        raise EditError(f"{file}: root.path '{shown(text)}' is not a path")
+    return Path(root)
 
 
 class _Finder:
@@ -105,7 +160,7 @@ class _Finder:
     def of(self, value: Any, kind: type, key: str) -> Any:  # noqa: ANN401 - what JSON has
         if not isinstance(value, kind):
             names: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
-            raise EditError(f"{self._file}: {key[:200]} is not {names[kind]}")
+            raise EditError(f"{self._file}: {shown(key)} is not {names[kind]}")
         return value
 
     def texts(self, value: Any, key: str) -> list[str]:  # noqa: ANN401 - what JSON has
@@ -144,13 +199,14 @@ def apply(
 
 def write(bundle: Bundle, config: Mapping[str, Any]) -> None:
     """Replace the bundle's config.json, whole or not at all. Raises OSError."""
+    # In one piece: json.dump would not use the fast encoder.
+    content = json.dumps(config, allow_nan=False).encode("ascii")
     path = bundle.path / CONFIG
     before = path.lstat()
     fd, fresh = tempfile.mkstemp(dir=bundle.path, prefix=".config-")
     try:
-        with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - an open file
-            # In one piece: json.dump would not use the fast encoder.
-            file.write(json.dumps(config))
+        with open(fd, "wb") as file:  # noqa: PTH123 - an open file
+            file.write(content)
             file.flush()
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
             os.fchown(fd, before.st_uid, before.st_gid)
@@ -164,24 +220,36 @@ def link_char_devices(nodes: Iterable[DeviceNode], dev: Path = Path("/dev")) -> 
     """Make /dev/char/MAJOR:MINOR on the node for device files that lack it.
 
     systemd looks a device up there when it writes a container's cgroup rules anew; without the link
-    the container loses its devices at the next daemon-reload. Raises OSError.
+    the container loses its devices at the next daemon-reload. A link to another device is made
+    right. Raises OSError.
     """
     for node in nodes:
         kind = {"c": "char", "b": "block"}.get(node.kind)
-        path = dev / Path(node.path).relative_to("/dev") if node.path.startswith("/dev/") else None
-        if kind is None or path is None or not path.exists():
+        name = node.source or node.path
+        path = dev / name.removeprefix("/dev/")
+        if kind is None or not name.startswith("/dev/") or not _is_node(path, node):
             continue
         link = dev / kind / f"{node.major}:{node.minor}"
-        if not link.is_symlink() and not link.exists():
-            link.parent.mkdir(mode=0o755, exist_ok=True)
-            try:
-                link.symlink_to(os.path.relpath(path, link.parent))
-            except FileExistsError:
-                continue  # another container's admission, or udev, was faster
+        if _is_node(link, node):
+            continue
+        link.parent.mkdir(mode=0o755, exist_ok=True)
+        fresh = link.with_name(f".{link.name}.{os.getpid()}.{threading.get_ident()}")
+        fresh.symlink_to(os.path.relpath(path, link.parent))
+        fresh.replace(link)
+
+
+def _is_node(path: Path, node: DeviceNode) -> bool:
+    """Say whether a path leads to the device that a node is of."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    right = stat.S_ISBLK if node.kind == "b" else stat.S_ISCHR
+    return right(found.st_mode) and found.st_rdev == os.makedev(node.major, node.minor)
 
 
 def _set_environment(config: dict[str, Any], variables: Mapping[str, str]) -> None:
-    if "process" not in config:
+    if not config.get("process"):
         return
     before = config["process"].get("env") or []
     kept = [text for text in before if text.partition("=")[0] not in variables]
@@ -191,44 +259,51 @@ def _set_environment(config: dict[str, Any], variables: Mapping[str, str]) -> No
 def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
     nodes = tuple(nodes)
     ours = {node.path for node in nodes}
-    linux = config["linux"]
-    devices = linux.get("devices") or []
+    linux = config["linux"] = config.get("linux") or {}
+    others = [device for device in linux.get("devices") or [] if device["path"] not in ours]
     # Of the same driver, but not of this slice: someone else's injection of all devices.
-    foreign = [
-        device
-        for device in devices
-        if device.get("path") not in ours and _is_sibling(device, nodes)
-    ]
-    # Runtimes cannot make device files in a user namespace: they mount the host's of that path.
+    foreign = [device for device in others if _is_sibling(device["path"], nodes)]
+    linux["devices"] = [device for device in others if device not in foreign]
+    # Runtimes cannot make device files in a user namespace: they mount the host's, by its path.
     mounted = _mounted_nodes(config, nodes)
-    linux["devices"] = [
-        device for device in devices if device.get("path") not in ours and device not in foreign
-    ] + [_device(node) for node in nodes if node not in mounted]
-    resources = linux.setdefault("resources", {}) or {}
-    linux["resources"] = resources
+    linux["devices"] += [_device(node) for node in nodes if node not in mounted]
+    resources = linux["resources"] = linux.get("resources") or {}
     rules = [_rule(node) for node in nodes]
-    taken = {(device.get("major"), device.get("minor")) for device in foreign}
+    # (Numbers of a bundle may be anything, which a set might not take.)
+    taken = [(device.get("major"), device.get("minor")) for device in foreign]
     resources["devices"] = [
         rule
         for rule in resources.get("devices") or []
-        if rule not in rules and (rule.get("major"), rule.get("minor")) not in taken
+        if rule not in rules
+        and (rule.get("major"), rule.get("minor")) not in taken
+        and not _is_of_all(rule, nodes)
     ] + list({json.dumps(rule): rule for rule in rules}.values())
 
 
 def _mounted_nodes(config: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> list[DeviceNode]:
     """Return the device files that must be mounted, since the host has them elsewhere."""
     namespaces = config["linux"].get("namespaces") or []
-    is_mapped = any(isinstance(one, dict) and one.get("type") == "user" for one in namespaces)
+    is_mapped = any(one.get("type") == "user" for one in namespaces)
     return [node for node in nodes if node.source] if is_mapped else []
 
 
-def _is_sibling(device: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> bool:
+def _is_sibling(path: str, nodes: Iterable[DeviceNode]) -> bool:
     """Say whether a device file is another one of a numbered family of ours: /dev/nvidia1."""
-    path = device.get("path")
-    if not isinstance(path, str):
-        return False
     stems = {node.path.rstrip("0123456789") for node in nodes if node.path[-1:].isdigit()}
     return path[-1:].isdigit() and path.rstrip("0123456789") in stems
+
+
+def _is_of_all(rule: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> bool:
+    """Say whether a rule opens all devices of a driver of ours, of which the slice has some.
+
+    (A rule for all devices of all drivers makes a privileged container, and is somebody's will.)
+    """
+    return (
+        bool(rule.get("allow"))
+        and (rule.get("minor") is None or rule["minor"] == -1)
+        and any((rule.get("type"), rule.get("major")) == (node.kind, node.major) for node in nodes)
+        and bool(set(rule.get("access") or "rwm") & set("rw"))
+    )
 
 
 def _device(node: DeviceNode) -> dict[str, Any]:
@@ -260,33 +335,60 @@ def _set_mounts(config: dict[str, Any], needs: Needs) -> None:
         BindMount(node.source, node.path, ("bind", "rw", "nosuid", "noexec", "rprivate"))
         for node in _mounted_nodes(config, needs.nodes)
     ]
-    # What someone else mounts of the driver's there is covered, or replaced.
-    names = _Names(needs)
-    places = {mount.destination for mount in wanted}
+    places = {os.path.normpath(mount.destination) for mount in wanted}
+    files = _files_of(needs)
     config["mounts"] = [
         mount
         for mount in config.get("mounts") or []
-        if mount.get("destination") not in places and not names.is_drivers(mount)
-    ] + [
-        {
-            "destination": mount.destination,
-            "type": "bind",
-            "source": mount.source,
-            "options": list(mount.options),
-        }
-        for mount in wanted
-    ]
+        if os.path.normpath(mount["destination"]) not in places and _file_of(mount) not in files
+    ] + [_bind(mount) for mount in wanted]
 
 
-class _Names:
-    """The driver's libraries by name, and how to tell somebody's mount of one."""
+def _bind(mount: BindMount) -> dict[str, Any]:
+    options = list(mount.options)
+    if not {"bind", "rbind"} & set(options):
+        options.insert(0, "rbind")
+    return {
+        "destination": mount.destination,
+        "type": "bind",
+        "source": mount.source,
+        "options": options,
+    }
 
-    def __init__(self, needs: Needs) -> None:
-        self._files = {str(library.path) for library in needs.libraries}
 
-    def is_drivers(self, mount: Mapping[str, Any]) -> bool:
-        source = mount.get("source")
-        return isinstance(source, str) and source in self._files
+def _files_of(needs: Needs) -> set[tuple[int, int]]:
+    """Return the driver's libraries as files: somebody else's mount of one has another path."""
+    found = (_identity(str(library.path)) for library in needs.libraries)
+    return {identity for identity in found if identity is not None}
+
+
+def _file_of(mount: Mapping[str, Any]) -> tuple[int, int] | None:
+    source = mount.get("source") or ""
+    return _identity(source) if source.startswith("/") else None
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - a text of a bundle
+    except (OSError, ValueError):
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+
+
+def _injected(bundle: Bundle, needs: Needs) -> list[str]:
+    """Return the folders in which somebody mounts a library that is ours to cover or withhold.
+
+    Such as another version of the driver, from another folder of the host: what it is for is not
+    known, so it stays, behind the shim.
+    """
+    folders = []
+    for mount in bundle.config.get("mounts") or []:
+        folder, name = os.path.split(os.path.normpath(mount["destination"]))
+        covered = any(_is_name_of(name, one.soname) for one in needs.substitutes)
+        withheld = any(fnmatch.fnmatchcase(name, pattern) for pattern in needs.withheld)
+        if (covered or withheld) and image.is_plain(folder):
+            folders.append(folder)
+    return folders
 
 
 def _is_file(path: str) -> bool:
@@ -311,21 +413,21 @@ def _set_hooks(
                 and os.path.basename(one["path"]) != _OUR_HOOK_NAME  # noqa: PTH119 - a text
             ]
     for one in needs.hooks:
+        listed = hooks[one.when] = hooks.get(one.when) or []
         entry: dict[str, Any] = {"path": one.path}
         if one.args:
             entry["args"] = list(one.args)
         if one.env:
             entry["env"] = list(one.env)
-        if entry not in hooks.setdefault(one.when, []):
-            hooks[one.when].append(entry)
+        if entry not in listed:
+            listed.append(entry)
     for when in _OUR_HOOKS:
-        hooks.setdefault(when, []).append(
-            {
-                "path": str(hook),
-                "args": [_OUR_HOOK_NAME, when, str(folder)],
-                "env": [f"ALIQUOT_RUNTIME_DIR={runtime_dir}"],
-            }
-        )
+        ours = {
+            "path": str(hook),
+            "args": [_OUR_HOOK_NAME, when, str(folder)],
+            "env": [f"ALIQUOT_RUNTIME_DIR={runtime_dir}"],
+        }
+        hooks[when] = [*(hooks.get(when) or []), ours]
 
 
 def _matches(hook: Mapping[str, Any], patterns: Iterable[str]) -> bool:
@@ -343,7 +445,8 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         scanned = image.other_folders(root, home)
     sonames = {substitute.soname for substitute in needs.substitutes}
     scanned += _folders_of(entries or [], sonames)
-    scanned += _library_path(bundle.environment)
+    scanned += _library_path({**bundle.environment, **needs.environment})
+    scanned += _injected(bundle, needs)
     scanned += DRIVER_FOLDERS
     lines: list[tuple[str, ...]] = [
         ("root", str(bundle.root)),
@@ -351,7 +454,7 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         ("region", str(folder / "region")),
         *(("substitute", s.soname, str(s.shim), s.driver) for s in needs.substitutes),
         ("home", home),
-        *(_library_line(library, needs) for library in needs.libraries),
+        *_library_lines(needs),
         *(("withhold", pattern) for pattern in needs.withheld),
         *(("scan", path) for path in dict.fromkeys(scanned) if path != home),
         *(
@@ -370,6 +473,18 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
     _write_file(folder / "plan", planfile.encode(lines))
 
 
+def _library_lines(needs: Needs) -> list[tuple[str, ...]]:
+    lines = [_library_line(library, needs) for library in needs.libraries]
+    drivers: dict[str, str] = {}
+    for _, soname, path, *_ in (line for line in lines if line[0] == "driver"):
+        if drivers.setdefault(soname, path) != path:
+            raise EditError(
+                f"two of {soname} for one container, {drivers[soname]} and {path}: "
+                "leave one in the node's CDI specifications"
+            )
+    return list(dict.fromkeys(lines))
+
+
 def _library_line(library: Library, needs: Needs) -> tuple[str, ...]:
     for substitute in needs.substitutes:
         if any(_is_name_of(name, substitute.soname) for name in library.names):
@@ -380,26 +495,21 @@ def _library_line(library: Library, needs: Needs) -> tuple[str, ...]:
 def _is_name_of(name: str, soname: str) -> bool:
     """Say whether a file's name is one of a library's: libcuda.so, .so.1, .so.550.54."""
     stem = soname.partition(".so")[0] + ".so"
-    tail = name.removeprefix(stem)
-    return name.startswith(stem) and all(c.isdigit() or c == "." for c in tail)
+    return re.fullmatch(re.escape(stem) + r"(\.[0-9]+)*", name) is not None
 
 
 def _folders_of(entries: Iterable[ldcache.Entry], sonames: Iterable[str]) -> list[str]:
     names = {os.fsencode(soname) for soname in sonames}
     found = [os.fsdecode(entry.path) for entry in entries if entry.name in names]
-    return [os.path.dirname(path) for path in found if _is_plain(path)]  # noqa: PTH120 - a text
+    return [os.path.dirname(path) for path in found if image.is_plain(path)]  # noqa: PTH120 - a text
 
 
 def _library_path(environment: Mapping[str, str]) -> list[str]:
     return [
         entry
         for entry in environment.get("LD_LIBRARY_PATH", "").replace(";", ":").split(":")
-        if "$" not in entry and _is_plain(entry)
+        if "$" not in entry and image.is_plain(entry)
     ]
-
-
-def _is_plain(path: str) -> bool:
-    return path.startswith("/") and not any(letter in path for letter in "\t\n\0*?[")
 
 
 def _with_driver(entries: Iterable[ldcache.Entry], needs: Needs, home: str) -> list[ldcache.Entry]:

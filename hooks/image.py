@@ -13,11 +13,12 @@ import os
 import platform
 import stat
 import struct
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from . import ldcache
-from .errors import EditError
+from .errors import EditError, shown
 
 CACHE: Final = "/etc/ld.so.cache"
 
@@ -26,7 +27,12 @@ _SYS_OPENAT2: Final = 437
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
 _RESOLVE_IN_ROOT: Final = 0x10
 _MOST_CONFIG_BYTES: Final = 65536
-_MOST_NAMES: Final = 4096
+_MOST_NAMES: Final = 1024
+# A rename or mount anywhere on the machine makes the kernel ask for another try at a `..`.
+_MOST_TRIES: Final = 128
+_NOT_THERE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+)
 
 
 @functools.cache
@@ -48,7 +54,7 @@ class Root:
             raise EditError(f"root file system {path}: {error.strerror}") from error
 
     def __enter__(self) -> Root:  # noqa: PYI034 - Self needs Python 3.11
-        """Use it."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,22 +63,29 @@ class Root:
 
     def open(self, path: str, flags: int) -> int:
         """Open a path in the root. Raises OSError."""
+        raw = os.fsencode(path)
+        if b"\0" in raw:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         how = struct.pack(
             "<QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
         )
-        fd: int = _syscall()(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_int(self._fd),
-            os.fsencode(path),
-            how,
-            ctypes.c_size_t(len(how)),
-        )
-        if fd < 0:
+        code = 0
+        for _ in range(_MOST_TRIES):
+            fd: int = _syscall()(
+                ctypes.c_long(_SYS_OPENAT2),
+                ctypes.c_int(self._fd),
+                raw,
+                how,
+                ctypes.c_size_t(len(how)),
+            )
+            if fd >= 0:
+                return fd
             code = ctypes.get_errno()
-            if code == errno.ENOSYS:
-                raise EditError("this kernel has no openat2: containers need Linux 5.6 or newer")
-            raise OSError(code, os.strerror(code), path)
-        return fd
+            if code not in {errno.EAGAIN, errno.EINTR}:
+                break
+        if code == errno.ENOSYS:
+            raise EditError("this kernel has no openat2: containers need Linux 5.6 or newer")
+        raise OSError(code, os.strerror(code), path)
 
     def is_folder(self, path: str) -> bool:
         """Say whether a path in the root is a folder."""
@@ -82,37 +95,68 @@ class Root:
             return False
         return True
 
-    def read(self, path: str, most: int) -> bytes | None:
-        """Read a regular file, None when there is none. Raises EditError when it is too big."""
+    def is_file(self, path: str) -> bool:
+        """Say whether a path in the root is a regular file."""
         try:
-            fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            fd = self.open(path, os.O_PATH)
         except OSError:
+            return False
+        try:
+            return stat.S_ISREG(os.fstat(fd).st_mode)
+        finally:
+            os.close(fd)
+
+    def read(self, path: str, most: int) -> bytes | None:
+        """Read a regular file of at most ``most`` bytes, None when there is none.
+
+        Nothing else is ever opened: an image may have device files, and opening some of those does
+        something (a watchdog). Raises EditError for a file that is too big or cannot be read.
+        """
+        try:
+            fd = self.open(path, os.O_PATH)
+        except OSError as error:
+            _refuse_unless_absent(path, error)
             return None
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
-            with open(os.dup(fd), "rb") as file:  # noqa: PTH123 - an open file
+            # By its descriptor: nobody can put something else there in between.
+            again = Path(f"/proc/self/fd/{fd}")
+            with again.open("rb") as file:
                 data = file.read(most + 1)
-        except OSError:
-            return None
+        except OSError as error:
+            raise EditError(f"{shown(path)} of the image: {error.strerror}") from error
         finally:
             os.close(fd)
         if len(data) > most:
-            raise EditError(f"{path} of the image has more than {most} bytes")
+            raise EditError(f"{shown(path)} of the image has more than {most} bytes")
         return data
 
     def names(self, path: str) -> list[str]:
-        """Return the names in a folder, as many as are believable; none when there is no folder."""
+        """Return the names in a folder, none when there is no folder.
+
+        Raises EditError for more names than are believable.
+        """
         try:
             fd = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
+        except OSError as error:
+            _refuse_unless_absent(path, error)
             return []
         try:
-            return sorted(os.listdir(fd))[:_MOST_NAMES]  # noqa: PTH208 - an open folder
-        except OSError:
-            return []
+            with os.scandir(fd) as entries:
+                names = [entry.name for entry in islice(entries, _MOST_NAMES + 1)]
+        except OSError as error:
+            raise EditError(f"{shown(path)} of the image: {error.strerror}") from error
         finally:
             os.close(fd)
+        if len(names) > _MOST_NAMES:
+            raise EditError(f"{shown(path)} of the image has more than {_MOST_NAMES} files")
+        return sorted(names)
+
+
+def _refuse_unless_absent(path: str, error: OSError) -> None:
+    if error.errno not in _NOT_THERE:
+        raise EditError(f"{shown(path)} of the image: {error.strerror}") from error
 
 
 def _multiarch() -> str:
@@ -123,17 +167,14 @@ def default_folder(root: Root) -> str:
     """Return the folder of the image's loader in which a library is found without anything else.
 
     Debian and its kin have one for each architecture; Red Hat's, SUSE's and others /usr/lib64; an
-    image without any gets the one that every loader looks in at last.
+    image without any gets the one that every loader looks in at last. Where the C library lies is
+    where its loader looks, whatever other folders packages have made.
     """
-    for folder in (
-        f"/usr/lib/{_multiarch()}",
-        f"/lib/{_multiarch()}",
-        "/usr/lib64",
-        "/lib64",
-    ):
-        if root.is_folder(folder):
-            return folder
-    return "/usr/lib"
+    multiarch = _multiarch()
+    folders = (f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/lib64", "/lib64")
+    with_libc = (folder for folder in folders if root.is_file(f"{folder}/libc.so.6"))
+    there = (folder for folder in folders if root.is_folder(folder))
+    return next(with_libc, None) or next(there, "/usr/lib")
 
 
 def other_folders(root: Root, home: str) -> list[str]:
@@ -143,15 +184,29 @@ def other_folders(root: Root, home: str) -> list[str]:
         *(f"/lib/{multiarch}", f"/usr/lib/{multiarch}", "/lib64", "/usr/lib64", "/lib", "/usr/lib"),
         *("/usr/local/lib", f"/usr/local/lib/{multiarch}"),
     ]
-    for name in root.names("/etc/ld.so.conf.d"):
-        if name.endswith(".conf"):
-            text = root.read(f"/etc/ld.so.conf.d/{name}", _MOST_CONFIG_BYTES) or b""
-            lines = (os.fsdecode(line).split("#")[0].strip() for line in text.splitlines())
-            folders += [line for line in lines if line.startswith("/") and "\0" not in line]
+    files = [f"/etc/ld.so.conf.d/{name}" for name in root.names("/etc/ld.so.conf.d")]
+    left = _MOST_CONFIG_BYTES
+    for file in ("/etc/ld.so.conf", *(file for file in files if file.endswith(".conf"))):
+        text = root.read(file, left) or b""
+        left -= len(text)
+        lines = (os.fsdecode(line).split("#")[0].strip() for line in text.splitlines())
+        # (ldconfig also takes "folder=type".)
+        folders += [line.split("=")[0] for line in lines if is_plain(line)]
     return [folder for folder in dict.fromkeys(folders) if folder != home]
 
 
+def is_plain(path: str) -> bool:
+    """Say whether a text of an image is an absolute path that a plan can name as it is."""
+    return path.startswith("/") and not any(letter in path for letter in "\t\n\0*?[")
+
+
 def cache_entries(root: Root) -> list[ldcache.Entry] | None:
-    """Return what the image's loader cache has; None when it has none."""
+    """Return what the image's loader cache has; None when it has none. Raises EditError."""
     data = root.read(CACHE, ldcache.MOST_BYTES)
-    return None if data is None else ldcache.read(data)
+    if not data:
+        # The loader passes over an empty one, which some images are shrunk to.
+        return None if data is None else []
+    try:
+        return ldcache.read(data)
+    except EditError as error:
+        raise EditError(f"{CACHE} of the image: {error}: run ldconfig in the image") from error

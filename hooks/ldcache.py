@@ -7,8 +7,8 @@ image is hostile input: whatever is wrong with it is an EditError.
 
 from __future__ import annotations
 
-import functools
 import platform
+import re
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,9 +29,15 @@ _SECTION: Final = struct.Struct("<IIII")
 _EXTENSION_MAGIC: Final = 0xEAA42174
 _HWCAPS_TAG: Final = 1
 _LITTLE_ENDIAN: Final = 2
-_HWCAP_EXTENSION: Final = 1 << 62
-_MOST_LIBRARIES: Final = 1 << 18
+_BIG_ENDIAN: Final = 3
+# The upper half of a hardware mask whose lower half is the number of a variant.
+_HWCAP_EXTENSION: Final = 1 << 30
+_MOST_LIBRARIES: Final = 1 << 15
 _MOST_VARIANTS: Final = 64
+# Entries may share text, so that a small file could stand for very much of it.
+_MOST_TEXT_BYTES: Final = 8 << 20
+_MOST_STRING_BYTES: Final = 4096
+_TOKEN: Final = re.compile(rb"[0-9]+|[^0-9]", re.DOTALL)
 # What the loader of a machine's usual ABI looks for: FLAG_ELF_LIBC6 and the ABI.
 FLAGS: Final = {"x86_64": 0x0303, "aarch64": 0x0A03}
 
@@ -59,20 +65,22 @@ def read(data: bytes) -> list[Entry]:
     """Read a cache. Raises EditError when it is not one."""
     base = _new_part(data)
     try:
-        _, count, _, _, extension = _HEADER.unpack_from(data, base)
+        _, count, _, flags, extension = _HEADER.unpack_from(data, base)
+        if flags & 3 == _BIG_ENDIAN:
+            raise EditError("the loader's cache is of a machine with another order of bytes")
         if count > _MOST_LIBRARIES:
             raise EditError(f"the loader's cache has {count} libraries: too many to be one")
-        variants = _variants(data, base, extension)
+        strings = _Strings(data, base)
+        variants = _variants(data, base, extension, strings)
         entries = []
         for number in range(count):
             flags, key, value, _, hwcap = _ENTRY.unpack_from(
                 data, base + _HEADER.size + number * _ENTRY.size
             )
             variant = b""
-            if hwcap & _HWCAP_EXTENSION:
+            if hwcap >> 32 == _HWCAP_EXTENSION:
                 variant, hwcap = variants[hwcap & 0xFFFFFFFF], 0
-            name, path = (_string(data, base + offset) for offset in (key, value))
-            entries.append(Entry(name, path, flags, hwcap, variant))
+            entries.append(Entry(strings.at(key), strings.at(value), flags, hwcap, variant))
     except (struct.error, IndexError) as error:
         raise EditError("the loader's cache is cut off or damaged") from error
     return entries
@@ -90,7 +98,7 @@ def _new_part(data: bytes) -> int:
     return base
 
 
-def _variants(data: bytes, base: int, extension: int) -> list[bytes]:
+def _variants(data: bytes, base: int, extension: int, strings: _Strings) -> list[bytes]:
     if not extension:
         return []
     magic, count = _EXTENSION.unpack_from(data, base + extension)
@@ -102,20 +110,43 @@ def _variants(data: bytes, base: int, extension: int) -> list[bytes]:
         )
         if tag == _HWCAPS_TAG and size // 4 <= _MOST_VARIANTS:
             names = struct.unpack_from(f"<{size // 4}I", data, base + offset)
-            return [_string(data, base + name) for name in names]
+            return [strings.at(name) for name in names]
     return []
 
 
-def _string(data: bytes, offset: int) -> bytes:
-    end = data.find(b"\0", offset, offset + 4097)
-    if offset >= len(data) or end < 0:
-        raise EditError("the loader's cache has a name without an end")
-    return data[offset:end]
+class _Strings:
+    """The texts of a cache, each read once."""
+
+    def __init__(self, data: bytes, base: int) -> None:
+        self._data = data
+        self._base = base
+        self._read: dict[int, bytes] = {}
+        self._left = _MOST_TEXT_BYTES
+
+    def at(self, offset: int) -> bytes:
+        """Return the text at an offset from the cache's beginning. Raises EditError."""
+        if offset not in self._read:
+            start = self._base + offset
+            end = self._data.find(b"\0", start, start + _MOST_STRING_BYTES + 1)
+            if end < 0:
+                raise EditError("the loader's cache has a name without an end")
+            self._left -= end - start
+            if self._left < 0:
+                raise EditError("the loader's cache has too much text to be one")
+            self._read[offset] = self._data[start:end]
+        return self._read[offset]
 
 
 def write(entries: Iterable[Entry]) -> bytes:
-    """Return a cache with these entries, in the order in which the loader searches."""
-    ordered = sorted(dict.fromkeys(entries), key=_order)
+    """Return a cache with these entries, each once, in the order in which the loader searches.
+
+    That is ldconfig's: names downwards, so that the loader can halve; of one name the ABI's flags
+    downwards, then variants, which must come before what is for any hardware.
+    """
+    ordered = sorted(
+        dict.fromkeys(entries), key=lambda e: (-e.flags, not e.variant, e.variant, -e.hwcap)
+    )
+    ordered.sort(key=lambda entry: _by_name(entry.name), reverse=True)
     variants = sorted({entry.variant for entry in ordered if entry.variant})
     strings = bytearray()
     places: dict[bytes, int] = {}
@@ -129,7 +160,9 @@ def write(entries: Iterable[Entry]) -> bytes:
 
     rows = []
     for entry in ordered:
-        hwcap = _HWCAP_EXTENSION | variants.index(entry.variant) if entry.variant else entry.hwcap
+        hwcap = entry.hwcap
+        if entry.variant:
+            hwcap = _HWCAP_EXTENSION << 32 | variants.index(entry.variant)
         rows.append(_ENTRY.pack(entry.flags, place(entry.name), place(entry.path), 0, hwcap))
     names = struct.pack(f"<{len(variants)}I", *map(place, variants))
     tail = b""
@@ -144,42 +177,24 @@ def write(entries: Iterable[Entry]) -> bytes:
     return header + b"".join(rows) + bytes(strings) + tail
 
 
-def _compare(one: bytes, other: bytes) -> int:
-    """Compare names as the loader does: runs of digits by their number (_dl_cache_libcmp)."""
-    i = j = 0
-    while i < len(one):
-        first = one[i : i + 1]
-        second = other[j : j + 1]
-        if first.isdigit() and second.isdigit():
-            a, i = _number(one, i)
-            b, j = _number(other, j)
-            if a != b:
-                return a - b
-        elif first.isdigit() or second.isdigit():
-            return 1 if first.isdigit() else -1
-        elif first != second:
-            return one[i] - (other[j] if second else 0)
+def _by_name(name: bytes) -> list[tuple[int, int]]:
+    """Return what orders a name as the loader does (_dl_cache_libcmp).
+
+    Runs of digits count as numbers, in an int that overflows, and come after everything else; other
+    bytes are C's plain char, which has a sign on some machines.
+    """
+    signed = platform.machine() in {"x86_64", "i686"}
+    key = []
+    for token in _TOKEN.findall(name):
+        byte: int = token[0]
+        if 48 <= byte <= 57:
+            key.append((1, _as_int(token)))
         else:
-            i, j = i + 1, j + 1
-    return -other[j] if j < len(other) else 0
+            key.append((0, byte - 256 if signed and byte > 127 else byte))
+    return [*key, (0, 0)]
 
 
-def _number(text: bytes, at: int) -> tuple[int, int]:
-    end = at
-    while text[end : end + 1].isdigit():
-        end += 1
-    return int(text[at:end]), end
-
-
-def _order_of(one: Entry, other: Entry) -> int:
-    by_name = _compare(other.name, one.name)
-    if by_name:
-        return by_name
-    if one.flags != other.flags:
-        return other.flags - one.flags
-    # Variants of better hardware come first; the loader takes the first that the machine has.
-    mine, theirs = ((entry.variant, entry.hwcap) for entry in (one, other))
-    return (theirs > mine) - (theirs < mine)
-
-
-_order = functools.cmp_to_key(_order_of)
+def _as_int(digits: bytes) -> int:
+    # Longer runs than any int are cut: only their last 32 bits count, and 10^32 has none of those.
+    value = int(digits[-32:]) & 0xFFFFFFFF
+    return value - (1 << 32) if value >> 31 else value

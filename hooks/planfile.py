@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-from .errors import EditError
+from .errors import EditError, shown
 
 VERSION: Final = "1"
 _MOST_BYTES: Final = 1 << 20
@@ -27,10 +27,13 @@ def encode(lines: Iterable[tuple[str, ...]]) -> bytes:
 
 
 def _field(text: str) -> bytes:
-    raw = os.fsencode(text)
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:
+        raw = b""
     if not raw or any(letter in raw for letter in b"\t\n\0"):
-        shown = "".join(letter if letter.isprintable() else "?" for letter in text)
         raise EditError(
-            f"'{shown}' cannot be a path of a container: it is empty or has a tab or newline"
+            f"'{shown(text)}' cannot be a path of a container: it is empty, "
+            "or has a tab, a newline or what is no text"
         )
     return raw

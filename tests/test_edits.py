@@ -1,0 +1,623 @@
+"""What is changed in a bundle, and that nothing else is."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aliquot.hooks import edits, ldcache
+from aliquot.hooks.errors import EditError
+from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edit_parts import HOOK, RUNTIME, STAT, Desk, open_files
+
+LEAST: dict[str, Any] = {"ociVersion": "1.0.2", "root": {"path": "rootfs"}}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """A bundle that has only what every bundle has."""
+    desk = Desk(tmp_path)
+    desk.set(LEAST)
+    return desk
+
+
+# -- Reading ---------------------------------------------------------------------------------------
+
+
+def test_a_bundle_of_runcs_is_read(desk: Desk) -> None:
+    (desk.bundle / "config.json").unlink()
+    config = desk.by_runc()
+    bundle = edits.inspect(desk.bundle)
+    assert bundle.config == config
+    assert bundle.root == desk.root.resolve()
+    assert bundle.environment["PATH"].startswith("/usr/local/sbin")
+    assert bundle.annotations == {}
+
+
+def test_the_last_of_two_variables_counts_and_null_is_nothing(desk: Desk) -> None:
+    process = {"env": ["A=1", "B==2=", "A=3", "C"]}
+    desk.set({**LEAST, "process": process, "annotations": {"a": "b"}, "hooks": None})
+    bundle = edits.inspect(desk.bundle)
+    assert bundle.environment == {"A": "3", "B": "=2=", "C": ""}
+    assert bundle.annotations == {"a": "b"}
+    nothing = dict.fromkeys(("process", "annotations", "hooks", "mounts", "linux"))
+    desk.set({**LEAST, **nothing})
+    assert edits.inspect(desk.bundle).environment == {}
+    assert desk.apply()["process"] is None
+
+
+def test_the_root_is_named_without_links_and_steps(desk: Desk) -> None:
+    (desk.folder / "images/one").mkdir(parents=True)
+    (desk.bundle / "link").symlink_to("../images/one")
+    for text in ("link", "../bundle/link", str(desk.bundle / "link/.")):
+        desk.set({**LEAST, "root": {"path": text}})
+        assert edits.inspect(desk.bundle).root == (desk.folder / "images/one").resolve()
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "a list": ([], "the whole is not an object"),
+    "no version": ({"root": {"path": "/"}}, "ociVersion is not a text"),
+    "no root": ({"ociVersion": "1"}, "root is not an object"),
+    "no path": ({**LEAST, "root": {}}, r"root\.path is not a text"),
+    "an empty path": ({**LEAST, "root": {"path": ""}}, "is not a path"),
+    "a NUL in the path": ({**LEAST, "root": {"path": "a\0"}}, "is not a path"),
+    "half a character": ({**LEAST, "root": {"path": "\ud800"}}, "is not a path"),
+    "env is a text": ({**LEAST, "process": {"env": "A=b"}}, r"process\.env is not a list"),
+    "env has a number": ({**LEAST, "process": {"env": [1]}}, r"item of process\.env is not a text"),
+    "an annotation": ({**LEAST, "annotations": {"a\nb": 1}}, r"annotations\.a\?b is not a text"),
+    "a hook": ({**LEAST, "hooks": {"prestart": [{}]}}, "path of a hook in hooks.prestart"),
+    "hooks": ({**LEAST, "hooks": {"prestart": 7}}, r"hooks\.prestart is not a list"),
+    "a mount": ({**LEAST, "mounts": [{"source": "/"}]}, "destination of a mount is not a text"),
+    "a source": ({**LEAST, "mounts": [{"destination": "/", "source": 1}]}, "source of a mount"),
+    "a device": ({**LEAST, "linux": {"devices": [{"path": 3}]}}, "path of a device is not a text"),
+    "resources": ({**LEAST, "linux": {"resources": 3}}, r"linux\.resources is not an object"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_is_wrong_with_a_bundle_is_said_in_one_line(desk: Desk, what: str) -> None:
+    config, match = BAD[what]
+    desk.set(config)
+    with pytest.raises(EditError, match=match) as caught:
+        edits.inspect(desk.bundle)
+    assert str(caught.value).startswith(f"{desk.bundle}/config.json")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"\xff\xfe\xff", "is not JSON"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": -Infinity}', "Infinity"),
+        (b'{"a": 1e999}', "1e999"),
+        (b"[" * 100000, "is not JSON"),
+        (b'{"a":' * 200 + b"1" + b"}" * 200, "nested more than 64 deep"),
+        (b" " * ((16 << 20) + 1), "more than 16 MiB"),
+    ],
+)
+def test_what_is_no_json_is_refused(desk: Desk, content: bytes, match: str) -> None:
+    (desk.bundle / "config.json").write_bytes(content)
+    with pytest.raises(EditError, match=match):
+        edits.inspect(desk.bundle)
+
+
+def _missing(path: Path) -> None:
+    del path
+
+
+def _link(path: Path) -> None:
+    path.with_name("other.json").write_text(json.dumps(LEAST))
+    path.symlink_to("other.json")
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (_missing, "cannot be read: No such file"),
+        (os.mkfifo, "is not a regular file"),
+        (Path.mkdir, "is not a regular file"),
+        (_link, "cannot be read"),
+    ],
+)
+def test_what_is_no_file_is_not_waited_for(
+    desk: Desk, make: Callable[[Path], None], match: str
+) -> None:
+    (desk.bundle / "config.json").unlink()
+    make(desk.bundle / "config.json")
+    before = open_files()
+    with pytest.raises(EditError, match=match):
+        edits.inspect(desk.bundle)
+    assert open_files() == before
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+_PATHS = st.sampled_from(["/dev/nvidia0", "/dev/nvidia1", "/dev/null", "", "x"])
+
+
+def _rows(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    row = st.fixed_dictionaries({}, optional=fields)
+    return st.lists(row | _JSON, max_size=3) | _JSON
+
+
+# A bundle in which everything that is looked at may be anything.
+_BUNDLES = st.fixed_dictionaries(
+    {"ociVersion": st.just("1.0.2"), "root": st.just({"path": "rootfs"})},
+    optional={
+        "process": st.fixed_dictionaries({}, optional={"env": st.lists(st.text()) | _JSON}) | _JSON,
+        "annotations": st.dictionaries(st.text(max_size=6), st.text(max_size=6) | _JSON),
+        "mounts": _rows(destination=_PATHS | _JSON, source=_PATHS | _JSON, options=_JSON),
+        "hooks": st.dictionaries(
+            st.sampled_from(["prestart", "poststop", "createRuntime", "other"]),
+            _rows(path=_PATHS | _JSON, args=_JSON),
+        )
+        | _JSON,
+        "linux": st.fixed_dictionaries(
+            {},
+            optional={
+                "devices": _rows(path=_PATHS | _JSON, major=_JSON, minor=_JSON),
+                "namespaces": _rows(type=st.just("user") | _JSON),
+                "resources": st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "devices": _rows(
+                            allow=_JSON,
+                            type=st.just("c") | _JSON,
+                            major=st.just(195) | _JSON,
+                            minor=_JSON,
+                            access=st.just("rw") | _JSON,
+                        )
+                    },
+                )
+                | _JSON,
+            },
+        )
+        | _JSON,
+    },
+)
+_QUICK = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@_QUICK
+@given(st.binary(max_size=200) | _JSON.map(lambda value: json.dumps(value).encode()))
+def test_anything_at_all_is_refused_in_one_line(desk: Desk, content: bytes) -> None:
+    (desk.bundle / "config.json").write_bytes(content)
+    with pytest.raises(EditError) as caught:
+        edits.inspect(desk.bundle)
+    assert str(caught.value).isprintable()
+
+
+@_QUICK
+@given(_BUNDLES)
+def test_a_bundle_with_anything_in_it_is_changed_or_refused(desk: Desk, config: Any) -> None:
+    desk.set(config)
+    try:
+        bundle = edits.inspect(desk.bundle)
+        before = copy.deepcopy(bundle.config)
+        changed = desk.apply()
+    except EditError as error:
+        assert str(error).isprintable()  # noqa: PT017 - being changed is right, too
+        return
+    assert bundle.config == before
+    edits.write(bundle, changed)
+    assert desk.config() == changed
+    assert desk.apply() == changed
+
+
+# -- Changing --------------------------------------------------------------------------------------
+
+
+def test_what_is_changed_is_all_that_is_changed(desk: Desk) -> None:
+    (desk.bundle / "config.json").unlink()
+    before = desk.by_runc()
+    after = desk.apply()
+    assert after.pop("annotations") == {"aliquot.dev/slice": "id-0123"}
+    hooks = after.pop("hooks")
+    devices, rules = after["linux"].pop("devices"), after["linux"]["resources"].pop("devices")
+    assert before["linux"]["resources"].pop("devices") == rules[: -len(devices)]
+    assert [device["path"] for device in devices] == ["/dev/nvidia0", "/dev/nvidiactl"]
+    assert rules[-2:] == [
+        {"allow": True, "type": "c", "major": 195, "minor": minor, "access": "rw"}
+        for minor in (0, 255)
+    ]
+    variables = after["process"].pop("env")
+    assert variables == [*before["process"].pop("env"), "NVIDIA_VISIBLE_DEVICES=void"]
+    mounts = after.pop("mounts")
+    assert mounts[:-1] == before.pop("mounts")
+    # A folder is the runtime's to mount; that it is a bind mount is said.
+    assert mounts[-1] == {
+        "destination": "/run/firmware",
+        "type": "bind",
+        "source": str(desk.host / "shim"),
+        "options": ["rbind", "ro", "nosuid"],
+    }
+    assert after == before
+    assert set(hooks) == {"createRuntime", "createContainer", "poststop"}
+    for when, listed in hooks.items():
+        assert listed[-1] == {
+            "path": str(HOOK),
+            "args": ["aliquot-hook", when, str(desk.slice)],
+            "env": [f"ALIQUOT_RUNTIME_DIR={RUNTIME}"],
+        }
+    assert hooks["createRuntime"][:-1] == [
+        {"path": "/usr/bin/vendor", "args": ["vendor", "go"], "env": ["A=b"]}
+    ]
+
+
+def test_runc_takes_the_changed_bundle(desk: Desk) -> None:
+    """Its own checks of a bundle come before everything that needs a kernel's leave."""
+    (desk.bundle / "config.json").unlink()
+    desk.by_runc()
+    bundle = edits.inspect(desk.bundle)
+    edits.write(bundle, desk.apply())
+    done = subprocess.run(
+        ["/usr/sbin/runc", "--root", desk.folder / "state", "create", "edits-test"],
+        cwd=desk.bundle,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+        stdin=subprocess.DEVNULL,
+    )
+    # (Its terminal has nobody at the other end.)
+    assert "cannot allocate tty" in done.stderr, done.stderr
+
+
+def test_changing_twice_is_changing_once(desk: Desk) -> None:
+    desk.set(
+        {
+            **LEAST,
+            "process": {"env": ["NVIDIA_VISIBLE_DEVICES=all", "A=b"]},
+            "hooks": {"createRuntime": None, "prestart": [{"path": "/usr/bin/other"}]},
+            "mounts": [{"destination": "/run/firmware/", "source": "/tmp"}],
+        }
+    )
+    bundle = edits.inspect(desk.bundle)
+    once = desk.apply()
+    plan = desk.plan()
+    edits.write(bundle, once)
+    assert desk.apply() == once
+    assert desk.plan() == plan
+    assert once["process"]["env"] == ["A=b", "NVIDIA_VISIBLE_DEVICES=void"]
+    assert [mount["source"] for mount in once["mounts"]] == [str(desk.host / "shim")]
+
+
+def test_the_vendors_own_injection_is_taken_out(desk: Desk) -> None:
+    nvidia = {"path": "/usr/bin/nvidia-container-runtime-hook", "args": ["x", "prestart"]}
+    ctk = {"path": "/opt/bin/nvidia-ctk", "args": ["nvidia-ctk", "hook", "update-ldcache"]}
+    own = {"path": "/usr/bin/somebody", "args": ["nvidia-ctk"]}
+    stale = {"path": "/old/aliquot-hook", "args": ["aliquot-hook", "poststop", "/old"]}
+    desk.set(
+        {
+            **LEAST,
+            "hooks": {
+                "prestart": [nvidia, own],
+                "createContainer": [ctk],
+                "startContainer": [own, ctk],
+                "poststop": [stale],
+            },
+        }
+    )
+    hooks = desk.apply()["hooks"]
+    assert hooks["prestart"] == [own]
+    assert hooks["startContainer"] == [own]
+    assert [hook["path"] for hook in hooks["createContainer"]] == [str(HOOK)]
+    assert [hook["path"] for hook in hooks["poststop"]] == [str(HOOK)]
+
+
+# -- Devices ---------------------------------------------------------------------------------------
+
+
+def _rule(major: int | None, minor: int | None, access: str = "rw", **other: Any) -> dict[str, Any]:
+    return {"allow": True, "type": "c", "major": major, "minor": minor, "access": access, **other}
+
+
+def test_other_devices_of_the_driver_are_taken_out_with_their_rules(desk: Desk) -> None:
+    def device(path: str, major: int, minor: int) -> dict[str, Any]:
+        return {"path": path, "type": "c", "major": major, "minor": minor}
+
+    kept = [device("/dev/nvidia-uvm", 510, 0), device("/dev/fuse", 10, 229)]
+    deny = {"allow": False, "access": "rwm"}
+    privileged = {"allow": True, "access": "rwm"}
+    desk.set(
+        {
+            **LEAST,
+            "linux": {
+                "devices": [*kept, device("/dev/nvidia0", 1, 1), device("/dev/nvidia1", 195, 1)],
+                "resources": {
+                    "devices": [
+                        *(deny, _rule(195, 1, "rwm"), _rule(510, 0), _rule(195, None)),
+                        *(_rule(195, -1), _rule(195, None, "m"), _rule(None, None, "m")),
+                        *(_rule(195, 0), privileged, _rule(195, None, allow=False)),
+                        _rule(195, None, type="b"),
+                    ]
+                },
+            },
+        }
+    )
+    linux = desk.apply()["linux"]
+    assert linux["devices"][:2] == kept
+    assert [device["path"] for device in linux["devices"][2:]] == ["/dev/nvidia0", "/dev/nvidiactl"]
+    assert linux["devices"][2]["major"] == 195
+    assert linux["resources"]["devices"] == [
+        *(deny, _rule(510, 0), _rule(195, None, "m"), _rule(None, None, "m"), privileged),
+        *(_rule(195, None, allow=False), _rule(195, None, type="b")),
+        *(_rule(195, 0), _rule(195, 255)),
+    ]
+
+
+def test_in_a_user_namespace_a_device_from_elsewhere_is_mounted(desk: Desk) -> None:
+    nodes = (
+        DeviceNode("/dev/nvidia0", 195, 0, source="/driver/dev/nvidia0"),
+        DeviceNode("/dev/nvidiactl", 195, 255),
+    )
+    plain = desk.apply(desk.needs(nodes=nodes))
+    assert [device["path"] for device in plain["linux"]["devices"]] == [
+        *("/dev/nvidia0", "/dev/nvidiactl")
+    ]
+    desk.set({**LEAST, "linux": {"namespaces": [{"type": "pid"}, {"type": "user"}]}})
+    mapped = desk.apply(desk.needs(nodes=nodes))
+    assert [device["path"] for device in mapped["linux"]["devices"]] == ["/dev/nvidiactl"]
+    assert mapped["mounts"][-1]["source"] == "/driver/dev/nvidia0"
+    assert mapped["mounts"][-1]["destination"] == "/dev/nvidia0"
+    assert "nodev" not in mapped["mounts"][-1]["options"]
+    assert mapped["linux"]["resources"] == plain["linux"]["resources"]
+
+
+def test_links_by_number_are_made_for_devices_that_are_there(tmp_path: Path) -> None:
+    dev = tmp_path / "dev"
+    dev.mkdir()
+    try:
+        os.mknod(dev / "nvidia0", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        os.mknod(dev / "other", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("device files cannot be made here")
+    (dev / "file").touch()
+    nodes = [
+        DeviceNode("/dev/nvidia0", 1, 3),
+        DeviceNode("/dev/renamed", 1, 5, source="/dev/other"),
+        DeviceNode("/dev/nvidia0", 195, 9),
+        DeviceNode("/dev/gone", 195, 1),
+        DeviceNode("/dev/file", 195, 2),
+        DeviceNode("/etc/passwd", 1, 7),
+    ]
+    (dev / "char").mkdir()
+    # What led to another device once is made right; what is right is left alone.
+    (dev / "char/1:3").symlink_to("../gone")
+    for _ in range(2):
+        edits.link_char_devices(nodes, dev)
+        links = {path.name: path.readlink() for path in (dev / "char").iterdir()}
+        assert links == {"1:3": Path("../nvidia0"), "1:5": Path("../other")}
+
+
+# -- Mounts and the plan ---------------------------------------------------------------------------
+
+
+def test_the_plan_says_what_lies_where(desk: Desk) -> None:
+    desk.apply()
+    host, folder = desk.host, desk.slice
+    assert desk.plan()[:2] == [["aliquot-plan", "1"], ["root", str(desk.root.resolve())]]
+    assert desk.planned("stage") == [[f"{folder}/stage"]]
+    assert desk.planned("region") == [[f"{folder}/region"]]
+    assert desk.planned("home") == [["/usr/lib"]]
+    assert desk.planned("substitute") == [
+        ["libcuda.so.1", f"{host}/shim/cuda", "libcuda-driver.so.1"],
+        ["libnvidia-ml.so.1", f"{host}/shim/ml", "libnvidia-ml-driver.so.1"],
+    ]
+    cuda = ["libcuda.so.550.54", "libcuda.so.1", "libcuda.so"]
+    ml = ["libnvidia-ml.so.550.54", "libnvidia-ml.so.1"]
+    assert desk.planned("driver") == [
+        ["libcuda.so.1", f"{host}/libcuda.so.550.54", *cuda],
+        ["libnvidia-ml.so.1", f"{host}/{ml[0]}", *ml],
+    ]
+    assert desk.planned("library") == [[f"{host}/libnvidia-ptx.so.550.54", "libnvidia-ptx.so.1"]]
+    assert desk.planned("withhold") == [["libnvidia-vulkan*"]]
+    assert desk.planned("file") == [
+        [f"{host}/nvidia-smi", "/usr/bin/nvidia-smi", "ro"],
+        [f"{folder}/region/grant", "/run/aliquot/grant", "ro"],
+        [f"{folder}/region/usage", "/run/aliquot/usage", "rw"],
+        [str(STAT), "/usr/bin/aliquot-stat", "ro"],
+    ]
+    assert ["/usr/local/cuda*/compat"] in desk.planned("scan")
+    assert ["/usr/lib"] not in desk.planned("scan")
+    assert desk.planned("cache") == []
+    # Whoever the container's root is on the host reads it.
+    assert stat.S_IMODE((folder / "plan").stat().st_mode) == 0o644
+
+
+def test_only_names_of_a_library_make_it_the_driver(desk: Desk) -> None:
+    names = ["libcuda.so1", "libcuda.so..1", "libcuda.so.1.", "libcuda.so.\u00b2", "xlibcuda.so.1"]
+    names += ["libcudart.so.1", "libcuda.so.1a"]
+    libraries = tuple(Library(desk.put(f"other{i}"), (n,)) for i, n in enumerate(names))
+    desk.apply(desk.needs(libraries=libraries))
+    assert desk.planned("driver") == []
+    assert [line[1] for line in desk.planned("library")] == names
+
+
+def test_two_drivers_for_one_container_are_refused(desk: Desk) -> None:
+    needs = desk.needs()
+    second = Library(desk.put("libcuda.so.999"), ("libcuda.so.999", "libcuda.so.1"))
+    with pytest.raises(EditError, match=r"two of libcuda\.so\.1 .*550\.54 and .*999: leave one"):
+        desk.apply(desk.needs(libraries=(*needs.libraries, second)))
+    desk.apply(desk.needs(libraries=needs.libraries * 2))
+    assert len(desk.planned("driver")) == 2
+
+
+def test_what_somebody_else_mounts_of_the_driver_is_ours_or_behind_the_shim(desk: Desk) -> None:
+    needs = desk.needs()
+    elsewhere = desk.folder / "driver-root/libcuda.so.550.54"
+    elsewhere.parent.mkdir()
+    os.link(desk.host / "libcuda.so.550.54", elsewhere)
+    (desk.host / "alias").symlink_to("libnvidia-ml.so.550.54")
+
+    def mount(source: object, destination: str) -> dict[str, Any]:
+        return {"destination": destination, "type": "bind", "source": str(source)}
+
+    gone = [
+        mount(desk.host / "libcuda.so.550.54", "/usr/lib/libcuda.so.550.54"),
+        mount(elsewhere, "/usr/lib64/libcuda.so.550.54"),
+        mount(desk.host / "alias", "/elsewhere/libnvidia-ml.so.1"),
+    ]
+    kept = [
+        mount(desk.put("old/libcuda.so.470"), "/opt/nvidia/lib/libcuda.so.470"),
+        mount(desk.put("old/libnvidia-vulkan.so"), "/opt/vulkan//libnvidia-vulkan.so.1"),
+        mount(desk.put("data"), "/data/libcudart.so.12"),
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/plain"},
+    ]
+    desk.set({**LEAST, "mounts": [*gone, *kept]})
+    assert desk.apply(needs)["mounts"][:-1] == kept
+    scanned = [line[0] for line in desk.planned("scan")]
+    assert {"/opt/nvidia/lib", "/opt/vulkan"} <= set(scanned)
+    assert "/data" not in scanned
+
+
+def test_folders_that_the_program_looks_in_are_scanned(desk: Desk) -> None:
+    path = "/opt/a:/opt/b;relative:$ORIGIN/lib::/opt/star*:/opt/tab\there:/opt/a"
+    desk.set({**LEAST, "process": {"env": [f"LD_LIBRARY_PATH={path}"]}})
+    desk.apply()
+    scanned = [line[0] for line in desk.planned("scan")]
+    assert [one for one in scanned if one.startswith(("/opt", "r", "$"))] == ["/opt/a", "/opt/b"]
+    assert len(scanned) == len(set(scanned))
+    desk.apply(desk.needs(environment={"LD_LIBRARY_PATH": "/opt/vendor"}))
+    scanned = [line[0] for line in desk.planned("scan")]
+    assert "/opt/vendor" in scanned
+    assert "/opt/a" not in scanned
+
+
+def test_a_container_that_wants_more_folders_than_a_plan_has_is_refused(desk: Desk) -> None:
+    path = ":".join(f"/{number}" for number in range(5000))
+    desk.set({**LEAST, "process": {"env": [f"LD_LIBRARY_PATH={path}"]}})
+    with pytest.raises(EditError, match="more than a container can need"):
+        desk.apply()
+
+
+def test_the_cache_has_the_driver_in_home_and_nothing_that_is_withheld(desk: Desk) -> None:
+    flags = ldcache.own_flags()
+
+    def entry(name: str, path: str, flags: int = flags) -> ldcache.Entry:
+        return ldcache.Entry(name.encode(), path.encode(), flags)
+
+    kept = [entry("libc.so.6", "/usr/lib64/libc.so.6"), entry("libz.so.1", "/opt/libz.so.1")]
+    file = desk.root / "etc/ld.so.cache"
+    file.parent.mkdir()
+    file.write_bytes(
+        ldcache.write(
+            [
+                *kept,
+                entry("libcuda.so.1", "/opt/compat/libcuda.so.1"),
+                entry("libcuda.so.1", "/usr/lib32/libcuda.so.1", 3),
+                entry("libnvidia-vulkan.so.1", "/usr/lib64/libnvidia-vulkan.so.1"),
+            ]
+        )
+    )
+    (desk.root / "usr/lib64").mkdir(parents=True)
+    before = file.read_bytes()
+    desk.apply()
+    assert desk.planned("home") == [["/usr/lib64"]]
+    assert ["/opt/compat"] in desk.planned("scan")
+    assert desk.planned("cache") == [[f"{desk.slice}/ld.so.cache"]]
+    names = [name for library in desk.needs().libraries for name in library.names]
+    assert set(ldcache.read((desk.slice / "ld.so.cache").read_bytes())) == {
+        *kept,
+        *(entry(name, f"/usr/lib64/{name}") for name in names),
+    }
+    assert stat.S_IMODE((desk.slice / "ld.so.cache").stat().st_mode) == 0o644
+    assert file.read_bytes() == before
+
+
+def test_a_damaged_cache_leaves_no_plan(desk: Desk) -> None:
+    (desk.root / "etc").mkdir()
+    (desk.root / "etc/ld.so.cache").write_bytes(b"glibc-ld.so.cache1.1\xff\xff")
+    with pytest.raises(EditError, match="cut off or damaged: run ldconfig in the image"):
+        desk.apply()
+    assert list(desk.slice.iterdir()) == []
+
+
+# -- Writing ---------------------------------------------------------------------------------------
+
+
+def test_writing_keeps_mode_and_owner(desk: Desk) -> None:
+    file = desk.bundle / "config.json"
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 1234, 5678)
+    before = file.stat()
+    bundle = edits.inspect(desk.bundle)
+    changed = {**desk.apply(), "text": "\u00e4\ud800"}
+    edits.write(bundle, changed)
+    after = file.stat()
+    assert desk.config() == changed
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        *(before.st_mode, before.st_uid, before.st_gid),
+    )
+    assert desk.files() == ["config.json", "rootfs"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(desk: Desk) -> None:
+    bundle = edits.inspect(desk.bundle)
+    before = (desk.bundle / "config.json").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        edits.write(bundle, {"a": float("nan")})
+    # A disk that is full: a file system of one page, and more to write than that.
+    script = (
+        'mount -t tmpfs -o size=64k tmpfs "$1" && cp "$2" "$1/config.json" && '
+        'exec "$0" -c "$3" "$1"'
+    )
+    code = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from aliquot.hooks import edits\n"
+        "path = Path(sys.argv[1])\n"
+        "before = (path / 'config.json').read_bytes()\n"
+        "try:\n"
+        "    edits.write(edits.inspect(path), {'a': 'x' * 100000})\n"
+        "except OSError as error:\n"
+        "    print(error.strerror)\n"
+        "print(os.listdir(path), (path / 'config.json').read_bytes() == before)\n"
+    )
+    place = desk.folder / "full"
+    place.mkdir()
+    file = desk.bundle / "config.json"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, sys.executable, place, file, code],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert file.read_bytes() == before
+    assert desk.files() == ["config.json", "rootfs"]
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"no mount namespace here: {done.stderr.strip()}")
+    assert done.stdout.splitlines() == ["No space left on device", "['config.json'] True"]
+
+
+def test_a_mount_that_is_needed_replaces_what_was_there(desk: Desk) -> None:
+    folder = BindMount(str(desk.host), "/opt/driver", ("bind", "ro"))
+    desk.set({**LEAST, "mounts": [{"destination": "/opt/driver/.", "source": "/tmp"}]})
+    mounts = desk.apply(Needs(mounts=(folder,)))["mounts"]
+    assert mounts == [
+        {
+            "destination": "/opt/driver",
+            "type": "bind",
+            "source": str(desk.host),
+            "options": ["bind", "ro"],
+        }
+    ]
