@@ -83,11 +83,11 @@ def lay_out(root: Path, programs: Mapping[str, Path]) -> Path:
         shutil.copy2(program, place)
     for library in libraries(programs.values()):
         # Under both names: static programs look for the loader beside the C library.
-        for name in (library, library.resolve()):
-            place = root / str(name).lstrip("/")
+        for source in (library, library.resolve()):
+            place = root / str(source).lstrip("/")
             place.parent.mkdir(parents=True, exist_ok=True)
             if not place.exists():
-                shutil.copy2(name, place)
+                shutil.copy2(source, place)
     subprocess.run(["ldconfig", "-r", str(root)], check=True)
     return root
 
