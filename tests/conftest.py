@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import aliquot.shim
 import hypothesis
 import pytest
 
@@ -64,6 +65,14 @@ def plain_shim(shim_library: Path) -> Path:
     if b"__asan_init" in shim_library.read_bytes():
         pytest.skip("the shim is built with sanitizers, which changes it as a file and at load")
     return shim_library
+
+
+@pytest.fixture(scope="session")
+def nvml_shim() -> Path:
+    """The shim of NVML, as it is shipped."""
+    library = aliquot.shim.library("libnvidia-ml.so.1")
+    assert library.is_file(), "it is not built: run `make build`"
+    return library
 
 
 @pytest.fixture(scope="session")

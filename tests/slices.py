@@ -34,6 +34,12 @@ def lay_out(
     return Path(shutil.copy(shim, folder / "libcuda.so.1"))
 
 
+def lay_out_management(shim: Path, library: Path, folder: Path) -> Path:
+    """Put the shim of NVML and the real library into a folder that lay_out has filled."""
+    (folder / ".aliquot/libnvidia-ml-driver.so.1").symlink_to(library)
+    return Path(shutil.copy(shim, folder / "libnvidia-ml.so.1"))
+
+
 def usage_of(library: Path, device_count: int = 1) -> region.Usage:
     """What the processes of the slice in front of ``library`` say."""
     path = library.parent / ".aliquot/usage"
