@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cri import need_containerd
+
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 
 OVERHEAD = {
@@ -33,6 +35,10 @@ INIT = {
     for statistic in ("median", "p95")
 }
 FIGURES = {"overhead": OVERHEAD, "live_allocations": LIVE, "init": INIT}
+OF_CONTAINERS = {
+    "container_start": {"slice", "no_slice"},
+    "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
+}
 
 
 def run(name: str, *options: str) -> str:
@@ -58,6 +64,14 @@ def test_a_bench_prints_every_figure_as_one_json_object(name: str) -> None:
         assert isinstance(figure["value"], float)
         target = figure["target"]
         assert figure["holds"] is (target is None or figure["value"] <= target)
+
+
+@pytest.mark.parametrize("name", OF_CONTAINERS)
+def test_a_bench_of_containers_prints_every_figure(name: str) -> None:
+    need_containerd()
+    answer: dict[str, Any] = json.loads(run(name, "--quick", "--json"))
+    assert set(answer["figures"]) == OF_CONTAINERS[name]
+    assert all(figure["unit"] == "ms" for figure in answer["figures"].values())
 
 
 def test_a_bench_prints_a_table_of_aligned_columns() -> None:
