@@ -17,6 +17,8 @@ from aliquot.hooks.plan import BindMount, DeviceNode, Hook, Library, Needs, Subs
 HOOK = Path("/lib/aliquot/aliquot-hook")
 STAT = Path("/lib/aliquot/aliquot-stat")
 RUNTIME = Path("/run/aliquot")
+# What every bundle has.
+LEAST: dict[str, Any] = {"ociVersion": "1.0.2", "root": {"path": "rootfs"}}
 
 
 def open_files() -> int:

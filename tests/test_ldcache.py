@@ -192,8 +192,14 @@ _ENTRIES = st.builds(
     name=_TEXT,
     path=_TEXT,
     flags=st.integers(-(1 << 31), (1 << 31) - 1),
-    hwcap=st.just(0),
     variant=st.sampled_from([b"", b"x86-64-v2", b"x86-64-v3", b"power9"]),
+) | st.builds(
+    Entry,
+    name=_TEXT,
+    path=_TEXT,
+    flags=st.just(0x303),
+    # Masks of older systems, which have the bit of a variant's number among others.
+    hwcap=st.sampled_from([1, 1 << 61, 1 << 63, 3 << 62, (3 << 62) + 1]),
 )
 
 
