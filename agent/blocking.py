@@ -24,7 +24,7 @@ async def finish(function: Callable[[], _T]) -> _T:
     For work of our own, which is bounded and must not go on behind the back of who undoes it.
     """
     # Threads that are there already: for every container some are asked.
-    work = asyncio.get_running_loop().run_in_executor(None, function)
+    work = asyncio.get_running_loop().run_in_executor(None, _bearable(function))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -72,6 +72,18 @@ class Caller:
             work.exception()
 
 
+def _bearable(function: Callable[[], _T]) -> Callable[[], _T]:
+    """Return ``function`` with a StopIteration as another error: no future takes that."""
+
+    def call() -> _T:
+        try:
+            return function()
+        except StopIteration as raised:
+            raise RuntimeError(f"StopIteration: {raised}") from raised
+
+    return call
+
+
 def _start(function: Callable[[], _T]) -> asyncio.Future[_T]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -87,12 +99,9 @@ def _start(function: Callable[[], _T]) -> asyncio.Future[_T]:
     def work() -> None:
         result, error = None, None
         try:
-            result = function()
+            result = _bearable(function)()
         except BaseException as raised:  # noqa: BLE001 - it belongs to who waits
             error = raised
-            if isinstance(raised, StopIteration):
-                # No future takes it.
-                error = RuntimeError(f"StopIteration: {raised}")
         # The loop has ended: nobody waits any more.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(tell, result, error)
