@@ -22,6 +22,7 @@ import aliquot.shim
 from .demo_node import AgentProcess, Containerd, lay_out, pack, patiently
 from .demo_voice import Demo
 from .errors import AliquotError
+from .requests import variable
 from .sizes import format_size
 
 _IMAGE: Final = "docker.io/local/hold:1"
@@ -65,7 +66,7 @@ class _Node:
             settings["cdi_dirs"] = [str(cdi)]
         config = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
         self.environment = {**os.environ, "ALIQUOT_RUNTIME_DIR": str(self.runtime_dir)}
-        self.agent = AgentProcess(folder, config, os.environ)
+        self.agent = AgentProcess(folder, config, self.environment)
         self.handler = aliquot.shim.program("aliquot-runtime")
         self.containerd = Containerd(
             folder / "containerd", {"aliquot": self.handler}, self.environment
@@ -166,8 +167,8 @@ def _print(demo: Demo, command: str, out: str) -> None:
 def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
     demo.chapter("Two containers on one device, each with its own cap")
     wishes = {
-        "notebook": {"ALIQUOT_MEMORY": "2GiB"},
-        "training": {"ALIQUOT_MEMORY": "10%", "ALIQUOT_CORES": "50"},
+        "notebook": {variable("memory"): "2GiB"},
+        "training": {variable("memory"): "10%", variable("cores"): "50"},
     }
     for name, limits in wishes.items():
         line = node.run_line(name, limits)
@@ -206,7 +207,7 @@ def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
 
 def _show_refusal(demo: Demo, node: _Node) -> None:
     demo.chapter("A third that asks for more than is left does not start, and hears why")
-    line = node.run_line("greedy", {"ALIQUOT_MEMORY": "900GiB"})
+    line = node.run_line("greedy", {variable("memory"): "900GiB"})
     demo.say(f"$ ctr {shlex.join(line)}")
     refused = node.containerd.ctr(*line, check=False)
     demo.say(refused.stderr.strip().splitlines()[-1] if refused.stderr else "")

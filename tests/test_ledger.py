@@ -393,7 +393,7 @@ def _part_with(**others: Any) -> str:
         _part_with(memory_bytes=-1),
         _part_with(memory_bytes=1 << 60),
         _part_with(memory_bytes="1"),
-        _part_with(cores=0),
+        _part_with(cores=-1),
         _part_with(cores=101),
         _part_with(uuid=""),
         _part_with(uuid=7),
