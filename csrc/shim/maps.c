@@ -33,7 +33,8 @@ static char *next_line(struct lines *lines) {
         memmove(lines->buffer, start, lines->end - lines->begin);
         lines->end -= lines->begin;
         lines->begin = 0;
-        ssize_t got = read(lines->fd, lines->buffer + lines->end, sizeof lines->buffer - lines->end);
+        ssize_t got =
+            read(lines->fd, lines->buffer + lines->end, sizeof lines->buffer - lines->end);
         if (got <= 0)
             return NULL;
         lines->end += (size_t)got;
