@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 CLASSES = {
@@ -44,17 +44,29 @@ class Library:
     ``title`` is for people; ``private`` is the name under which a shim finds the real one.
     ``calls_itself``: it calls its own exported functions as others do, and so looks them up in the
     shim before that is relocated: then exports are plain functions, of what is wrapped only.
+    ``meanings`` says what the classes that its functions are in mean for it.
     """
 
     title: str
     soname: str
     private: str
     calls_itself: bool = False
+    meanings: dict[str, str] = field(default_factory=lambda: CLASSES)
 
 
 LIBRARIES = {
     "cuda": Library("the CUDA driver", "libcuda.so.1", "libcuda-driver.so.1"),
-    "nvml": Library("NVML", "libnvidia-ml.so.1", "libnvidia-ml-driver.so.1", calls_itself=True),
+    "nvml": Library(
+        "NVML",
+        "libnvidia-ml.so.1",
+        "libnvidia-ml-driver.so.1",
+        calls_itself=True,
+        meanings={
+            "query": "tells of the devices: which there are, what they have, who is on them",
+            "lifecycle": "begins or ends the library's work",
+            "pass": "tells nothing that a slice has a part of, or changes what the driver allows",
+        },
+    ),
 }
 
 
@@ -195,14 +207,11 @@ def plain_exports(rows: list[Row]) -> str:
         '#define JUMP "b "',
         "#endif",
         "#define EXPORT(name)                                                                   \\",
-        '    __attribute__((naked, used, visibility("default"))) void name(void) {              \\',
-        '        __asm__(JUMP "aliquot_" #name);                                                \\',
-        "    }",
+        '    __asm__(".text\\n.globl " #name "\\n.type " #name ", %function\\n" #name ":\\n"            \\',
+        '            JUMP "aliquot_" #name "\\n.size " #name ", . - " #name)',
         "",
     ]
-    for row, symbol in _exported(rows):
-        if row.by == "shim":
-            lines += [f"void {symbol.name}(void);", f"EXPORT({symbol.name})"]
+    lines += [f"EXPORT({s.name});" for row, s in _exported(rows) if row.by == "shim"]
     return _source("The exports of the shim.", lines)
 
 
@@ -301,10 +310,10 @@ def coverage(rows: list[Row], library: Library, folder: str) -> str:
         "| class | what its functions do | wrapped | driver | not exported |",
         "|---|---|---:|---:|---:|",
     ]
-    for kind, meaning in CLASSES.items():
+    for kind, meaning in library.meanings.items():
         counts = [sum(row.kind == kind and row.by == by for row in rows) for by in BY]
         lines.append(f"| {kind} | {meaning} | {' | '.join(map(str, counts))} |")
-    for kind in CLASSES:
+    for kind in library.meanings:
         lines += ["", f"## {kind}", "", "| function | forms | by | why |", "|---|---|---|---|"]
         for row in rows:
             if row.kind == kind:

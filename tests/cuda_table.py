@@ -1,4 +1,4 @@
-"""The table of driver functions, read by the program that derives everything from it."""
+"""The tables of functions, read by the program that derives everything from it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc/cuda/functions.tsv"
+NVML_TABLE = ROOT / "csrc/nvml/functions.tsv"
 GENERATE = ROOT / "csrc/generate.py"
 
 
@@ -44,6 +45,6 @@ def generator() -> ModuleType:
     return module
 
 
-def read_table() -> list[Row]:
-    """All rows, in order."""
-    return cast("list[Row]", generator().parse(TABLE.read_text(encoding="utf-8")))
+def read_table(table: Path = TABLE) -> list[Row]:
+    """All rows of a table, CUDA's if not said otherwise, in order."""
+    return cast("list[Row]", generator().parse(table.read_text(encoding="utf-8")))

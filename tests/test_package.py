@@ -7,18 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-MANAGEMENT = "libnvidia-ml.so.1"
+ARCHES = ("x86_64", "aarch64")
+PLACES = ("sim/lib", *(f"shim/lib/{arch}" for arch in ARCHES))
+SHIMS = ("libcuda.so.1", "libnvidia-ml.so.1")
+PROGRAMS = ("aliquot-runtime", "aliquot-hook", "aliquot-stat")
 
 
-def test_the_distribution_holds_the_shim_the_simulator_and_the_command() -> None:
+def test_the_distribution_holds_the_shims_the_programs_the_simulator_and_the_command() -> None:
     files = {str(path) for path in importlib.metadata.files("aliquot") or []}
-    both = ("x86_64", "aarch64")
-    shims = {f"aliquot/shim/lib/{a}/{n}" for a in both for n in ("libcuda.so.1", MANAGEMENT)}
-    names = ("aliquot-runtime", "aliquot-hook", "aliquot-stat")
-    programs = {f"aliquot/shim/bin/{arch}/{name}" for arch in both for name in names}
-    assert shims | programs <= files
-    assert {f"aliquot/sim/lib/{name}" for name in ("libcuda.so.1", MANAGEMENT)} <= files
-    assert "aliquot/agent/rpc_pb2.py" in files
+    shims = {f"lib/{arch}/{name}" for arch in ARCHES for name in SHIMS}
+    programs = {f"bin/{arch}/{name}" for arch in ARCHES for name in PROGRAMS}
+    assert {name for name in files if name.startswith(("aliquot/shim/lib", "aliquot/shim/bin"))} == {
+        f"aliquot/shim/{name}" for name in shims | programs
+    }
+    assert {f"aliquot/sim/lib/{name}" for name in SHIMS} <= files
     assert any(name.startswith("aliquot/shim/_region.") for name in files)
     assert any(name.startswith("aliquot/sim/_state.") for name in files)
     # A namespace: other distributions may add to it.
@@ -36,10 +38,13 @@ def test_the_command_says_its_version() -> None:
 
 def test_nothing_of_nvidias_is_shipped() -> None:
     files = {str(path) for path in importlib.metadata.files("aliquot") or []}
-    # (Python that has the name in it is ours, and so is what stands in the place of NVML.)
+    # (Python that has the name in it is ours, and so are what stands for NVML and the simulator's.)
+    ours = {f"aliquot/{place}/libnvidia-ml.so.1" for place in PLACES}
     foreign = [
         name
         for name in files
-        if "nvidia" in name and not name.endswith((".py", ".pyc", f"/{MANAGEMENT}"))
+        if not name.endswith((".py", ".pyc"))
+        and "nvidia" in name
+        and name not in ours
     ]
     assert foreign + [name for name in files if name.endswith((".h", ".cdef"))] == []

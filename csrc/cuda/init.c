@@ -7,6 +7,9 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Wrappers are reached only where the driver has the function, and ask for others with HAVE. */
+void *const aliquot_missing = NULL;
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int device_index[ALIQUOT_ORDINALS];
 static CUdevice device_ordinal[ALIQUOT_MAX_DEVICES];

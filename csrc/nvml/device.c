@@ -1,34 +1,39 @@
-/* Which devices there are: those of the slice, in the driver's order. */
+/* Which devices there are: those of the slice, in the driver's order, which is that of PCI addresses.
+ *
+ * A container's number of a device is its place in that list, as CUDA numbers them with
+ * CUDA_DEVICE_ORDER=PCI_BUS_ID. Its minor number stays, since its device file keeps its name.
+ */
 #include "view.h"
 
-#include <string.h>
+#include <stdlib.h>
 
-/* The slice's devices are the driver's without those of others, so that a place in this list is a
- * place in the container. Answers the handle at `wanted`, and how many there are. */
-static nvmlReturn_t list(unsigned wanted, nvmlDevice_t *found, unsigned *count) {
-    unsigned total = 0, own = 0;
+/* Looks at the slice's devices one after another, up to number `wanted` or to the device `wanted_is`,
+ * whichever comes first. Answers how many came before, and `*found` (NULL: none). */
+static nvmlReturn_t look(unsigned wanted, nvmlDevice_t wanted_is, unsigned *before,
+                         nvmlDevice_t *found) {
+    unsigned total = 0;
     nvmlReturn_t result = aliquot_view_real_count(&total);
+    *before = 0;
+    *found = NULL;
     for (unsigned i = 0; result == NVML_SUCCESS && i < total; i++) {
         nvmlDevice_t device;
-        uint32_t index;
-        nvmlReturn_t got = aliquot_view_real_handle(i, &device);
         /* One that is lost, or that this process may not use, is none of the slice's. */
-        if (got != NVML_SUCCESS || !aliquot_view_device(device, &index))
+        if (aliquot_view_real_handle(i, &device) != NVML_SUCCESS || !aliquot_view_shows(device))
             continue;
-        if (own++ == wanted && found)
+        if (*before == wanted || device == wanted_is) {
             *found = device;
+            break;
+        }
+        ++*before;
     }
-    *count = own;
     return result;
 }
 
 static nvmlReturn_t get_count(unsigned *count) {
-    if (!count)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    return list(0, NULL, count);
+    nvmlDevice_t none;
+    return count ? look(~0u, NULL, count, &none) : NVML_ERROR_INVALID_ARGUMENT;
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetCount(unsigned int *count);
 nvmlReturn_t aliquot_nvmlDeviceGetCount(unsigned int *count) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetCount)(count);
@@ -36,7 +41,6 @@ nvmlReturn_t aliquot_nvmlDeviceGetCount(unsigned int *count) {
     return get_count(count);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetCount_v2(unsigned int *count);
 nvmlReturn_t aliquot_nvmlDeviceGetCount_v2(unsigned int *count) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetCount_v2)(count);
@@ -45,14 +49,19 @@ nvmlReturn_t aliquot_nvmlDeviceGetCount_v2(unsigned int *count) {
 }
 
 static nvmlReturn_t by_index(unsigned index, nvmlDevice_t *device) {
-    unsigned count;
+    unsigned before;
+    nvmlDevice_t found;
     if (!device)
         return NVML_ERROR_INVALID_ARGUMENT;
-    nvmlReturn_t result = list(index, device, &count);
-    return result == NVML_SUCCESS && index >= count ? NVML_ERROR_INVALID_ARGUMENT : result;
+    nvmlReturn_t result = look(index, NULL, &before, &found);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (!found)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *device = found;
+    return NVML_SUCCESS;
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device);
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleByIndex)(index, device);
@@ -60,7 +69,6 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t
     return by_index(index, device);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device);
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleByIndex_v2)(index, device);
@@ -68,17 +76,35 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex_v2(unsigned int index, nvmlDevic
     return by_index(index, device);
 }
 
-/* What the driver found, if it is the slice's: else there is no such device here. */
-static nvmlReturn_t only_own(nvmlReturn_t result, nvmlDevice_t *device) {
-    uint32_t index;
-    if (result == NVML_SUCCESS && device && !aliquot_view_device(*device, &index)) {
-        *device = NULL;
-        return NVML_ERROR_NOT_FOUND;
-    }
-    return result;
+nvmlReturn_t aliquot_nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index) {
+    if (OWN_CALL())
+        return REAL(nvmlDeviceGetIndex)(device, index);
+    ENTER();
+    nvmlReturn_t result = REAL(nvmlDeviceGetIndex)(device, index);
+    /* A partition's number is its place on its card. */
+    if (result != NVML_SUCCESS || aliquot_view_is_part(device))
+        return result;
+    unsigned before;
+    nvmlDevice_t found;
+    result = look(~0u, device, &before, &found);
+    if (result != NVML_SUCCESS)
+        return result;
+    if (!found)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *index = before;
+    return NVML_SUCCESS;
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device);
+/* ---- By name ----------------------------------------------------------------------------------- */
+
+/* What the driver found, if the container is to see it: else there is no such device here. */
+static nvmlReturn_t only_own(nvmlReturn_t result, nvmlDevice_t *device) {
+    if (result != NVML_SUCCESS || aliquot_view_shows(*device))
+        return result;
+    *device = NULL;
+    return NVML_ERROR_NOT_FOUND;
+}
+
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleByUUID)(uuid, device);
@@ -86,7 +112,6 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_t *d
     return only_own(REAL(nvmlDeviceGetHandleByUUID)(uuid, device), device);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleByUUIDV(const nvmlUUID_t *uuid, nvmlDevice_t *device);
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByUUIDV(const nvmlUUID_t *uuid, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleByUUIDV)(uuid, device);
@@ -94,7 +119,6 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleByUUIDV(const nvmlUUID_t *uuid, nvmlDevi
     return only_own(REAL(nvmlDeviceGetHandleByUUIDV)(uuid, device), device);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device);
 nvmlReturn_t aliquot_nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleBySerial)(serial, device);
@@ -102,7 +126,6 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_
     return only_own(REAL(nvmlDeviceGetHandleBySerial)(serial, device), device);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleByPciBusId(const char *address, nvmlDevice_t *device);
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByPciBusId(const char *address, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleByPciBusId)(address, device);
@@ -110,7 +133,6 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleByPciBusId(const char *address, nvmlDevi
     return only_own(REAL(nvmlDeviceGetHandleByPciBusId)(address, device), device);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetHandleByPciBusId_v2(const char *address, nvmlDevice_t *device);
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByPciBusId_v2(const char *address, nvmlDevice_t *device) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetHandleByPciBusId_v2)(address, device);
@@ -118,69 +140,98 @@ nvmlReturn_t aliquot_nvmlDeviceGetHandleByPciBusId_v2(const char *address, nvmlD
     return only_own(REAL(nvmlDeviceGetHandleByPciBusId_v2)(address, device), device);
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index);
-nvmlReturn_t aliquot_nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index) {
+/* A place of a card where another slice's partition is looks as if there were none: places may be
+ * empty, and clients know it. */
+nvmlReturn_t aliquot_nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned int index,
+                                                         nvmlDevice_t *part) {
     if (OWN_CALL())
-        return REAL(nvmlDeviceGetIndex)(device, index);
+        return REAL(nvmlDeviceGetMigDeviceHandleByIndex)(device, index, part);
     ENTER();
-    unsigned count, own = 0;
-    nvmlReturn_t result = REAL(nvmlDeviceGetIndex)(device, index);
-    if (result != NVML_SUCCESS)
-        return result;
-    for (result = list(0, NULL, &count); result == NVML_SUCCESS && own < count; own++) {
-        nvmlDevice_t other;
-        if (list(own, &other, &count) == NVML_SUCCESS && other == device) {
-            *index = own;
-            return NVML_SUCCESS;
-        }
-    }
-    return result == NVML_SUCCESS ? NVML_ERROR_INVALID_ARGUMENT : result;
+    return only_own(REAL(nvmlDeviceGetMigDeviceHandleByIndex)(device, index, part), part);
 }
 
 /* ---- Lists of devices ------------------------------------------------------------------------ */
 
-enum { MOST_DEVICES = 256 };
+/* A list that the driver is asked for. */
+struct list {
+    nvmlReturn_t (*ask)(const struct list *list, unsigned *count, nvmlDevice_t *out);
+    nvmlDevice_t device;
+    nvmlGpuTopologyLevel_t level;
+    unsigned cpu;
+    nvmlUnit_t unit;
+};
 
-/* Hands on those of `all` that are the slice's, as NVML hands on lists. */
-static nvmlReturn_t hand_on(const nvmlDevice_t *all, unsigned total, unsigned *count,
-                            nvmlDevice_t *out) {
-    unsigned own = 0, room = *count;
-    for (unsigned i = 0; i < total; i++) {
-        uint32_t index;
-        if (!aliquot_view_device(all[i], &index))
-            continue;
-        if (out && own < room)
-            out[own] = all[i];
-        own++;
-    }
-    *count = own;
-    return out && own > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS;
+/* Asks for all of a list and keeps what the container is to see. `*kept` is to be freed. */
+static nvmlReturn_t ask_own(const struct list *list, nvmlDevice_t **kept, unsigned *own) {
+    unsigned total = 0;
+    *own = 0;
+    nvmlReturn_t result = list->ask(list, &total, NULL);
+    if (result != NVML_SUCCESS && result != NVML_ERROR_INSUFFICIENT_SIZE)
+        return result;
+    nvmlDevice_t *all = *kept = calloc(total + 1, sizeof *all);
+    if (!all)
+        return NVML_ERROR_MEMORY;
+    if (total && (result = list->ask(list, &total, all)) != NVML_SUCCESS)
+        return result;
+    for (unsigned i = 0; i < total; i++)
+        if (aliquot_view_shows(all[i]))
+            all[(*own)++] = all[i];
+    return NVML_SUCCESS;
 }
 
-nvmlReturn_t aliquot_nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t device,
-                                                      nvmlGpuTopologyLevel_t level,
-                                                      unsigned int *count, nvmlDevice_t *out);
+/* Hands a list on as NVML does: `*count` is the room in `out`, 0 to ask how many there are, and gets
+ * what there is. Topologies fill what room there is; `whole` lists do not fit then. */
+static nvmlReturn_t hand_on(const struct list *list, bool whole, unsigned *count,
+                            nvmlDevice_t *out) {
+    nvmlDevice_t *kept = NULL;
+    unsigned own, room = *count;
+    nvmlReturn_t result = ask_own(list, &kept, &own);
+    if (result == NVML_SUCCESS) {
+        if (whole && own > room)
+            result = NVML_ERROR_INSUFFICIENT_SIZE;
+        *count = room && !whole && own > room ? room : own;
+        for (unsigned i = 0; result == NVML_SUCCESS && i < own && i < room; i++)
+            out[i] = kept[i];
+    }
+    free(kept);
+    return result;
+}
+
+static nvmlReturn_t ask_nearest(const struct list *list, unsigned *count, nvmlDevice_t *out) {
+    return REAL(nvmlDeviceGetTopologyNearestGpus)(list->device, list->level, count, out);
+}
+
 nvmlReturn_t aliquot_nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t device,
                                                       nvmlGpuTopologyLevel_t level,
                                                       unsigned int *count, nvmlDevice_t *out) {
-    if (OWN_CALL() || !count)
+    if (OWN_CALL() || !count || (*count && !out))
         return REAL(nvmlDeviceGetTopologyNearestGpus)(device, level, count, out);
     ENTER();
-    nvmlDevice_t all[MOST_DEVICES];
-    unsigned total = MOST_DEVICES;
-    nvmlReturn_t result = REAL(nvmlDeviceGetTopologyNearestGpus)(device, level, &total, all);
-    return result == NVML_SUCCESS ? hand_on(all, total, count, out) : result;
+    struct list list = {.ask = ask_nearest, .device = device, .level = level};
+    return hand_on(&list, false, count, out);
+}
+
+static nvmlReturn_t ask_set(const struct list *list, unsigned *count, nvmlDevice_t *out) {
+    return REAL(nvmlSystemGetTopologyGpuSet)(list->cpu, count, out);
 }
 
 nvmlReturn_t aliquot_nvmlSystemGetTopologyGpuSet(unsigned int cpu, unsigned int *count,
-                                                 nvmlDevice_t *out);
-nvmlReturn_t aliquot_nvmlSystemGetTopologyGpuSet(unsigned int cpu, unsigned int *count,
                                                  nvmlDevice_t *out) {
-    if (OWN_CALL() || !count)
+    if (OWN_CALL() || !count || (*count && !out))
         return REAL(nvmlSystemGetTopologyGpuSet)(cpu, count, out);
     ENTER();
-    nvmlDevice_t all[MOST_DEVICES];
-    unsigned total = MOST_DEVICES;
-    nvmlReturn_t result = REAL(nvmlSystemGetTopologyGpuSet)(cpu, &total, all);
-    return result == NVML_SUCCESS ? hand_on(all, total, count, out) : result;
+    struct list list = {.ask = ask_set, .cpu = cpu};
+    return hand_on(&list, false, count, out);
+}
+
+static nvmlReturn_t ask_unit(const struct list *list, unsigned *count, nvmlDevice_t *out) {
+    return REAL(nvmlUnitGetDevices)(list->unit, count, out);
+}
+
+nvmlReturn_t aliquot_nvmlUnitGetDevices(nvmlUnit_t unit, unsigned int *count, nvmlDevice_t *out) {
+    if (OWN_CALL() || !count || (*count && !out))
+        return REAL(nvmlUnitGetDevices)(unit, count, out);
+    ENTER();
+    struct list list = {.ask = ask_unit, .unit = unit};
+    return hand_on(&list, true, count, out);
 }

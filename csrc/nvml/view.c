@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,22 +12,12 @@
 
 static _Thread_local int depth __attribute__((tls_model("initial-exec")));
 static const struct aliquot_grant *_Atomic granted;
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static char usage_path[PATH_MAX];
 
-/* What stands for a function that this NVML lacks: the shim has it, so it may be called. */
 static nvmlReturn_t not_there(void) { return NVML_ERROR_FUNCTION_NOT_FOUND; }
-
-static void fill_gaps(void) {
-    for (unsigned fn = 0; fn < F_COUNT; fn++)
-        if (!aliquot_real[fn])
-            aliquot_real[fn] = (void *)not_there;
-}
+void *const aliquot_missing = (void *)not_there;
 
 bool aliquot_view_is_own(const void *caller) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
     aliquot_resolve();
-    pthread_once(&once, fill_gaps);
     return depth > 0 || aliquot_is_in_driver(caller);
 }
 
@@ -41,22 +30,31 @@ void aliquot_view_leave(int *entered) {
 
 /* ---- The region ---------------------------------------------------------------------------- */
 
-static const struct aliquot_grant *map_grant(const char *folder, const char **why) {
+static int open_region(const char *name) {
+    const char *folder = aliquot_folder();
     char path[PATH_MAX];
-    if (snprintf(path, sizeof path, "%s/grant", folder) >= (int)sizeof path ||
-        snprintf(usage_path, sizeof usage_path, "%s/usage", folder) >= (int)sizeof usage_path) {
-        *why = "its folder's path is too long";
-        return NULL;
+    if (!folder || snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) {
+        errno = ENAMETOOLONG;
+        return -1;
     }
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    return open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+}
+
+static const struct aliquot_grant *map_grant(const char **why) {
+    int fd = open_region("grant");
     struct stat status;
     const struct aliquot_grant *grant = MAP_FAILED;
-    if (fd >= 0 && fstat(fd, &status) == 0 && status.st_size >= (off_t)sizeof *grant)
-        grant = mmap(NULL, sizeof *grant, PROT_READ, MAP_SHARED, fd, 0);
-    if (grant == MAP_FAILED) {
-        *why = fd < 0 ? strerror(errno) : "it is truncated";
+    *why = "is truncated";
+    if (fd < 0 || fstat(fd, &status) < 0)
+        *why = strerror(errno);
+    else if (!S_ISREG(status.st_mode))
+        *why = "is not a regular file";
+    else if (status.st_size >= (off_t)sizeof *grant &&
+             (grant = mmap(NULL, sizeof *grant, PROT_READ, MAP_SHARED, fd, 0)) == MAP_FAILED)
+        *why = strerror(errno);
+    if (grant == MAP_FAILED)
         grant = NULL;
-    } else if ((*why = aliquot_grant_check(grant, sizeof *grant))) {
+    else if ((*why = aliquot_grant_check(grant, sizeof *grant))) {
         munmap((void *)grant, sizeof *grant);
         grant = NULL;
     }
@@ -65,49 +63,49 @@ static const struct aliquot_grant *map_grant(const char *folder, const char **wh
     return grant;
 }
 
+/* No lock: a child of fork could find it taken for good. Of two that map the region at once one takes
+ * its mapping back. */
 bool aliquot_view_attach(void) {
-    static bool said;
-    /* acquire: pairs with the release below. */
+    static _Atomic int said;
+    /* acquire: pairs with the exchange below. */
     if (atomic_load_explicit(&granted, memory_order_acquire))
         return true;
     int saved = errno;
-    pthread_mutex_lock(&mutex);
-    const struct aliquot_grant *grant = atomic_load_explicit(&granted, memory_order_relaxed);
-    if (!grant) {
-        const char *folder = aliquot_folder();
-        const char *why = "the driver behind the shim was not found";
-        grant = folder ? map_grant(folder, &why) : NULL;
-        if (grant)
-            atomic_store_explicit(&granted, grant, memory_order_release);
-        else if (!said) {
-            said = true;
-            dprintf(STDERR_FILENO,
-                    "aliquot: no NVML in this process: the slice's grant in %s: %s\n",
-                    folder ? folder : "?", why);
-        }
-    }
-    pthread_mutex_unlock(&mutex);
+    const char *folder = aliquot_folder(), *why = "the library behind the shim was not found";
+    const struct aliquot_grant *grant = folder ? map_grant(&why) : NULL, *other = NULL;
+    if (grant && !atomic_compare_exchange_strong_explicit(
+                     &granted, &other, grant, memory_order_acq_rel, memory_order_acquire))
+        munmap((void *)grant, sizeof *grant);
+    /* relaxed: it orders nothing. */
+    if (!grant && !atomic_exchange_explicit(&said, 1, memory_order_relaxed))
+        dprintf(STDERR_FILENO, "aliquot: no NVML in this process: %s%s%s\n", folder ? folder : "",
+                folder ? "/grant: " : "", why);
     errno = saved;
     return grant != NULL;
 }
 
 /* ---- Devices ------------------------------------------------------------------------------- */
 
-/* The sixteen bytes of "GPU-5b0a91c2-…" or "MIG-…". */
+static int digit_of(char letter) {
+    if (letter >= '0' && letter <= '9')
+        return letter - '0';
+    letter |= 0x20;
+    return letter >= 'a' && letter <= 'f' ? letter - 'a' + 10 : -1;
+}
+
+/* The sixteen bytes of "GPU-5b0a91c2-…" or "MIG-…". (Drivers before 470 call partitions
+ * "MIG-GPU-…/1/0", which is no UUID of theirs, and no slice has one.) */
 static bool parse_uuid(const char *text, uint8_t uuid[16]) {
-    const char *at = strchr(text, '-');
+    if (strncmp(text, "GPU-", 4) != 0 && strncmp(text, "MIG-", 4) != 0)
+        return false;
     unsigned digits = 0;
-    for (at = at ? at + 1 : text; *at && digits < 32; at++) {
-        unsigned value = *at >= '0' && *at <= '9'   ? (unsigned)(*at - '0')
-                         : *at >= 'a' && *at <= 'f' ? (unsigned)(*at - 'a') + 10
-                         : *at >= 'A' && *at <= 'F' ? (unsigned)(*at - 'A') + 10
-                         : *at == '-'               ? 16
-                                                    : 17;
-        if (value > 16)
-            return false;
-        if (value == 16)
+    for (text += 4; *text; text++) {
+        int digit = digit_of(*text);
+        if (*text == '-')
             continue;
-        uuid[digits / 2] = (uint8_t)(digits % 2 ? uuid[digits / 2] | value : value << 4);
+        if (digit < 0 || digits == 32)
+            return false;
+        uuid[digits / 2] = (uint8_t)(digits % 2 ? uuid[digits / 2] | digit : digit << 4);
         digits++;
     }
     return digits == 32;
@@ -122,10 +120,39 @@ const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint
         return NULL;
     for (uint32_t d = 0; d < grant->device_count && d < ALIQUOT_MAX_DEVICES; d++)
         if (!memcmp(grant->device[d].uuid, uuid, sizeof uuid)) {
-            *index = d;
+            if (index)
+                *index = d;
             return &grant->device[d];
         }
     return NULL;
+}
+
+unsigned aliquot_view_parts(nvmlDevice_t card, void (*visit)(nvmlDevice_t part, void *argument),
+                            void *argument) {
+    unsigned most = 0, own = 0, now, pending;
+    if (REAL(nvmlDeviceGetMigMode)(card, &now, &pending) != NVML_SUCCESS ||
+        now != NVML_DEVICE_MIG_ENABLE ||
+        REAL(nvmlDeviceGetMaxMigDeviceCount)(card, &most) != NVML_SUCCESS)
+        return 0;
+    for (unsigned place = 0; place < most; place++) {
+        nvmlDevice_t part;
+        if (REAL(nvmlDeviceGetMigDeviceHandleByIndex)(card, place, &part) != NVML_SUCCESS ||
+            !aliquot_view_device(part, NULL))
+            continue;
+        own++;
+        if (visit)
+            visit(part, argument);
+    }
+    return own;
+}
+
+bool aliquot_view_is_part(nvmlDevice_t device) {
+    unsigned part = 0;
+    return REAL(nvmlDeviceIsMigDeviceHandle)(device, &part) == NVML_SUCCESS && part;
+}
+
+bool aliquot_view_shows(nvmlDevice_t device) {
+    return aliquot_view_device(device, NULL) || aliquot_view_parts(device, NULL, NULL);
 }
 
 nvmlReturn_t aliquot_view_real_count(unsigned int *count) {
@@ -141,38 +168,41 @@ nvmlReturn_t aliquot_view_real_handle(unsigned int index, nvmlDevice_t *device) 
 
 /* ---- Processes ----------------------------------------------------------------------------- */
 
-unsigned aliquot_view_processes(uint32_t index, struct aliquot_view_process *out, unsigned room,
-                                uint64_t *sum) {
-    struct aliquot_usage head;
-    unsigned count = 0;
-    uint64_t total = 0;
+static uint32_t slots_in_use(int fd) {
+    struct {
+        uint64_t magic;
+        uint32_t abi, size, high_water, reserved;
+    } head;
+    static_assert(offsetof(struct aliquot_usage, high_water) == 16, "the head of usage");
+    if (pread(fd, &head, sizeof head, 0) != (ssize_t)sizeof head ||
+        head.magic != ALIQUOT_USAGE_MAGIC || head.abi != ALIQUOT_REGION_ABI)
+        return 0;
+    return head.high_water < ALIQUOT_MAX_SLOTS ? head.high_water : ALIQUOT_MAX_SLOTS;
+}
+
+void aliquot_view_processes(uint32_t index,
+                            void (*visit)(uint32_t pid, uint64_t bytes, void *argument),
+                            void *argument) {
+    enum { AT_ONCE = 128 };
+    uint64_t charge[AT_ONCE];
     int saved = errno;
-    int fd = open(usage_path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    const size_t head_bytes = offsetof(struct aliquot_usage, device);
-    uint32_t slots = 0;
-    if (fd >= 0 && pread(fd, &head, head_bytes, 0) == (ssize_t)head_bytes &&
-        head.magic == ALIQUOT_USAGE_MAGIC && head.abi == ALIQUOT_REGION_ABI)
-        slots = head.high_water < ALIQUOT_MAX_SLOTS ? head.high_water : ALIQUOT_MAX_SLOTS;
+    int fd = open_region("usage");
+    uint32_t slots = fd >= 0 ? slots_in_use(fd) : 0;
     for (uint32_t s = 0; s < slots; s++) {
-        uint64_t bytes = 0;
-        uint32_t pid = 0;
-        off_t charge = (off_t)(offsetof(struct aliquot_usage, charge) +
-                               ((size_t)index * ALIQUOT_MAX_SLOTS + s) * sizeof bytes);
+        uint32_t pid;
+        off_t words = (off_t)(offsetof(struct aliquot_usage, charge) +
+                              ((size_t)index * ALIQUOT_MAX_SLOTS + s) * sizeof *charge);
         off_t slot =
             (off_t)(offsetof(struct aliquot_usage, slot) + s * sizeof(struct aliquot_slot));
-        if (pread(fd, &bytes, sizeof bytes, charge) != sizeof bytes ||
-            pread(fd, &pid, sizeof pid, slot) != sizeof pid || !bytes || !pid ||
-            aliquot_slot_alive(fd, s) != 1)
-            continue;
-        if (out && count < room)
-            out[count] = (struct aliquot_view_process){pid, bytes};
-        count++;
-        total += bytes;
+        if (s % AT_ONCE == 0 && pread(fd, charge, sizeof charge, words) != (ssize_t)sizeof charge)
+            break;
+        uint64_t bytes = charge[s % AT_ONCE];
+        if (bytes && pread(fd, &pid, sizeof pid, slot) == (ssize_t)sizeof pid && pid &&
+            aliquot_slot_alive(fd, s) == 1)
+            visit(pid, bytes, argument);
     }
+    static_assert(ALIQUOT_MAX_SLOTS % AT_ONCE == 0, "charges are read so many at once");
     if (fd >= 0)
         close(fd);
-    if (sum)
-        *sum = total;
     errno = saved;
-    return count;
 }

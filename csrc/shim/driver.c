@@ -234,6 +234,9 @@ static void resolve(void) {
         aliquot_hide_missing();
     } else
         folder[0] = 0;
+    for (unsigned fn = 0; fn < F_COUNT; fn++)
+        if (!aliquot_real[fn])
+            aliquot_real[fn] = aliquot_missing;
 }
 
 void aliquot_resolve(void) {

@@ -7,9 +7,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The driver's own address of each function of the table; NULL where this driver has none. Filled
- * once, before the first wrapper can be reached. */
+/* The driver's own address of each function of the table; aliquot_missing where this driver has none.
+ * Filled once, before the first wrapper can be reached. */
 extern void *aliquot_real[F_COUNT];
+
+/* What stands in aliquot_real for a function that this driver lacks: the vendor's part says so. NULL
+ * where only functions that are there are called. */
+extern void *const aliquot_missing;
 
 /* Generated: each function's name, and our wrapper of it or NULL. */
 extern const char *const aliquot_fn_name[F_COUNT];
