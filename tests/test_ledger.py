@@ -16,6 +16,13 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from aliquot.agent import ledger as ledger_module
+from aliquot.agent import mounts, processes
+from aliquot.agent.errors import AliquotError, BadRequestError
+from aliquot.agent.ledger import Ledger, key_of
+from aliquot.agent.slices import Slice, to_json
+from aliquot.shim import region
+
 from agent_parts import (
     GIB,
     NEEDS_ROOT,
@@ -29,12 +36,6 @@ from agent_parts import (
     some_process,
     swept,
 )
-from aliquot.agent import ledger as ledger_module
-from aliquot.agent import mounts, processes
-from aliquot.agent.errors import AliquotError, BadRequestError
-from aliquot.agent.ledger import Ledger, key_of
-from aliquot.agent.slices import Slice, to_json
-from aliquot.shim import region
 
 pytestmark = NEEDS_ROOT
 
