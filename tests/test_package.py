@@ -17,9 +17,9 @@ def test_the_distribution_holds_the_shims_the_programs_the_simulator_and_the_com
     files = {str(path) for path in importlib.metadata.files("aliquot") or []}
     shims = {f"lib/{arch}/{name}" for arch in ARCHES for name in SHIMS}
     programs = {f"bin/{arch}/{name}" for arch in ARCHES for name in PROGRAMS}
-    assert {name for name in files if name.startswith(("aliquot/shim/lib", "aliquot/shim/bin"))} == {
-        f"aliquot/shim/{name}" for name in shims | programs
-    }
+    assert {
+        name for name in files if name.startswith(("aliquot/shim/lib", "aliquot/shim/bin"))
+    } == {f"aliquot/shim/{name}" for name in shims | programs}
     assert {f"aliquot/sim/lib/{name}" for name in SHIMS} <= files
     assert any(name.startswith("aliquot/shim/_region.") for name in files)
     assert any(name.startswith("aliquot/sim/_state.") for name in files)
@@ -43,8 +43,6 @@ def test_nothing_of_nvidias_is_shipped() -> None:
     foreign = [
         name
         for name in files
-        if not name.endswith((".py", ".pyc"))
-        and "nvidia" in name
-        and name not in ours
+        if not name.endswith((".py", ".pyc")) and "nvidia" in name and name not in ours
     ]
     assert foreign + [name for name in files if name.endswith((".h", ".cdef"))] == []
