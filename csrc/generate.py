@@ -207,7 +207,7 @@ def plain_exports(rows: list[Row]) -> str:
         '#define JUMP "b "',
         "#endif",
         "#define EXPORT(name)                                                                   \\",
-        '    __asm__(".text\\n.globl " #name "\\n.type " #name ", %function\\n"                     \\',
+        '    __asm__(".text\\n.globl " #name "\\n.type " #name ", %function\\n" \\',
         '            #name ":\\n" JUMP "aliquot_" #name "\\n.size " #name ", . - " #name)',
         "",
     ]

@@ -58,10 +58,10 @@ def test_the_table_names_nothing_that_nobody_knows(declared: frozenset[str]) -> 
 
 def test_whatever_gives_a_device_or_a_process_is_wrapped() -> None:
     # Each of them in all of its versions: a new one must not show what the old ones hide.
-    names = ("HandleBy", "RunningProcess", "ProcessUtil", "ProcessesUtil", "Accounting(Pids|Stats)")
-    names += ("DeviceGetCount", "DeviceGetIndex", "MemoryInfo$", "UtilizationRates")
-    names += ("TopologyNearest", "TopologyGpuSet", "UnitGetDevices")
-    wanted = re.compile("|".join(names))
+    wanted = re.compile(
+        "HandleBy|RunningProcess|ProcessUtil|ProcessesUtil|Accounting(Pids|Stats)|DeviceGetCount|"
+        "DeviceGetIndex|MemoryInfo$|UtilizationRates|TopologyNearest|TopologyGpuSet|UnitGetDevices"
+    )
     # (Virtual machines' devices are no container's; a window and a chassis are no device.)
     others = re.compile("Vgpu|BAR1|UnitGetHandle|Clear")
     for row in rows():

@@ -26,7 +26,7 @@ from slices import lay_out, lay_out_management
 MIB = 1 << 20
 CAP = 512 * MIB
 NOT_FOUND, INSUFFICIENT_SIZE, FUNCTION_NOT_FOUND = 6, 7, 13
-BINDINGS = ({}, {"LD_BIND_NOW": "1"})
+BINDINGS: tuple[dict[str, str], ...] = ({}, {"LD_BIND_NOW": "1"})
 
 BEGIN = """
 import ctypes, json
