@@ -52,7 +52,7 @@ lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p aliquot
-	$(BIN)/mypy tests $(wildcard bench) csrc/generate.py csrc/find_header.py csrc/binding.py csrc/sim/nvml/generate.py
+	$(BIN)/mypy tests $(wildcard bench) csrc/generate.py csrc/find_header.py csrc/binding.py csrc/shim/one_libc.py csrc/sim/nvml/generate.py
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
 clean:

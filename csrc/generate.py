@@ -207,9 +207,8 @@ def plain_exports(rows: list[Row]) -> str:
         '#define JUMP "b "',
         "#endif",
         "#define EXPORT(name)                                                                   \\",
-        '    __asm__(".text\\n.globl " #name "\\n" \\',
-        '            ".type " #name ", %function\\n" #name ":\\n"                              \\',
-        '            JUMP "aliquot_" #name "\\n.size " #name ", . - " #name)',
+        '    __asm__(".text\\n.globl " #name "\\n.type " #name ", %function\\n" \\',
+        '            #name ":\\n" JUMP "aliquot_" #name "\\n.size " #name ", . - " #name)',
         "",
     ]
     lines += [f"EXPORT({s.name});" for row, s in _exported(rows) if row.by == "shim"]

@@ -82,6 +82,12 @@ def sim_library() -> Path:
 
 
 @pytest.fixture(scope="session")
+def sim_nvml(sim_library: Path) -> Path:
+    """The simulator's NVML."""
+    return sim_library.with_name("libnvidia-ml.so.1")
+
+
+@pytest.fixture(scope="session")
 def header_folder() -> Callable[[str], Path]:
     """Folder of cuda.h of CUDA 11.8, 12.9 or 13.5; skips the test where it cannot be had."""
 

@@ -51,6 +51,15 @@ def _symbols(text: str) -> set[str]:
     return found - {"cuGetProcAddress_ptsz", "cuGetProcAddress_v2_ptsz"}
 
 
+def nvml_functions(header: Path) -> frozenset[str]:
+    """The functions that nvml.h declares or renames to, old versions included."""
+    text = header.read_text(encoding="utf-8", errors="replace")
+    text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
+    declared = re.findall(r"\bDECLDIR\s+(?:char\s*\*\s*)?(nvml\w+)\s*\(", text)
+    renamed = re.findall(r"#\s*define\s+nvml\w+\s+(nvml[A-Z]\w*_v\d+)\b", text)
+    return frozenset(declared) | frozenset(renamed)
+
+
 def exports(library: Path) -> dict[str, int]:
     """Name and offset of everything that a shared library exports."""
     return _nm("-D", "--defined-only", str(library))

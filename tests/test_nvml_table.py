@@ -2,67 +2,80 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import nvidia_files
-from cuda_headers import exports
-from cuda_table import GENERATE, ROOT, generator
+from cuda_headers import exports, nvml_functions
+from cuda_table import GENERATE, NVML_TABLE, ROOT, Row, generator, read_table
 
-TABLE = ROOT / "csrc/nvml/functions.tsv"
 LIBRARY = "libnvidia-ml.so.1"
-# Asked for by nvidia-smi; in no header.
-UNDECLARED = {"nvmlInternalGetExportTable"}
 
 
-def table() -> dict[str, str]:
-    """Who answers each symbol: ``shim``, ``driver``, or ``none``."""
-    rows = generator().parse(TABLE.read_text(encoding="utf-8"))
-    return {symbol.name: row.by for row in rows for symbol in row.symbols}
+def rows() -> list[Row]:
+    return read_table(NVML_TABLE)
 
 
-def header() -> str:
-    """The header that everything here is compiled with."""
-    spec = importlib.util.find_spec("nvidia")
-    for folder in (spec.submodule_search_locations if spec else None) or []:
-        for path in Path(folder).glob("cu13/include/nvml.h"):
-            return path.read_text(errors="replace")
-    pytest.fail("nvml.h is missing: run `make build`")
+def symbols() -> set[str]:
+    return {symbol.name for row in rows() for symbol in row.symbols}
 
 
-def test_every_function_of_the_header_is_classified_and_no_other() -> None:
-    declared = set(re.findall(r"\bDECLDIR\s+(nvml\w+)\s*\(", header()))
-    assert len(declared) > 400
-    assert table().keys() == declared | UNDECLARED
+@pytest.fixture
+def declared(header_folder: Callable[[str], Path]) -> frozenset[str]:
+    """What the header that everything here is compiled with declares."""
+    found = nvml_functions(header_folder("13.5") / "nvml.h")
+    assert len(found) > 400
+    return found
+
+
+def test_every_function_of_the_header_is_classified(declared: frozenset[str]) -> None:
+    assert sorted(declared - symbols()) == []
 
 
 @pytest.mark.parametrize("version", ["535", "550"])
-def test_every_export_of_the_real_libraries_is_classified(version: str) -> None:
-    try:
-        library = nvidia_files.management_library(version)
-    except nvidia_files.UnreachableError as error:
-        pytest.skip(str(error))
-    exported = {n for n in exports(library / LIBRARY) if n.startswith("nvml")}
+def test_every_export_of_the_real_libraries_is_classified(
+    version: str, real_nvml: Callable[[str], Path]
+) -> None:
+    exported = exports((real_nvml(version) / LIBRARY).resolve()).keys()
     assert len(exported) > 300
-    # What was there before it was public, or was taken out of the header, is found in the driver.
-    unknown = {name for name in exported - table().keys() if not name.startswith("nvmlInternal")}
-    assert {name for name in unknown if "Process" in name or "Memory" in name} == set()
+    assert sorted(exported - symbols()) == []
 
 
-def test_the_shim_exports_what_it_wraps_and_nothing_else(nvml_shim: Path) -> None:
-    wrapped = {name for name, by in table().items() if by == "shim"}
-    assert len(wrapped) > 25
-    assert exports(nvml_shim).keys() == wrapped
+def test_the_table_names_nothing_that_nobody_knows(declared: frozenset[str]) -> None:
+    # What no header declares says where it was seen.
+    invented = [
+        symbol.name
+        for row in rows()
+        for symbol in row.symbols
+        if symbol.name not in declared and "seen " not in row.reason
+    ]
+    assert invented == []
+
+
+def test_whatever_gives_a_device_or_a_process_is_wrapped() -> None:
+    # Each of them in all of its versions: a new one must not show what the old ones hide.
+    wanted = re.compile(
+        "HandleBy|RunningProcess|ProcessUtil|ProcessesUtil|Accounting(Pids|Stats)|DeviceGetCount|"
+        "DeviceGetIndex|MemoryInfo$|UtilizationRates|TopologyNearest|TopologyGpuSet|UnitGetDevices"
+    )
+    # (Virtual machines' devices are no container's; a window and a chassis are no device.)
+    others = re.compile("Vgpu|BAR1|UnitGetHandle|Clear")
+    for row in rows():
+        if wanted.search(row.function) and not others.search(row.function):
+            assert row.by == "shim", f"{row.function} tells of what is others'"
+
+
+def test_every_class_is_explained() -> None:
+    assert {row.kind for row in rows()} == generator().LIBRARIES["nvml"].meanings.keys()
 
 
 def test_the_coverage_page_is_derived_from_the_table(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    subprocess.run([sys.executable, GENERATE, TABLE, "docs", page], check=True)
+    subprocess.run([sys.executable, GENERATE, NVML_TABLE, "docs", page], check=True)
     assert page.read_text() == (ROOT / "docs/coverage-nvml.md").read_text()
 
 
@@ -71,7 +84,7 @@ def test_a_table_of_an_unknown_library_is_refused(
 ) -> None:
     odd = tmp_path / "odd" / "functions.tsv"
     odd.parent.mkdir()
-    odd.write_bytes(TABLE.read_bytes())
+    odd.write_bytes(NVML_TABLE.read_bytes())
     run = subprocess.run([sys.executable, GENERATE, odd, "docs", tmp_path / "x"], check=False)
     assert run.returncode == 1
     assert "odd" in capfd.readouterr().err

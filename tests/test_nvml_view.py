@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from aliquot.shim import region
 
 from cuda_headers import exports
 from sim_node import MIB, NodeUnderTest, node_of
-from slices import UUID, lay_out, lay_out_management
+from slices import lay_out, lay_out_management
 
 GIB = 1 << 30
 NODE = """
@@ -256,49 +254,6 @@ def test_a_child_of_fork_sees_the_same(piece: Slice) -> None:
         "os.wait()"
     )
     assert seen == [1, GIB]
-
-
-def test_nvmls_calls_of_its_own_functions_pass_through(tmp_path: Path, nvml_shim: Path) -> None:
-    source = Path(__file__).with_name("recursive_nvml.c")
-    real = tmp_path / "real.so"
-    # Bound at once, so that its own names are looked up before the shim is relocated.
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", "-Wl,-z,now", "-Wl,-soname,libnvidia-ml.so.1",
-         "-o", str(real), str(source)],
-        check=True,
-    )  # fmt: skip
-    folder = tmp_path / "slice"
-    (folder / ".aliquot").mkdir(parents=True)
-    descriptor = os.open(folder / ".aliquot", os.O_RDONLY)
-    device = region.RegionDevice(uuid=UUID, cap=GIB, page_bytes=2 * MIB, context_bytes=0)
-    region.create(descriptor, "test", (device,))
-    os.close(descriptor)
-    lay_out_management(nvml_shim, real, folder)
-    library = ctypes.CDLL(str(folder / "libnvidia-ml.so.1"))
-    assert library.nvmlInit_v2() == SUCCESS
-    count, handle = ctypes.c_uint(), ctypes.c_void_p()
-    assert library.nvmlDeviceGetCount_v2(ctypes.byref(count)) == SUCCESS
-    assert count.value == 1
-    assert library.nvmlDeviceGetHandleByIndex_v2(1, ctypes.byref(handle)) == INVALID_ARGUMENT
-    # Inside, NVML still has both of its devices.
-    assert library.nvmlUnitGetCount(ctypes.byref(count)) == SUCCESS
-    assert count.value == 2
-    # What this NVML lacks is not there, as without the shim.
-    with pytest.raises(AttributeError):
-        _ = library.nvmlDeviceGetMemoryInfo
-    results: list[int] = []
-
-    def ask() -> None:
-        own = ctypes.c_uint()
-        library.nvmlDeviceGetCount_v2(ctypes.byref(own))
-        results.append(own.value)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [1] * 8
 
 
 def test_what_is_not_wrapped_is_the_real_ones(piece: Slice, nvml_shim: Path) -> None:

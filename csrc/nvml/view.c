@@ -147,12 +147,15 @@ unsigned aliquot_view_parts(nvmlDevice_t card, void (*visit)(nvmlDevice_t part, 
 }
 
 bool aliquot_view_is_part(nvmlDevice_t device) {
-    unsigned part = 0;
-    return REAL(nvmlDeviceIsMigDeviceHandle)(device, &part) == NVML_SUCCESS && part;
+    char text[NVML_DEVICE_UUID_V2_BUFFER_SIZE];
+    return REAL(nvmlDeviceGetUUID)(device, text, sizeof text) == NVML_SUCCESS &&
+           strncmp(text, "MIG-", 4) == 0;
 }
 
 bool aliquot_view_shows(nvmlDevice_t device) {
-    return aliquot_view_device(device, NULL) || aliquot_view_parts(device, NULL, NULL);
+    /* (Of a partition, some versions tell what is its card's.) */
+    return aliquot_view_device(device, NULL) ||
+           (!aliquot_view_is_part(device) && aliquot_view_parts(device, NULL, NULL));
 }
 
 nvmlReturn_t aliquot_view_real_count(unsigned int *count) {

@@ -29,7 +29,7 @@ class _Elf:
             *struct.unpack_from("<HH", data, 54),
         )
         parts = [struct.unpack_from("<IIQQQQ", data, start + n * size) for n in range(count)]
-        self._loads = [part for part in parts if part[0] == _LOAD]
+        self._loads: list[tuple[int, ...]] = [part for part in parts if part[0] == _LOAD]
         (dynamic,) = (part for part in parts if part[0] == _DYNAMIC)
         self.dynamic, self.count = dynamic[2], dynamic[5] // _ENTRY.size
         self.strings = self.offset(self.value(_STRTAB))
@@ -53,8 +53,8 @@ class _Elf:
 
     def value(self, tag: int) -> int:
         """Return the value of an entry that is there once."""
-        (value,) = (value for found, value in self.entries() if found == tag)
-        return value
+        (found,) = (entry for entry in self.entries() if entry[0] == tag)
+        return found[1]
 
     def string(self, offset: int) -> bytes:
         """Return a text of the dynamic strings."""
