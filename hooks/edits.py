@@ -39,6 +39,15 @@ _OUR_HOOK_NAME: Final = "aliquot-hook"
 _EVERY_HOOK: Final = (
     *("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"),
 )
+# What is read or changed of the objects of a config.json.
+_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "": ("ociVersion", "root", "process", "mounts", "hooks", "annotations", "linux"),
+    "root": ("path",),
+    "process": ("env", "cwd"),
+    "linux": ("devices", "namespaces", "resources"),
+    "linux.resources": ("devices",),
+    "hooks": _EVERY_HOOK,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +70,13 @@ def inspect(path: Path) -> Bundle:
         raise EditError(f"{path}: a bundle is named by its absolute path")
     file = path / CONFIG
     find = _Finder(str(file))
-    config = find.of(_read_json(file), dict, "the whole")
+    config = find.keys(find.of(_read_json(file), dict, "the whole"), "")
     find.of(config.get("ociVersion"), str, "ociVersion")
-    root = find.of(find.of(config.get("root"), dict, "root").get("path"), str, "root.path")
+    root = find.keys(find.of(config.get("root"), dict, "root"), "root")
+    path_of_root = find.of(root.get("path"), str, "root.path")
     # What is null is absent: so the runtimes, which are written in Go, read and write it.
-    process = find.of(config.get("process") or {}, dict, "process")
+    process = find.keys(find.of(config.get("process") or {}, dict, "process"), "process")
+    find.of(process.get("cwd") or "", str, "process.cwd")
     variables = find.texts(process.get("env") or [], "process.env")
     annotations = find.of(config.get("annotations") or {}, dict, "annotations")
     for key, value in annotations.items():
@@ -74,11 +85,12 @@ def inspect(path: Path) -> Bundle:
     for mount in find.rows(config.get("mounts") or [], "mounts"):
         find.of(mount.get("destination"), str, "the destination of a mount")
         find.of(mount.get("source") or "", str, "the source of a mount")
-    linux = find.of(config.get("linux") or {}, dict, "linux")
+    linux = find.keys(find.of(config.get("linux") or {}, dict, "linux"), "linux")
     for device in find.rows(linux.get("devices") or [], "linux.devices"):
         find.of(device.get("path"), str, "the path of a device")
     find.rows(linux.get("namespaces") or [], "linux.namespaces")
     resources = find.of(linux.get("resources") or {}, dict, "linux.resources")
+    find.keys(resources, "linux.resources")
     for rule in find.rows(resources.get("devices") or [], "linux.resources.devices"):
         find.of(rule.get("access") or "", str, "the access of a device's rule")
     return Bundle(
@@ -86,7 +98,7 @@ def inspect(path: Path) -> Bundle:
         config=config,
         annotations=annotations,
         environment=dict(variable.partition("=")[::2] for variable in variables),
-        root=_root(path, root, file),
+        root=_root(path, path_of_root, file),
     )
 
 
@@ -106,7 +118,13 @@ def _read_json(file: Path) -> Any:  # noqa: ANN401 - what JSON has
     if len(content) > _MOST_CONFIG_BYTES:
         raise EditError(f"{file} has more than {_MOST_CONFIG_BYTES >> 20} MiB")
     try:
-        config = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+        # (Of bytes, json would also take UTF-16, which no runtime does.)
+        config = json.loads(
+            content.decode(),
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique,
+        )
     except (ValueError, RecursionError) as error:
         raise EditError(f"{file} is not JSON: {shown(str(error))}") from error
     _check_depth(config, file)
@@ -115,6 +133,15 @@ def _read_json(file: Path) -> Any:  # noqa: ANN401 - what JSON has
 
 def _refuse_constant(text: str) -> None:
     raise ValueError(f"it has {text}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object. Of two of the same name one would count here and another elsewhere."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has '{next(n for n in names if names.count(n) > 1)}' twice")
+    return found
 
 
 def _finite(text: str) -> float:
@@ -163,6 +190,16 @@ class _Finder:
             raise EditError(f"{self._file}: {shown(key)} is not {names[kind]}")
         return value
 
+    def keys(self, value: dict[str, Any], key: str) -> dict[str, Any]:
+        """Refuse other spellings of what we read: runtimes written in Go take them for the same."""
+        meant = {name.casefold(): name for name in _KEYS[key]}
+        for name in value:
+            known = meant.get(name.casefold(), name)
+            if known != name:
+                where = f"{key}.{known}" if key else known
+                raise EditError(f"{self._file}: {where} is written '{shown(name)}'")
+        return value
+
     def texts(self, value: Any, key: str) -> list[str]:  # noqa: ANN401 - what JSON has
         return [self.of(item, str, f"an item of {key}") for item in self.of(value, list, key)]
 
@@ -170,7 +207,7 @@ class _Finder:
         return [self.of(item, dict, f"an item of {key}") for item in self.of(value, list, key)]
 
     def hooks(self, value: Any) -> None:  # noqa: ANN401 - what JSON has
-        for when, listed in self.of(value, dict, "hooks").items():
+        for when, listed in self.keys(self.of(value, dict, "hooks"), "hooks").items():
             for hook in self.rows(listed or [], f"hooks.{when}"):
                 self.of(hook.get("path"), str, f"the path of a hook in hooks.{when}")
                 self.texts(hook.get("args") or [], f"the args of a hook in hooks.{when}")
@@ -210,6 +247,8 @@ def write(bundle: Bundle, config: Mapping[str, Any]) -> None:
             file.flush()
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
             os.fchown(fd, before.st_uid, before.st_gid)
+            # Or a crash might leave an empty file under the name.
+            os.fsync(fd)
         Path(fresh).replace(path)
     except BaseException:
         Path(fresh).unlink(missing_ok=True)
@@ -269,13 +308,11 @@ def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
     linux["devices"] += [_device(node) for node in nodes if node not in mounted]
     resources = linux["resources"] = linux.get("resources") or {}
     rules = [_rule(node) for node in nodes]
-    # (Numbers of a bundle may be anything, which a set might not take.)
-    taken = [(device.get("major"), device.get("minor")) for device in foreign]
     resources["devices"] = [
         rule
         for rule in resources.get("devices") or []
         if rule not in rules
-        and (rule.get("major"), rule.get("minor")) not in taken
+        and not any(_is_for(rule, device) for device in foreign)
         and not _is_of_all(rule, nodes)
     ] + list({json.dumps(rule): rule for rule in rules}.values())
 
@@ -291,6 +328,12 @@ def _is_sibling(path: str, nodes: Iterable[DeviceNode]) -> bool:
     """Say whether a device file is another one of a numbered family of ours: /dev/nvidia1."""
     stems = {node.path.rstrip("0123456789") for node in nodes if node.path[-1:].isdigit()}
     return path[-1:].isdigit() and path.rstrip("0123456789") in stems
+
+
+def _is_for(rule: Mapping[str, Any], device: Mapping[str, Any]) -> bool:
+    """Say whether a rule opens this very device: one without a number is for all."""
+    same = all(rule.get(key) == device.get(key) for key in ("type", "major", "minor"))
+    return same and bool(rule.get("allow")) and rule.get("major") is not None
 
 
 def _is_of_all(rule: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> bool:

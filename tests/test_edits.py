@@ -156,6 +156,7 @@ def test_other_devices_of_the_driver_are_taken_out_with_their_rules(desk: Desk) 
             },
         }
     )
+    before = desk.config()
     linux = desk.apply()["linux"]
     assert linux["devices"][:2] == kept
     assert [device["path"] for device in linux["devices"][2:]] == ["/dev/nvidia0", "/dev/nvidiactl"]
@@ -165,6 +166,13 @@ def test_other_devices_of_the_driver_are_taken_out_with_their_rules(desk: Desk) 
         *(_rule(195, None, allow=False), _rule(195, None, type="b")),
         *(_rule(195, 0), _rule(195, 255)),
     ]
+    # A device without a number is not one that all rules without a number are for.
+    before["linux"]["devices"] = [{"path": "/dev/nvidia1"}]
+    before["linux"]["resources"]["devices"] = [deny, privileged]
+    desk.set(before)
+    linux = desk.apply()["linux"]
+    assert linux["resources"]["devices"][:2] == [deny, privileged]
+    assert [device["path"] for device in linux["devices"]] == ["/dev/nvidia0", "/dev/nvidiactl"]
 
 
 def test_in_a_user_namespace_a_device_from_elsewhere_is_mounted(desk: Desk) -> None:
