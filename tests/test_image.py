@@ -173,7 +173,10 @@ def test_a_root_that_is_none_is_said(tmp_path: Path) -> None:
     ("files", "home"),
     [
         ([f"/usr/lib/{MULTIARCH}/libc.so.6", "/usr/lib64/x"], f"/usr/lib/{MULTIARCH}"),
-        ([f"/lib/{MULTIARCH}/libc.so.6", f"/usr/lib/{MULTIARCH}/x"], f"/lib/{MULTIARCH}"),
+        # Before /lib was a link: the loader looks in both.
+        ([f"/lib/{MULTIARCH}/libc.so.6", f"/usr/lib/{MULTIARCH}/x"], f"/usr/lib/{MULTIARCH}"),
+        ([f"/lib/{MULTIARCH}/libc.so.6"], f"/lib/{MULTIARCH}"),
+        (["/lib/libc.so.6", "/usr/lib64/x"], "/lib"),
         (["/usr/lib64/libc.so.6"], "/usr/lib64"),
         # A package's folder does not make a Debian of it.
         (["/usr/lib64/libc.so.6", f"/usr/lib/{MULTIARCH}/x"], "/usr/lib64"),
