@@ -207,13 +207,17 @@ def is_plain(path: str) -> bool:
     return path.startswith("/") and not any(letter in path for letter in "\t\n\0*?[")
 
 
-def cache_entries(root: Root) -> list[ldcache.Entry] | None:
-    """Return what the image's loader cache has; None when it has none. Raises EditError."""
-    data = root.read(CACHE, ldcache.MOST_BYTES)
-    if not data:
-        # The loader passes over an empty one, which some images are shrunk to.
-        return None if data is None else []
+def read_cache(root: Root) -> bytes | None:
+    """Return the image's loader cache; None when it has none. Raises EditError."""
+    return root.read(CACHE, ldcache.MOST_BYTES)
+
+
+def cache_entries(cache: bytes) -> list[ldcache.Entry]:
+    """Return what an image's loader cache has. Raises EditError for what is not one."""
+    # The loader passes over an empty one, which some images are shrunk to.
+    if not cache:
+        return []
     try:
-        return ldcache.read(data)
+        return ldcache.read(cache)
     except EditError as error:
         raise EditError(f"{CACHE} of the image: {error}: run ldconfig in the image") from error

@@ -122,7 +122,7 @@ class Root:
     def ldconfig(self, *options: str) -> bytes:
         """What the machine's ldconfig makes of the root, and of PLACE in it."""
         assert LDCONFIG is not None
-        command = [LDCONFIG, "-X", *options, "-r", self.path, PLACE]
+        command = [LDCONFIG, "-X", *options, "-r", str(self.path), PLACE]
         subprocess.run(command, check=True, capture_output=True)
         return (self.path / "etc/ld.so.cache").read_bytes()
 
