@@ -7,13 +7,12 @@ input.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
+import functools
 import json
 import os
 import re
 import stat
-import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,161 +20,32 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import image, ldcache, planfile
-from .errors import EditError, shown
+from .bundle import CONFIG, MOMENTS, Bundle, inspect, write
+from .errors import EditError
 from .folders import DRIVER_FOLDERS
 from .plan import BindMount, DeviceNode, Library, Needs
 
-CONFIG: Final = "config.json"
+__all__ = [
+    "CONFIG",
+    "SLICE_ANNOTATION",
+    "Bundle",
+    "apply",
+    "inspect",
+    "link_char_devices",
+    "write",
+]
+
 SLICE_ANNOTATION: Final = "aliquot.dev/slice"
 # Where a container finds its region and the program that shows it.
 REGION_FOLDER: Final = "/run/aliquot"
 STAT_PATH: Final = "/usr/bin/aliquot-stat"
 
-_MOST_CONFIG_BYTES: Final = 16 << 20
-# The specification's own structure is seven deep.
-_MOST_DEPTH: Final = 64
+# Where, in a folder with libraries, the loader prefers those for better hardware.
+_VARIANTS: Final = "glibc-hwcaps/*"
+# Larger caches of images are not remembered, so that nobody fills the agent's memory.
+_MOST_KEPT_BYTES: Final = 256 << 10
 _OUR_HOOKS: Final = ("createRuntime", "createContainer", "poststop")
 _OUR_HOOK_NAME: Final = "aliquot-hook"
-_EVERY_HOOK: Final = (
-    *("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle as it was found. ``config`` is config.json; nothing changes it."""
-
-    path: Path
-    config: Mapping[str, Any]
-    annotations: Mapping[str, str]
-    environment: Mapping[str, str]
-    root: Path
-
-
-# -- Reading ---------------------------------------------------------------------------------------
-
-
-def inspect(path: Path) -> Bundle:
-    """Read a bundle. Raises EditError, one line with the file and the key that is wrong."""
-    if not path.is_absolute():
-        raise EditError(f"{path}: a bundle is named by its absolute path")
-    file = path / CONFIG
-    find = _Finder(str(file))
-    config = find.of(_read_json(file), dict, "the whole")
-    find.of(config.get("ociVersion"), str, "ociVersion")
-    root = find.of(find.of(config.get("root"), dict, "root").get("path"), str, "root.path")
-    # What is null is absent: so the runtimes, which are written in Go, read and write it.
-    process = find.of(config.get("process") or {}, dict, "process")
-    variables = find.texts(process.get("env") or [], "process.env")
-    annotations = find.of(config.get("annotations") or {}, dict, "annotations")
-    for key, value in annotations.items():
-        find.of(value, str, f"annotations.{key}")
-    find.hooks(config.get("hooks") or {})
-    for mount in find.rows(config.get("mounts") or [], "mounts"):
-        find.of(mount.get("destination"), str, "the destination of a mount")
-        find.of(mount.get("source") or "", str, "the source of a mount")
-    linux = find.of(config.get("linux") or {}, dict, "linux")
-    for device in find.rows(linux.get("devices") or [], "linux.devices"):
-        find.of(device.get("path"), str, "the path of a device")
-    find.rows(linux.get("namespaces") or [], "linux.namespaces")
-    resources = find.of(linux.get("resources") or {}, dict, "linux.resources")
-    for rule in find.rows(resources.get("devices") or [], "linux.resources.devices"):
-        find.of(rule.get("access") or "", str, "the access of a device's rule")
-    return Bundle(
-        path=path,
-        config=config,
-        annotations=annotations,
-        environment=dict(variable.partition("=")[::2] for variable in variables),
-        root=_root(path, root, file),
-    )
-
-
-def _read_json(file: Path) -> Any:  # noqa: ANN401 - what JSON has
-    try:
-        # What lies there may be a pipe: do not wait for its other end.
-        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise EditError(f"{file} is not a regular file")
-            with open(fd, "rb", closefd=False) as opened:
-                content = opened.read(_MOST_CONFIG_BYTES + 1)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise EditError(f"{file} cannot be read: {error.strerror}") from error
-    if len(content) > _MOST_CONFIG_BYTES:
-        raise EditError(f"{file} has more than {_MOST_CONFIG_BYTES >> 20} MiB")
-    try:
-        config = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise EditError(f"{file} is not JSON: {shown(str(error))}") from error
-    _check_depth(config, file)
-    return config
-
-
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"it has {text}")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in {float("inf"), float("-inf")}:
-        raise ValueError(f"it has the number {text}")
-    return value
-
-
-def _check_depth(config: Any, file: Path) -> None:  # noqa: ANN401 - what JSON has
-    """Copying and writing recurse: what is too deep for that is refused before anything is done."""
-    level = [config]
-    for _ in range(_MOST_DEPTH):
-        level = [value for one in level for value in _values(one)]
-        if not level:
-            return
-    raise EditError(f"{file} is nested more than {_MOST_DEPTH} deep")
-
-
-def _values(value: Any) -> Iterable[Any]:  # noqa: ANN401 - what JSON has
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
-def _root(bundle: Path, text: str, file: Path) -> Path:
-    """Return where the root file system is, free of links: the hook finds it by this name."""
-    try:
-        root = os.path.realpath(bundle / text) if text else None
-    except ValueError:  # a NUL, or half of a character
-        root = None
-    if root is None:
-        raise EditError(f"{file}: root.path '{shown(text)}' is not a path")
-    return Path(root)
-
-
-class _Finder:
-    """Insists on the kinds of what is used of config.json; the rest is the runtime's affair."""
-
-    def __init__(self, file: str) -> None:
-        self._file = file
-
-    def of(self, value: Any, kind: type, key: str) -> Any:  # noqa: ANN401 - what JSON has
-        if not isinstance(value, kind):
-            names: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
-            raise EditError(f"{self._file}: {shown(key)} is not {names[kind]}")
-        return value
-
-    def texts(self, value: Any, key: str) -> list[str]:  # noqa: ANN401 - what JSON has
-        return [self.of(item, str, f"an item of {key}") for item in self.of(value, list, key)]
-
-    def rows(self, value: Any, key: str) -> list[dict[str, Any]]:  # noqa: ANN401 - what JSON has
-        return [self.of(item, dict, f"an item of {key}") for item in self.of(value, list, key)]
-
-    def hooks(self, value: Any) -> None:  # noqa: ANN401 - what JSON has
-        for when, listed in self.of(value, dict, "hooks").items():
-            for hook in self.rows(listed or [], f"hooks.{when}"):
-                self.of(hook.get("path"), str, f"the path of a hook in hooks.{when}")
-                self.texts(hook.get("args") or [], f"the args of a hook in hooks.{when}")
-
-
 # -- Changing --------------------------------------------------------------------------------------
 
 
@@ -187,7 +57,8 @@ def apply(
     ``folder`` is the slice's; ``hook`` and ``stat`` are the programs that the container is given.
     Doing it twice is doing it once. Raises EditError, OSError.
     """
-    config: dict[str, Any] = copy.deepcopy(dict(bundle.config))
+    # (A tenth of what copy.deepcopy takes.)
+    config: dict[str, Any] = json.loads(json.dumps(bundle.config))
     _write_plan(bundle, needs, folder, stat)
     _set_environment(config, needs.environment)
     _set_devices(config, needs.nodes)
@@ -195,25 +66,6 @@ def apply(
     _set_hooks(config, needs, hook, folder, runtime_dir)
     config["annotations"] = {**(config.get("annotations") or {}), SLICE_ANNOTATION: folder.name}
     return config
-
-
-def write(bundle: Bundle, config: Mapping[str, Any]) -> None:
-    """Replace the bundle's config.json, whole or not at all. Raises OSError."""
-    # In one piece: json.dump would not use the fast encoder.
-    content = json.dumps(config, allow_nan=False).encode("ascii")
-    path = bundle.path / CONFIG
-    before = path.lstat()
-    fd, fresh = tempfile.mkstemp(dir=bundle.path, prefix=".config-")
-    try:
-        with open(fd, "wb") as file:  # noqa: PTH123 - an open file
-            file.write(content)
-            file.flush()
-            os.fchmod(fd, stat.S_IMODE(before.st_mode))
-            os.fchown(fd, before.st_uid, before.st_gid)
-        Path(fresh).replace(path)
-    except BaseException:
-        Path(fresh).unlink(missing_ok=True)
-        raise
 
 
 def link_char_devices(nodes: Iterable[DeviceNode], dev: Path = Path("/dev")) -> None:
@@ -269,13 +121,11 @@ def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
     linux["devices"] += [_device(node) for node in nodes if node not in mounted]
     resources = linux["resources"] = linux.get("resources") or {}
     rules = [_rule(node) for node in nodes]
-    # (Numbers of a bundle may be anything, which a set might not take.)
-    taken = [(device.get("major"), device.get("minor")) for device in foreign]
     resources["devices"] = [
         rule
         for rule in resources.get("devices") or []
         if rule not in rules
-        and (rule.get("major"), rule.get("minor")) not in taken
+        and not any(_is_for(rule, device) for device in foreign)
         and not _is_of_all(rule, nodes)
     ] + list({json.dumps(rule): rule for rule in rules}.values())
 
@@ -291,6 +141,12 @@ def _is_sibling(path: str, nodes: Iterable[DeviceNode]) -> bool:
     """Say whether a device file is another one of a numbered family of ours: /dev/nvidia1."""
     stems = {node.path.rstrip("0123456789") for node in nodes if node.path[-1:].isdigit()}
     return path[-1:].isdigit() and path.rstrip("0123456789") in stems
+
+
+def _is_for(rule: Mapping[str, Any], device: Mapping[str, Any]) -> bool:
+    """Say whether a rule opens this very device: one without a number is for all."""
+    same = all(rule.get(key) == device.get(key) for key in ("type", "major", "minor"))
+    return same and bool(rule.get("allow")) and rule.get("major") is not None
 
 
 def _is_of_all(rule: Mapping[str, Any], nodes: Iterable[DeviceNode]) -> bool:
@@ -403,7 +259,7 @@ def _set_hooks(
 ) -> None:
     hooks = config.get("hooks") or {}
     config["hooks"] = hooks
-    for when in _EVERY_HOOK:
+    for when in MOMENTS:
         listed = hooks.get(when)
         if listed:
             hooks[when] = [
@@ -441,11 +297,13 @@ def _matches(hook: Mapping[str, Any], patterns: Iterable[str]) -> bool:
 def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
     with image.Root(bundle.root) as root:
         home = image.default_folder(root)
-        entries = image.cache_entries(root)
+        cache = image.read_cache(root)
         scanned = image.other_folders(root, home)
-    sonames = {substitute.soname for substitute in needs.substitutes}
-    scanned += _folders_of(entries or [], sonames)
-    scanned += _library_path({**bundle.environment, **needs.environment})
+    library_lines = _library_lines(needs)
+    adapted = _adapted(cache, needs, home)
+    scanned.append(f"{home}/{_VARIANTS}")
+    scanned += adapted.folders if adapted else ()
+    scanned += _library_path(bundle, {**bundle.environment, **needs.environment})
     scanned += _injected(bundle, needs)
     scanned += DRIVER_FOLDERS
     lines: list[tuple[str, ...]] = [
@@ -454,7 +312,7 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         ("region", str(folder / "region")),
         *(("substitute", s.soname, str(s.shim), s.driver) for s in needs.substitutes),
         ("home", home),
-        *_library_lines(needs),
+        *library_lines,
         *(("withhold", pattern) for pattern in needs.withheld),
         *(("scan", path) for path in dict.fromkeys(scanned) if path != home),
         *(
@@ -466,9 +324,9 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         ("file", str(folder / "region/usage"), f"{REGION_FOLDER}/usage", "rw"),
         ("file", str(show), STAT_PATH, "ro"),
     ]
-    if entries is not None:
+    if adapted:
         fresh = folder / "ld.so.cache"
-        _write_file(fresh, ldcache.write(_with_driver(entries, needs, home)))
+        _write_file(fresh, adapted.data)
         lines.append(("cache", str(fresh)))
     _write_file(folder / "plan", planfile.encode(lines))
 
@@ -494,39 +352,78 @@ def _library_line(library: Library, needs: Needs) -> tuple[str, ...]:
 
 def _is_name_of(name: str, soname: str) -> bool:
     """Say whether a file's name is one of a library's: libcuda.so, .so.1, .so.550.54."""
-    stem = soname.partition(".so")[0] + ".so"
-    return re.fullmatch(re.escape(stem) + r"(\.[0-9]+)*", name) is not None
+    return re.fullmatch(_names_of(soname), name) is not None
 
 
-def _folders_of(entries: Iterable[ldcache.Entry], sonames: Iterable[str]) -> list[str]:
-    names = {os.fsencode(soname) for soname in sonames}
-    found = [os.fsdecode(entry.path) for entry in entries if entry.name in names]
-    return [os.path.dirname(path) for path in found if image.is_plain(path)]  # noqa: PTH120 - a text
+def _names_of(soname: str) -> str:
+    return re.escape(soname.partition(".so")[0]) + r"\.so(\.[0-9]+)*"
 
 
-def _library_path(environment: Mapping[str, str]) -> list[str]:
-    return [
-        entry
-        for entry in environment.get("LD_LIBRARY_PATH", "").replace(";", ":").split(":")
-        if "$" not in entry and image.is_plain(entry)
-    ]
+def _library_path(bundle: Bundle, environment: Mapping[str, str]) -> list[str]:
+    """Return the folders of LD_LIBRARY_PATH, as they are called in the container.
+
+    What depends on the program (``$ORIGIN``) is its own affair.
+    """
+    text = environment.get("LD_LIBRARY_PATH", "")
+    here = (bundle.config.get("process") or {}).get("cwd") or "/"
+    folders = []
+    for entry in text.replace(";", ":").split(":") if text else ():
+        folder = entry if entry.startswith("/") else f"{here}/{entry}".rstrip("/")
+        if "$" not in entry and image.is_plain(folder):
+            folders += [folder, f"{folder.rstrip('/')}/{_VARIANTS}"]
+    return folders
 
 
-def _with_driver(entries: Iterable[ldcache.Entry], needs: Needs, home: str) -> list[ldcache.Entry]:
+# -- The loader's cache ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapted:
+    """A cache with the driver in it, and the folders in which the image's own had a driver."""
+
+    data: bytes
+    folders: tuple[str, ...]
+
+
+def _adapted(cache: bytes | None, needs: Needs, home: str) -> _Adapted | None:
+    """Return the image's cache with the driver in it, None when there is none. Raises EditError."""
+    if cache is None:
+        return None
+    names = tuple(name for library in needs.libraries for name in library.names)
+    sonames = tuple(one.soname for one in needs.substitutes)
+    adapt = _adapt if len(cache) <= _MOST_KEPT_BYTES else _adapt.__wrapped__
+    return adapt(cache, names, sonames, needs.withheld, home)
+
+
+@functools.lru_cache(maxsize=32)
+def _adapt(
+    cache: bytes,
+    names: tuple[str, ...],
+    sonames: tuple[str, ...],
+    withheld: tuple[str, ...],
+    home: str,
+) -> _Adapted:
+    """Do it; remembered, since many containers have the same image. Raises EditError."""
     flags = ldcache.own_flags()
     ours = [
-        ldcache.Entry(os.fsencode(name), os.fsencode(f"{home}/{name}"), flags)
-        for library in needs.libraries
-        for name in library.names
+        ldcache.Entry(os.fsencode(name), os.fsencode(f"{home}/{name}"), flags) for name in names
     ]
     replaced = {entry.name for entry in ours}
-    kept = [
-        entry
-        for entry in entries
-        if entry.name not in replaced
-        and not any(fnmatch.fnmatchcase(os.fsdecode(entry.name), p) for p in needs.withheld)
-    ]
-    return [*kept, *ours]
+    unwanted = _any_of(map(fnmatch.translate, withheld))
+    driver = _any_of(map(_names_of, sonames))
+    kept, folders = [], []
+    for entry in image.cache_entries(cache):
+        folder, _, file = entry.path.rpartition(b"/")
+        if driver.fullmatch(entry.name) or driver.fullmatch(file):
+            folders.append(os.fsdecode(folder))
+        if entry.name not in replaced and not unwanted.fullmatch(entry.name):
+            kept.append(entry)
+    plain = filter(image.is_plain, dict.fromkeys(folders))
+    return _Adapted(ldcache.write([*kept, *ours]), tuple(plain))
+
+
+def _any_of(patterns: Iterable[str]) -> re.Pattern[bytes]:
+    return re.compile(os.fsencode("|".join(patterns) or r"(?!)"))
 
 
 def _write_file(path: Path, content: bytes) -> None:

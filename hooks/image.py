@@ -168,13 +168,20 @@ def default_folder(root: Root) -> str:
 
     Debian and its kin have one for each architecture; Red Hat's, SUSE's and others /usr/lib64; an
     image without any gets the one that every loader looks in at last. Where the C library lies is
-    where its loader looks, whatever other folders packages have made.
+    where its loader looks, whatever other folders packages have made; of two that the loader takes
+    for one, the one below /usr, where drivers are installed and some programs look for them.
     """
     multiarch = _multiarch()
-    folders = (f"/usr/lib/{multiarch}", f"/lib/{multiarch}", "/usr/lib64", "/lib64")
-    with_libc = (folder for folder in folders if root.is_file(f"{folder}/libc.so.6"))
-    there = (folder for folder in folders if root.is_folder(folder))
-    return next(with_libc, None) or next(there, "/usr/lib")
+    pairs = [
+        (f"/usr/lib/{multiarch}", f"/lib/{multiarch}"),
+        ("/usr/lib64", "/lib64"),
+        ("/usr/lib", "/lib"),
+    ]
+    for pair in pairs:
+        if any(root.is_file(f"{folder}/libc.so.6") for folder in pair):
+            return next(folder for folder in pair if root.is_folder(folder))
+    there = (folder for pair in pairs[:2] for folder in pair if root.is_folder(folder))
+    return next(there, "/usr/lib")
 
 
 def other_folders(root: Root, home: str) -> list[str]:
@@ -200,13 +207,17 @@ def is_plain(path: str) -> bool:
     return path.startswith("/") and not any(letter in path for letter in "\t\n\0*?[")
 
 
-def cache_entries(root: Root) -> list[ldcache.Entry] | None:
-    """Return what the image's loader cache has; None when it has none. Raises EditError."""
-    data = root.read(CACHE, ldcache.MOST_BYTES)
-    if not data:
-        # The loader passes over an empty one, which some images are shrunk to.
-        return None if data is None else []
+def read_cache(root: Root) -> bytes | None:
+    """Return the image's loader cache; None when it has none. Raises EditError."""
+    return root.read(CACHE, ldcache.MOST_BYTES)
+
+
+def cache_entries(cache: bytes) -> list[ldcache.Entry]:
+    """Return what an image's loader cache has. Raises EditError for what is not one."""
+    # The loader passes over an empty one, which some images are shrunk to.
+    if not cache:
+        return []
     try:
-        return ldcache.read(data)
+        return ldcache.read(cache)
     except EditError as error:
         raise EditError(f"{CACHE} of the image: {error}: run ldconfig in the image") from error

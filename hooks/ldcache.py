@@ -7,6 +7,7 @@ image is hostile input: whatever is wrong with it is an EditError.
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 import struct
@@ -30,14 +31,17 @@ _EXTENSION_MAGIC: Final = 0xEAA42174
 _HWCAPS_TAG: Final = 1
 _LITTLE_ENDIAN: Final = 2
 _BIG_ENDIAN: Final = 3
-# The upper half of a hardware mask whose lower half is the number of a variant.
-_HWCAP_EXTENSION: Final = 1 << 30
+# In a hardware mask: that its lower half is the number of a variant, and the level of the
+# instruction set that the file was compiled for.
+_HWCAP_EXTENSION: Final = 1 << 62
+_ISA_LEVEL: Final = 0x3FF << 32
+_LOWER_HALF: Final = 0xFFFFFFFF
 _MOST_LIBRARIES: Final = 1 << 15
 _MOST_VARIANTS: Final = 64
 # Entries may share text, so that a small file could stand for very much of it.
 _MOST_TEXT_BYTES: Final = 8 << 20
 _MOST_STRING_BYTES: Final = 4096
-_TOKEN: Final = re.compile(rb"[0-9]+|[^0-9]", re.DOTALL)
+_DIGITS: Final = re.compile(rb"([0-9]+)")
 # What the loader of a machine's usual ABI looks for: FLAG_ELF_LIBC6 and the ABI.
 FLAGS: Final = {"x86_64": 0x0303, "aarch64": 0x0A03}
 
@@ -46,7 +50,9 @@ FLAGS: Final = {"x86_64": 0x0303, "aarch64": 0x0A03}
 class Entry:
     """A library of the cache: by which name, for which ABI and variant of hardware, in which file.
 
-    ``variant`` names a folder of glibc-hwcaps, empty for none; ``hwcap`` is the older bit mask.
+    ``variant`` names a folder of glibc-hwcaps, empty for none; ``hwcap`` is the older bit mask, or
+    for a variant the level of the instruction set in bits 32 to 41. ``os_version`` is the oldest
+    kernel, as older loaders have it.
     """
 
     name: bytes
@@ -54,6 +60,7 @@ class Entry:
     flags: int
     hwcap: int = 0
     variant: bytes = b""
+    os_version: int = 0
 
 
 def own_flags() -> int:
@@ -71,23 +78,24 @@ def read(data: bytes) -> list[Entry]:
         if count > _MOST_LIBRARIES:
             raise EditError(f"the loader's cache has {count} libraries: too many to be one")
         strings = _Strings(data, base)
-        variants = _variants(data, base, extension, strings)
+        variants = _variants(data, extension, strings)
         entries = []
         for number in range(count):
-            flags, key, value, _, hwcap = _ENTRY.unpack_from(
+            flags, key, value, os_version, hwcap = _ENTRY.unpack_from(
                 data, base + _HEADER.size + number * _ENTRY.size
             )
             variant = b""
-            if hwcap >> 32 == _HWCAP_EXTENSION:
-                variant, hwcap = variants[hwcap & 0xFFFFFFFF], 0
-            entries.append(Entry(strings.at(key), strings.at(value), flags, hwcap, variant))
+            if hwcap & ~(_ISA_LEVEL | _LOWER_HALF) == _HWCAP_EXTENSION:
+                variant, hwcap = variants[hwcap & _LOWER_HALF], hwcap & _ISA_LEVEL
+            name, path = strings.at(key), strings.at(value)
+            entries.append(Entry(name, path, flags, hwcap, variant, os_version))
     except (struct.error, IndexError) as error:
         raise EditError("the loader's cache is cut off or damaged") from error
     return entries
 
 
 def _new_part(data: bytes) -> int:
-    """Return where the part begins to which all offsets refer."""
+    """Return where the part begins to which the offsets of texts refer."""
     base = 0
     if data.startswith(_OLD_MAGIC) and len(data) >= _OLD_HEADER.size:
         _, count = _OLD_HEADER.unpack_from(data)
@@ -98,18 +106,23 @@ def _new_part(data: bytes) -> int:
     return base
 
 
-def _variants(data: bytes, base: int, extension: int, strings: _Strings) -> list[bytes]:
+def _variants(data: bytes, extension: int, strings: _Strings) -> list[bytes]:
+    """Return the names of variants in the order of their numbers. Raises struct.error.
+
+    Where the extension and its sections are is counted from the file's beginning, as ldconfig and
+    the loader have it, also where the old format comes first.
+    """
     if not extension:
         return []
-    magic, count = _EXTENSION.unpack_from(data, base + extension)
+    magic, count = _EXTENSION.unpack_from(data, extension)
     if magic != _EXTENSION_MAGIC or count > _MOST_VARIANTS:
         return []
     for number in range(count):
         tag, _, offset, size = _SECTION.unpack_from(
-            data, base + extension + _EXTENSION.size + number * _SECTION.size
+            data, extension + _EXTENSION.size + number * _SECTION.size
         )
         if tag == _HWCAPS_TAG and size // 4 <= _MOST_VARIANTS:
-            names = struct.unpack_from(f"<{size // 4}I", data, base + offset)
+            names = struct.unpack_from(f"<{size // 4}I", data, offset)
             return [strings.at(name) for name in names]
     return []
 
@@ -144,9 +157,11 @@ def write(entries: Iterable[Entry]) -> bytes:
     downwards, then variants, which must come before what is for any hardware.
     """
     ordered = sorted(
-        dict.fromkeys(entries), key=lambda e: (-e.flags, not e.variant, e.variant, -e.hwcap)
+        dict.fromkeys(entries),
+        key=lambda e: (-e.flags, not e.variant, e.variant, -_bits(e), -e.hwcap),
     )
-    ordered.sort(key=lambda entry: _by_name(entry.name), reverse=True)
+    table = _table()
+    ordered.sort(key=lambda entry: _by_name(entry.name, table), reverse=True)
     variants = sorted({entry.variant for entry in ordered if entry.variant})
     strings = bytearray()
     places: dict[bytes, int] = {}
@@ -155,6 +170,9 @@ def write(entries: Iterable[Entry]) -> bytes:
     def place(text: bytes) -> int:
         if text not in places:
             places[text] = start + len(strings)
+            # The end of a path is the name of its file.
+            end = text.rpartition(b"/")[2]
+            places.setdefault(end, places[text] + len(text) - len(end))
             strings.extend(text + b"\0")
         return places[text]
 
@@ -162,8 +180,9 @@ def write(entries: Iterable[Entry]) -> bytes:
     for entry in ordered:
         hwcap = entry.hwcap
         if entry.variant:
-            hwcap = _HWCAP_EXTENSION << 32 | variants.index(entry.variant)
-        rows.append(_ENTRY.pack(entry.flags, place(entry.name), place(entry.path), 0, hwcap))
+            hwcap = _HWCAP_EXTENSION | entry.hwcap & _ISA_LEVEL | variants.index(entry.variant)
+        value, key = place(entry.path), place(entry.name)
+        rows.append(_ENTRY.pack(entry.flags, key, value, entry.os_version, hwcap))
     names = struct.pack(f"<{len(variants)}I", *map(place, variants))
     tail = b""
     extension = 0
@@ -177,21 +196,35 @@ def write(entries: Iterable[Entry]) -> bytes:
     return header + b"".join(rows) + bytes(strings) + tail
 
 
-def _by_name(name: bytes) -> list[tuple[int, int]]:
+def _bits(entry: Entry) -> int:
+    """Return how special an entry without a variant is: the mask with more bits comes first."""
+    return 0 if entry.variant else entry.hwcap.bit_count()
+
+
+def _by_name(name: bytes, table: bytes) -> list[bytes | int]:
     """Return what orders a name as the loader does (_dl_cache_libcmp).
 
-    Runs of digits count as numbers, in an int that overflows, and come after everything else; other
-    bytes are C's plain char, which has a sign on some machines.
+    Runs of digits count as numbers, in an int that overflows, and come after everything else: a
+    text before one ends with the last letter of the table, any other with the table's 0.
+    """
+    parts = _DIGITS.split(name)
+    key: list[bytes | int] = []
+    for text, digits in zip(parts[::2], parts[1::2], strict=False):
+        key += [text.translate(table) + b"\xff", _as_int(digits)]
+    key.append((parts[-1] + b"\0").translate(table))
+    return key
+
+
+@functools.cache
+def _table() -> bytes:
+    """Return each byte's place in the order of C's plain char, which has a sign on some machines.
+
+    Digits have none.
     """
     signed = platform.machine() in {"x86_64", "i686"}
-    key = []
-    for token in _TOKEN.findall(name):
-        byte: int = token[0]
-        if 48 <= byte <= 57:
-            key.append((1, _as_int(token)))
-        else:
-            key.append((0, byte - 256 if signed and byte > 127 else byte))
-    return [*key, (0, 0)]
+    order = sorted(range(256), key=lambda byte: byte - 256 if signed and byte > 127 else byte)
+    places = {byte: i for i, byte in enumerate(x for x in order if not 48 <= x <= 57)}
+    return bytes(places.get(byte, 0xFF) for byte in range(256))
 
 
 def _as_int(digits: bytes) -> int:

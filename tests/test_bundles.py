@@ -72,6 +72,17 @@ BAD: dict[str, tuple[Any, str]] = {
     "a mount": ({**LEAST, "mounts": [{"source": "/"}]}, "destination of a mount is not a text"),
     "a source": ({**LEAST, "mounts": [{"destination": "/", "source": 1}]}, "source of a mount"),
     "a device": ({**LEAST, "linux": {"devices": [{"path": 3}]}}, "path of a device is not a text"),
+    "another spelling": ({**LEAST, "Linux": {}}, "linux is written 'Linux'"),
+    "a spelling of Go's": (
+        {**LEAST, "process": {"en\u0056": []}},
+        r"process\.env is written 'enV'",
+    ),
+    "a long s": ({**LEAST, "hook\u017f": {}}, "hooks is written"),
+    "a hook's moment": (
+        {**LEAST, "hooks": {"preStart": []}},
+        r"hooks\.prestart is written 'preStart'",
+    ),
+    "cwd": ({**LEAST, "process": {"cwd": 1}}, r"process\.cwd is not a text"),
     "resources": ({**LEAST, "linux": {"resources": 3}}, r"linux\.resources is not an object"),
 }
 
@@ -93,6 +104,8 @@ def test_what_is_wrong_with_a_bundle_is_said_in_one_line(desk: Desk, what: str) 
         (b"{", "is not JSON"),
         (b"\xff\xfe\xff", "is not JSON"),
         (b'{"a": NaN}', "NaN"),
+        (b'{"a": {"b": 1, "c": 2, "b": 3}}', "'b' twice"),
+        ("{}".encode("utf-16"), "is not JSON"),
         (b'{"a": -Infinity}', "Infinity"),
         (b'{"a": 1e999}', "1e999"),
         (b"[" * 100000, "is not JSON"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from aliquot.hooks import edits, ldcache
 from aliquot.hooks.errors import EditError
 from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs
 
+from conftest import ROOT
 from edit_parts import HOOK, LEAST, RUNTIME, STAT, Desk
 
 
@@ -156,6 +158,7 @@ def test_other_devices_of_the_driver_are_taken_out_with_their_rules(desk: Desk) 
             },
         }
     )
+    before = desk.config()
     linux = desk.apply()["linux"]
     assert linux["devices"][:2] == kept
     assert [device["path"] for device in linux["devices"][2:]] == ["/dev/nvidia0", "/dev/nvidiactl"]
@@ -165,6 +168,13 @@ def test_other_devices_of_the_driver_are_taken_out_with_their_rules(desk: Desk) 
         *(_rule(195, None, allow=False), _rule(195, None, type="b")),
         *(_rule(195, 0), _rule(195, 255)),
     ]
+    # A device without a number is not one that all rules without a number are for.
+    before["linux"]["devices"] = [{"path": "/dev/nvidia1"}]
+    before["linux"]["resources"]["devices"] = [deny, privileged]
+    desk.set(before)
+    linux = desk.apply()["linux"]
+    assert linux["resources"]["devices"][:2] == [deny, privileged]
+    assert [device["path"] for device in linux["devices"]] == ["/dev/nvidia0", "/dev/nvidiactl"]
 
 
 def test_in_a_user_namespace_a_device_from_elsewhere_is_mounted(desk: Desk) -> None:
@@ -295,10 +305,16 @@ def test_what_somebody_else_mounts_of_the_driver_is_ours_or_behind_the_shim(desk
 
 def test_folders_that_the_program_looks_in_are_scanned(desk: Desk) -> None:
     path = "/opt/a:/opt/b;relative:$ORIGIN/lib::/opt/star*:/opt/tab\there:/opt/a"
-    desk.set({**LEAST, "process": {"env": [f"LD_LIBRARY_PATH={path}"]}})
+    desk.set({**LEAST, "process": {"env": [f"LD_LIBRARY_PATH={path}"], "cwd": "/work"}})
     desk.apply()
     scanned = [line[0] for line in desk.planned("scan")]
-    assert [one for one in scanned if one.startswith(("/opt", "r", "$"))] == ["/opt/a", "/opt/b"]
+    # With what is preferred for better hardware, and relative to where the program starts.
+    assert [one for one in scanned if one.startswith(("/opt", "/work", "r", "$"))] == [
+        f"{folder}{variants}"
+        for folder in ("/opt/a", "/opt/b", "/work/relative", "/work")
+        for variants in ("", "/glibc-hwcaps/*")
+    ]
+    assert "/usr/lib/glibc-hwcaps/*" in scanned
     assert len(scanned) == len(set(scanned))
     desk.apply(desk.needs(environment={"LD_LIBRARY_PATH": "/opt/vendor"}))
     scanned = [line[0] for line in desk.planned("scan")]
@@ -345,6 +361,61 @@ def test_the_cache_has_the_driver_in_home_and_nothing_that_is_withheld(desk: Des
     }
     assert stat.S_IMODE((desk.slice / "ld.so.cache").stat().st_mode) == 0o644
     assert file.read_bytes() == before
+
+
+def test_folders_of_any_driver_in_the_cache_are_scanned(desk: Desk) -> None:
+    names = {"libcuda.so.440": "old/libcuda.so.440", "libalias.so": "alias/libcuda.so"}
+    names |= {"libcudart.so.12": "runtime/libcudart.so.12", "libcuda.so": "star*/libcuda.so"}
+    entries = [
+        ldcache.Entry(name.encode(), f"/opt/{path}".encode(), ldcache.own_flags())
+        for name, path in names.items()
+    ]
+    (desk.root / "etc").mkdir()
+    (desk.root / "etc/ld.so.cache").write_bytes(ldcache.write(entries))
+    desk.apply()
+    scanned = [line[0] for line in desk.planned("scan") if line[0].startswith("/opt/")]
+    assert sorted(scanned) == ["/opt/alias", "/opt/old"]
+
+
+def test_what_was_made_of_an_images_cache_is_remembered_for_its_like_only(desk: Desk) -> None:
+    flags = ldcache.own_flags()
+    file = desk.root / "etc/ld.so.cache"
+    file.parent.mkdir()
+
+    def found(count: int, needs: Needs) -> set[ldcache.Entry]:
+        images = [ldcache.Entry(b"libx.so.%d" % n, b"/opt/%d" % n, flags) for n in range(count)]
+        file.write_bytes(ldcache.write(images))
+        desk.apply(needs)
+        made = ldcache.read((desk.slice / "ld.so.cache").read_bytes())
+        assert set(images) <= set(made)
+        return set(made) - set(images)
+
+    needs, fewer = desk.needs(), desk.needs(libraries=())
+    ours = found(10, needs)
+    assert len(ours) == sum(len(library.names) for library in needs.libraries)
+    assert found(10, needs) == found(11, needs) == ours
+    assert found(10, fewer) == set()
+    # One that is too large to be kept is made each time.
+    assert found(12000, needs) == ours
+
+
+def test_the_hook_reads_every_plan(desk: Desk, tmp_path: Path) -> None:
+    parser = tmp_path / "parse"
+    command = ["gcc", "-D_GNU_SOURCE", f"-I{ROOT}/csrc", "-o", str(parser)]
+    command += [f"{ROOT}/csrc/oci/{name}.c" for name in ("util", "state", "plan", "runc_args")]
+    subprocess.run([*command, f"{ROOT}/tests/oci_parse.c"], check=True)
+
+    def answer() -> str:
+        plan = (desk.slice / "plan").read_bytes()
+        sent = b"p" + len(plan).to_bytes(4, "little") + plan
+        return subprocess.run([parser], input=sent, check=True, capture_output=True).stdout.decode()
+
+    odd = "/a//b/../c:/\udcff:rel/./x::/*:/tab\there:$X:/" + "y" * 5000
+    for text in ("", odd, ":", "/", "/.:/..:../..", " /x", "/x y"):
+        desk.set({**LEAST, "process": {"env": [f"LD_LIBRARY_PATH={text}"], "cwd": "/w/../v/"}})
+        desk.apply()
+        scans = len(desk.planned("scan"))
+        assert re.search(rf"^yes =\w+ =\w+ 2 1 4 {scans} 1 ", answer()), (text, answer())
 
 
 def test_a_damaged_cache_leaves_no_plan(desk: Desk) -> None:

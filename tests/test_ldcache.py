@@ -106,23 +106,24 @@ class Root:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file.resolve(), place)
 
-    def library(self, path: str, number: int) -> None:
+    def library(self, path: str, number: int, *options: str) -> None:
         """Put a library there."""
         source = self._folder / "number.c"
         source.write_text(f"int number(void);\nint number(void) {{ return {number}; }}\n")
         built = self._folder / "number.so"
         command = ["gcc", "-shared", "-fPIC", f"-Wl,-soname,{Path(path).name}"]
-        subprocess.run([*command, "-o", built, source], check=True)
+        subprocess.run([*command, *options, "-o", built, source], check=True)
         self._put(built, path)
 
     def cache(self, data: bytes) -> None:
         """Give it a cache."""
         (self.path / "etc/ld.so.cache").write_bytes(data)
 
-    def ldconfig(self) -> bytes:
+    def ldconfig(self, *options: str) -> bytes:
         """What the machine's ldconfig makes of the root, and of PLACE in it."""
         assert LDCONFIG is not None
-        subprocess.run([LDCONFIG, "-X", "-r", self.path, PLACE], check=True, capture_output=True)
+        command = [LDCONFIG, "-X", *options, "-r", str(self.path), PLACE]
+        subprocess.run(command, check=True, capture_output=True)
         return (self.path / "etc/ld.so.cache").read_bytes()
 
     def loads(self, name: str) -> str:
@@ -182,6 +183,40 @@ def test_variants_for_hardware_stay_what_they_were(root: Root) -> None:
     root.cache(ldcache.write([added, *reversed(entries)]))
     assert root.loads("libv.so.1") == expected
     assert root.loads("libw.so.1") == "1"
+
+
+def test_a_variant_keeps_the_level_of_its_instructions(root: Root) -> None:
+    if platform.machine() != "x86_64":
+        pytest.skip("the C library knows levels of instructions on x86-64")
+    level = "-Wl,-z,x86-64-v2"
+    root.library(f"{PLACE}/libv.so.1", 1)
+    root.library(f"{PLACE}/glibc-hwcaps/x86-64-v2/libv.so.1", 2, level)
+    root.library(f"{PLACE}/glibc-hwcaps/x86-64-v3/libu.so.1", 3)
+    before = root.ldconfig()
+    expected = root.loads("libv.so.1")
+    entries = ldcache.read(before)
+    levels = {e.variant: e.hwcap for e in entries if e.name == b"libv.so.1"}
+    assert levels[b""] == 0
+    assert levels[b"x86-64-v2"] >> 32 > 0, "the linker said no level"
+    # With other variants than before, a variant has another number.
+    fewer = [entry for entry in entries if entry.name != b"libu.so.1"]
+    written = ldcache.write([Entry(b"libt.so", b"/t", ldcache.own_flags(), 0, b"x86-64-a"), *fewer])
+    assert set(fewer) < set(ldcache.read(written))
+    root.cache(written)
+    assert root.loads("libv.so.1") == expected
+
+
+def test_variants_behind_the_old_format_are_read(root: Root) -> None:
+    root.library(f"{PLACE}/libv.so.1", 1)
+    for variant in ("x86-64-v2", "atomics"):
+        root.library(f"{PLACE}/glibc-hwcaps/{variant}/libv.so.1", 2)
+    new, both, old = (root.ldconfig("-c", kind) for kind in ("new", "compat", "old"))
+    assert both.startswith(b"ld.so-1.7.0")
+    assert ldcache.read(both) == ldcache.read(new)
+    found = {entry.variant for entry in ldcache.read(both) if entry.name == b"libv.so.1"}
+    assert found >= {b"", b"x86-64-v2" if platform.machine() == "x86_64" else b"atomics"}
+    with pytest.raises(EditError, match="format"):
+        ldcache.read(old)
 
 
 # -- Hostile ones ----------------------------------------------------------------------------------
