@@ -7,6 +7,7 @@ input.
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import functools
 import json
@@ -57,8 +58,7 @@ def apply(
     ``folder`` is the slice's; ``hook`` and ``stat`` are the programs that the container is given.
     Doing it twice is doing it once. Raises EditError, OSError.
     """
-    # (A tenth of what copy.deepcopy takes.)
-    config: dict[str, Any] = json.loads(json.dumps(bundle.config))
+    config: dict[str, Any] = copy.deepcopy(dict(bundle.config))
     _write_plan(bundle, needs, folder, stat)
     _set_environment(config, needs.environment)
     _set_devices(config, needs.nodes)
