@@ -10,11 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent_parts import (
-    TOOLS,
-    PaperVendor,
-    make_bundle,
-)
 from aliquot.agent import processes
 from aliquot.agent.admission import Admission, Programs
 from aliquot.agent.deposit import Deposit
@@ -23,6 +18,12 @@ from aliquot.agent.keeper import Keeper
 from aliquot.agent.ledger import Ledger
 from aliquot.agent.slices import Slice
 from aliquot.agent.wire import Peer
+
+from agent_parts import (
+    TOOLS,
+    PaperVendor,
+    make_bundle,
+)
 
 
 @dataclass

@@ -16,10 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from agent_parts import TOOLS, PaperVendor, PlainConfig
 from aliquot.agent import admission, deposit, keeper, ledger, wire
 from aliquot.agent.daemon import Daemon, Parts, run_loop
 from aliquot.agent.journal import log_to_stderr
+
+from agent_parts import TOOLS, PaperVendor, PlainConfig
 
 BOOKKEEPERS = frozenset(module.__file__ for module in (admission, deposit, keeper, ledger, wire))
 

@@ -12,8 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import agent_parts
 import pytest
+from aliquot.agent import keeper as keeper_module
+from aliquot.agent import processes
+from aliquot.agent.errors import AliquotError
+from aliquot.agent.keeper import Keeper
+from aliquot.agent.ledger import Ledger
+
+import agent_parts
+from agent_desk import Desk, Story, peer, waiting_for
 from agent_parts import (
     GIB,
     NEEDS_ROOT,
@@ -30,13 +37,6 @@ from agent_parts import (
     some_process,
     swept,
 )
-from aliquot.agent import keeper as keeper_module
-from aliquot.agent import processes
-from aliquot.agent.errors import AliquotError
-from aliquot.agent.keeper import Keeper
-from aliquot.agent.ledger import Ledger
-
-from agent_desk import Desk, Story, peer, waiting_for
 
 pytestmark = NEEDS_ROOT
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from agent_parts import NEEDS_ROOT, make_bundle, mounted_below, swept
 from aliquot.agent import processes, sockets, wire
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.ledger import Ledger, key_of
 
 import agent_process
+from agent_parts import NEEDS_ROOT, make_bundle, mounted_below, swept
 from commands import ALIQUOT, wait_for
 
 pytestmark = NEEDS_ROOT

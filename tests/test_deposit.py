@@ -13,14 +13,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from agent_parts import (
-    NEEDS_ROOT,
-)
 from aliquot.agent.admission import merged
 from aliquot.agent.blocking import Caller, finish
 from aliquot.agent.deposit import PROGRAM, Deposit
 from aliquot.agent.errors import AliquotError
 from aliquot.hooks.plan import DeviceNode, Needs
+
+from agent_parts import (
+    NEEDS_ROOT,
+)
 
 pytestmark = NEEDS_ROOT
 
