@@ -155,6 +155,18 @@ def test_links_stay_in_the_root(bundle: Bundle, tmp_path: Path) -> None:
     assert (outside / "file").read_text() == "outside"
 
 
+def test_programs_can_make_the_loaders_cache_anew(bundle: Bundle) -> None:
+    bundle.usual()
+    bundle.plan(("cache", bundle.host_file("cache")))
+    cache = "/etc/ld.so.cache"
+    seen = bundle.run(cache, write=[cache])
+    assert seen.code == 0, seen.stderr
+    assert seen.text(cache) == "host cache"
+    # ldconfig renames a new one over it, which it could not do with a mount.
+    assert seen.seen[cache]["writable"] is True
+    assert (bundle.root / cache[1:]).read_text() == "host cache"
+
+
 @pytest.mark.parametrize(
     ("link", "why"),
     [

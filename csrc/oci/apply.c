@@ -30,6 +30,41 @@ static int new_file(int folder, const char *name) {
     return openat(folder, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
 }
 
+/* Begins a file that will take the place of another. -1 with errno. */
+static int begin_new(int folder) {
+    int made = new_file(folder, NEW_FILE);
+    if (made < 0 && errno == EEXIST && unlinkat(folder, NEW_FILE, 0) == 0)
+        made = new_file(folder, NEW_FILE);
+    /* The image has a folder of that name. */
+    if (made < 0 && (errno == EEXIST || errno == EISDIR))
+        errno = EPERM;
+    return made;
+}
+
+/* Puts the file that was begun in its place, at once, if it is whole. False with errno. */
+static bool end_new(int folder, const char *name, bool whole) {
+    if (whole && renameat(folder, NEW_FILE, folder, name) == 0)
+        return true;
+    int number = errno;
+    unlinkat(folder, NEW_FILE, 0);
+    errno = number;
+    return false;
+}
+
+/* Writes it all. False with errno. */
+static bool write_whole(int fd, const char *bytes, size_t size) {
+    while (size) {
+        ssize_t done = write(fd, bytes, size);
+        if (done <= 0) {
+            errno = done < 0 ? errno : ENOSPC;
+            return false;
+        }
+        bytes += done;
+        size -= (size_t)done;
+    }
+    return true;
+}
+
 /* Puts a file in the place of a link, at once and for good; it keeps the link's text. */
 static bool replace_link(int folder, const char *name, int link) {
     char text[sizeof OCI_WAS_LINK + PATH_MAX] = OCI_WAS_LINK;
@@ -37,25 +72,23 @@ static bool replace_link(int folder, const char *name, int link) {
     ssize_t length = readlinkat(link, "", text + head, PATH_MAX);
     if (length < 0)
         return false;
-    AUTO_CLOSE int made = new_file(folder, NEW_FILE);
-    if (made < 0 && errno == EEXIST && unlinkat(folder, NEW_FILE, 0) == 0)
-        made = new_file(folder, NEW_FILE);
-    if (made < 0) {
-        /* The image has a folder of that name. */
-        if (errno == EEXIST || errno == EISDIR)
-            errno = EPERM;
+    AUTO_CLOSE int made = begin_new(folder);
+    return made >= 0 && end_new(folder, name, write_whole(made, text, head + (size_t)length));
+}
+
+/* Writes a file of the host into the folder, in the place of what has that name there. False where
+ * that cannot be: then it is covered instead. */
+static bool copy_into(const struct oci_site *site, const struct oci_cover *cover) {
+    AUTO_CLOSE int source = open(cover->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    AUTO_CLOSE int made = source < 0 || strchr(cover->name, '/') ? -1 : begin_new(site->fd);
+    if (made < 0)
         return false;
-    }
-    size_t size = head + (size_t)length;
-    ssize_t done = write(made, text, size);
-    if (done == (ssize_t)size && renameat(folder, NEW_FILE, folder, name) == 0)
-        return true;
-    if (done >= 0 && done != (ssize_t)size)
-        errno = ENOSPC;
-    int number = errno;
-    unlinkat(folder, NEW_FILE, 0);
-    errno = number;
-    return false;
+    char piece[16384];
+    ssize_t got;
+    bool whole = true;
+    while (whole && (got = read(source, piece, sizeof piece)) != 0)
+        whole = got > 0 && write_whole(made, piece, (size_t)got);
+    return end_new(site->fd, cover->name, whole);
 }
 
 /* Sees to it that the cover has something to lie on, without changing what may not be changed. */
@@ -181,16 +214,24 @@ static bool attach(struct oci_work *work, int folder, const char *folder_path,
 static bool cover_site(struct oci_work *work, struct oci_site *site, struct oci_error *error) {
     bool change = oci_may_change(&work->root, site->fd), missing = false;
     for (size_t i = 0; i < site->covers; i++) {
-        enum target target = prepare(site, &site->cover[i], change, error);
+        struct oci_cover *cover = &site->cover[i];
+        cover->copied = cover->copied && change && copy_into(site, cover);
+        if (cover->copied)
+            continue;
+        enum target target = prepare(site, cover, change, error);
         if (target == TARGET_FAILED)
             return false;
         missing |= target == TARGET_MISSING;
     }
+    /* An overlay hides what was written beneath it. */
+    for (size_t i = 0; missing && i < site->covers; i++)
+        site->cover[i].copied = false;
     if (missing && !oci_lay_over(work, site, error))
         return false;
     uint64_t checked = 0;
     for (size_t i = 0; i < site->covers; i++)
-        if (!attach(work, site->fd, site->path, &site->cover[i], &checked, error))
+        if (!site->cover[i].copied &&
+            !attach(work, site->fd, site->path, &site->cover[i], &checked, error))
             return false;
     return true;
 }

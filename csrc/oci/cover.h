@@ -21,6 +21,7 @@ struct oci_cover {
     const char *path;           /* OCI_OF_HOST; the plan's */
     struct oci_tree_mount tree; /* OCI_OF_IMAGE; fd -1 otherwise */
     bool writable, folder;
+    bool copied; /* written into the folder itself where that may be: programs replace the file */
     struct oci_cover *inner; /* OCI_REGION */
     size_t inners;
 };

@@ -12,7 +12,8 @@
  *   file          path on the host, path in the container, ro or rw
  *   scan          folder of the container, one component of which may be a pattern
  *   withhold      pattern of names in home and in scanned folders that are to be empty
- *   cache         file of the host that lies over /etc/ld.so.cache
+ *   cache         file of the host that is written to /etc/ld.so.cache, or lies over it where
+ *                 nothing may be written
  *
  * Paths are absolute; empty components, `.` and a last slash in them do not matter, and only a scan,
  * which may come from the image, may have `..`. The first two lines come first. What contradicts itself is refused whole.

@@ -314,6 +314,8 @@ static bool survey_file(struct oci_work *work, const char *source, const char *t
     if (cover) {
         cover->writable = writable;
         cover->folder = folder;
+        /* ldconfig, which packages run, makes the cache anew and renames it. */
+        cover->copied = source == work->plan->cache;
     }
     return true;
 }
