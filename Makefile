@@ -80,7 +80,8 @@ $(VENV)/stamp/venv: $(VENV)/stamp/system pyproject.toml
 # The installed package is what is tested, demonstrated and measured, never the source folders.
 $(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md docs/coverage-nvml.md $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation \
-	    -C cmake.define.ALIQUOT_WERROR=ON -C install.strip=false .
+	    -C cmake.define.ALIQUOT_WERROR=ON -C cmake.define.ALIQUOT_SYMBOLS=ON \
+	    -C install.strip=false .
 	@touch $@
 
 # (Watched code warns of other things, so that warnings stop nothing here.)

@@ -24,10 +24,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 DRIVER_NAME: Final = "libcuda.so.1"
+MANAGEMENT_NAME: Final = "libnvidia-ml.so.1"
 CACHE_PATH: Final = Path("/etc/ld.so.cache")
 
 _DRIVER_FILE: Final = re.compile(r"libcuda\.so(\.[0-9]+)*", re.ASCII)
+_MANAGEMENT_FILE: Final = re.compile(r"libnvidia-ml\.so(\.[0-9]+)*", re.ASCII)
 _MOST_LINKS: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A library in a folder: the files' names in it, and the regular file that they mean."""
+
+    names: tuple[str, ...]
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +45,14 @@ class DriverFolder:
     """A folder in which a driver has names: what must lead to the shim instead.
 
     ``path`` is free of links; ``names`` are the files' names in it; ``driver`` is the regular file
-    that they mean.
+    that they mean. ``management`` is the management library beside it (NVML), None when there is
+    none: drivers come with it.
     """
 
     path: str
     names: tuple[str, ...]
     driver: str
+    management: Library | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +185,24 @@ def _driver_folder(path: str) -> DriverFolder | None:
     # A stub answers 34 to everything: it is there to link against and must stay what it is.
     if os.path.basename(path) == "stubs":
         return None
+    driver = _library(path, DRIVER_NAME, _DRIVER_FILE)
+    if driver is None:
+        return None
+    management = _library(path, MANAGEMENT_NAME, _MANAGEMENT_FILE)
+    return DriverFolder(path, driver.names, driver.file, management)
+
+
+def _library(path: str, soname: str, pattern: re.Pattern[str]) -> Library | None:
+    """Return the library that a folder has by names of ``pattern``."""
     try:
-        names = sorted(name for name in os.listdir(path) if _DRIVER_FILE.fullmatch(name))
+        names = sorted(name for name in os.listdir(path) if pattern.fullmatch(name))
     except OSError:
         return None
     # The loader's own name decides; without it, the file with the longest version.
-    names.sort(key=lambda name: (name != DRIVER_NAME, -len(name)))
-    for name in names:
+    for name in sorted(names, key=lambda name: (name != soname, -len(name))):
         file = os.path.join(path, name)
         if _fault(file) is None:
-            driver = os.path.realpath(file)
-            if os.path.basename(os.path.dirname(driver)) != "stubs":
-                return DriverFolder(path, tuple(sorted(names)), driver)
+            real = os.path.realpath(file)
+            if os.path.basename(os.path.dirname(real)) != "stubs":
+                return Library(tuple(names), real)
     return None

@@ -33,7 +33,7 @@ from .mounts import (
     MS_REMOUNT,
     MS_SLAVE,
 )
-from .rundir import DRIVER_LINK, REGION_FOLDER
+from .rundir import DRIVER_LINK, MANAGEMENT_LINK, REGION_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -84,7 +84,7 @@ def enter(covers: Sequence[Cover]) -> None:
     _mount(None, "/", None, MS_REC | MS_SLAVE, None, "cutting the mounts off from the host's")
     # Everything is opened before the first overlay hides it.
     covered = {
-        os.path.join(cover.folder.path, name) for cover in covers for name in cover.folder.names
+        os.path.join(cover.folder.path, name) for cover in covers for name in _names(cover.folder)
     }
     inner = [
         (path, _clone_mount(path))
@@ -94,7 +94,9 @@ def enter(covers: Sequence[Cover]) -> None:
     ]
     lowers = [_open(cover.folder.path) for cover in covers]
     uppers = [_open(cover.lib) for cover in covers]
-    drivers = [_open(cover.folder.driver) for cover in covers]
+    libraries = [
+        [(link, _open(path)) for link, path in _libraries(cover.folder)] for cover in covers
+    ]
     regions = [_open(os.path.join(cover.lib, REGION_FOLDER)) for cover in covers]
     for cover, upper, lower in zip(covers, uppers, lowers, strict=True):
         # By descriptor: the folder below, not an overlay over its parent, and no text to escape.
@@ -103,13 +105,26 @@ def enter(covers: Sequence[Cover]) -> None:
         _mount("overlay", path, "overlay", MS_RDONLY, layers, f"an overlay over {path}")
     for path, tree in inner:
         _attach_mount(tree, path)
-    for cover, driver, own in zip(covers, drivers, regions, strict=True):
-        _bind_region(cover, driver, own)
-    for fd in (*lowers, *uppers, *drivers, *regions, *(tree for _, tree in inner)):
+    for cover, behind, own in zip(covers, libraries, regions, strict=True):
+        _bind_region(cover, behind, own)
+    opened = (fd for behind in libraries for _, fd in behind)
+    for fd in (*lowers, *uppers, *opened, *regions, *(tree for _, tree in inner)):
         os.close(fd)
     # The working folder may be one that was covered.
     with contextlib.suppress(OSError):
         os.chdir(os.getcwd())
+
+
+def _names(folder: DriverFolder) -> tuple[str, ...]:
+    return (*folder.names, *(folder.management.names if folder.management else ()))
+
+
+def _libraries(folder: DriverFolder) -> list[tuple[str, str]]:
+    """Return the real libraries by their private names."""
+    found = [(DRIVER_LINK, folder.driver)]
+    if folder.management:
+        found.append((MANAGEMENT_LINK, folder.management.file))
+    return found
 
 
 def _unshare() -> None:
@@ -134,8 +149,8 @@ def _has_sys_admin() -> bool:
     return False
 
 
-def _bind_region(cover: Cover, driver: int, own: int) -> None:
-    """Mount the region, read-only but for ``usage``, and the real driver into it."""
+def _bind_region(cover: Cover, libraries: Sequence[tuple[str, int]], own: int) -> None:
+    """Mount the region, read-only but for ``usage``, and the real libraries into it."""
     target = os.path.join(cover.folder.path, REGION_FOLDER)
     usage = os.path.join(target, "usage")
     what = f"the region in {target}"
@@ -144,8 +159,9 @@ def _bind_region(cover: Cover, driver: int, own: int) -> None:
     kept = os.statvfs(target).f_flag
     flags = sum(flag for status, flag in _KEPT_FLAGS if kept & status)
     _mount(None, target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags, None, what)
-    link = os.path.join(target, DRIVER_LINK)
-    _mount(f"/proc/self/fd/{driver}", link, None, MS_BIND, None, f"the driver in {target}")
+    for name, library in libraries:
+        link = os.path.join(target, name)
+        _mount(f"/proc/self/fd/{library}", link, None, MS_BIND, None, f"the driver in {target}")
 
 
 def _mounts_below(folders: Iterable[str]) -> list[str]:

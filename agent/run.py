@@ -199,7 +199,8 @@ def _run_as(making: _Making, mode: str) -> int:
     """Lay the slice out for ``mode`` and run the program in it."""
     wanted, run, command, voice = making.wanted, making.run, making.command, making.voice
     folders = _folders(wanted.installation) if mode == "namespace" else [_main(wanted.installation)]
-    rundir.lay_out(run, _region(wanted), wanted.shim, folders, mounted=mode == "namespace")
+    shims = rundir.Shims(wanted.shim, aliquot.shim.library("libnvidia-ml.so.1"))
+    rundir.lay_out(run, _region(wanted), shims, folders, mounted=mode == "namespace")
     rundir.write_meta(run, _meta(wanted, run, mode, command))
     covers: tuple[Cover, ...] = ()
     if mode == "namespace":

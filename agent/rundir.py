@@ -8,8 +8,9 @@
         meta.json                 what the slice is, for people
         lib/                      what a program is to find instead of the driver's folder
             libcuda.so.1, …       symbolic links to the installed shim
+            libnvidia-ml.so.1, …  the same for the management library, where there is one
             .aliquot/grant, usage the region
-            .aliquot/libcuda-driver.so.1
+            .aliquot/libcuda-driver.so.1, libnvidia-ml-driver.so.1
         lib.1/ …                  the same for further folders with a driver, the region hard-linked
 
 A slice has ended when nobody holds ``lock`` and no slot of ``usage``: both are the kernel's locks,
@@ -36,12 +37,13 @@ from aliquot.shim import region
 from .errors import AliquotError, BadRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .drivers import DriverFolder
 
 REGION_FOLDER: Final = ".aliquot"
 DRIVER_LINK: Final = "libcuda-driver.so.1"
+MANAGEMENT_LINK: Final = "libnvidia-ml-driver.so.1"
 META: Final = "meta.json"
 LOCK: Final = "lock"
 MAKER_LOCK: Final = "maker"
@@ -51,6 +53,14 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _MOST_META_BYTES: Final = 1 << 20
 # Programs open files from 3 upwards and shells save theirs from 10: stay out of their way.
 _LOCK_DESCRIPTOR: Final = 190
+
+
+@dataclass(frozen=True, slots=True)
+class Shims:
+    """The installed shims: of the driver, and of the management library."""
+
+    driver: Path
+    management: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +146,7 @@ def check_name(name: str) -> None:
 def lay_out(
     run: RunDirectory,
     devices: Sequence[region.RegionDevice],
-    shim: Path,
+    shims: Shims,
     folders: Sequence[DriverFolder],
     *,
     mounted: bool,
@@ -154,12 +164,11 @@ def lay_out(
             for made in (lib, own):
                 # The merged folder has the mode of this one, whatever the umask.
                 made.chmod(0o755)
-            for name in sorted({*folder.names, "libcuda.so", "libcuda.so.1"}):
-                (lib / name).symlink_to(shim)
-            if mounted:
-                (own / DRIVER_LINK).touch()
-            else:
-                (own / DRIVER_LINK).symlink_to(folder.driver)
+            _stand_in(lib, {*folder.names, "libcuda.so", "libcuda.so.1"}, shims.driver)
+            _lead_to(own / DRIVER_LINK, folder.driver, mounted=mounted)
+            if folder.management:
+                _stand_in(lib, folder.management.names, shims.management)
+                _lead_to(own / MANAGEMENT_LINK, folder.management.file, mounted=mounted)
             if number:
                 for file in ("grant", "usage"):
                     os.link(run.region_folder / file, own / file)
@@ -171,6 +180,18 @@ def lay_out(
             run.path.chmod(0o711)
     except OSError as error:
         raise AliquotError(f"{run.path} cannot be filled: {error.strerror}") from error
+
+
+def _stand_in(lib: Path, names: Iterable[str], shim: Path) -> None:
+    for name in sorted(names):
+        (lib / name).symlink_to(shim)
+
+
+def _lead_to(link: Path, library: str, *, mounted: bool) -> None:
+    if mounted:
+        link.touch()
+    else:
+        link.symlink_to(library)
 
 
 def clear(run: RunDirectory) -> None:

@@ -8,10 +8,15 @@ set(aliquot_zig
     ${CMAKE_COMMAND} -E env ZIG_GLOBAL_CACHE_DIR=${CMAKE_CURRENT_BINARY_DIR}/zig
     ZIG_LOCAL_CACHE_DIR=${CMAKE_CURRENT_BINARY_DIR}/zig ${Python_EXECUTABLE} -m ziglang cc)
 set(aliquot_target_flags -D_GNU_SOURCE -I${CMAKE_CURRENT_SOURCE_DIR}/csrc -std=gnu11
-                         -fvisibility=hidden -ffunction-sections -fno-sanitize=undefined
+                         -g0 -fvisibility=hidden -ffunction-sections -fno-sanitize=undefined
                          -Wall -Wextra -Wconversion)
 if(ALIQUOT_WERROR)
     list(APPEND aliquot_target_flags -Werror)
+endif()
+# The host's own strip(1) does not know the other kind of machine.
+set(aliquot_strip -s)
+if(ALIQUOT_SYMBOLS)
+    set(aliquot_strip "")
 endif()
 
 # Compiles SOURCES for ABI of ARCH with FLAGS; OUT gets the objects. Generated sources are named with
@@ -66,7 +71,7 @@ function(aliquot_target_shim name soname private)
             VERBATIM)
         add_custom_command(
             OUTPUT ${folder}/${soname}
-            COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared -s ${objects}
+            COMMAND ${aliquot_zig} -target ${arch}-linux-gnu.2.17 -shared ${aliquot_strip} ${objects}
                     -Wl,-soname,${soname} -Wl,-Bsymbolic -Wl,-z,defs -Wl,-z,nodelete -Wl,-z,relro
                     -Wl,--enable-new-dtags -Wl,-rpath,$ORIGIN/.aliquot -Wl,--gc-sections
                     -Wl,--hash-style=gnu -Wl,--build-id=sha1

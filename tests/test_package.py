@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aliquot.shim
+
+from test_shim_file import shipped
+
 ARCHES = ("x86_64", "aarch64")
 PLACES = ("sim/lib", *(f"shim/lib/{arch}" for arch in ARCHES))
 SHIMS = ("libcuda.so.1", "libnvidia-ml.so.1")
@@ -14,6 +18,7 @@ PROGRAMS = ("aliquot-runtime", "aliquot-hook", "aliquot-stat")
 
 
 def test_the_distribution_holds_the_shims_the_programs_the_simulator_and_the_command() -> None:
+    shipped(aliquot.shim.library())
     files = {str(path) for path in importlib.metadata.files("aliquot") or []}
     shims = {f"lib/{arch}/{name}" for arch in ARCHES for name in SHIMS}
     programs = {f"bin/{arch}/{name}" for arch in ARCHES for name in PROGRAMS}

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from commands import ALIQUOT, TESTS, Desk, desk, wait_for
+from commands import ALIQUOT, TESTS, Desk, desk, needs_namespaces, wait_for
 
 HOLDER = str(TESTS / "holder.py")
 MIB = 1 << 20
@@ -205,3 +205,41 @@ def test_the_sim_command_and_the_run_command_go_together(
     result = made.run("sim", "--node", "a100x2", "--", *ALIQUOT, "run", *command, "1600", "1600")
     assert result.stdout.splitlines() == ["init 0", "1600 0", "1600 2", "holding"], result.stderr
     assert result.returncode == 0
+
+
+LOOK = """
+import ctypes, json, sys
+seen = []
+for path in sys.argv[1:]:
+    nvml, count, device = ctypes.CDLL(path), ctypes.c_uint(), ctypes.c_void_p()
+    assert nvml.nvmlInit_v2() == 0
+    assert nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+    assert nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device)) == 0
+    uuid, memory = ctypes.create_string_buffer(96), (ctypes.c_ulonglong * 3)()
+    nvml.nvmlDeviceGetUUID(device, uuid, 96)
+    nvml.nvmlDeviceGetMemoryInfo(device, memory)
+    processes = ctypes.c_uint()
+    nvml.nvmlDeviceGetComputeRunningProcesses_v3(device, ctypes.byref(processes), None)
+    seen.append([count.value, uuid.value.decode(), memory[0], memory[2], processes.value])
+print(json.dumps(seen))
+"""
+
+
+@pytest.mark.parametrize("mode", [pytest.param("namespace", marks=needs_namespaces), "environment"])
+def test_nvml_shows_the_slice_too(machine: Machine, mode: str, sim_nvml: Path) -> None:
+    """By its name, and by its path where mounts cover it."""
+    others = [sys.executable, HOLDER, "libcuda.so.1", "300"]
+    look = [sys.executable, "-c", LOOK, "libnvidia-ml.so.1"]
+    if mode == "namespace":
+        look.append(str(sim_nvml))
+    # What another slice holds of the same device is not seen.
+    with machine.desk.start(
+        "run", "--device", "1", "--memory", "1GiB", "--", *others, stdin=subprocess.PIPE
+    ) as other:
+        assert lines_until_holding(other) == ["init 0", "300 0"]
+        run = ["run", "--mode", mode, "--json", "--device", "1", "--memory", "2GiB", "--"]
+        result = machine.desk.run(*run, *look)
+        other.communicate()
+    assert result.returncode == 0, result.stderr
+    uuid = events(result)[0]["devices"][0]["uuid"]
+    assert json.loads(result.stdout) == [[1, uuid, 2048 * MIB, 0, 0]] * (len(look) - 3)
