@@ -8,7 +8,6 @@ connection, and nobody else waits for it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import struct
@@ -175,8 +174,7 @@ class Server:
                     # passes before the next try, since the socket stays readable.
                     self._complain(f"a connection cannot be taken: {error.strerror}")
                     self._fewer.clear()
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._fewer.wait(), 1.0)
+                    await self._until_fewer(1.0)
                     continue
                 task = loop.create_task(self._serve(connection))
                 self._all.add(task)
@@ -201,9 +199,22 @@ class Server:
                     self._complain("too many connections: the one that asks slowest is dropped")
                     wait = None
                 break
-            with contextlib.suppress(asyncio.TimeoutError):
-                # All others are being answered, or somebody still has a moment to ask.
-                await asyncio.wait_for(self._fewer.wait(), wait)
+            # All others are being answered, or somebody still has a moment to ask.
+            await self._until_fewer(wait)
+
+    async def _until_fewer(self, seconds: float | None) -> None:
+        """Return when a connection has ended, or after so many seconds.
+
+        (wait_for of Python before 3.12 may lose a cancellation that comes in the same moment.)
+        """
+        timer = None
+        if seconds is not None:
+            timer = asyncio.get_running_loop().call_later(seconds, self._fewer.set)
+        try:
+            await self._fewer.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._all.discard(task)
