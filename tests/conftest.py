@@ -101,6 +101,19 @@ def header_folder() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def nvml_header() -> Callable[[str], Path]:
+    """The nvml.h of CUDA 11.8, 12.9 or 13.5; skips the test where it cannot be had."""
+
+    def find(version: str) -> Path:
+        try:
+            return nvidia_files.management_header(version)
+        except nvidia_files.UnreachableError as error:
+            pytest.skip(str(error))
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def real_driver() -> Callable[[str], Path]:
     """NVIDIA's libcuda of driver 535 or 550; skips the test where it cannot be had."""
 

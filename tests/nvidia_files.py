@@ -20,6 +20,10 @@ WHEELS = {
     "12.9": "nvidia-cuda-runtime-cu12==12.9.*",
     "13.5": "nvidia-cuda-runtime==13.5.*",
 }
+NVML_WHEELS = {
+    "11.8": "nvidia-nvml-dev-cu11==11.8.*",
+    "12.9": "nvidia-nvml-dev-cu12==12.9.*",
+}
 SUITES = {"535": "bookworm", "550": "trixie"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -74,16 +78,33 @@ def header_folder(version: str) -> Path:
         if version == "13.5" and header.exists() and "CUDA_VERSION 13050" in header.read_text():
             return header.parent
     folder = cache_folder() / f"cuda-{version.replace('.', '-')}"
-    with once(folder) as empty:
-        if empty:
-            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
-            pip += ["--only-binary", ":all:", "-d", str(folder), WHEELS[version]]
-            _run(f"headers of CUDA {version} from PyPI", pip, folder)
-            for wheel in folder.glob("*.whl"):
-                with zipfile.ZipFile(wheel) as archive:
-                    archive.extractall(folder, [n for n in archive.namelist() if n[-2:] == ".h"])
-                wheel.unlink()
+    _unpack_headers(folder, WHEELS[version], f"headers of CUDA {version} from PyPI")
     return next(folder.glob("**/cuda.h")).parent
+
+
+def management_header(version: str) -> Path:
+    """The nvml.h of a CUDA version of ``NVML_WHEELS``, or of 13.5.
+
+    Raises UnreachableError if PyPI cannot be reached.
+    """
+    if version not in NVML_WHEELS:
+        return header_folder(version) / "nvml.h"
+    folder = cache_folder() / f"nvml-header-{version.replace('.', '-')}"
+    _unpack_headers(folder, NVML_WHEELS[version], f"nvml.h of CUDA {version} from PyPI")
+    return next(folder.glob("**/nvml.h"))
+
+
+def _unpack_headers(folder: Path, requirement: str, what: str) -> None:
+    with once(folder) as empty:
+        if not empty:
+            return
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps"]
+        pip += ["--only-binary", ":all:", "-d", str(folder), requirement]
+        _run(what, pip, folder)
+        for wheel in folder.glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder, [n for n in archive.namelist() if n[-2:] == ".h"])
+            wheel.unlink()
 
 
 def debian_package(folder: Path, package: str, suite: str, component: str, what: str) -> Path:

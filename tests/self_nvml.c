@@ -64,6 +64,11 @@ EXPORT int nvmlDeviceGetMemoryInfo(struct device *device, struct memory *memory)
     return result;
 }
 
+EXPORT int nvmlDeviceGetConfComputeProtectedMemoryUsage(struct device *device,
+                                                        struct memory *memory) {
+    return nvmlDeviceGetMemoryInfo(device, memory);
+}
+
 struct process {
     unsigned pid;
     unsigned long long used;
@@ -86,6 +91,25 @@ EXPORT int nvmlDeviceGetAccountingStats(struct device *device, unsigned pid, cha
     (void)device, (void)pid;
     memset(stats, 0x55, 56);
     return SUCCESS;
+}
+
+/* A session of somebody's; asked with no room, NVML tells how many there are, and that it went well. */
+static int sessions(unsigned *count, unsigned *out) {
+    unsigned room = *count;
+    *count = 1;
+    if (room)
+        out[0] = 1;
+    return SUCCESS;
+}
+
+EXPORT int nvmlDeviceGetEncoderSessions(struct device *device, unsigned *count, unsigned *out) {
+    (void)device;
+    return sessions(count, out);
+}
+
+EXPORT int nvmlDeviceGetFBCSessions(struct device *device, unsigned *count, unsigned *out) {
+    (void)device;
+    return sessions(count, out);
 }
 
 /* A chassis with all devices in it, and what is near all. */

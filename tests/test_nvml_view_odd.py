@@ -20,7 +20,6 @@ from aliquot.shim import region
 from commands import TESTS
 from cuda_headers import exports
 from cuda_table import NVML_TABLE, read_table
-from nvidia_node import odd_nvml
 from slices import lay_out, lay_out_management
 
 MIB = 1 << 20
@@ -152,6 +151,27 @@ def test_accounts_of_the_node_are_nobodys_in_a_slice(
     assert seen == [NOT_FOUND, 0]
 
 
+def test_sessions_of_the_node_are_nobodys_and_protected_memory_is_the_slices(
+    before: Callable[..., Path], self_nvml: Path
+) -> None:
+    seen = see(
+        before(self_nvml, [LAST]),
+        """
+        assert c.nvmlInit_v2() == 0
+        device = new(asked("nvmlDeviceGetHandleByIndex_v2", 0, kind=new))
+        def listed(call, room):
+            count, rows = ctypes.c_uint(room), (ctypes.c_uint * 64)()
+            result = call(device, ctypes.byref(count), rows if room else None)
+            return [result, count.value, sum(rows)]
+        memory = (ctypes.c_ulonglong * 3)()
+        assert c.nvmlDeviceGetConfComputeProtectedMemoryUsage(device, memory) == 0
+        seen = [[listed(call, room) for call in (c.nvmlDeviceGetEncoderSessions,
+                 c.nvmlDeviceGetFBCSessions) for room in (0, 1)], list(memory)]
+        """,
+    )
+    assert seen == [[[0, 0, 0]] * 4, [CAP, CAP, 0]]
+
+
 def test_what_an_old_library_lacks_is_not_found(
     before: Callable[..., Path], self_nvml: Path
 ) -> None:
@@ -188,13 +208,11 @@ def _member(usage: Path, charge: int) -> Iterator[int]:
 
 
 def test_a_partition_shows_its_card_and_no_other_partition(
-    before: Callable[..., Path], tmp_path: Path
+    before: Callable[..., Path], odd_nvml: Path, tmp_path: Path
 ) -> None:
     told = tmp_path / "told"
     told.write_text("mig=0")
-    (tmp_path / "odd").mkdir()
-    nvml = odd_nvml(tmp_path / "odd") / "libnvidia-ml.so.999.1"
-    view = before(nvml, [PARTS[1]])
+    view = before(odd_nvml / "libnvidia-ml.so.999.1", [PARTS[1]])
     program = """
         assert c.nvmlInit_v2() == 0
         card = asked("nvmlDeviceGetHandleByIndex_v2", 0, kind=new)

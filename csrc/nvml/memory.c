@@ -47,14 +47,31 @@ static bool cap_of(nvmlDevice_t device, uint64_t *cap, uint64_t *used) {
     return true;
 }
 
+static void show_cap(nvmlDevice_t device, nvmlMemory_t *memory) {
+    uint64_t cap, used;
+    if (cap_of(device, &cap, &used))
+        *memory = (nvmlMemory_t){.total = cap, .free = cap - used, .used = used};
+}
+
 nvmlReturn_t aliquot_nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) {
     if (OWN_CALL())
         return REAL(nvmlDeviceGetMemoryInfo)(device, memory);
     ENTER();
     nvmlReturn_t result = REAL(nvmlDeviceGetMemoryInfo)(device, memory);
-    uint64_t cap, used;
-    if (result == NVML_SUCCESS && cap_of(device, &cap, &used))
-        *memory = (nvmlMemory_t){.total = cap, .free = cap - used, .used = used};
+    if (result == NVML_SUCCESS)
+        show_cap(device, memory);
+    return result;
+}
+
+/* With confidential computing all that a process gets of the device is protected memory. */
+nvmlReturn_t aliquot_nvmlDeviceGetConfComputeProtectedMemoryUsage(nvmlDevice_t device,
+                                                                  nvmlMemory_t *memory) {
+    if (OWN_CALL())
+        return REAL(nvmlDeviceGetConfComputeProtectedMemoryUsage)(device, memory);
+    ENTER();
+    nvmlReturn_t result = REAL(nvmlDeviceGetConfComputeProtectedMemoryUsage)(device, memory);
+    if (result == NVML_SUCCESS)
+        show_cap(device, memory);
     return result;
 }
 

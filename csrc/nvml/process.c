@@ -90,6 +90,9 @@ LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, nvmlProcessInfo_t, 0)
 LIST(nvmlDeviceGetMPSComputeRunningProcesses, nvmlProcessInfo_v1_t, 0)
 LIST(nvmlDeviceGetMPSComputeRunningProcesses_v2, nvmlProcessInfo_v2_t, 0)
 LIST(nvmlDeviceGetMPSComputeRunningProcesses_v3, nvmlProcessInfo_t, 0)
+/* Sessions are everybody's, by pids of the host. */
+LIST(nvmlDeviceGetEncoderSessions, nvmlEncoderSessionInfo_t, 0)
+LIST(nvmlDeviceGetFBCSessions, nvmlFBCSessionInfo_t, 0)
 
 nvmlReturn_t aliquot_nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
                                                            nvmlProcessDetailList_t *details) {
