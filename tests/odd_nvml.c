@@ -99,6 +99,12 @@ EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **device)
     return SUCCESS;
 }
 
+EXPORT int nvmlDeviceGetIndex(struct device *device, unsigned *index) {
+    BEGIN("DeviceGetIndex", device);
+    *index = (unsigned)(device->part < 0 ? device->card : device->part);
+    return SUCCESS;
+}
+
 /* The cards' are those of odd_driver.c. */
 static void write_uuid(char *uuid, size_t length, const struct device *device) {
     unsigned b = 0x1au + (unsigned)device->card;

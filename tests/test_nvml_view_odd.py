@@ -190,6 +190,78 @@ def test_what_an_old_library_lacks_is_not_found(
     assert seen == [FUNCTION_NOT_FOUND, False, 0, 0, True]
 
 
+# ---- Lost devices --------------------------------------------------------------------------------
+
+CARDS = ("1a" * 16, "1b" * 16)  # of odd_nvml.c
+LOST = 15
+ASK_PLACES = """
+assert c.nvmlInit_v2() == 0
+def place(index):
+    device, uuid = new(), ctypes.create_string_buffer(96)
+    result = c.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device))
+    if result:
+        return result
+    assert c.nvmlDeviceGetUUID(device, uuid, 96) == 0
+    return [uuid.value.decode()[4:8], asked("nvmlDeviceGetIndex", device)]
+count = asked("nvmlDeviceGetCount_v2")
+seen = [place(index) for index in range(count)]
+assert place(count) == 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("own", "trouble", "places"),
+    [
+        # Its number is still its own, and those after it keep theirs.
+        (CARDS, "DeviceGetHandleByIndex@0=15", [LOST, ["1b1b", 1]]),
+        (CARDS, "DeviceGetUUID@0=15", [LOST, ["1b1b", 1]]),
+        (CARDS, "DeviceGetHandleByIndex@1=999", [["1a1a", 0], 999]),
+        (CARDS[:1], "DeviceGetHandleByIndex@0=15", [LOST]),
+        # All of the slice's are there: what is lost is somebody else's.
+        (CARDS[1:], "DeviceGetHandleByIndex@0=15", [["1b1b", 0]]),
+        # What a container may not use was never its own.
+        (CARDS[1:], "DeviceGetHandleByIndex@0=4", [["1b1b", 0]]),
+        # The card of a partition of the slice's.
+        (["00000002" + "0" * 24], "mig=0 DeviceGetHandleByIndex@0=15", [LOST]),
+    ],
+    ids=["first", "unnamed", "last", "only", "other's", "forbidden", "card"],
+)
+def test_a_lost_device_keeps_its_number_if_it_is_the_slices(
+    before: Callable[..., Path],
+    odd_nvml: Path,
+    tmp_path: Path,
+    own: Sequence[str],
+    trouble: str,
+    places: list[Any],
+) -> None:
+    told = tmp_path / "told"
+    told.write_text(trouble)
+    view = before(odd_nvml / "libnvidia-ml.so.999.1", own)
+    assert see(view, ASK_PLACES, ODD_NVML=str(told)) == places
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["nvmlDeviceGetCount_v2", "nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetHandleByUUID"],
+)
+def test_before_it_begins_the_view_says_what_nvml_says(
+    before: Callable[..., Path], odd_nvml: Path, call: str
+) -> None:
+    arguments = {"nvmlDeviceGetHandleByIndex_v2": "0, ", "nvmlDeviceGetHandleByUUID": "b'GPU-', "}
+    seen = see(
+        before(odd_nvml / "libnvidia-ml.so.999.1", CARDS),
+        f"""
+        out = (ctypes.c_ubyte * 64)()
+        early = c.{call}({arguments.get(call, "")}out)
+        assert c.nvmlInit_v2() == 0 and c.nvmlShutdown() == 0
+        seen = [early, c.{call}({arguments.get(call, "")}out), sum(out)]
+        """,
+    )
+    # (The stand-in looks a name up before it looks whether it has begun.)
+    error = NOT_FOUND if "UUID" in call else 1
+    assert seen == [error, error, 0]
+
+
 # ---- Partitions ----------------------------------------------------------------------------------
 
 PARTS = ("00000001" + "0" * 24, "00000002" + "0" * 24)  # of card 0, as odd_nvml.c has them

@@ -7,31 +7,72 @@
 
 #include <stdlib.h>
 
-/* Looks at the slice's devices one after another, up to number `wanted` or to the device `wanted_is`,
- * whichever comes first. Answers how many came before, and `*found` (NULL: none). */
-static nvmlReturn_t look(unsigned wanted, nvmlDevice_t wanted_is, unsigned *before,
-                         nvmlDevice_t *found) {
-    unsigned total = 0;
+/* What the driver has at one of its places: success and `*device` for one of the slice's, "not found"
+ * for one of others, and the driver's own error where a device cannot say whose it is: it is lost. */
+static nvmlReturn_t at_place(unsigned place, nvmlDevice_t *device) {
+    char uuid[NVML_DEVICE_UUID_V2_BUFFER_SIZE];
+    nvmlReturn_t result = aliquot_view_real_handle(place, device);
+    /* The slice's are allowed to it. */
+    if (result == NVML_ERROR_NO_PERMISSION)
+        return NVML_ERROR_NOT_FOUND;
+    if (result != NVML_SUCCESS || aliquot_view_shows(*device))
+        return result;
+    /* Not the slice's, or it has a handle but cannot say what it is called. */
+    result = REAL(nvmlDeviceGetUUID)(*device, uuid, sizeof uuid);
+    return result == NVML_SUCCESS ? NVML_ERROR_NOT_FOUND : result;
+}
+
+/* How many of the slice's devices are at none of the driver's places, so that lost ones are theirs. */
+static unsigned missing(unsigned total) {
+    unsigned found = 0, granted = aliquot_view_granted();
+    for (unsigned place = 0; place < total; place++) {
+        nvmlDevice_t device;
+        if (at_place(place, &device) == NVML_SUCCESS)
+            found += aliquot_view_device(device, NULL) ? 1 : aliquot_view_parts(device, NULL, NULL);
+    }
+    return found < granted ? granted - found : 0;
+}
+
+/* Looks at the slice's devices one after another, up to number `wanted` or to the driver's place
+ * `place`, whichever comes first. Answers how many came before, and `*found` (NULL: none, or one that
+ * is lost, with its error). A lost device keeps its number, as NVML has it, so that those after it
+ * are not taken for others. */
+static nvmlReturn_t look(unsigned wanted, unsigned place, unsigned *before, nvmlDevice_t *found) {
+    unsigned total = 0, lost = 0;
+    bool counted = false;
     nvmlReturn_t result = aliquot_view_real_count(&total);
     *before = 0;
     *found = NULL;
     for (unsigned i = 0; result == NVML_SUCCESS && i < total; i++) {
-        nvmlDevice_t device;
-        /* One that is lost, or that this process may not use, is none of the slice's. */
-        if (aliquot_view_real_handle(i, &device) != NVML_SUCCESS || !aliquot_view_shows(device))
+        nvmlDevice_t device = NULL;
+        nvmlReturn_t here = at_place(i, &device);
+        if (here == NVML_ERROR_NOT_FOUND)
             continue;
-        if (*before == wanted || device == wanted_is) {
-            *found = device;
-            break;
+        if (here != NVML_SUCCESS) {
+            if (!counted)
+                lost = missing(total);
+            counted = true;
+            if (!lost)
+                continue;
+            lost--;
+        }
+        if (*before == wanted || i == place) {
+            *found = here == NVML_SUCCESS ? device : NULL;
+            return here;
         }
         ++*before;
     }
-    return result;
+    return result == NVML_SUCCESS ? NVML_ERROR_NOT_FOUND : result;
 }
+
+enum { NOWHERE = ~0u };
 
 static nvmlReturn_t get_count(unsigned *count) {
     nvmlDevice_t none;
-    return count ? look(~0u, NULL, count, &none) : NVML_ERROR_INVALID_ARGUMENT;
+    if (!count)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    nvmlReturn_t result = look(NOWHERE, NOWHERE, count, &none);
+    return result == NVML_ERROR_NOT_FOUND ? NVML_SUCCESS : result;
 }
 
 nvmlReturn_t aliquot_nvmlDeviceGetCount(unsigned int *count) {
@@ -53,13 +94,10 @@ static nvmlReturn_t by_index(unsigned index, nvmlDevice_t *device) {
     nvmlDevice_t found;
     if (!device)
         return NVML_ERROR_INVALID_ARGUMENT;
-    nvmlReturn_t result = look(index, NULL, &before, &found);
-    if (result != NVML_SUCCESS)
-        return result;
-    if (!found)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    *device = found;
-    return NVML_SUCCESS;
+    nvmlReturn_t result = look(index, NOWHERE, &before, &found);
+    if (result == NVML_SUCCESS)
+        *device = found;
+    return result == NVML_ERROR_NOT_FOUND ? NVML_ERROR_INVALID_ARGUMENT : result;
 }
 
 nvmlReturn_t aliquot_nvmlDeviceGetHandleByIndex(unsigned int index, nvmlDevice_t *device) {
@@ -80,19 +118,21 @@ nvmlReturn_t aliquot_nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index
     if (OWN_CALL())
         return REAL(nvmlDeviceGetIndex)(device, index);
     ENTER();
-    nvmlReturn_t result = REAL(nvmlDeviceGetIndex)(device, index);
-    /* A partition's number is its place on its card. */
-    if (result != NVML_SUCCESS || aliquot_view_is_part(device))
-        return result;
-    unsigned before;
+    unsigned place, before;
     nvmlDevice_t found;
-    result = look(~0u, device, &before, &found);
+    nvmlReturn_t result = REAL(nvmlDeviceGetIndex)(device, index ? &place : NULL);
     if (result != NVML_SUCCESS)
         return result;
-    if (!found)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    *index = before;
-    return NVML_SUCCESS;
+    /* A partition's number is its place on its card. */
+    if (aliquot_view_is_part(device)) {
+        *index = place;
+        return NVML_SUCCESS;
+    }
+    /* By the driver's places, for no word of NVML's says that a device has one handle only. */
+    result = look(NOWHERE, place, &before, &found);
+    if (result == NVML_SUCCESS)
+        *index = before;
+    return result == NVML_ERROR_NOT_FOUND ? NVML_ERROR_INVALID_ARGUMENT : result;
 }
 
 /* ---- By name ----------------------------------------------------------------------------------- */

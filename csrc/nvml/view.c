@@ -111,6 +111,12 @@ static bool parse_uuid(const char *text, uint8_t uuid[16]) {
     return digits == 32;
 }
 
+unsigned aliquot_view_granted(void) {
+    const struct aliquot_grant *grant = atomic_load_explicit(&granted, memory_order_acquire);
+    uint32_t count = grant ? grant->device_count : 0;
+    return count < ALIQUOT_MAX_DEVICES ? count : ALIQUOT_MAX_DEVICES;
+}
+
 const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint32_t *index) {
     const struct aliquot_grant *grant = atomic_load_explicit(&granted, memory_order_acquire);
     char text[NVML_DEVICE_UUID_V2_BUFFER_SIZE];
@@ -118,7 +124,7 @@ const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint
     if (!grant || REAL(nvmlDeviceGetUUID)(device, text, sizeof text) != NVML_SUCCESS ||
         !parse_uuid(text, uuid))
         return NULL;
-    for (uint32_t d = 0; d < grant->device_count && d < ALIQUOT_MAX_DEVICES; d++)
+    for (uint32_t d = 0, count = aliquot_view_granted(); d < count; d++)
         if (!memcmp(grant->device[d].uuid, uuid, sizeof uuid)) {
             if (index)
                 *index = d;

@@ -37,6 +37,9 @@ const struct aliquot_grant_device *aliquot_view_device(nvmlDevice_t device, uint
  * partition. */
 bool aliquot_view_shows(nvmlDevice_t device);
 
+/* How many devices the slice has by its grant, partitions among them. */
+unsigned aliquot_view_granted(void);
+
 /* Whether the handle is a partition's. */
 bool aliquot_view_is_part(nvmlDevice_t device);
 
