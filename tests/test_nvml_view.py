@@ -157,16 +157,19 @@ def test_memory_is_the_cap_and_what_is_charged_in_both_versions(piece: Slice) ->
 
 def test_processes_are_the_slices_own_by_the_pids_that_they_know(piece: Slice) -> None:
     first, second = piece.worker(), piece.worker()
-    everybody = piece.ask(
+    lists = (
         "h = n.nvmlDeviceGetHandleByIndex(0)\n"
         "names = ('Compute', 'Graphics', 'MPSCompute')\n"
         "calls = [getattr(n, f'nvmlDeviceGet{name}RunningProcesses') for name in names]\n"
         "print(json.dumps([sorted([p.pid, p.usedGpuMemory] for p in c(h)) for c in calls]))"
     )
     own = sorted([process.pid, 108 * MIB] for process in (first, second))
-    assert everybody == [own, [], []]
-    for process in (first, second):
-        process.communicate()
+    assert piece.ask(lists) == [own, [], []]
+    # One that died without a word leaves its slot as it was, and is not shown.
+    first.kill()
+    first.communicate()
+    assert piece.ask(lists) == [[[second.pid, 108 * MIB]], [], []]
+    second.communicate()
 
 
 LISTS = """
