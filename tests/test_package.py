@@ -28,6 +28,8 @@ def test_the_distribution_holds_the_shims_the_programs_the_simulator_and_the_com
     assert {f"aliquot/sim/lib/{name}" for name in SHIMS} <= files
     assert any(name.startswith("aliquot/shim/_region.") for name in files)
     assert any(name.startswith("aliquot/sim/_state.") for name in files)
+    # What the agent and its tools say to each other, with types for whoever imports it.
+    assert {f"aliquot/agent/rpc_pb2.{ending}" for ending in ("py", "pyi")} <= files
     # A namespace: other distributions may add to it.
     assert "aliquot/__init__.py" not in files
     scripts = importlib.metadata.entry_points(group="console_scripts", name="aliquot")

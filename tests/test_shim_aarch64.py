@@ -1,7 +1,8 @@
-"""The shims for aarch64 run, charge and refuse there as they do here: under emulation."""
+"""What is built for aarch64 runs, charges and refuses there as it does here: under emulation."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -33,10 +34,17 @@ def compile_for_aarch64(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A container's folder with the shims, and a program; what they cost is spent once."""
-    if not shutil.which("qemu-aarch64"):
+def emulator() -> str:
+    """What runs a program for aarch64 here."""
+    found = shutil.which("qemu-aarch64")
+    if not found:
         pytest.skip("there is no qemu-aarch64 (Debian: qemu-user)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(emulator: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A container's folder with the shims, and a program; what they cost is spent once."""
     if not (SYSTEM / "lib/ld-linux-aarch64.so.1").exists():
         pytest.skip(f"there is no C library of aarch64 in {SYSTEM} (Debian: libc6-arm64-cross)")
     folder = tmp_path_factory.mktemp("aarch64")
@@ -56,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def client(emulator: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """The program in a fresh slice."""
     own = folder / ".aliquot"
     for name in ("grant", "usage"):
@@ -64,7 +72,7 @@ def client(folder: Path) -> Iterator[subprocess.Popen[str]]:
     dirfd = os.open(own, os.O_RDONLY | os.O_DIRECTORY)
     region.create(dirfd, "test", [DEVICE])
     os.close(dirfd)
-    command = ["qemu-aarch64", "-L", str(SYSTEM), "-E", f"LD_LIBRARY_PATH={folder}"]
+    command = [emulator, "-L", str(SYSTEM), "-E", f"LD_LIBRARY_PATH={folder}"]
     with subprocess.Popen(
         [*command, str(folder / "client")],
         stdin=subprocess.PIPE,
@@ -74,8 +82,23 @@ def client(folder: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+def run(
+    emulator: str, name: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of ours for aarch64, which needs nothing of that machine but the processor."""
+    program = shipped(aliquot.shim.program(name, "aarch64"))
+    return subprocess.run(
+        [emulator, str(program), *arguments],
+        env={**os.environ, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 def test_look_ups_charges_refusals_and_the_view_work_on_aarch64(
-    folder: Path, client: subprocess.Popen[str]
+    emulator: str, folder: Path, client: subprocess.Popen[str]
 ) -> None:
     assert client.stdout is not None
     said: dict[str, tuple[int, int]] = {}
@@ -113,3 +136,34 @@ def test_look_ups_charges_refusals_and_the_view_work_on_aarch64(
         (client.pid, (100 * MIB,))
     ]
     assert seen.devices[0].refusals == 1
+
+    # And what a container is told of itself there: locks of living processes are seen, too.
+    stat = run(emulator, "aliquot-stat", "--json", "--region", str(folder / ".aliquot"))
+    assert (stat.returncode, stat.stderr) == (0, "")
+    told = json.loads(stat.stdout)
+    assert [(row["pid"], row["charges_bytes"]) for row in told["processes"]] == [
+        (client.pid, [100 * MIB])
+    ]
+    assert [row["refusals"] for row in told["devices"]] == [1]
+
+
+def test_the_programs_for_aarch64_say_how_they_are_called(emulator: str) -> None:
+    stat = run(emulator, "aliquot-stat", "--help")
+    assert (stat.returncode, stat.stderr) == (0, "")
+    assert stat.stdout.startswith("Usage: aliquot-stat ")
+    hook = run(emulator, "aliquot-hook")
+    assert (hook.returncode, hook.stdout) == (2, "")
+    assert hook.stderr.startswith("aliquot-hook: usage: aliquot-hook createRuntime|")
+
+
+def test_the_runtime_for_aarch64_runs_the_real_one_and_asks_the_agent_first(
+    emulator: str, tmp_path: Path
+) -> None:
+    real = {"ALIQUOT_OCI_RUNTIME": "/bin/echo", "ALIQUOT_RUNTIME_DIR": str(tmp_path)}
+    passed = run(emulator, "aliquot-runtime", "state", "some", **real)
+    assert (passed.returncode, passed.stdout, passed.stderr) == (0, "state some\n", "")
+    # Nobody listens there: no container is made.
+    refused = run(emulator, "aliquot-runtime", "create", "--bundle", str(tmp_path), "some", **real)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    (line,) = refused.stderr.splitlines()
+    assert f"the agent does not answer on {tmp_path}/runtime.sock: " in line
