@@ -217,28 +217,6 @@ def test_utilisation_is_of_the_slices_part_of_the_time(piece: Slice) -> None:
     assert piece.ask(rates) == [0, 0]
 
 
-def test_without_its_region_nothing_is_shown_and_one_line_says_why(piece: Slice) -> None:
-    (piece.folder / ".aliquot/grant").unlink()
-    twice = """
-import pynvml as n
-for _ in range(2):
-    try:
-        n.nvmlInit()
-    except n.NVMLError as error:
-        print(error.value)
-"""
-    run = subprocess.run(
-        [sys.executable, "-c", twice],
-        env=piece.environment(),
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert run.stdout.split() == ["17", "17"]
-    (line,) = run.stderr.splitlines()
-    assert line.startswith("aliquot: no NVML in this process: ")
-
-
 @pytest.mark.parametrize("content", [b"", b"AQ", os.urandom(300_000)])
 def test_a_usage_file_that_was_written_over_hurts_nobody(piece: Slice, content: bytes) -> None:
     (piece.folder / ".aliquot/usage").write_bytes(content)
