@@ -40,8 +40,11 @@ class RegionError(Exception):
 class RegionDevice:
     """One device of a slice that is to be made.
 
-    ``cap`` is None when memory is not limited; ``cores`` is the percent of the device's time, 1 to
-    100; ``by_driver`` says that the driver refuses at the cap, so that the shim must not.
+    ``cap`` is None when memory is not limited; ``cores`` is the most that the slice may have of the
+    device's time in percent, 1 to 100, ``cores_min`` what it is guaranteed; what is spare goes by
+    ``weight``, and a higher ``priority`` goes first. ``shared``: an arbiter opens the gate; without
+    one, launches wait for nothing but the slice's own ``cores``. ``by_driver`` says that the driver
+    refuses at the cap, so that the shim must not.
     """
 
     uuid: bytes
@@ -50,6 +53,10 @@ class RegionDevice:
     context_bytes: int
     cores: int = 100
     by_driver: bool = False
+    cores_min: int = 0
+    weight: int = 100
+    priority: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,11 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
         row.context_bytes = device.context_bytes
         row.cores = device.cores
         row.enforcement = lib.ALIQUOT_BY_DRIVER if device.by_driver else lib.ALIQUOT_BY_SHIM
+        row.cores_min = device.cores_min
+        row.weight = device.weight
+        row.priority = device.priority
+        alone = lib.ALIQUOT_GATE_FREE if device.cores == 100 else lib.ALIQUOT_GATE_OPEN
+        row.gate = lib.ALIQUOT_GATE_CLOSED if device.shared else alone
     error = lib.aliquot_region_create(dirfd, name.encode(), rows, len(devices))
     if error:
         raise OSError(-error, os.strerror(-error))

@@ -32,7 +32,7 @@ def structs() -> list[Any]:
     names = re.findall(
         r"^struct (aliquot_\w+) \{", HEADER.read_text(encoding="utf-8"), re.MULTILINE
     )
-    assert len(names) == 7
+    assert len(names) == 8
     return [ffi.typeof(f"struct {name}") for name in names]
 
 

@@ -73,12 +73,22 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         grant.device[i].page_bytes = device[i].page_bytes;
         grant.device[i].context_bytes = device[i].context_bytes;
         if (device[i].cores < 1 || device[i].cores > 100 ||
+            device[i].cores_min > device[i].cores || device[i].weight > ALIQUOT_MAX_WEIGHT ||
+            device[i].priority < -ALIQUOT_MAX_PRIORITY ||
+            device[i].priority > ALIQUOT_MAX_PRIORITY || device[i].gate > ALIQUOT_GATE_CLOSED ||
             device[i].enforcement > ALIQUOT_BY_DRIVER)
             return -EINVAL;
         atomic_init(&grant.device[i].busy_permille, ALIQUOT_UNKNOWN);
         atomic_init(&grant.device[i].memory_busy_permille, ALIQUOT_UNKNOWN);
         atomic_init(&grant.device[i].cores, device[i].cores);
         grant.device[i].enforcement = device[i].enforcement;
+        atomic_init(&grant.device[i].gate, aliquot_gate_word(device[i].gate, 0, 0, 0));
+        atomic_init(&grant.device[i].window_us, ALIQUOT_WINDOW_US);
+        atomic_init(&grant.device[i].cores_min, device[i].cores_min);
+        atomic_init(&grant.device[i].weight, device[i].weight ? device[i].weight : 100);
+        atomic_init(&grant.device[i].priority, device[i].priority);
+        atomic_init(&grant.device[i].wanted_permille, ALIQUOT_UNKNOWN);
+        atomic_init(&grant.device[i].received_permille, ALIQUOT_UNKNOWN);
     }
     struct {
         uint64_t magic;
@@ -245,6 +255,10 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
     for (uint32_t device = 0; held && device < ALIQUOT_MAX_DEVICES; device++)
         /* seq_cst: pairs with the sums of aliquot_charge(). */
         atomic_exchange(&usage->charge[device][slot], 0);
+    for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
+        /* relaxed: nothing else depends on it. */
+        if (atomic_load_explicit(&usage->flow[device][slot], memory_order_relaxed))
+            atomic_store_explicit(&usage->flow[device][slot], 0, memory_order_relaxed);
     memset(usage->slot[slot].command, 0, sizeof usage->slot[slot].command);
     atomic_store_explicit(&usage->slot[slot].pid, 0, memory_order_release);
 }

@@ -4,6 +4,9 @@
  *           what the slice is
  *   usage   written by the processes of the slice: what they hold
  *
+ * Where an agent shares out time there is a FIFO `bell` beside them: a byte in it says that `usage`
+ * has news. It carries nothing, may be lost, and is never waited for.
+ *
  * This header is the one definition of their layout. C includes it; Python reads it through cffi
  * (shim/region.cdef repeats the declarations and a test compares every offset). All integers are
  * little-endian host integers; sizes are bytes; times are nanoseconds of CLOCK_MONOTONIC unless
@@ -21,7 +24,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ALIQUOT_REGION_ABI 1u
+#define ALIQUOT_REGION_ABI 2u
 #define ALIQUOT_MAX_DEVICES 16u
 #define ALIQUOT_MAX_SLOTS 1024u
 #define ALIQUOT_MAX_HOLDS 2048u
@@ -50,7 +53,15 @@ struct aliquot_grant_device {
     _Atomic uint32_t memory_busy_permille; /* they moved memory; ALIQUOT_UNKNOWN as above */
     _Atomic uint32_t cores;                /* percent of the device that the slice may have */
     uint32_t enforcement;                  /* enum aliquot_enforcement: who holds the cap */
-    uint8_t reserved[192];
+    _Atomic uint64_t gate;                 /* see ALIQUOT_GATE_FREE; a futex on its low half */
+    _Atomic uint32_t window_us; /* work that may be under way at a time, in predicted us */
+    /* For people: what the slice was promised, and what it wanted and got lately. */
+    _Atomic uint32_t cores_min; /* percent that are guaranteed; 0: none */
+    _Atomic uint32_t weight;    /* its part of what is spare, against those of others */
+    _Atomic int32_t priority;   /* a higher one takes the device at once */
+    _Atomic uint32_t wanted_permille;
+    _Atomic uint32_t received_permille;
+    uint8_t reserved[160];
 };
 
 enum aliquot_enforcement {
@@ -65,6 +76,38 @@ static_assert(offsetof(struct aliquot_grant_device, context_bytes) == 40, "grant
 static_assert(offsetof(struct aliquot_grant_device, busy_permille) == 48, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, cores) == 56, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, enforcement) == 60, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, gate) == 64, "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, received_permille) == 92,
+              "grant device layout");
+
+/* The gate: what the slice may launch on the device now.
+ *
+ *   bits  0 to 1    one of the four below
+ *   bits  2 to 5    how many slices besides this one run there at the moment: while it is not zero,
+ *                   a slice is charged its part of the time that passes
+ *   bits  6 to 31   a number that is another one whenever any of it changes
+ *   bits 32 to 63   TURN: length of the turn, us of device time from when the slice sees it
+ *
+ * FREE    nobody else is on the device: nothing is measured, nothing waits
+ * OPEN    nobody else wants the device: launches pass, are measured, and not too many are under way
+ * TURN    the slice has the device, for as long as is written
+ * CLOSED  others have it: who wants to launch says so, rings and waits
+ */
+#define ALIQUOT_GATE_FREE 0u
+#define ALIQUOT_GATE_OPEN 1u
+#define ALIQUOT_GATE_TURN 2u
+#define ALIQUOT_GATE_CLOSED 3u
+
+static inline unsigned aliquot_gate_state(uint64_t gate) { return gate & 3u; }
+static inline unsigned aliquot_gate_others(uint64_t gate) { return gate >> 2 & 15u; }
+static inline uint32_t aliquot_gate_number(uint64_t gate) { return gate >> 6 & 0x3ffffffu; }
+static inline uint64_t aliquot_gate_turn_ns(uint64_t gate) { return (gate >> 32) * 1000u; }
+static inline uint64_t aliquot_gate_word(unsigned state, unsigned others, uint32_t number,
+                                         uint64_t turn_ns) {
+    uint64_t us = turn_ns / 1000u;
+    return (us < UINT32_MAX ? us : UINT32_MAX) << 32 | (uint64_t)(number & 0x3ffffffu) << 6 |
+           (uint64_t)(others & 15u) << 2 | (state & 3u);
+}
 
 struct aliquot_grant {
     uint64_t magic;
@@ -121,6 +164,41 @@ struct aliquot_usage_device {
 };
 static_assert(sizeof(struct aliquot_usage_device) == 64, "usage device layout");
 
+/* Container-wide time on one device. Nanoseconds; clocks are the container's CLOCK_MONOTONIC, which
+ * need not be the host's. */
+struct aliquot_usage_time {
+    _Atomic uint64_t charged_until_ns; /* clock: up to here device time has been charged */
+    _Atomic uint64_t device_ns;        /* charged: work of the slice ran on the device */
+    _Atomic uint64_t allowed_ns; /* clock: when the cap lets the slice go on (a leaky bucket) */
+    _Atomic uint64_t wait_ns;    /* threads waited to launch, added up */
+    _Atomic uint64_t waits;      /* how often */
+    _Atomic uint64_t overruns;   /* work ended later than its turn and the work's own length allow */
+    _Atomic uint64_t let_through; /* launches that passed a closed gate, since older work waited */
+    uint8_t reserved[72];
+};
+static_assert(sizeof(struct aliquot_usage_time) == 128, "usage time layout");
+
+/* What one process does on one device, a word in `flow`:
+ *
+ *   bits  0 to 9    threads that wait for the gate
+ *   bit  10         active: it has work on the device, or may launch without asking
+ *   bits 11 to 23   grows while it waits: a word that stays as it is speaks of nobody
+ *   bits 24 to 39   low half of the number of the gate under which it was active last
+ *   bits 40 to 63   predicted device time of its work under way, units of 16,384 ns
+ */
+static inline unsigned aliquot_flow_waiting(uint64_t flow) { return flow & 0x3ffu; }
+static inline unsigned aliquot_flow_active(uint64_t flow) { return flow >> 10 & 1u; }
+static inline unsigned aliquot_flow_rings(uint64_t flow) { return flow >> 11 & 0x1fffu; }
+static inline unsigned aliquot_flow_number(uint64_t flow) { return flow >> 24 & 0xffffu; }
+static inline uint64_t aliquot_flow_left_ns(uint64_t flow) { return flow >> 40 << 14; }
+static inline uint64_t aliquot_flow_word(unsigned waiting, unsigned active, unsigned rings,
+                                         uint32_t number, uint64_t left_ns) {
+    uint64_t left = (left_ns + 16383u) >> 14;
+    return (left < 0xffffffu ? left : 0xffffffu) << 40 | (uint64_t)(number & 0xffffu) << 24 |
+           (uint64_t)(rings & 0x1fffu) << 11 | (uint64_t)(active & 1u) << 10 |
+           (waiting < 0x3ffu ? waiting : 0x3ffu);
+}
+
 struct aliquot_usage {
     uint64_t magic;
     uint32_t abi;
@@ -133,13 +211,15 @@ struct aliquot_usage {
     _Atomic uint64_t lost_holds; /* exports that found no free hold entry */
     uint8_t reserved1[976];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
-    uint8_t reserved2[2048];
+    struct aliquot_usage_time time[ALIQUOT_MAX_DEVICES];
     /* Charges, one word a process, side by side for each device: summing a slice reads
      * high_water consecutive words. Only the owner of a slot adds and subtracts, except that a
      * hold may move to another slot under the region's lock. */
     _Atomic uint64_t charge[ALIQUOT_MAX_DEVICES][ALIQUOT_MAX_SLOTS];
     struct aliquot_slot slot[ALIQUOT_MAX_SLOTS];
     struct aliquot_hold hold[ALIQUOT_MAX_HOLDS];
+    /* What each process does on each device; written by the owner of the slot. */
+    _Atomic uint64_t flow[ALIQUOT_MAX_DEVICES][ALIQUOT_MAX_SLOTS];
 };
 static_assert(offsetof(struct aliquot_usage, high_water) == 16, "usage layout");
 static_assert(offsetof(struct aliquot_usage, reclaimed_ns) == 24, "usage layout");
@@ -147,7 +227,11 @@ static_assert(offsetof(struct aliquot_usage, device) == 1024, "usage layout");
 static_assert(offsetof(struct aliquot_usage, charge) == 4096, "usage layout");
 static_assert(offsetof(struct aliquot_usage, slot) == 4096 + 131072, "usage layout");
 static_assert(offsetof(struct aliquot_usage, hold) == 4096 + 131072 + 65536, "usage layout");
-static_assert(sizeof(struct aliquot_usage) == 4096 + 131072 + 65536 + 65536, "usage layout");
+static_assert(offsetof(struct aliquot_usage, time) == 2048, "usage layout");
+static_assert(offsetof(struct aliquot_usage, flow) == 4096 + 131072 + 65536 + 65536,
+              "usage layout");
+static_assert(sizeof(struct aliquot_usage) == 4096 + 131072 + 65536 + 65536 + 131072,
+              "usage layout");
 
 /* Lock bytes of the file `usage`. They are names, not data. */
 #define ALIQUOT_LOCK_SLOT(slot) ((int64_t)(slot))
@@ -159,9 +243,17 @@ struct aliquot_region_device {
     uint64_t cap;           /* bytes or ALIQUOT_NO_CAP */
     uint64_t page_bytes;    /* power of two */
     uint64_t context_bytes; /* 0 when unknown */
-    uint32_t cores;         /* percent of the device, 1 to 100 */
+    uint32_t cores;         /* percent of the device, 1 to 100: the cap */
     uint32_t enforcement;   /* enum aliquot_enforcement */
+    uint32_t cores_min;     /* percent that are guaranteed, 0 to cores */
+    uint32_t weight;        /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
+    int32_t priority;       /* within ALIQUOT_MAX_PRIORITY of 0 */
+    uint32_t gate;          /* ALIQUOT_GATE_*: before anybody shares out time */
 };
+
+#define ALIQUOT_MAX_WEIGHT 10000u
+#define ALIQUOT_MAX_PRIORITY 100
+#define ALIQUOT_WINDOW_US 2000u /* unless it is set otherwise */
 
 /* Creates `grant` (mode 0444) and `usage` (mode 0666, every block allocated) in the directory
  * `dirfd`, which must not hold them yet; both appear whole or not at all. Returns 0 or a negative
