@@ -35,6 +35,7 @@ struct aliquot_terms {
     uint64_t quiet_ns;  /* how long a higher priority keeps the device when it is idle */
     uint32_t floor;     /* thousandths that lower priorities get while this one wants the device */
     uint32_t group;     /* 0: none; members with the same number are granted together */
+    bool native;        /* its gate is FREE: it takes part in nothing */
 };
 
 /* What was seen of a member: the words of its processes (`flow` in the region), put together. */
