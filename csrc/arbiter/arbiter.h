@@ -49,23 +49,23 @@ struct aliquot_seen {
 
 /* For metrics; all since the member came, but for the last two. */
 struct aliquot_account {
-    uint64_t held_ns;  /* the device was its own, or it ran there */
-    uint64_t split_ns; /* of that, while others ran there too (each is charged his part) */
-    uint64_t wanted_ns;  /* it held it, or waited for it */
-    uint64_t turns;      /* gates opened */
-    uint64_t overtaken;  /* it did not drain in time */
-    uint64_t preempted;  /* its turn was ended for a higher priority */
+    uint64_t held_ns;   /* the device was its own, or it ran there */
+    uint64_t split_ns;  /* of that, while others ran there too (each is charged his part) */
+    uint64_t wanted_ns; /* it held it, or waited for it */
+    uint64_t turns;     /* gates opened */
+    uint64_t overtaken; /* it did not drain in time */
+    uint64_t preempted; /* its turn was ended for a higher priority */
     uint32_t wanted_permille, received_permille; /* of the last whole second */
 };
 
 struct aliquot_arbiter;
 
 struct aliquot_arbiter_settings {
-    uint64_t round_ns;   /* how far a turn brings its holder ahead, in time of the whole device: with
+    uint64_t round_ns; /* how far a turn brings its holder ahead, in time of the whole device: with
                             two who want all, a round of turns takes twice that. 0: 5 ms */
-    uint64_t least_ns;   /* no turn is shorter. 0: 400 us */
-    uint64_t start_ns;   /* a turn that nobody begins is over after it. 0: 2 ms */
-    uint64_t drain_ns;   /* beyond what is predicted, before a holder is overtaken. 0: 20 ms */
+    uint64_t least_ns; /* no turn is shorter. 0: 400 us */
+    uint64_t start_ns; /* a turn that nobody begins is over after it. 0: 2 ms */
+    uint64_t drain_ns; /* beyond what is predicted, before a holder is overtaken. 0: 20 ms */
 };
 
 /* NULL: no memory. `settings` NULL: all as it is. */

@@ -47,9 +47,9 @@ struct aliquot_limiter_seam {
     void (*wait)(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t deadline_ns);
     void (*wake)(void *env, _Atomic uint32_t *word); /* all who sleep on it in this process */
     void (*ring)(void *env);                         /* tells the arbiter that usage has news */
-    /* Starts a thread that calls aliquot_observe(limiter). False: there is none, and threads that
-     * wait look themselves. */
-    bool (*observer)(void *env, struct aliquot_limiter *limiter);
+    /* Starts a thread that calls aliquot_observe(limiter, device). False: there is none, and threads
+     * that wait look themselves. */
+    bool (*observer)(void *env, struct aliquot_limiter *limiter, uint32_t device);
 
     /* The device of the calling thread's launch, as an index into the grant (-1: not in the slice),
      * and what kind of lane it is. */
@@ -74,22 +74,26 @@ enum {
 
 struct aliquot_known {
     uint64_t what, lane; /* lane 0: free */
-    uint32_t ns;         /* predicted; 0 where nothing is measured */
-    uint16_t device;     /* index into the grant */
-    uint16_t row;        /* of the lane in its flow */
+    uint32_t ns;         /* predicted; ALIQUOT_UNMEASURED */
+    uint32_t device;     /* index into the grant */
 };
+
+/* More than any part: who launches it comes to aliquot_gate_enter, except where nothing is measured.
+ */
+#define ALIQUOT_UNMEASURED UINT32_MAX
 
 /* What a thread was given of one device. Written by its thread; read by others of the process. */
 struct aliquot_part {
-    uint64_t gate;            /* of the grant, when it was given */
-    uint64_t epoch;           /* of the flow, when it was given */
-    _Atomic int64_t left_ns;  /* relaxed: read only for sums that later marks correct */
+    uint64_t gate;           /* of the grant, when it was given */
+    uint64_t epoch;          /* of the flow, when it was given */
+    _Atomic int64_t left_ns; /* relaxed: read only for sums that later marks correct */
 };
 
 struct aliquot_thread {
     struct aliquot_part part[ALIQUOT_MAX_DEVICES];
     struct aliquot_known known[ALIQUOT_KNOWN];
     uint64_t generation; /* of what is known: see aliquot_limiter_forget_lane */
+    void *before;        /* mark before the launch that is under way, where it is measured */
     struct aliquot_limiter *limiter;
     struct aliquot_thread *next, **link; /* of the limiter's list; under its lock */
 };
@@ -107,10 +111,11 @@ struct aliquot_limiter {
     const struct aliquot_limiter_seam *seam;
     void *env;
     struct aliquot_flow *flow; /* [device_count] */
+    _Atomic bool stopped;
     const struct aliquot_grant *grant;
     struct aliquot_usage *usage;
     uint32_t slot, device_count;
-    struct aliquot_limiter_state *state;
+    struct aliquot_limiter_state *state; /* limiter.c's own */
 };
 
 /* Makes the limiter of a process that has slot `slot` of a region. NULL: no host memory. It lives as
@@ -118,7 +123,8 @@ struct aliquot_limiter {
 struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *seam, void *env,
                                             const struct aliquot_grant *grant,
                                             struct aliquot_usage *usage, uint32_t slot);
-/* Ends it: for harnesses, and for a forked child, which has no observer. Marks are not dropped. */
+/* Ends it: for harnesses, and for a forked child, which has no observers. Marks are not dropped, and
+ * threads of it must be gone or be freed later. */
 void aliquot_limiter_free(struct aliquot_limiter *limiter);
 
 /* A thread's part in it: made at its first launch, ended with the thread. NULL: no host memory; the
@@ -178,7 +184,9 @@ void aliquot_limiter_forget_lane(struct aliquot_limiter *limiter, uint64_t lane,
 /* Kernels (or graphs) may be other ones under the same names from now on: predictions go. */
 void aliquot_limiter_forget_known(struct aliquot_limiter *limiter);
 
-/* The observer's loop: returns when the limiter is freed. */
-void aliquot_observe(struct aliquot_limiter *limiter);
+/* The loop of an observer; there is one for each device that was launched on. It never returns, but
+ * in a harness that ends its limiter by aliquot_limiter_stop. */
+void aliquot_observe(struct aliquot_limiter *limiter, uint32_t device);
+void aliquot_limiter_stop(struct aliquot_limiter *limiter);
 
 #endif

@@ -72,9 +72,8 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         atomic_init(&grant.device[i].cap, device[i].cap);
         grant.device[i].page_bytes = device[i].page_bytes;
         grant.device[i].context_bytes = device[i].context_bytes;
-        if (device[i].cores < 1 || device[i].cores > 100 ||
-            device[i].cores_min > device[i].cores || device[i].weight > ALIQUOT_MAX_WEIGHT ||
-            device[i].priority < -ALIQUOT_MAX_PRIORITY ||
+        if (device[i].cores < 1 || device[i].cores > 100 || device[i].cores_min > device[i].cores ||
+            device[i].weight > ALIQUOT_MAX_WEIGHT || device[i].priority < -ALIQUOT_MAX_PRIORITY ||
             device[i].priority > ALIQUOT_MAX_PRIORITY || device[i].gate > ALIQUOT_GATE_CLOSED ||
             device[i].enforcement > ALIQUOT_BY_DRIVER)
             return -EINVAL;

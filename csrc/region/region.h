@@ -172,7 +172,7 @@ struct aliquot_usage_time {
     _Atomic uint64_t allowed_ns; /* clock: when the cap lets the slice go on (a leaky bucket) */
     _Atomic uint64_t wait_ns;    /* threads waited to launch, added up */
     _Atomic uint64_t waits;      /* how often */
-    _Atomic uint64_t overruns;   /* work ended later than its turn and the work's own length allow */
+    _Atomic uint64_t overruns; /* work ended later than its turn and the work's own length allow */
     _Atomic uint64_t let_through; /* launches that passed a closed gate, since older work waited */
     uint8_t reserved[72];
 };

@@ -1,0 +1,92 @@
+/* What arbiter.c (who is there) and step.c (who goes) share. */
+#ifndef ALIQUOT_ARBITER_IMPL_H
+#define ALIQUOT_ARBITER_IMPL_H
+
+#include "arbiter.h"
+
+#include "../region/region.h"
+
+#define US 1000ull
+#define MS 1000000ull
+
+/* Who wanted a device so lately counts among those who share it: what a program does between two
+ * launches is no reason to give its part to others for good. */
+#define RECENT_ROUNDS 4
+/* Nobody who wants a device gets less: a kernel that others wait for must come to its end. */
+#define LEAST_SHARE 0.01
+/* No turn is longer. */
+#define LONGEST_NS (50 * MS)
+
+struct member {
+    struct party *party; /* NULL: the number is free */
+    uint32_t device;
+    struct aliquot_terms terms;
+    struct aliquot_seen seen;
+    uint64_t gate;
+    bool dirty; /* the gate is to be written */
+    struct aliquot_account account;
+    /* The second that `*_permille` will be made of. */
+    uint64_t second_ns, second_wanted_ns, second_held_ns;
+};
+
+/* A party on one device. */
+struct stake {
+    struct party *party;
+    uint32_t device;
+    uint32_t members, weight, min, max; /* sums over its members; thousandths */
+    uint64_t v;                         /* virtual time: time held, divided by the share */
+    double share;                       /* of the device, among those who want it */
+    bool open;                          /* share is not settled yet (while shares are made) */
+};
+
+enum party_state { RESTING, HOLDING, DRAINING };
+
+struct party {
+    struct party *next, **link;
+    uint32_t group;
+    uint32_t member_count, stake_count;
+    uint32_t *members;
+    struct stake **stakes;
+    int32_t priority; /* the highest of its members */
+    uint32_t floor;
+    uint64_t quiet_ns;
+    bool native; /* takes part in nothing */
+
+    enum party_state state;
+    bool turn;           /* HOLDING: for a time; else until somebody else wants it */
+    bool overtaken;      /* others go although it has not drained */
+    bool wanting;        /* waits, or holds */
+    uint64_t opened_ns;  /* HOLDING */
+    uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
+    uint64_t drain_ns;   /* DRAINING: when it is overtaken */
+    uint64_t wanted_ns;  /* when it last wanted anything; 0: never */
+    uint64_t busy_ns;    /* when it last had something on a device; 0: never */
+    uint64_t from_floor; /* HOLDING by the floor: what it may use of it */
+};
+
+struct device {
+    struct stake **stakes;
+    uint32_t stake_count;
+    struct party *holder;  /* that has it, or drains and is not overtaken yet */
+    struct party *claimed; /* that gathers its devices */
+    uint64_t v;            /* virtual time of who was served last */
+    double floor_ns;       /* what lower priorities have saved up */
+    bool changed;          /* who is there, or on which terms */
+};
+
+struct aliquot_arbiter {
+    struct aliquot_arbiter_settings settings;
+    struct member *members;
+    uint32_t member_count;
+    struct party *parties;
+    uint64_t now_ns; /* accounted up to here */
+    struct device device[ALIQUOT_ARBITER_DEVICES];
+};
+
+/* Adds up what has passed. */
+void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
+
+/* Closes the gates of a party that holds: it drains. */
+void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
+
+#endif

@@ -1,0 +1,553 @@
+/* Whose turn it is. See arbiter.h. */
+#include "arbiter_impl.h"
+
+static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static void set_gate(struct member *member, unsigned state, unsigned others, uint64_t turn_ns) {
+    uint64_t old = member->gate;
+    uint32_t number = aliquot_gate_number(old);
+    uint64_t fresh = aliquot_gate_word(state, others, number, turn_ns);
+    /* Each turn has a number of its own, even if it is as long as the one before. */
+    if (fresh == old && state != ALIQUOT_GATE_TURN)
+        return;
+    member->gate = aliquot_gate_word(state, others, number + 1, turn_ns);
+    member->dirty = true;
+}
+
+static void set_gates(struct aliquot_arbiter *arbiter, const struct party *party, unsigned state,
+                      uint64_t turn_ns) {
+    for (uint32_t i = 0; i < party->member_count; i++) {
+        struct member *member = &arbiter->members[party->members[i]];
+        set_gate(member, state, aliquot_gate_others(member->gate), turn_ns);
+    }
+}
+
+/* -- What was seen of a party ------------------------------------------------------------------- */
+
+static bool any_active(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->member_count; i++)
+        if (arbiter->members[party->members[i]].seen.active)
+            return true;
+    return false;
+}
+
+static bool any_waiting(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->member_count; i++)
+        if (arbiter->members[party->members[i]].seen.waiting)
+            return true;
+    return false;
+}
+
+static uint64_t longest_left(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    uint64_t left_ns = 0;
+    for (uint32_t i = 0; i < party->member_count; i++)
+        left_ns = most(left_ns, arbiter->members[party->members[i]].seen.left_ns);
+    return left_ns;
+}
+
+/* It would take the devices if it got them. */
+static bool asks(const struct party *party) {
+    return party->wanting && !party->native && (party->state == RESTING || party->overtaken);
+}
+
+static bool occupies(const struct party *party) {
+    return (party->state == HOLDING && party->turn) || party->state == DRAINING || party->overtaken;
+}
+
+/* -- Accounts ----------------------------------------------------------------------------------- */
+
+static void account_member(struct member *member, uint64_t from, uint64_t to, bool held,
+                           bool wanted, unsigned sharers) {
+    struct aliquot_account *account = &member->account;
+    uint64_t passed = to - from, got = held ? passed / sharers : 0;
+    account->held_ns += held ? passed : 0;
+    account->split_ns += held && sharers > 1 ? passed : 0;
+    account->wanted_ns += wanted ? passed : 0;
+    member->second_held_ns += got;
+    member->second_wanted_ns += wanted ? passed : 0;
+    if (to - member->second_ns >= 1000 * MS) {
+        uint64_t length = to - member->second_ns;
+        account->received_permille = (uint32_t)(member->second_held_ns * 1000 / length);
+        account->wanted_permille = (uint32_t)(member->second_wanted_ns * 1000 / length);
+        member->second_ns = to;
+        member->second_held_ns = member->second_wanted_ns = 0;
+    }
+}
+
+void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
+    uint64_t from = arbiter->now_ns;
+    if (now <= from)
+        return;
+    arbiter->now_ns = now;
+    if (!from)
+        return;
+    uint64_t passed = now - from;
+    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
+        struct device *device = &arbiter->device[d];
+        unsigned sharers = 0;
+        bool contended = false;
+        for (uint32_t i = 0; i < device->stake_count; i++) {
+            const struct party *party = device->stakes[i]->party;
+            sharers += occupies(party);
+            contended |= asks(party);
+        }
+        for (uint32_t i = 0; i < device->stake_count; i++) {
+            struct stake *stake = device->stakes[i];
+            if (occupies(stake->party))
+                stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+        }
+        /* While nobody has to wait, nobody falls behind. */
+        if (!contended)
+            device->v += passed;
+    }
+    for (struct party *party = arbiter->parties; party; party = party->next) {
+        bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
+        if (held)
+            party->busy_ns = now;
+        if (party->wanting || held)
+            party->wanted_ns = now;
+        if (party->from_floor)
+            party->from_floor = party->from_floor > passed ? party->from_floor - passed : 1;
+        for (uint32_t i = 0; i < party->member_count; i++) {
+            struct member *member = &arbiter->members[party->members[i]];
+            unsigned sharers = aliquot_gate_others(member->gate) + 1;
+            account_member(member, from, now, held, party->wanting || held, sharers);
+        }
+    }
+}
+
+/* -- Shares ------------------------------------------------------------------------------------- */
+
+static bool counts(const struct aliquot_arbiter *arbiter, const struct party *party, uint64_t now) {
+    return !party->native && (party->wanting || party->state != RESTING ||
+                              (party->wanted_ns && now - party->wanted_ns <
+                                                       RECENT_ROUNDS * arbiter->settings.round_ns));
+}
+
+/* First what each is guaranteed, then the rest by weight, to nobody more than his cap. Only those of
+ * the priority that is served now share. */
+static void make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
+                        int32_t priority, uint64_t now) {
+    double rest = 1.0, weights = 0, minima = 0;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct stake *stake = device->stakes[i];
+        stake->open = counts(arbiter, stake->party, now) && stake->party->priority == priority;
+        if (stake->open)
+            minima += (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000));
+    }
+    double scale = minima > 1000 ? 1000 / minima : 1;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct stake *stake = device->stakes[i];
+        stake->share = 1.0;
+        if (!stake->open)
+            continue;
+        stake->share = (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000)) * scale / 1000;
+        rest -= stake->share;
+        weights += stake->weight;
+    }
+    for (bool again = true; again && rest > 1e-9 && weights > 0;) {
+        double each = rest / weights;
+        again = false;
+        for (uint32_t i = 0; i < device->stake_count; i++) {
+            struct stake *stake = device->stakes[i];
+            double room = (double)stake->max / 1000 - stake->share;
+            if (!stake->open || each * stake->weight < room)
+                continue;
+            /* It is full; what it does not take goes to the others. */
+            room = room > 0 ? room : 0;
+            stake->share += room;
+            stake->open = false;
+            rest -= room;
+            weights -= stake->weight;
+            again = true;
+        }
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        if (device->stakes[i]->open && weights > 0)
+            device->stakes[i]->share += rest * device->stakes[i]->weight / weights;
+}
+
+/* -- Priorities --------------------------------------------------------------------------------- */
+
+/* The priority that is served on a device now, and `*until`: how long for want of anything to do. */
+static int32_t served(const struct device *device, uint64_t now, const struct party **top,
+                      uint64_t *until) {
+    *top = NULL;
+    *until = UINT64_MAX;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct party *party = device->stakes[i]->party;
+        uint64_t quiet_ns = party->busy_ns + party->quiet_ns;
+        bool quiet = party->busy_ns && now < quiet_ns;
+        bool busy = party->wanting || occupies(party);
+        if (party->native || (!busy && !quiet))
+            continue;
+        if (!*top || party->priority > (*top)->priority) {
+            *top = party;
+            *until = busy ? UINT64_MAX : quiet_ns;
+        } else if (party->priority == (*top)->priority) {
+            *until = busy || *until == UINT64_MAX ? UINT64_MAX : most(*until, quiet_ns);
+        }
+    }
+    return *top ? (*top)->priority : INT32_MIN;
+}
+
+/* Whether a lower priority may go by what it was left. */
+static bool floor_allows(const struct aliquot_arbiter *arbiter, const struct device *device) {
+    return device->floor_ns >= (double)(2 * arbiter->settings.least_ns);
+}
+
+/* -- Opening and closing ------------------------------------------------------------------------ */
+
+static void count_others(struct aliquot_arbiter *arbiter, uint32_t d) {
+    const struct device *device = &arbiter->device[d];
+    unsigned sharers = 0;
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        sharers += occupies(device->stakes[i]->party) && !device->stakes[i]->party->native;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct party *party = device->stakes[i]->party;
+        for (uint32_t j = 0; j < party->member_count; j++) {
+            struct member *member = &arbiter->members[party->members[j]];
+            unsigned others = occupies(party) && sharers > 1 ? sharers - 1 : 0;
+            if (member->device != d || aliquot_gate_others(member->gate) == others)
+                continue;
+            /* The number stays: it is the same turn. */
+            member->gate = (member->gate & ~(15ull << 2)) | (uint64_t)(others & 15u) << 2;
+            member->dirty = true;
+        }
+    }
+}
+
+static void release(struct aliquot_arbiter *arbiter, struct party *party) {
+    bool was_overtaken = party->overtaken;
+    party->state = RESTING;
+    party->overtaken = false;
+    party->from_floor = 0;
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        struct device *device = &arbiter->device[party->stakes[i]->device];
+        if (device->holder == party)
+            device->holder = NULL;
+        if (was_overtaken)
+            count_others(arbiter, party->stakes[i]->device);
+    }
+}
+
+void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
+    party->state = DRAINING;
+    party->drain_ns = now + arbiter->settings.drain_ns + longest_left(arbiter, party) * 3 / 2;
+    set_gates(arbiter, party, ALIQUOT_GATE_CLOSED, 0);
+    /* Until somebody looks, after the gates were closed: a process that becomes active writes so, and
+     * then reads the gate again. */
+    for (uint32_t i = 0; i < party->member_count; i++)
+        arbiter->members[party->members[i]].seen.active = true;
+}
+
+/* How long a party's turn on a device is: as far ahead of who comes next as one round takes. */
+static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct device *device,
+                        const struct stake *stake) {
+    uint64_t next = UINT64_MAX;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *other = device->stakes[i];
+        if (other != stake && asks(other->party))
+            next = least(next, other->v);
+    }
+    uint64_t ahead = next != UINT64_MAX && next > stake->v ? next - stake->v : 0;
+    double ns = stake->share * (double)(ahead + arbiter->settings.round_ns);
+    return most(arbiter->settings.least_ns, ns < (double)LONGEST_NS ? (uint64_t)ns : LONGEST_NS);
+}
+
+/* Whether anybody else wants what the party has. */
+static bool contended(const struct aliquot_arbiter *arbiter, const struct party *party,
+                      bool *higher) {
+    bool any = false;
+    *higher = false;
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        const struct device *device = &arbiter->device[party->stakes[i]->device];
+        for (uint32_t j = 0; j < device->stake_count; j++) {
+            const struct party *other = device->stakes[j]->party;
+            if (other == party || !asks(other))
+                continue;
+            if (other->priority > party->priority)
+                any = true, *higher = *higher || !party->from_floor;
+            else if (other->priority == party->priority || party->from_floor)
+                any = true;
+            else if (floor_allows(arbiter, device))
+                any = true;
+        }
+    }
+    return any;
+}
+
+static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
+                       uint64_t from_floor) {
+    uint64_t turn_ns = UINT64_MAX;
+    bool higher;
+    party->state = HOLDING;
+    party->overtaken = false;
+    party->from_floor = from_floor;
+    party->turn = contended(arbiter, party, &higher) || from_floor;
+    party->opened_ns = now;
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        struct stake *stake = party->stakes[i];
+        struct device *device = &arbiter->device[stake->device];
+        device->holder = party;
+        device->claimed = device->claimed == party ? NULL : device->claimed;
+        device->v = most(device->v, stake->v);
+        turn_ns = least(turn_ns, turn_on(arbiter, device, stake));
+    }
+    if (from_floor)
+        turn_ns = least(turn_ns, from_floor);
+    /* A container counts its turn from when it sees it, and stops by itself. */
+    party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
+    set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
+              party->turn ? turn_ns : 0);
+    for (uint32_t i = 0; i < party->member_count; i++) {
+        struct member *member = &arbiter->members[party->members[i]];
+        member->account.turns++;
+        member->seen.begun = false;
+        member->seen.late = member->seen.waiting;
+    }
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        count_others(arbiter, party->stakes[i]->device);
+}
+
+/* -- The step ----------------------------------------------------------------------------------- */
+
+/* Whether the turn of a holder is over, and when to look again if not. */
+static bool turn_is_over(const struct aliquot_arbiter *arbiter, const struct party *party,
+                         uint64_t now, uint64_t *next) {
+    bool begun = false, late = false;
+    for (uint32_t i = 0; i < party->member_count; i++) {
+        const struct aliquot_seen *seen = &arbiter->members[party->members[i]].seen;
+        begun |= seen->begun;
+        late |= seen->late;
+    }
+    if (now >= party->end_ns)
+        return true;
+    *next = least(*next, party->end_ns);
+    if (any_active(arbiter, party))
+        return false;
+    if (begun && !late)
+        return true;
+    if (now >= party->opened_ns + arbiter->settings.start_ns)
+        return true;
+    *next = least(*next, party->opened_ns + arbiter->settings.start_ns);
+    return false;
+}
+
+static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
+                           uint64_t *next) {
+    bool higher;
+    if (party->state == HOLDING) {
+        bool others = contended(arbiter, party, &higher);
+        if (party->turn ? higher || turn_is_over(arbiter, party, now, next) : others) {
+            if (higher)
+                for (uint32_t i = 0; i < party->member_count; i++)
+                    arbiter->members[party->members[i]].account.preempted++;
+            if (party->turn && !any_active(arbiter, party) && !others && !party->from_floor) {
+                /* Nobody else wants it: it stays open for whoever had it. */
+                party->turn = false;
+                set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+                return;
+            }
+            arbiter_close(arbiter, party, now);
+        }
+    }
+    if (party->state != DRAINING)
+        return;
+    if (!any_active(arbiter, party)) {
+        release(arbiter, party);
+        return;
+    }
+    if (party->overtaken)
+        return;
+    if (now < party->drain_ns) {
+        *next = least(*next, party->drain_ns);
+        return;
+    }
+    party->overtaken = true;
+    for (uint32_t i = 0; i < party->member_count; i++)
+        arbiter->members[party->members[i]].account.overtaken++;
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        struct device *device = &arbiter->device[party->stakes[i]->device];
+        if (device->holder == party)
+            device->holder = NULL;
+    }
+}
+
+/* Takes all devices of a party for it, or none. */
+static bool claim(struct aliquot_arbiter *arbiter, struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        const struct party *other = arbiter->device[party->stakes[i]->device].claimed;
+        if (other && other != party)
+            return false;
+    }
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        arbiter->device[party->stakes[i]->device].claimed = party;
+    return true;
+}
+
+static bool all_free(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        if (arbiter->device[party->stakes[i]->device].holder)
+            return false;
+    return true;
+}
+
+/* Gives a device that nobody has to whoever is owed it most. */
+static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now,
+                 uint64_t *next) {
+    const struct party *top;
+    uint64_t until;
+    int32_t priority = served(device, now, &top, &until);
+    bool floor = floor_allows(arbiter, device);
+    if (device->claimed) {
+        if (!device->claimed->wanting)
+            device->claimed = NULL;
+        else if (all_free(arbiter, device->claimed)) {
+            open_gates(arbiter, device->claimed, now, 0);
+            return;
+        } else
+            return;
+    }
+    for (;;) {
+        struct stake *best = NULL;
+        for (uint32_t i = 0; i < device->stake_count; i++) {
+            struct stake *stake = device->stakes[i];
+            const struct party *party = stake->party;
+            bool lower = party->priority < priority;
+            if (!asks(party) || stake->open)
+                continue;
+            if (lower && !floor) {
+                *next = least(*next, until);
+                continue;
+            }
+            if (!best || (lower && best->party->priority >= priority) ||
+                (lower == (best->party->priority < priority) && stake->v < best->v))
+                best = stake;
+        }
+        if (!best)
+            return;
+        struct party *party = best->party;
+        uint64_t from_floor = 0;
+        if (party->priority < priority) {
+            from_floor = (uint64_t)device->floor_ns;
+            device->floor_ns = 0;
+        }
+        if (party->stake_count == 1 || (claim(arbiter, party) && all_free(arbiter, party))) {
+            open_gates(arbiter, party, now, from_floor);
+            return;
+        }
+        if (device->claimed == party)
+            return;
+        /* Its other devices are somebody's who gathers: the next one goes. */
+        best->open = true;
+    }
+}
+
+/* What each party wants now, and what it is owed when it comes back. */
+static void look_at_wants(struct aliquot_arbiter *arbiter) {
+    for (struct party *party = arbiter->parties; party; party = party->next) {
+        bool wanting = any_waiting(arbiter, party);
+        if (wanting && !party->wanting && party->state == RESTING)
+            for (uint32_t i = 0; i < party->stake_count; i++) {
+                struct stake *stake = party->stakes[i];
+                uint64_t v = arbiter->device[stake->device].v;
+                uint64_t round_ns = arbiter->settings.round_ns;
+                stake->v = most(stake->v, v > round_ns ? v - round_ns : 0);
+            }
+        party->wanting = wanting;
+    }
+}
+
+/* Lower priorities save up what the one that is served leaves them. */
+static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, uint64_t passed,
+                       uint64_t now, uint64_t *next) {
+    const struct party *top;
+    uint64_t until;
+    int32_t priority = served(device, now, &top, &until);
+    bool kept = false;
+    for (uint32_t i = 0; i < device->stake_count && top && top->floor; i++)
+        kept |= device->stakes[i]->party->wanting &&
+                device->stakes[i]->party->priority < priority &&
+                device->stakes[i]->party->state == RESTING;
+    if (!kept) {
+        device->floor_ns = 0;
+        return;
+    }
+    double need = (double)(2 * arbiter->settings.least_ns);
+    device->floor_ns += (double)(passed * top->floor) / 1000;
+    if (device->floor_ns > 4 * need)
+        device->floor_ns = 4 * need;
+    if (device->floor_ns < need)
+        *next = least(*next, now + 1 + (uint64_t)((need - device->floor_ns) * 1000 / top->floor));
+}
+
+/* Who is alone with all its devices, and without a cap, is not bothered. */
+static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
+    bool alone = true;
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        alone &= arbiter->device[party->stakes[i]->device].stake_count == 1 &&
+                 party->stakes[i]->max == 1000;
+    bool is_free =
+        aliquot_gate_state(arbiter->members[party->members[0]].gate) == ALIQUOT_GATE_FREE;
+    if (alone || party->native) {
+        release(arbiter, party);
+        set_gates(arbiter, party, ALIQUOT_GATE_FREE, 0);
+    } else if (is_free) {
+        /* Whatever it does, it goes on until somebody else wants the device. */
+        party->state = HOLDING;
+        party->turn = false;
+        party->opened_ns = now;
+        set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+        for (uint32_t i = 0; i < party->stake_count; i++)
+            arbiter->device[party->stakes[i]->device].holder = party;
+    }
+}
+
+uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
+                              struct aliquot_gate_change *change, uint32_t room, uint64_t *next) {
+    uint64_t passed = arbiter->now_ns && now > arbiter->now_ns ? now - arbiter->now_ns : 0;
+    *next = UINT64_MAX;
+    look_at_wants(arbiter);
+    arbiter_account(arbiter, now);
+    for (struct party *party = arbiter->parties; party; party = party->next) {
+        bool changed = false;
+        for (uint32_t i = 0; i < party->stake_count; i++)
+            changed |= arbiter->device[party->stakes[i]->device].changed;
+        if (changed)
+            free_the_lone(arbiter, party, now);
+        if (party->state != RESTING)
+            look_at_holder(arbiter, party, now, next);
+    }
+    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
+        struct device *device = &arbiter->device[d];
+        device->changed = false;
+        if (device->stake_count < 1)
+            continue;
+        save_floor(arbiter, device, passed, now, next);
+        const struct party *top;
+        uint64_t until;
+        make_shares(arbiter, device, served(device, now, &top, &until), now);
+        for (uint32_t i = 0; i < device->stake_count; i++)
+            device->stakes[i]->open = false;
+        if (!device->holder)
+            give(arbiter, device, now, next);
+        for (uint32_t i = 0; i < device->stake_count; i++)
+            device->stakes[i]->open = false;
+        if (device->holder && device->holder->state == HOLDING && device->holder->turn)
+            *next = least(*next, device->holder->end_ns);
+    }
+    uint32_t count = 0;
+    /* What closes is written first. */
+    for (int opens = 0; opens < 2; opens++)
+        for (uint32_t i = 0; i < arbiter->member_count && count < room; i++) {
+            struct member *member = &arbiter->members[i];
+            bool closed = aliquot_gate_state(member->gate) == ALIQUOT_GATE_CLOSED;
+            if (!member->party || !member->dirty || closed == (opens == 1))
+                continue;
+            member->dirty = false;
+            change[count++] = (struct aliquot_gate_change){(int)i, member->gate};
+        }
+    return count;
+}

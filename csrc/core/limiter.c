@@ -1,0 +1,553 @@
+/* Giving out parts of the device's time, and waiting for them. See limiter.h. */
+#include "limiter_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *seam, void *env,
+                                            const struct aliquot_grant *grant,
+                                            struct aliquot_usage *usage, uint32_t slot) {
+    struct aliquot_limiter *limiter = calloc(1, sizeof *limiter);
+    uint32_t count =
+        grant->device_count < ALIQUOT_MAX_DEVICES ? grant->device_count : ALIQUOT_MAX_DEVICES;
+    struct aliquot_flow *flow = calloc(count, sizeof *flow);
+    struct aliquot_limiter_state *state = calloc(1, sizeof *state);
+    if (!limiter || !flow || !state) {
+        free(limiter);
+        free(flow);
+        free(state);
+        return NULL;
+    }
+    *limiter = (struct aliquot_limiter){
+        .seam = seam,
+        .env = env,
+        .flow = flow,
+        .grant = grant,
+        .usage = usage,
+        .slot = slot,
+        .device_count = count,
+        .state = state,
+    };
+    uint64_t now = seam->now(env);
+    for (uint32_t i = 0; i < count; i++) {
+        limiter->front[i].gate = &grant->device[i].gate;
+        /* Parts of a new thread are of epoch 0: given by nobody. */
+        atomic_init(&limiter->front[i].epoch, 1);
+        flow[i].device = i;
+        flow[i].pace = 1024;
+        flow[i].let_pause_ns = OVERDUE_NS;
+        flow[i].sharers = 1;
+        /* Marks at 0 would be those of a flow that has given nothing. */
+        flow[i].given_ns = flow[i].charged_ns = flow[i].marked_ns = 1;
+    }
+    atomic_init(&state->beat, atomic_load_explicit(&grant->beat, memory_order_relaxed));
+    atomic_init(&state->beat_ns, now);
+    return limiter;
+}
+
+void aliquot_limiter_free(struct aliquot_limiter *limiter) {
+    free(limiter->flow);
+    free(limiter->state);
+    free(limiter);
+}
+
+struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter) {
+    struct aliquot_thread *thread = calloc(1, sizeof *thread);
+    if (!thread)
+        return NULL;
+    thread->limiter = limiter;
+    aliquot_lock(&limiter->state->lock);
+    thread->next = limiter->state->threads;
+    thread->link = &limiter->state->threads;
+    if (thread->next)
+        thread->next->link = &thread->next;
+    limiter->state->threads = thread;
+    aliquot_unlock(&limiter->state->lock);
+    return thread;
+}
+
+static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                      struct aliquot_part *part, uint64_t now);
+
+void aliquot_thread_free(struct aliquot_thread *thread) {
+    struct aliquot_limiter *limiter = thread->limiter;
+    for (uint32_t i = 0; i < limiter->device_count; i++) {
+        struct aliquot_flow *flow = &limiter->flow[i];
+        aliquot_lock(&flow->lock);
+        take_back(limiter, flow, &thread->part[i], now_of(limiter));
+        aliquot_unlock(&flow->lock);
+    }
+    aliquot_lock(&limiter->state->lock);
+    *thread->link = thread->next;
+    if (thread->next)
+        thread->next->link = thread->link;
+    aliquot_unlock(&limiter->state->lock);
+    free(thread);
+}
+
+/* -- The gate ----------------------------------------------------------------------------------- */
+
+/* Whether nobody shares out time any more, or ever did. */
+static bool left_alone(struct aliquot_limiter *limiter, uint64_t now) {
+    struct aliquot_limiter_state *state = limiter->state;
+    /* relaxed, all: hints about another program's life. */
+    uint64_t beat = atomic_load_explicit(&limiter->grant->beat, memory_order_relaxed);
+    if (beat != atomic_load_explicit(&state->beat, memory_order_relaxed)) {
+        atomic_store_explicit(&state->beat, beat, memory_order_relaxed);
+        atomic_store_explicit(&state->beat_ns, now, memory_order_relaxed);
+        return false;
+    }
+    uint64_t since = atomic_load_explicit(&state->beat_ns, memory_order_relaxed);
+    return beat == 0 || (now > since && now - since > BEAT_NS);
+}
+
+unsigned aliquot_gate_now(struct aliquot_limiter *limiter, uint64_t gate, uint64_t now) {
+    unsigned state = aliquot_gate_state(gate);
+    if (state >= ALIQUOT_GATE_TURN && left_alone(limiter, now))
+        return ALIQUOT_GATE_OPEN;
+    return state;
+}
+
+void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate, uint64_t now) {
+    uint32_t number = aliquot_gate_number(gate);
+    bool turn = state == ALIQUOT_GATE_TURN;
+    if (flow->number == number && flow->turn == turn)
+        return;
+    if (turn) {
+        /* A turn that follows on one of ours goes on from its end. */
+        uint64_t from = flow->turn && flow->turn_end_ns > now ? flow->turn_end_ns : now;
+        flow->turn_end_ns = from + aliquot_gate_turn_ns(gate);
+        flow->turn_used = false;
+        flow->grace_ns = 0;
+        flow->offered = false;
+    }
+    flow->number = number;
+    flow->turn = turn;
+}
+
+void aliquot_flow_publish(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                          uint64_t now) {
+    uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);
+    uint64_t left_ns = flow_left(flow, now);
+    if (flow->unmeasured_ns > now)
+        left_ns = most(left_ns, flow->unmeasured_ns - now);
+    /* seq_cst: pairs with the arbiter's, which closes a gate and then reads this; whoever becomes
+     * active reads the gate again after it. */
+    atomic_store(&limiter->usage->flow[flow->device][limiter->slot],
+                 aliquot_flow_word(waiting, flow->active, flow->rings, flow->number,
+                                   flow->active ? left_ns : 0));
+}
+
+/* -- Parts -------------------------------------------------------------------------------------- */
+
+static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                      struct aliquot_part *part, uint64_t now) {
+    uint64_t epoch =
+        atomic_load_explicit(&limiter->front[flow->device].epoch, memory_order_relaxed);
+    int64_t left = atomic_load_explicit(&part->left_ns, memory_order_relaxed);
+    if (part->epoch != epoch || left <= 0 || left > INT64_MAX / 4)
+        return;
+    atomic_store_explicit(&part->left_ns, 0, memory_order_relaxed);
+    uint64_t back = (uint64_t)left;
+    flow->given_ns -= least(back, flow->given_ns - flow->charged_ns);
+    flow->marked_ns = least(flow->marked_ns, flow->given_ns);
+    flow->due_ns -= least(flow_paced(flow, back), flow_left(flow, now));
+    aliquot_meter_cap(limiter, flow->device, -left, now);
+}
+
+void aliquot_flow_void(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
+    aliquot_lock(&limiter->state->lock);
+    for (struct aliquot_thread *thread = limiter->state->threads; thread; thread = thread->next)
+        take_back(limiter, flow, &thread->part[flow->device], now);
+    aliquot_unlock(&limiter->state->lock);
+    /* relaxed: see struct aliquot_front. */
+    atomic_fetch_add_explicit(&limiter->front[flow->device].epoch, 1, memory_order_relaxed);
+}
+
+static void note_lane(struct aliquot_flow *flow, uint64_t key, enum aliquot_lane_kind kind,
+                      uint64_t now) {
+    struct lane *oldest = &flow->lanes[0];
+    for (uint32_t i = 0; i < LANES; i++) {
+        struct lane *lane = &flow->lanes[i];
+        if (lane->key == key) {
+            lane->used_ns = now;
+            return;
+        }
+        if (!lane->key || (oldest->key && lane->used_ns < oldest->used_ns))
+            oldest = lane;
+    }
+    *oldest = (struct lane){.key = key, .kind = kind, .used_ns = now};
+}
+
+/* How many processes of the slice work on the device, this one included. */
+static void count_sharers(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                          uint64_t now) {
+    if (now - flow->counted_ns < MS)
+        return;
+    flow->counted_ns = now;
+    uint32_t slots = atomic_load_explicit(&limiter->usage->high_water, memory_order_relaxed);
+    uint32_t count = 1;
+    for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++)
+        if (i != limiter->slot &&
+            aliquot_flow_active(
+                atomic_load_explicit(&limiter->usage->flow[flow->device][i], memory_order_relaxed)))
+            count++;
+    flow->sharers = count;
+}
+
+/* -- Waiting ------------------------------------------------------------------------------------ */
+
+enum verdict {
+    PASS,
+    LATER, /* own work must be done first, or the cap says so: `until` */
+    GATE,  /* somebody else has the device, or the turn is spent */
+};
+
+static bool capped(const struct aliquot_limiter *limiter, uint32_t device) {
+    return atomic_load_explicit(&limiter->grant->device[device].cores, memory_order_relaxed) < 100;
+}
+
+static uint64_t window_of(const struct aliquot_limiter *limiter, uint32_t device) {
+    uint32_t us =
+        atomic_load_explicit(&limiter->grant->device[device].window_us, memory_order_relaxed);
+    return us >= 100 && us <= 1000000 ? us * US : ALIQUOT_WINDOW_US * US;
+}
+
+/* Whether a launch of predicted `ns` may go now. `*room` is how much more may. */
+static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                          unsigned state, uint64_t ns, uint64_t now, uint64_t *room,
+                          uint64_t *until) {
+    uint64_t window = window_of(limiter, flow->device);
+    uint64_t left = flow_left(flow, now);
+    if (state == ALIQUOT_GATE_CLOSED)
+        return GATE;
+    if (state == ALIQUOT_GATE_TURN) {
+        uint64_t start = now + left, paced = flow_paced(flow, ns);
+        /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
+         * turn's first. */
+        if ((start >= flow->turn_end_ns || flow->turn_end_ns - start < paced / 2) &&
+            (flow->turn_used || start >= flow->turn_end_ns))
+            return GATE;
+        *room = most(paced, flow->turn_end_ns - start);
+    } else {
+        *room = window;
+    }
+    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, now);
+    if (allowed > now) {
+        *until = allowed;
+        return LATER;
+    }
+    /* Where nothing else limits it, a launch that nobody has measured need not be waited for: it only
+     * stands for more of the work that may be under way. */
+    bool strict = state == ALIQUOT_GATE_TURN || capped(limiter, flow->device);
+    if (left > window || flow->mark_count >= (strict ? MARKS : LOOSE_MARKS) ||
+        (strict && aliquot_meter_late(flow, now))) {
+        *until = left > window ? flow->due_ns - window : now;
+        return LATER;
+    }
+    *room = least(*room, window / 4);
+    return PASS;
+}
+
+/* A kernel of ours that is far beyond its time may wait for this very launch: it is let through, one
+ * at a time. */
+static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
+    bool stuck;
+    if (now - flow->let_ns < flow->let_pause_ns)
+        return false;
+    if (aliquot_meter_drained(limiter, flow, now, &stuck) || !stuck)
+        return false;
+    /* If it was not this one, the next has to wait longer: it may just be a long kernel. */
+    flow->let_ns = now;
+    flow->let_pause_ns = least(2 * flow->let_pause_ns, 1000 * MS);
+    /* relaxed: a figure. */
+    atomic_fetch_add_explicit(&limiter->usage->time[flow->device].let_through, 1,
+                              memory_order_relaxed);
+    return true;
+}
+
+/* Sleeps a little; the flow's lock is held, and let go meanwhile. */
+static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                     enum verdict verdict, uint64_t gate, uint64_t until, uint64_t now) {
+    bool ring = false;
+    if (verdict == GATE) {
+        flow->rings++;
+        ring = atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 ||
+               now - flow->rung_ns >= WAIT_NS / 2;
+        if (ring)
+            flow->rung_ns = now;
+        until = now + WAIT_NS;
+        atomic_fetch_add_explicit(&flow->waiting, 1, memory_order_relaxed);
+        aliquot_flow_publish(limiter, flow, now);
+    } else {
+        /* Predictions may be wrong, and marks come a little late. */
+        until = most(until, now + 20 * US);
+        until = least(until, now + WAIT_NS);
+    }
+    aliquot_unlock(&flow->lock);
+    if (ring)
+        limiter->seam->ring(limiter->env);
+    limiter->seam->wait(limiter->env, gate_futex(limiter, flow->device), (uint32_t)gate, until);
+    aliquot_lock(&flow->lock);
+    if (verdict == GATE)
+        atomic_fetch_sub_explicit(&flow->waiting, 1, memory_order_relaxed);
+}
+
+/* -- The slow path ------------------------------------------------------------------------------ */
+
+static void forget_known(struct aliquot_thread *thread) {
+    uint64_t generation =
+        atomic_load_explicit(&thread->limiter->state->generation, memory_order_acquire);
+    if (thread->generation != generation) {
+        memset(thread->known, 0, sizeof thread->known);
+        thread->generation = generation;
+    }
+}
+
+static void know(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                 uint32_t device, uint32_t ns) {
+    thread->known[aliquot_known_place(launch)] = (struct aliquot_known){
+        .what = launch->what,
+        .lane = launch->lane,
+        .ns = ns ? ns : ALIQUOT_UNMEASURED,
+        .device = device,
+    };
+}
+
+static void set_part(struct aliquot_limiter *limiter, struct aliquot_part *part, uint32_t device,
+                     uint64_t gate, int64_t left) {
+    part->gate = gate;
+    part->epoch = atomic_load_explicit(&limiter->front[device].epoch, memory_order_relaxed);
+    atomic_store_explicit(&part->left_ns, left, memory_order_relaxed);
+}
+
+static void start_observer(struct aliquot_limiter *limiter, struct aliquot_flow *flow) {
+    bool start = !flow->observed;
+    flow->observed = true;
+    aliquot_unlock(&flow->lock);
+    if (start)
+        limiter->seam->observer(limiter->env, limiter, flow->device);
+    aliquot_lock(&flow->lock);
+}
+
+/* Gives the thread a part, beginning with this launch. The flow's lock is held. */
+static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint64_t gate,
+                           uint64_t ns, uint64_t measured_ns, uint64_t room, uint64_t now) {
+    struct aliquot_limiter *limiter = thread->limiter;
+    uint64_t window = window_of(limiter, flow->device);
+    aliquot_ticket ticket = 0;
+    if (!ns) {
+        ticket = TICKET_MARK | TICKET_MEASURE;
+    } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= STALE_NS) {
+        ticket = TICKET_MARK | TICKET_MEASURE;
+    } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
+        ticket = TICKET_MARK;
+    }
+    if (ticket & TICKET_MEASURE)
+        flow->sampled_ns = now;
+    if (!ns)
+        flow->unmeasured_ns = now + UNMEASURED_NS;
+    /* What is measured by itself is given by itself, so that its mark stands behind nothing else. */
+    uint64_t first = ns ? ns : window;
+    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room / flow->sharers) : first;
+    if (!flow->busy_ns) {
+        flow->busy_ns = now;
+        flow->charged_ns = flow->given_ns;
+    }
+    flow->given_ns += part;
+    flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part);
+    flow->turn_used = true;
+    flow->grace_ns = 0;
+    flow->offered = false;
+    aliquot_meter_cap(limiter, flow->device, (int64_t)part, now);
+    set_part(limiter, &thread->part[flow->device], flow->device, gate, (int64_t)(part - first));
+    return ticket;
+}
+
+static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_launch *launch) {
+    struct aliquot_limiter *limiter = thread->limiter;
+    const struct aliquot_limiter_seam *seam = limiter->seam;
+    forget_known(thread);
+    enum aliquot_lane_kind kind = ALIQUOT_LANE_PLAIN;
+    int device = seam->device(limiter->env, launch, &kind);
+    if (device < 0 || (uint32_t)device >= limiter->device_count)
+        return 0;
+    struct aliquot_flow *flow = &limiter->flow[device];
+    uint64_t measured_ns;
+    uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
+    know(thread, launch, (uint32_t)device, ns);
+
+    uint64_t gate = gate_word(limiter, (uint32_t)device);
+    if (aliquot_gate_state(gate) == ALIQUOT_GATE_FREE && !capped(limiter, (uint32_t)device)) {
+        set_part(limiter, &thread->part[device], (uint32_t)device, gate, INT64_MAX / 2);
+        return 0;
+    }
+    if (seam->captured(limiter->env, launch))
+        return 0;
+
+    uint64_t waited_from = 0, now = now_of(limiter);
+    aliquot_ticket ticket = 0;
+    aliquot_lock(&flow->lock);
+    if (!flow->observed)
+        start_observer(limiter, flow);
+    note_lane(flow, launch->lane, kind, now);
+    take_back(limiter, flow, &thread->part[device], now);
+    for (;;) {
+        now = now_of(limiter);
+        gate = gate_word(limiter, (uint32_t)device);
+        unsigned state = aliquot_gate_now(limiter, gate, now);
+        aliquot_flow_turn(flow, state, gate, now);
+        count_sharers(limiter, flow, now);
+        if (flow->mark_count && now - flow->look_ns >= 20 * US)
+            aliquot_meter_look(limiter, flow, now);
+        uint64_t room = 0, until = 0;
+        enum verdict verdict = judge(limiter, flow, state, ns, now, &room, &until);
+        if (verdict != PASS) {
+            if (let_through(limiter, flow, now))
+                room = 0;
+            else {
+                bool counts =
+                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, now) > now;
+                if (counts && !waited_from)
+                    waited_from = now;
+                wait_for(limiter, flow, verdict, gate, until, now);
+                continue;
+            }
+        }
+        bool was = flow->active;
+        flow->active = true;
+        ticket = give(thread, flow, gate, ns, measured_ns, room, now);
+        aliquot_flow_publish(limiter, flow, now);
+        /* The gate may have closed before the arbiter could see that we are active: what has not been
+         * launched is given back, and it is tried again. (Who is let through goes.) */
+        if (verdict == PASS && !was && gate_word(limiter, (uint32_t)device) != gate) {
+            atomic_fetch_add_explicit(&thread->part[device].left_ns,
+                                      (int64_t)(ns ? ns : window_of(limiter, flow->device)),
+                                      memory_order_relaxed);
+            take_back(limiter, flow, &thread->part[device], now);
+            flow->active = was;
+            aliquot_flow_publish(limiter, flow, now);
+            continue;
+        }
+        break;
+    }
+    if (ticket & TICKET_MEASURE)
+        thread->before = seam->mark(limiter->env, launch);
+    aliquot_unlock(&flow->lock);
+    if (waited_from) {
+        struct aliquot_usage_time *time = &limiter->usage->time[device];
+        /* relaxed: figures. */
+        atomic_fetch_add_explicit(&time->wait_ns, now - waited_from, memory_order_relaxed);
+        atomic_fetch_add_explicit(&time->waits, 1, memory_order_relaxed);
+    }
+    return ticket ? ticket | (uint32_t)device << 8 : 0;
+}
+
+aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
+                                  const struct aliquot_launch *launch) {
+    int saved = errno;
+    aliquot_ticket ticket = enter(thread, launch);
+    errno = saved;
+    return ticket;
+}
+
+void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                      aliquot_ticket ticket, bool done) {
+    int saved = errno;
+    struct aliquot_limiter *limiter = thread->limiter;
+    struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
+    void *before = thread->before;
+    thread->before = NULL;
+    aliquot_lock(&flow->lock);
+    uint64_t now = now_of(limiter);
+    void *event =
+        done && flow->mark_count < MARKS ? limiter->seam->mark(limiter->env, launch) : NULL;
+    if (event) {
+        uint64_t measured_ns, window = window_of(limiter, flow->device);
+        uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
+        int64_t left =
+            atomic_load_explicit(&thread->part[flow->device].left_ns, memory_order_relaxed);
+        /* What the thread was given and has not launched lies behind the mark. */
+        uint64_t spent = flow->given_ns -
+                         least((uint64_t)(left > 0 ? left : 0), flow->given_ns - flow->charged_ns);
+        flow->marks[flow->mark_count++] = (struct mark){
+            .event = event,
+            .before = before,
+            .launch = *launch,
+            .spent_ns = spent,
+            .host_ns = now,
+            .due_ns = ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS,
+            .unmeasured = !ns,
+            .launch_ns = ns ? ns : (uint32_t)window,
+        };
+        flow->marked_ns = spent;
+    } else if (before) {
+        limiter->seam->drop(limiter->env, before);
+    }
+    aliquot_unlock(&flow->lock);
+    errno = saved;
+}
+
+/* -- Around it ---------------------------------------------------------------------------------- */
+
+void aliquot_waited(struct aliquot_limiter *limiter) {
+    int saved = errno;
+    for (uint32_t i = 0; i < limiter->device_count; i++) {
+        struct aliquot_flow *flow = &limiter->flow[i];
+        if (aliquot_gate_state(gate_word(limiter, i)) < ALIQUOT_GATE_TURN)
+            continue;
+        aliquot_lock(&flow->lock);
+        uint64_t now = now_of(limiter);
+        if (flow->mark_count && now - flow->look_ns >= 20 * US)
+            aliquot_meter_look(limiter, flow, now);
+        aliquot_unlock(&flow->lock);
+    }
+    errno = saved;
+}
+
+static void forget(struct aliquot_limiter *limiter) {
+    aliquot_lock(&limiter->state->lock);
+    /* release: pairs with the acquire in forget_known. */
+    atomic_fetch_add_explicit(&limiter->state->generation, 1, memory_order_release);
+    aliquot_unlock(&limiter->state->lock);
+    for (uint32_t i = 0; i < limiter->device_count; i++) {
+        struct aliquot_flow *flow = &limiter->flow[i];
+        aliquot_lock(&flow->lock);
+        aliquot_flow_void(limiter, flow, now_of(limiter));
+        aliquot_unlock(&flow->lock);
+    }
+}
+
+void aliquot_limiter_forget_lane(struct aliquot_limiter *limiter, uint64_t lane,
+                                 bool (*belongs)(void *context, uint64_t lane), void *context) {
+    int saved = errno;
+    for (uint32_t i = 0; i < limiter->device_count; i++) {
+        struct aliquot_flow *flow = &limiter->flow[i];
+        aliquot_lock(&flow->lock);
+        for (uint32_t row = 0; row < LANES; row++) {
+            uint64_t key = flow->lanes[row].key;
+            if (key && (lane ? key == lane : belongs(context, key)))
+                flow->lanes[row] = (struct lane){0};
+        }
+        aliquot_unlock(&flow->lock);
+    }
+    aliquot_lock(&limiter->state->lock);
+    for (uint32_t i = 0; i < LEARNED; i++) {
+        struct learned *learned = &limiter->state->learned[i];
+        if (learned->ns && (lane ? learned->lane == lane : belongs(context, learned->lane)))
+            *learned = (struct learned){0};
+    }
+    aliquot_unlock(&limiter->state->lock);
+    forget(limiter);
+    errno = saved;
+}
+
+void aliquot_limiter_forget_known(struct aliquot_limiter *limiter) {
+    int saved = errno;
+    aliquot_lock(&limiter->state->lock);
+    memset(limiter->state->learned, 0, sizeof limiter->state->learned);
+    aliquot_unlock(&limiter->state->lock);
+    forget(limiter);
+    errno = saved;
+}

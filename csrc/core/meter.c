@@ -1,0 +1,269 @@
+/* Predicting, measuring and charging. See limiter.h. */
+#include "limiter_impl.h"
+
+#include <string.h>
+
+/* A launch that is found done so soon after the host made it had not been waiting behind others. */
+#define BACKLOG_NS (20 * US)
+
+/* -- What is known of launches ------------------------------------------------------------------ */
+
+static struct learned *learned_at(struct aliquot_limiter *limiter,
+                                  const struct aliquot_launch *launch) {
+    uint64_t mixed = (launch->what ^ launch->lane << 7 ^ launch->lane >> 9) * 0x9e3779b97f4a7c15ull;
+    return &limiter->state->learned[mixed >> 54];
+}
+static_assert(LEARNED == 1 << 10, "the place is ten bits");
+
+uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_launch *launch,
+                         uint64_t *at_ns) {
+    aliquot_lock(&limiter->state->lock);
+    const struct learned *learned = learned_at(limiter, launch);
+    bool known = learned->ns && learned->what == launch->what && learned->lane == launch->lane;
+    uint32_t ns = known ? learned->ns : 0;
+    *at_ns = known ? learned->at_ns : 0;
+    aliquot_unlock(&limiter->state->lock);
+    return ns;
+}
+
+static void learn(struct aliquot_limiter *limiter, const struct aliquot_launch *launch,
+                  uint64_t took_ns, uint64_t now) {
+    aliquot_lock(&limiter->state->lock);
+    struct learned *learned = learned_at(limiter, launch);
+    bool known = learned->ns && learned->what == launch->what && learned->lane == launch->lane;
+    /* What is measured may hold up to something else that ran beside it, never less than the launch
+     * itself: less is believed sooner than more. */
+    uint64_t ns = !known                  ? took_ns
+                  : took_ns < learned->ns ? (learned->ns + 3 * took_ns) / 4
+                                          : (3ull * learned->ns + took_ns) / 4;
+    *learned = (struct learned){
+        .what = launch->what,
+        .lane = launch->lane,
+        .ns = (uint32_t)most(1, least(ns, ALIQUOT_UNMEASURED - 1)),
+        .at_ns = now,
+    };
+    aliquot_unlock(&limiter->state->lock);
+}
+
+/* -- The cap ------------------------------------------------------------------------------------ */
+
+static uint32_t cap_of(const struct aliquot_limiter *limiter, uint32_t device) {
+    /* relaxed: it may change at any time. */
+    uint32_t cores =
+        atomic_load_explicit(&limiter->grant->device[device].cores, memory_order_relaxed);
+    return cores >= 1 && cores < 100 ? cores : 100;
+}
+
+void aliquot_meter_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t now) {
+    uint32_t cores = cap_of(limiter, device);
+    if (cores == 100 || ns == 0)
+        return;
+    _Atomic uint64_t *allowed = &limiter->usage->time[device].allowed_ns;
+    /* relaxed: one word that all processes of the slice move; nothing else depends on it. */
+    uint64_t old = atomic_load_explicit(allowed, memory_order_relaxed), fresh;
+    do {
+        int64_t ahead = (int64_t)(old - now);
+        /* What somebody scribbled, or an age of idleness. */
+        if (ahead < 0 || ahead > (int64_t)(3600ull * 1000 * MS))
+            ahead = 0;
+        ahead += ns * 100 / (int64_t)cores;
+        fresh = now + (uint64_t)(ahead > 0 ? ahead : 0);
+    } while (!atomic_compare_exchange_weak_explicit(allowed, &old, fresh, memory_order_relaxed,
+                                                    memory_order_relaxed));
+}
+
+uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t now) {
+    if (cap_of(limiter, device) == 100)
+        return now;
+    uint64_t allowed =
+        atomic_load_explicit(&limiter->usage->time[device].allowed_ns, memory_order_relaxed);
+    if (allowed <= now + TOLERANCE_NS || allowed - now > 3600ull * 1000 * MS)
+        return now;
+    return allowed - TOLERANCE_NS;
+}
+
+/* -- Charging ----------------------------------------------------------------------------------- */
+
+/* Charges that work of ours took `ns` of the time from `from_ns` to `to_ns`. Whatever of it another
+ * process of the slice has charged already is not charged again: what is charged is never more than
+ * what has passed. Returns what was charged. */
+static uint64_t charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t from_ns,
+                       uint64_t to_ns, uint64_t ns) {
+    struct aliquot_usage_time *time = &limiter->usage->time[device];
+    /* relaxed: each span is charged by who moves the word over it; the sums are figures. */
+    uint64_t until = atomic_load_explicit(&time->charged_until_ns, memory_order_relaxed), start;
+    do {
+        /* A word from the future was scribbled. */
+        start = until > from_ns && until < to_ns + 3600ull * 1000 * MS ? until : from_ns;
+        if (start >= to_ns)
+            return 0;
+    } while (!atomic_compare_exchange_weak_explicit(&time->charged_until_ns, &until, to_ns,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    uint64_t charged = least(ns, to_ns - start);
+    unsigned others = aliquot_gate_others(gate_word(limiter, device));
+    charged /= others + 1;
+    atomic_fetch_add_explicit(&time->device_ns, charged, memory_order_relaxed);
+    return charged;
+}
+
+/* Work was done at `end_ns` up to `spent_ns` of what was given out. `queued`: all the while the
+ * device had more of ours to do, so that all of the time counts; otherwise what was predicted does. */
+static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                         uint64_t end_ns, uint64_t spent_ns, bool queued, uint64_t now) {
+    uint64_t predicted = spent_ns > flow->charged_ns ? spent_ns - flow->charged_ns : 0;
+    if (flow->busy_ns && end_ns > flow->busy_ns) {
+        uint64_t passed = end_ns - flow->busy_ns;
+        uint64_t charged = charge(limiter, flow->device, flow->busy_ns, end_ns,
+                                  queued ? passed : least(passed, predicted));
+        /* The prediction was counted when it was given out. */
+        aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
+        if (queued && predicted > 100 * US && flow->sharers == 1) {
+            uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
+            flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
+        }
+        flow->busy_ns = end_ns;
+    } else if (predicted) {
+        aliquot_meter_cap(limiter, flow->device, -(int64_t)predicted, now);
+    }
+    flow->charged_ns = most(flow->charged_ns, spent_ns);
+}
+
+/* -- Marks -------------------------------------------------------------------------------------- */
+
+static void end_mark(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                     struct mark *mark) {
+    if (mark->before)
+        limiter->seam->drop(limiter->env, mark->before);
+    limiter->seam->drop(limiter->env, mark->event);
+    *mark = flow->marks[--flow->mark_count];
+    flow->marks[flow->mark_count].event = NULL;
+}
+
+static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                         const struct mark *mark, uint64_t at_ns, uint64_t now) {
+    uint64_t began_ns, length = mark->launch_ns;
+    if (mark->before && limiter->seam->reached(limiter->env, mark->before, &began_ns) == 1 &&
+        began_ns <= at_ns) {
+        /* It began neither before it was launched nor before what the device did for us before. */
+        uint64_t start_ns = most(began_ns, least(most(mark->host_ns, flow->busy_ns), at_ns));
+        unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
+        length = (at_ns - start_ns) / (others + 1);
+        learn(limiter, &mark->launch, length, now);
+        flow->unmeasured_ns = 0;
+        /* The launch was given out as another length than it had: what is expected and counted moves
+         * by the difference. */
+        if (mark->spent_ns > flow->charged_ns) {
+            int64_t more = (int64_t)length - (int64_t)mark->launch_ns;
+            flow->given_ns += (uint64_t)more;
+            flow->marked_ns += (uint64_t)more;
+            for (uint32_t i = 0; i < flow->mark_count; i++)
+                if (flow->marks[i].spent_ns > mark->spent_ns)
+                    flow->marks[i].spent_ns += (uint64_t)more;
+            aliquot_meter_cap(limiter, flow->device, more, now);
+            charge_up_to(limiter, flow, at_ns, mark->spent_ns + (uint64_t)more,
+                         at_ns > mark->host_ns + length + BACKLOG_NS, now);
+            return;
+        }
+    }
+    bool queued = at_ns > mark->host_ns + length + BACKLOG_NS;
+    charge_up_to(limiter, flow, at_ns, mark->spent_ns, queued, now);
+}
+
+uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                            uint64_t now) {
+    uint32_t count = 0;
+    flow->look_ns = now;
+    uint64_t latest_ns = 0;
+    /* In the order of what they stand behind, so that spans are charged one after the other. */
+    for (bool again = true; again;) {
+        struct mark *first = NULL;
+        uint64_t first_ns = 0;
+        again = false;
+        for (uint32_t i = 0; i < flow->mark_count; i++) {
+            struct mark *mark = &flow->marks[i];
+            uint64_t at_ns;
+            if (first && first->spent_ns <= mark->spent_ns)
+                continue;
+            int reached = limiter->seam->reached(limiter->env, mark->event, &at_ns);
+            if (reached < 0) {
+                end_mark(limiter, flow, mark);
+                i--;
+                continue;
+            }
+            if (reached) {
+                first = mark;
+                first_ns = least(at_ns, now);
+            }
+        }
+        if (first) {
+            struct mark done = *first;
+            uint64_t place = (uint64_t)(first - flow->marks);
+            mark_reached(limiter, flow, &done, first_ns, now);
+            end_mark(limiter, flow, &flow->marks[place]);
+            latest_ns = most(latest_ns, first_ns);
+            count++;
+            again = true;
+        }
+    }
+    if (count) {
+        uint64_t left = flow->given_ns > flow->charged_ns ? flow->given_ns - flow->charged_ns : 0;
+        flow->due_ns = latest_ns + flow_paced(flow, left);
+    }
+    return count;
+}
+
+bool aliquot_meter_late(const struct aliquot_flow *flow, uint64_t now) {
+    for (uint32_t i = 0; i < flow->mark_count; i++) {
+        const struct mark *mark = &flow->marks[i];
+        uint64_t length = mark->due_ns > mark->host_ns ? mark->due_ns - mark->host_ns : 0;
+        if (mark->unmeasured || now > mark->due_ns + 100 * US + length / 4)
+            return true;
+    }
+    return false;
+}
+
+bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now,
+                           bool *stuck) {
+    *stuck = false;
+    unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
+    for (uint32_t i = 0; i < flow->mark_count; i++) {
+        const struct mark *mark = &flow->marks[i];
+        uint64_t length = mark->due_ns > mark->host_ns ? mark->due_ns - mark->host_ns : 0;
+        if (now > mark->due_ns + OVERDUE_NS + length / 2 + others * length)
+            *stuck = true;
+    }
+    if (flow->mark_count)
+        return false;
+    if (!flow->busy_ns)
+        return true;
+    /* No mark stands behind the last launches: their streams are asked. One that cannot tell, or
+     * that waits for what is no work of the device, is believed to be done in time. */
+    bool late = now > flow->due_ns + 100 * US;
+    bool far = now > flow->due_ns + OVERDUE_NS;
+    for (uint32_t i = 0; i < LANES; i++) {
+        const struct lane *lane = &flow->lanes[i];
+        if (!lane->key)
+            continue;
+        int idle =
+            lane->kind == ALIQUOT_LANE_PLAIN ? limiter->seam->idle(limiter->env, lane->key) : -1;
+        if (idle == 1)
+            continue;
+        if (idle == 0 && far)
+            *stuck = true;
+        if (!late)
+            return false;
+    }
+    return true;
+}
+
+void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                          uint64_t now) {
+    if (flow->busy_ns) {
+        /* Found at `now`, and over a little earlier. */
+        charge_up_to(limiter, flow, now, flow->given_ns, false, now);
+        flow->busy_ns = 0;
+    }
+    flow->charged_ns = flow->given_ns;
+    flow->due_ns = now;
+    flow->let_pause_ns = OVERDUE_NS;
+}
