@@ -58,7 +58,8 @@ struct party {
     bool wanting;        /* waits, or holds */
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
-    uint64_t drain_ns;   /* DRAINING: when it is overtaken */
+    uint64_t closed_ns;  /* DRAINING: since when */
+    uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */
     uint64_t wanted_ns;  /* when it last wanted anything; 0: never */
     uint64_t busy_ns;    /* when it last had something on a device; 0: never */
     uint64_t from_floor; /* HOLDING by the floor: what it may use of it */

@@ -234,7 +234,8 @@ static void release(struct aliquot_arbiter *arbiter, struct party *party) {
 
 void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
     party->state = DRAINING;
-    party->drain_ns = now + arbiter->settings.drain_ns + longest_left(arbiter, party) * 3 / 2;
+    party->closed_ns = now;
+    party->left_ns = 0;
     set_gates(arbiter, party, ALIQUOT_GATE_CLOSED, 0);
     /* Until somebody looks, after the gates were closed: a process that becomes active writes so, and
      * then reads the gate again. */
@@ -361,8 +362,12 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
     }
     if (party->overtaken)
         return;
-    if (now < party->drain_ns) {
-        *next = least(*next, party->drain_ns);
+    /* What it says is left may be old by the time that it is closed, and less when it is said anew. */
+    party->left_ns = most(party->left_ns, longest_left(arbiter, party));
+    uint64_t drain_ns =
+        party->closed_ns + arbiter->settings.drain_ns + party->left_ns + party->left_ns / 2;
+    if (now < drain_ns) {
+        *next = least(*next, drain_ns);
         return;
     }
     party->overtaken = true;

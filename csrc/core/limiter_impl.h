@@ -84,6 +84,7 @@ struct aliquot_flow {
     bool offered;          /* those who wait were told to try again, and nobody has since */
     uint32_t rings;        /* as in the flow word */
     uint64_t rung_ns;      /* clock: when it was rung last */
+    uint64_t progress_ns;  /* clock: when any mark was last found reached */
     uint64_t let_pause_ns; /* before another one is let through */
     uint64_t let_ns;       /* clock: when a launch was let through last */
     uint64_t look_ns;      /* clock: when marks were looked at last */

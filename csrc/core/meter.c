@@ -117,7 +117,8 @@ static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *f
                                   queued ? passed : least(passed, predicted));
         /* The prediction was counted when it was given out. */
         aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
-        if (queued && predicted > 100 * US && flow->sharers == 1) {
+        if (queued && predicted > 100 * US && flow->sharers == 1 &&
+            !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
         }
@@ -206,6 +207,7 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         }
     }
     if (count) {
+        flow->progress_ns = now;
         uint64_t left = flow->given_ns > flow->charged_ns ? flow->given_ns - flow->charged_ns : 0;
         flow->due_ns = latest_ns + flow_paced(flow, left);
     }
@@ -229,7 +231,9 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
     for (uint32_t i = 0; i < flow->mark_count; i++) {
         const struct mark *mark = &flow->marks[i];
         uint64_t length = mark->due_ns > mark->host_ns ? mark->due_ns - mark->host_ns : 0;
-        if (now > mark->due_ns + OVERDUE_NS + length / 2 + others * length)
+        /* As long as one after the other is done, they are only slow. */
+        uint64_t due_ns = most(mark->due_ns, flow->progress_ns + length);
+        if (now > due_ns + OVERDUE_NS + length / 2 + others * length)
             *stuck = true;
     }
     if (flow->mark_count)
@@ -239,7 +243,7 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
     /* No mark stands behind the last launches: their streams are asked. One that cannot tell, or
      * that waits for what is no work of the device, is believed to be done in time. */
     bool late = now > flow->due_ns + 100 * US;
-    bool far = now > flow->due_ns + OVERDUE_NS;
+    bool far = now > most(flow->due_ns, flow->progress_ns) + OVERDUE_NS;
     for (uint32_t i = 0; i < LANES; i++) {
         const struct lane *lane = &flow->lanes[i];
         if (!lane->key)

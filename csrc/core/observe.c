@@ -5,6 +5,7 @@
  * give it to somebody else, and with more patience the longer it takes. */
 #define POLL_NS (25 * US)
 #define LONGEST_POLL_NS (250 * US)
+#define SHORT_NS (5 * MS)
 /* What is left of a turn is worth being offered to those who wait. */
 #define WORTH_NS (100 * US)
 /* While nobody else wants the device, figures may be so old. */
@@ -13,8 +14,10 @@
 #define START_NS (200 * US)
 
 static uint64_t poll_again(const struct aliquot_flow *flow, uint64_t now) {
-    uint64_t late = now > flow->due_ns ? now - flow->due_ns : 0;
-    return now + least(most(POLL_NS, late / 8), LONGEST_POLL_NS);
+    if (flow->due_ns > now)
+        /* Predictions of much may be far too long. */
+        return least(flow->due_ns, now + most(SHORT_NS, (flow->due_ns - now) / 8));
+    return now + least(most(POLL_NS, (now - flow->due_ns) / 8), LONGEST_POLL_NS);
 }
 
 static void rest(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
@@ -37,18 +40,14 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     if (!contended && now < flow->due_ns + TICK_NS)
         return flow->due_ns + TICK_NS;
     if (state == ALIQUOT_GATE_TURN && now < flow->due_ns)
-        return flow->due_ns;
+        return poll_again(flow, now);
     /* Whatever threads still have is void: they come and ask. */
     aliquot_flow_void(limiter, flow, now);
-    if (state == ALIQUOT_GATE_CLOSED && now < flow->due_ns && flow->mark_count == 0 &&
-        flow->due_ns - now > POLL_NS)
-        return flow->due_ns;
     bool stuck;
     if (!aliquot_meter_drained(limiter, flow, now, &stuck)) {
         if (contended)
             aliquot_flow_publish(limiter, flow, now);
-        return contended ? (flow->due_ns > now ? flow->due_ns : poll_again(flow, now))
-                         : now + TICK_NS;
+        return contended ? poll_again(flow, now) : now + TICK_NS;
     }
     aliquot_meter_settle(limiter, flow, now);
     uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);
