@@ -202,7 +202,9 @@ static const struct aliquot_limiter_seam seam = {
 /* -- The agent ----------------------------------------------------------------------------------- */
 
 static void see(struct container *container, unsigned column) {
-    struct aliquot_seen seen = {0};
+    struct aliquot_seen seen = {
+        .device_ns = atomic_load(&container->usage->time[column].device_ns),
+    };
     uint32_t number = aliquot_gate_number(atomic_load(&container->grant.device[column].gate));
     for (unsigned i = 0; i < container->procs; i++) {
         uint64_t flow = atomic_load(&container->usage->flow[column][i]);

@@ -40,11 +40,13 @@ struct aliquot_terms {
 
 /* What was seen of a member: the words of its processes (`flow` in the region), put together. */
 struct aliquot_seen {
-    bool waiting;     /* some process waits to launch, and lives */
-    bool active;      /* some process has work on the device, or may launch without asking */
-    bool begun;       /* some process was active under the gate's present number */
-    bool late;        /* some process waits that was not active under that number */
-    uint64_t left_ns; /* predicted device time of all work under way */
+    bool waiting;       /* some process waits to launch, and lives */
+    bool active;        /* some process has work on the device, or may launch without asking */
+    bool begun;         /* some process was active under the gate's present number */
+    bool late;          /* some process waits that was not active under that number */
+    uint64_t left_ns;   /* predicted device time of all work under way */
+    uint64_t device_ns; /* what the container says that it has used so far (struct
+                           aliquot_usage_time); believed only where it hardly matters */
 };
 
 /* For metrics; all since the member came, but for the last two. */

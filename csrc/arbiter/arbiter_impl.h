@@ -14,6 +14,8 @@
 #define RECENT_ROUNDS 4
 /* Nobody who wants a device gets less: a kernel that others wait for must come to its end. */
 #define LEAST_SHARE 0.01
+/* So much of a turn may have gone into handing the device over; that is charged to nobody. */
+#define HANDOVER_NS (100 * US)
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 
@@ -23,7 +25,8 @@ struct member {
     struct aliquot_terms terms;
     struct aliquot_seen seen;
     uint64_t gate;
-    bool dirty; /* the gate is to be written */
+    bool dirty;       /* the gate is to be written */
+    uint64_t used_ns; /* seen.device_ns when the gate was opened */
     struct aliquot_account account;
     /* The second that `*_permille` will be made of. */
     uint64_t second_ns, second_wanted_ns, second_held_ns;
@@ -73,6 +76,7 @@ struct device {
     uint64_t v;            /* virtual time of who was served last */
     double floor_ns;       /* what lower priorities have saved up */
     bool changed;          /* who is there, or on which terms */
+    double round_ns;       /* see turn_on */
 };
 
 struct aliquot_arbiter {

@@ -130,12 +130,16 @@ static bool counts(const struct aliquot_arbiter *arbiter, const struct party *pa
 static void make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
                         int32_t priority, uint64_t now) {
     double rest = 1.0, weights = 0, minima = 0;
+    uint32_t count = 0;
     for (uint32_t i = 0; i < device->stake_count; i++) {
         struct stake *stake = device->stakes[i];
         stake->open = counts(arbiter, stake->party, now) && stake->party->priority == priority;
+        count += stake->open;
         if (stake->open)
             minima += (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000));
     }
+    /* Of many, each has a small part, and may be ahead for longer: fewer turns cost less. */
+    device->round_ns = (double)arbiter->settings.round_ns * (count > 2 ? 1 + (count - 2) / 6.0 : 1);
     double scale = minima > 1000 ? 1000 / minima : 1;
     for (uint32_t i = 0; i < device->stake_count; i++) {
         struct stake *stake = device->stakes[i];
@@ -218,8 +222,29 @@ static void count_others(struct aliquot_arbiter *arbiter, uint32_t d) {
     }
 }
 
-static void release(struct aliquot_arbiter *arbiter, struct party *party) {
+/* A little of a turn passes before its first launch and after its last: by how many turns somebody
+ * has, he must not lose. */
+static void forgive(const struct aliquot_arbiter *arbiter, struct party *party, uint64_t held_ns) {
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        struct stake *stake = party->stakes[i];
+        uint64_t used_ns = 0;
+        for (uint32_t j = 0; j < party->member_count; j++) {
+            const struct member *member = &arbiter->members[party->members[j]];
+            if (member->device == stake->device && member->seen.device_ns > member->used_ns)
+                used_ns += member->seen.device_ns - member->used_ns;
+        }
+        if (!used_ns || used_ns >= held_ns)
+            continue;
+        double more = (double)least(held_ns - used_ns, HANDOVER_NS) / stake->share;
+        stake->v -= least(stake->v, (uint64_t)more);
+    }
+}
+
+static void release(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
     bool was_overtaken = party->overtaken;
+    if (party->turn && !was_overtaken)
+        forgive(arbiter, party, now - party->opened_ns);
+    party->turn = false;
     party->state = RESTING;
     party->overtaken = false;
     party->from_floor = 0;
@@ -253,7 +278,7 @@ static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct devi
             next = least(next, other->v);
     }
     uint64_t ahead = next != UINT64_MAX && next > stake->v ? next - stake->v : 0;
-    double ns = stake->share * (double)(ahead + arbiter->settings.round_ns);
+    double ns = stake->share * ((double)ahead + device->round_ns);
     return most(arbiter->settings.least_ns, ns < (double)LONGEST_NS ? (uint64_t)ns : LONGEST_NS);
 }
 
@@ -305,6 +330,7 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
     for (uint32_t i = 0; i < party->member_count; i++) {
         struct member *member = &arbiter->members[party->members[i]];
         member->account.turns++;
+        member->used_ns = member->seen.device_ns;
         member->seen.begun = false;
         member->seen.late = member->seen.waiting;
     }
@@ -357,7 +383,7 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
     if (party->state != DRAINING)
         return;
     if (!any_active(arbiter, party)) {
-        release(arbiter, party);
+        release(arbiter, party, now);
         return;
     }
     if (party->overtaken)
@@ -497,7 +523,7 @@ static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, 
     bool is_free =
         aliquot_gate_state(arbiter->members[party->members[0]].gate) == ALIQUOT_GATE_FREE;
     if (alone || party->native) {
-        release(arbiter, party);
+        release(arbiter, party, now);
         set_gates(arbiter, party, ALIQUOT_GATE_FREE, 0);
     } else if (is_free) {
         /* Whatever it does, it goes on until somebody else wants the device. */

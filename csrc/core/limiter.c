@@ -336,13 +336,13 @@ static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *f
                            uint64_t ns, uint64_t measured_ns, uint64_t room, uint64_t now) {
     struct aliquot_limiter *limiter = thread->limiter;
     uint64_t window = window_of(limiter, flow->device);
-    aliquot_ticket ticket = 0;
+    aliquot_ticket ticket = TICKET_GIVEN;
     if (!ns) {
-        ticket = TICKET_MARK | TICKET_MEASURE;
+        ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= STALE_NS) {
-        ticket = TICKET_MARK | TICKET_MEASURE;
+        ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
-        ticket = TICKET_MARK;
+        ticket |= TICKET_MARK;
     }
     if (ticket & TICKET_MEASURE)
         flow->sampled_ns = now;
@@ -432,6 +432,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         }
         break;
     }
+    flow->launching++;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
     aliquot_unlock(&flow->lock);
@@ -441,7 +442,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         atomic_fetch_add_explicit(&time->wait_ns, now - waited_from, memory_order_relaxed);
         atomic_fetch_add_explicit(&time->waits, 1, memory_order_relaxed);
     }
-    return ticket ? ticket | (uint32_t)device << 8 : 0;
+    return ticket | (uint32_t)device << 8;
 }
 
 aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
@@ -460,9 +461,11 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     void *before = thread->before;
     thread->before = NULL;
     aliquot_lock(&flow->lock);
+    flow->launching--;
     uint64_t now = now_of(limiter);
-    void *event =
-        done && flow->mark_count < MARKS ? limiter->seam->mark(limiter->env, launch) : NULL;
+    void *event = done && ticket & TICKET_MARK && flow->mark_count < MARKS
+                      ? limiter->seam->mark(limiter->env, launch)
+                      : NULL;
     if (event) {
         uint64_t measured_ns, window = window_of(limiter, flow->device);
         uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);

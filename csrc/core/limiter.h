@@ -132,7 +132,7 @@ void aliquot_limiter_free(struct aliquot_limiter *limiter);
 struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter);
 void aliquot_thread_free(struct aliquot_thread *thread);
 
-/* What aliquot_gate returned, to be handed to aliquot_launched. 0: nothing is to be done. */
+/* What aliquot_gate returned, to be handed to aliquot_launched. 0: that need not be called. */
 typedef uint32_t aliquot_ticket;
 
 /* The slow path of aliquot_gate: measures, waits, gives out. */

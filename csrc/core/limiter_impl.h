@@ -13,6 +13,7 @@ enum {
     LEARNED = 1024,  /* launches of which the length is known; direct-mapped */
     TICKET_MARK = 1, /* an event is to be put behind the launch */
     TICKET_MEASURE = 2,
+    TICKET_GIVEN = 4, /* the launch is under way from here to there */
 };
 
 #define US 1000ull
@@ -59,6 +60,7 @@ struct aliquot_flow {
     struct aliquot_lock lock;
     uint32_t device;
     bool observed;            /* an observer was started */
+    uint32_t launching;       /* threads that were let go and are not back from the driver */
     _Atomic uint32_t waiting; /* threads that wait for the gate. Written under the lock */
 
     /* Predicted work: given out to threads, less what came back unused. */

@@ -236,7 +236,7 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
         if (now > due_ns + OVERDUE_NS + length / 2 + others * length)
             *stuck = true;
     }
-    if (flow->mark_count)
+    if (flow->mark_count || flow->launching)
         return false;
     if (!flow->busy_ns)
         return true;
