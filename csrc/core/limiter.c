@@ -37,7 +37,6 @@ struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *s
         flow[i].device = i;
         flow[i].pace = 1024;
         flow[i].let_pause_ns = OVERDUE_NS;
-        flow[i].sharers = 1;
         /* Marks at 0 would be those of a flow that has given nothing. */
         flow[i].given_ns = flow[i].charged_ns = flow[i].marked_ns = 1;
     }
@@ -180,20 +179,23 @@ static void note_lane(struct aliquot_flow *flow, uint64_t key, enum aliquot_lane
     *oldest = (struct lane){.key = key, .kind = kind, .used_ns = now};
 }
 
-/* How many processes of the slice work on the device, this one included. */
-static void count_sharers(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                          uint64_t now) {
-    if (now - flow->counted_ns < MS)
-        return;
-    flow->counted_ns = now;
+/* What other processes of the slice have under way on the device, as they said last: the device takes
+ * turns between them, so that all of it comes before the end of ours. */
+static uint64_t left_of_others(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+                               uint64_t now) {
     uint32_t slots = atomic_load_explicit(&limiter->usage->high_water, memory_order_relaxed);
-    uint32_t count = 1;
-    for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++)
-        if (i != limiter->slot &&
-            aliquot_flow_active(
-                atomic_load_explicit(&limiter->usage->flow[flow->device][i], memory_order_relaxed)))
-            count++;
-    flow->sharers = count;
+    if (slots <= 64 || now - flow->counted_ns >= 100 * US) {
+        const _Atomic uint64_t *word = limiter->usage->flow[flow->device];
+        flow->counted_ns = now;
+        flow->others_ns = 0;
+        for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
+            uint64_t other = atomic_load_explicit(&word[i], memory_order_relaxed);
+            if (i != limiter->slot && aliquot_flow_active(other))
+                flow->others_ns += aliquot_flow_left_ns(other);
+        }
+    }
+    uint64_t passed = now - flow->counted_ns;
+    return flow->others_ns > passed ? flow->others_ns - passed : 0;
 }
 
 /* -- Waiting ------------------------------------------------------------------------------------ */
@@ -223,7 +225,8 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
     if (state == ALIQUOT_GATE_CLOSED)
         return GATE;
     if (state == ALIQUOT_GATE_TURN) {
-        uint64_t start = now + left, paced = flow_paced(flow, ns);
+        uint64_t start = now + left + left_of_others(limiter, flow, now);
+        uint64_t paced = flow_paced(flow, ns);
         /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
          * turn's first. */
         if ((start >= flow->turn_end_ns || flow->turn_end_ns - start < paced / 2) &&
@@ -235,7 +238,7 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
     }
     uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, now);
     if (allowed > now) {
-        *until = allowed;
+        *until = allowed + TOLERANCE_NS / 2;
         return LATER;
     }
     /* Where nothing else limits it, a launch that nobody has measured need not be waited for: it only
@@ -283,7 +286,7 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     } else {
         /* Predictions may be wrong, and marks come a little late. */
         until = most(until, now + 20 * US);
-        until = least(until, now + WAIT_NS);
+        until = least(until, now + (flow->mark_count ? WAIT_NS / 5 : WAIT_NS));
     }
     aliquot_unlock(&flow->lock);
     if (ring)
@@ -350,11 +353,13 @@ static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *f
         flow->unmeasured_ns = now + UNMEASURED_NS;
     /* What is measured by itself is given by itself, so that its mark stands behind nothing else. */
     uint64_t first = ns ? ns : window;
-    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room / flow->sharers) : first;
+    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room) : first;
     if (!flow->busy_ns) {
         flow->busy_ns = now;
         flow->charged_ns = flow->given_ns;
     }
+    if (!flow->mark_count && !flow_left(flow, now))
+        flow->gap_ns = now;
     flow->given_ns += part;
     flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part);
     flow->turn_used = true;
@@ -398,7 +403,6 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         gate = gate_word(limiter, (uint32_t)device);
         unsigned state = aliquot_gate_now(limiter, gate, now);
         aliquot_flow_turn(flow, state, gate, now);
-        count_sharers(limiter, flow, now);
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
             aliquot_meter_look(limiter, flow, now);
         uint64_t room = 0, until = 0;
@@ -480,7 +484,8 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .launch = *launch,
             .spent_ns = spent,
             .host_ns = now,
-            .due_ns = ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS,
+            .due_ns = (ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS) +
+                      left_of_others(limiter, flow, now),
             .unmeasured = !ns,
             .launch_ns = ns ? ns : (uint32_t)window,
         };

@@ -71,7 +71,8 @@ struct aliquot_flow {
 
     /* Measured work. */
     uint64_t
-        busy_ns; /* clock: since when the device has worked for us, uncharged; 0: it does not */
+        busy_ns;     /* clock: since when the device has worked for us, uncharged; 0: it does not */
+    uint64_t gap_ns; /* clock: when something was last launched while nothing was under way */
     uint64_t charged_ns;    /* of given_ns: up to there it is charged */
     uint64_t unmeasured_ns; /* clock: when what nobody has measured should be done at the latest */
     uint64_t sampled_ns;    /* clock: when a launch was measured by itself last */
@@ -91,8 +92,8 @@ struct aliquot_flow {
     uint64_t let_ns;       /* clock: when a launch was let through last */
     uint64_t look_ns;      /* clock: when marks were looked at last */
     uint64_t grace_ns;     /* clock: since when it has had nothing to do in its turn; 0: it has */
-    uint32_t sharers;      /* processes of the slice that are active */
-    uint64_t counted_ns;
+    /* What other processes of the slice had under way, and when that was added up. */
+    uint64_t others_ns, counted_ns;
 
     uint32_t mark_count;
     struct mark marks[MARKS];
@@ -175,9 +176,9 @@ static inline uint64_t flow_left(const struct aliquot_flow *flow, uint64_t now) 
     return flow->due_ns > now ? flow->due_ns - now : 0;
 }
 
-/* Time of the device that predicted `ns` take at the pace of late, shared among the slice's own. */
+/* Time of the device that predicted `ns` take at the pace of late. */
 static inline uint64_t flow_paced(const struct aliquot_flow *flow, uint64_t ns) {
-    return (ns * flow->pace >> 10) * flow->sharers;
+    return ns * flow->pace >> 10;
 }
 
 /* The cap's bucket: `ns` of device time were used, or (negative) were not. */

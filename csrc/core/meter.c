@@ -84,22 +84,24 @@ uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device,
 
 /* -- Charging ----------------------------------------------------------------------------------- */
 
-/* Charges that work of ours took `ns` of the time from `from_ns` to `to_ns`. Whatever of it another
- * process of the slice has charged already is not charged again: what is charged is never more than
- * what has passed. Returns what was charged. */
+/* Charges that work of ours took `ns` of the time from `from_ns` to `to_ns`. Processes of the slice lay
+ * what they charge end to end, so that what is charged is never more than what has passed. Returns
+ * what was charged. */
 static uint64_t charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t from_ns,
                        uint64_t to_ns, uint64_t ns) {
     struct aliquot_usage_time *time = &limiter->usage->time[device];
     /* relaxed: each span is charged by who moves the word over it; the sums are figures. */
-    uint64_t until = atomic_load_explicit(&time->charged_until_ns, memory_order_relaxed), start;
+    uint64_t until = atomic_load_explicit(&time->charged_until_ns, memory_order_relaxed);
+    uint64_t charged, start;
     do {
         /* A word from the future was scribbled. */
         start = until > from_ns && until < to_ns + 3600ull * 1000 * MS ? until : from_ns;
         if (start >= to_ns)
             return 0;
-    } while (!atomic_compare_exchange_weak_explicit(&time->charged_until_ns, &until, to_ns,
-                                                    memory_order_relaxed, memory_order_relaxed));
-    uint64_t charged = least(ns, to_ns - start);
+        charged = least(ns, to_ns - start);
+    } while (!atomic_compare_exchange_weak_explicit(&time->charged_until_ns, &until,
+                                                    start + charged, memory_order_relaxed,
+                                                    memory_order_relaxed));
     unsigned others = aliquot_gate_others(gate_word(limiter, device));
     charged /= others + 1;
     atomic_fetch_add_explicit(&time->device_ns, charged, memory_order_relaxed);
@@ -113,12 +115,15 @@ static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *f
     uint64_t predicted = spent_ns > flow->charged_ns ? spent_ns - flow->charged_ns : 0;
     if (flow->busy_ns && end_ns > flow->busy_ns) {
         uint64_t passed = end_ns - flow->busy_ns;
+        queued = queued && flow->gap_ns <= flow->busy_ns;
         uint64_t charged = charge(limiter, flow->device, flow->busy_ns, end_ns,
                                   queued ? passed : least(passed, predicted));
         /* The prediction was counted when it was given out. */
         aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
-        if (queued && predicted > 100 * US && flow->sharers == 1 &&
-            !aliquot_gate_others(gate_word(limiter, flow->device))) {
+        if (!queued) {
+            flow->pace = (flow->pace * 3 + 1024) / 4;
+        } else if (predicted > 100 * US && !flow->others_ns &&
+                   !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
         }
@@ -167,6 +172,9 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         }
     }
     bool queued = at_ns > mark->host_ns + length + BACKLOG_NS;
+    /* It cannot have taken longer than from its launch to its end. */
+    if (at_ns > mark->host_ns && at_ns - mark->host_ns + BACKLOG_NS < length)
+        learn(limiter, &mark->launch, at_ns - mark->host_ns, now);
     charge_up_to(limiter, flow, at_ns, mark->spent_ns, queued, now);
 }
 
