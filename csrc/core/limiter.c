@@ -393,6 +393,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
 
     uint64_t waited_from = 0, now = now_of(limiter);
     aliquot_ticket ticket = 0;
+    bool rouse = false;
     aliquot_lock(&flow->lock);
     if (!flow->observed)
         start_observer(limiter, flow);
@@ -434,12 +435,16 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
             aliquot_flow_publish(limiter, flow, now);
             continue;
         }
+        /* The observer of an idle device sleeps for long. */
+        rouse = !was && flow->observe_ns > flow->due_ns + 2 * TICK_NS;
         break;
     }
     flow->launching++;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
     aliquot_unlock(&flow->lock);
+    if (rouse)
+        wake_waiting(limiter, (uint32_t)device);
     if (waited_from) {
         struct aliquot_usage_time *time = &limiter->usage->time[device];
         /* relaxed: figures. */
