@@ -283,8 +283,9 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     bool ring = false;
     if (verdict == GATE) {
         flow->rings++;
-        ring = atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 ||
-               now - flow->rung_ns >= WAIT_NS / 2;
+        /* One that has work on the device rings when that is done. */
+        ring = (atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 && !flow->active) ||
+               now - flow->rung_ns >= RING_NS;
         if (ring)
             flow->rung_ns = now;
         until = now + WAIT_NS;
@@ -448,6 +449,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     }
     flow->launching++;
     aliquot_unlock(&flow->lock);
+    thread->entered_ns = now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
     if (rouse)
@@ -476,8 +478,9 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
-    void *event =
-        done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
+    /* Before the mark, which costs as much as a launch. */
+    uint64_t launched_ns = now_of(limiter);
+    void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;
     uint64_t now = now_of(limiter);
@@ -498,7 +501,8 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .before = before,
             .launch = *launch,
             .spent_ns = spent,
-            .host_ns = now,
+            .entered_ns = thread->entered_ns,
+            .host_ns = launched_ns,
             .due_ns = (ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS) +
                       left_of_others(limiter, flow, now),
             .unmeasured = !ns,

@@ -24,8 +24,9 @@ enum {
 #define TOLERANCE_NS (8 * MS)
 /* A beat that stands still for so long is a dead agent's. */
 #define BEAT_NS (1000 * MS)
-/* Who waits looks up and rings again after it. */
+/* Who waits looks up after it, and rings again after that. */
 #define WAIT_NS (10 * MS)
+#define RING_NS (100 * MS)
 /* In its turn, a process without work keeps the device for so long: less than what it costs to give
  * it away. */
 #define GRACE_NS (200 * US)
@@ -44,10 +45,11 @@ struct mark {
     void *event;  /* NULL: free */
     void *before; /* where the launch is measured by itself: an event before it */
     struct aliquot_launch launch;
-    uint64_t spent_ns;  /* the flow's, this launch included */
-    uint64_t host_ns;   /* when it was launched */
-    uint64_t due_ns;    /* when it was expected to be done */
-    uint32_t launch_ns; /* predicted for the launch itself */
+    uint64_t spent_ns;   /* the flow's, this launch included */
+    uint64_t entered_ns; /* when it was let go: not later than its launch */
+    uint64_t host_ns;    /* when the driver had taken it */
+    uint64_t due_ns;     /* when it was expected to be done */
+    uint32_t launch_ns;  /* predicted for the launch itself */
     bool unmeasured;
 };
 
