@@ -18,6 +18,8 @@
 #define LEAST_SHARE 0.01
 /* So much of a turn may have gone into handing the device over; that is charged to nobody. */
 #define HANDOVER_NS (100 * US)
+/* Who is overtaken falls no further behind, in virtual time. */
+#define LONGEST_DEBT_NS (2000 * MS)
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 

@@ -94,8 +94,12 @@ void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
         }
         for (uint32_t i = 0; i < device->stake_count; i++) {
             struct stake *stake = device->stakes[i];
-            if (occupies(stake->party))
-                stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+            if (!occupies(stake->party))
+                continue;
+            stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+            /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
+            if (stake->party->overtaken)
+                stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
         }
         /* While nobody has to wait, nobody falls behind. */
         if (!contended)
