@@ -112,6 +112,7 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
     config.name = node.name.encode()
     config.driver_text = node.driver.encode()
     config.memory_limits = node.memory_limits
+    config.trace = node.trace
     for made, device in zip(config.devices, node.devices, strict=False):
         made.name = device.model.encode()
         made.uuid = device.uuid
@@ -121,6 +122,9 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
         made.context_bytes = device.context
         made.pool_chunk = -(-device.pool_chunk // device.page_size) * device.page_size
         made.slice_ns = device.time_slice_ns
+        made.switch_ns = device.switch_ns
+        made.mps = device.mps
+        made.copy_engines = device.copy_engines
         made.release_delay_ns = device.release_delay_ns
         made.kernel_ns = device.kernel_ns
         made.wave_ns = device.wave_ns

@@ -1,7 +1,7 @@
 /* Modules: images in a context, with memory for their variables. */
 #include "module.h"
 
-#include "exec.h"
+#include "exec_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -298,6 +298,7 @@ void sim_function_start(struct sim_function *function, const struct sim_image_fu
 
     memset(function, 0, sizeof *function);
     function->image = image;
+    function->kept_name = sim_record_name(image->name);
     function->params = image->params;
     function->param_count = image->param_count;
     function->param_bytes = image->param_bytes;
