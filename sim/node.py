@@ -332,7 +332,15 @@ _DEVICE_KEYS: Final[Mapping[str, _Reader]] = {
     "device_copy_mb_per_s": _SPEED,
     "peer_copy_mb_per_s": _SPEED,
 }
-_NODE_KEYS: Final = ("name", "driver_version", "driver", "memory_limits", "trace", "costs", "device")
+_NODE_KEYS: Final = (
+    "name",
+    "driver_version",
+    "driver",
+    "memory_limits",
+    "trace",
+    "costs",
+    "device",
+)
 # A release of NVIDIA's driver for each CUDA version from which on it is told.
 _RELEASES: Final = (
     (13_000, "580.65.06"),

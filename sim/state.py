@@ -198,6 +198,57 @@ class State:
             )
         lib.sim_state_inject(self._state, device, xid)
 
+    # What sim/trace.py reads. The buffers are cffi's, so that long traces make no garbage.
+
+    def models(self) -> list[str]:
+        """Return the devices' names."""
+        return [_said(config.name) for config in self._configs()]
+
+    def _configs(self) -> Any:  # noqa: ANN401 - cffi's values have no types
+        if not self._state:
+            raise StateError("the state is closed")
+        return self._state.node.devices[0 : self._state.node.device_count]
+
+    def together(self, device: int) -> bool:
+        """Whether processes run together on a device, as under MPS."""
+        return bool(self._state.node.devices[device].mps)
+
+    def launch_cost(self, device: int) -> int:
+        """Return the host time of a launch, in nanoseconds."""
+        return int(self._state.node.devices[device].cost_ns[lib.SIM_COST_LAUNCH])
+
+    def trace(self) -> None:
+        """Let what is done be recorded from now on."""
+        lib.sim_state_trace(self._state)
+
+    def recorded(self) -> int:
+        """Return how many turns and records the state has at the most."""
+        return int(lib.SIM_TURNS_KEPT + lib.SIM_RECORDS_KEPT) * len(self.models())
+
+    def turns(self, device: int, first: Any, turns: Any, room: int, lost: Any) -> int:  # noqa: ANN401
+        """Read turns as ``sim_timeline_turns`` does."""
+        return int(lib.sim_state_turns(self._state, device, first, turns, room, lost))
+
+    def records(
+        self,
+        device: int,
+        first: Any,  # noqa: ANN401
+        records: Any,  # noqa: ANN401
+        room: int,
+        skip: bool,
+        lost: Any,  # noqa: ANN401
+    ) -> int:
+        """Read records as ``sim_state_records`` does."""
+        return int(lib.sim_state_records(self._state, device, first, records, room, skip, lost))
+
+    def process(self, number: int, process: Any) -> bool:  # noqa: ANN401
+        """Read what is known of a process; false when that is gone."""
+        return bool(lib.sim_state_process(self._state, number, process))
+
+    def group(self, number: int) -> str:
+        """Return a group's name."""
+        return _said(lib.sim_state_group(self._state, number))
+
     def truth(self) -> Truth:
         """Clear up after the dead, then count what everybody holds."""
         if not self._state:

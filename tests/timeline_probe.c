@@ -520,6 +520,9 @@ static void told_alone(void) {
         run_of(timeline, a, now);
     CHECK(sim_timeline_turns(timeline, start + 200 * MS, &first, turns, 4, &lost) == 1);
     CHECK(turns[0].from_ns == start && turns[0].to_ns == start + 100 * MS);
+    /* NVML's figures are made of the same. */
+    CHECK(usage_of(timeline, SIM_TIMELINE_NONE, start + 200 * MS, 0).run_ns == 100 * MS);
+    CHECK(usage_of(timeline, 10, start + 200 * MS, 0).run_ns == 100 * MS);
 }
 
 int main(int argc, char **argv) {
