@@ -26,7 +26,11 @@ class StateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeviceTruth:
-    """One device. ``total_bytes`` is CUDA's; ``reserved_bytes`` is beside it."""
+    """One device. ``total_bytes`` is CUDA's; ``reserved_bytes`` is beside it.
+
+    ``busy_ns``: how long kernels of anybody have run so far; ``switched_ns``: how long it went from
+    one process to another.
+    """
 
     uuid: str
     model: str
@@ -34,6 +38,8 @@ class DeviceTruth:
     free_bytes: int
     reserved_bytes: int
     page_bytes: int
+    busy_ns: int
+    switched_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,14 @@ class ProcessTruth:
     """What one process holds of each device.
 
     ``pid`` is as the process knows itself. ``dead``: it was killed, and its memory is still within
-    the node's release delay.
+    the node's release delay. ``ran_ns`` is the device time that it has had so far.
     """
 
     pid: int
     group: str
     dead: bool
     used_bytes: tuple[int, ...]
+    ran_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,11 +271,19 @@ class State:
                 free_bytes=truth.free_bytes[index],
                 reserved_bytes=truth.reserved_bytes[index],
                 page_bytes=config.page_size,
+                busy_ns=truth.busy_ns[index],
+                switched_ns=truth.switched_ns[index],
             )
             for index, config in enumerate(self._state.node.devices[0:count])
         )
         processes = tuple(
-            ProcessTruth(item.pid, _said(item.group), bool(item.dead), tuple(item.bytes[0:count]))
+            ProcessTruth(
+                item.pid,
+                _said(item.group),
+                bool(item.dead),
+                tuple(item.bytes[0:count]),
+                tuple(item.ran_ns[0:count]),
+            )
             for item in truth.processes[0 : truth.process_count]
         )
         groups = tuple(
@@ -292,12 +307,14 @@ def truth_text(found: Truth) -> str:
     """Return the truth for people: one line a device, a process and a group."""
     lines = [
         f"device {index}: {device.uuid} {device.model}: "
-        f"{_mib(device.total_bytes - device.free_bytes)} of {_mib(device.total_bytes)} held"
+        f"{_mib(device.total_bytes - device.free_bytes)} of {_mib(device.total_bytes)} held, "
+        f"{_ms(device.busy_ns)} busy"
         for index, device in enumerate(found.devices)
     ]
     lines += [
         f"process {item.pid}{' (dead)' if item.dead else ''}{_in_group(item.group)}: "
         + _per_device(item.used_bytes)
+        + f"; ran {', '.join(map(_ms, item.ran_ns))}"
         for item in found.processes
     ]
     lines += [
@@ -314,6 +331,10 @@ def _in_group(name: str) -> str:
 
 def _per_device(sizes: tuple[int, ...]) -> str:
     return ", ".join(_mib(size) for size in sizes)
+
+
+def _ms(time: int) -> str:
+    return f"{time / 1_000_000:.1f} ms"
 
 
 def _mib(size: int) -> str:

@@ -4,8 +4,8 @@ Each device has a track of who held it, of the switches between processes, and o
 Each process has tracks of its own: its turns on each device, its launches, what its streams did and
 waited for, and when its threads waited. A process in a container has the container's name.
 
-Times in the file are microseconds since the trace began; the C side gives nanoseconds of
-CLOCK_MONOTONIC. Everything is written as it is read, so that a trace may be longer than memory.
+Times in the file are microseconds of CLOCK_MONOTONIC, which C has in nanoseconds. Everything is
+written as it is read, so that a trace may be longer than memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,7 @@ class _Span:
     ran: int
     number: int
     kind: int
+    since: int
 
 
 @dataclass(slots=True)
@@ -84,7 +85,6 @@ class Tracer:
         self._tracks: set[tuple[int, int]] = set()
         self._flow = 0
         self.events = 0
-        self.origin: int | None = None
         out.write('{"displayTimeUnit":"ns","traceEvents":[\n')
         for index, model in enumerate(state.models()):
             self._name(index + 1, f"device {index}: {model}", index)
@@ -113,7 +113,7 @@ class Tracer:
             for span in device.open.values():
                 self._turn(index, span)
             device.open.clear()
-        other = {"lost": self.lost, "clock": "CLOCK_MONOTONIC", "origin_ns": self.origin or 0}
+        other = {"lost": self.lost, "clock": "CLOCK_MONOTONIC"}
         # The last event needs no comma after it.
         end = {"name": "end of trace", "ph": "M", "pid": 0, "args": other}
         self._out.write(f'{json.dumps(end)}\n],"otherData":{json.dumps(other)}}}\n')
@@ -124,7 +124,6 @@ class Tracer:
     def _read_turns(self, index: int, device: _Device) -> int:
         count = self._state.turns(index, device.turn, self._turns, _ROOM, self._lost)
         for turn in self._turns[0:count]:
-            self._begin(turn.from_ns)
             if turn.kind == lib.SIM_TURN_COPY:
                 self._copy(index, turn)
                 continue
@@ -137,7 +136,9 @@ class Tracer:
                 continue
             if span is not None:
                 self._turn(index, span)
-            device.open[key] = _Span(turn.from_ns, turn.to_ns, ran, turn.process, turn.kind)
+            device.open[key] = _Span(
+                turn.from_ns, turn.to_ns, ran, turn.process, turn.kind, turn.since_ns
+            )
         return count
 
     def _read_records(self, index: int, device: _Device, *, last: bool) -> int:
@@ -151,13 +152,8 @@ class Tracer:
         elif device.stuck_since is None:
             device.stuck_since = now
         for record in self._records[0:count]:
-            self._begin(record.queued_ns)
             self._record(index, record)
         return count
-
-    def _begin(self, at: int) -> None:
-        if self.origin is None:
-            self.origin = at
 
     # ---- Writing -------------------------------------------------------------------------------
 
@@ -176,7 +172,7 @@ class Tracer:
                 "name": name,
                 "pid": where[0],
                 "tid": where[1],
-                "ts": (start - (self.origin or 0)) / 1000,
+                "ts": start / 1000,
                 "dur": (end - start) / 1000,
                 **more,
             }
@@ -224,6 +220,8 @@ class Tracer:
         who = self._who(span.number)
         own = _FIRST_PROCESS + span.number
         turns = self._thread(own, _TURNS + index, f"turns on device {index}", _TURNS + index)
+        if span.start > span.since:
+            self._slice(turns, "wait for turn", span.since, span.start, cat="turn wait")
         if span.kind == lib.SIM_TURN_SWITCH:
             self._slice((index + 1, _HOLDERS), f"switch to {who}", span.start, span.end)
             self._slice(turns, "switch", span.start, span.end, cat="switch")
@@ -262,7 +260,7 @@ class Tracer:
         text = f"stream {record.stream} on device {index}"
         where = self._thread(own, track, text, track)
         args = {
-            "launched_us": (record.queued_ns - (self.origin or 0)) / 1000,
+            "launched_us": record.queued_ns / 1000,
             "launch_to_end_us": (record.end_ns - record.queued_ns) / 1000,
             "waited_us": (record.start_ns - record.queued_ns) / 1000,
         }
@@ -282,8 +280,7 @@ class Tracer:
             self._slice(where, "wait for device", record.since_ns, record.start_ns, cat="wait")
         self._flow += 1
         arrow = {"bind_id": f"0x{self._flow:x}"}
-        cost = min(self._state.launch_cost(index), record.queued_ns - (self.origin or 0))
-        cost = max(cost, 0) if category in ("kernel", "graph") else 0
+        cost = self._state.launch_cost(index) if category == "kernel" else 0
         launches = self._thread(
             own, _LAUNCHES + index, f"launches on device {index}", _LAUNCHES + index
         )
@@ -312,13 +309,12 @@ class Tracer:
         where: tuple[int, int],
         name: str,
         record: Any,  # noqa: ANN401 - as above
-        args: dict[str, object],
+        args: Mapping[str, object],
     ) -> None:
         """Write a graph's node: those of one launch overlap, which slices of a track may not."""
         common = {"name": name, "cat": "graph node", "id": self._flow, "pid": where[0]}
-        origin = self.origin or 0
         for phase, at in (("b", record.start_ns), ("e", record.end_ns)):
-            event = {"ph": phase, **common, "tid": where[1], "ts": (at - origin) / 1000}
+            event = {"ph": phase, **common, "tid": where[1], "ts": at / 1000}
             self._write({**event, "args": args} if phase == "b" else event)
 
 

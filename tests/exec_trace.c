@@ -41,9 +41,9 @@ static void lanes(void) {
         printf("%.3f\n", between(start, ends[i]));
 }
 
-/* Kernels that wait for each other, a copy, a fill, a host function and a graph. */
 static void CUDA_CB count_up(void *arg) { ++*(int *)arg; }
 
+/* Kernels that wait for each other, a copy, a fill, a host function and a graph. */
 static void scene(void) {
     client_start(0);
     CUdeviceptr ptr = alloc(4 * MB);
@@ -82,9 +82,69 @@ static void many(void) {
     OK(cuStreamSynchronize(stream));
 }
 
+/* Every call that has a cost of its own: prints how long each took, in real milliseconds. */
+static double clock_ms(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+#define TIMED(name, call)                                                                          \
+    do {                                                                                           \
+        double timed_ = clock_ms();                                                                \
+        OK(call);                                                                                  \
+        printf("%s %f\n", name, clock_ms() - timed_);                                              \
+    } while (0)
+
+static void calls(void) {
+    CUcontext ctx;
+    CUmodule module;
+    CUstream stream;
+    CUevent event, timed;
+    CUdeviceptr ptr;
+    CUgraph graph;
+    CUgraphExec exec;
+    size_t free_bytes, total;
+    void *host;
+    int count = 0;
+    TIMED("init", cuInit(0));
+    TIMED("context_create", cuDevicePrimaryCtxRetain(&ctx, 0));
+    OK(cuCtxSetCurrent(ctx));
+    TIMED("module_load", cuModuleLoadData(&module, client_image));
+    CUfunction function = client_function(module, "nothing");
+    TIMED("call", cuCtxGetCurrent(&ctx));
+    TIMED("alloc", cuMemAlloc(&ptr, 4096));
+    TIMED("free", cuMemFree(ptr));
+    TIMED("mem_info", cuMemGetInfo(&free_bytes, &total));
+    TIMED("host_alloc", cuMemHostAlloc(&host, 4096, 0));
+    TIMED("stream_create", cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    TIMED("alloc_async", cuMemAllocAsync(&ptr, 4096, stream));
+    TIMED("copy", cuMemcpyHtoDAsync(ptr, host, 4, stream));
+    TIMED("mem_op", cuStreamWriteValue32(stream, ptr, 1, 0));
+    TIMED("free_async", cuMemFreeAsync(ptr, stream));
+    TIMED("launch", cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    TIMED("host_func", cuLaunchHostFunc(stream, count_up, &count));
+    TIMED("event_create", cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    OK(cuEventCreate(&timed, 0));
+    TIMED("event_record", cuEventRecord(event, stream));
+    TIMED("event_record_timing", cuEventRecord(timed, stream));
+    TIMED("stream_wait_event", cuStreamWaitEvent(stream, event, 0));
+    TIMED("sync", cuStreamSynchronize(stream));
+    TIMED("event_query", cuEventQuery(event));
+    TIMED("event_destroy", cuEventDestroy(event));
+    OK(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    OK(cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    OK(cuStreamEndCapture(stream, &graph));
+    OK(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    double before = clock_ms();
+    OK(cuGraphLaunch(exec, stream));
+    printf("graph_launch %f\ngraph_node %f\n", clock_ms() - before, clock_ms() - before);
+    TIMED("stream_destroy", cuStreamDestroy(stream));
+    TIMED("host_free", cuMemFreeHost(host));
+    TIMED("module_unload", cuModuleUnload(module));
+    TIMED("context_destroy", cuDevicePrimaryCtxRelease(0));
+}
+
 const struct client_case client_cases[] = {
-    {"lanes", lanes},
-    {"scene", scene},
-    {"many", many},
-    {NULL, NULL},
+    {"lanes", lanes}, {"scene", scene}, {"many", many}, {"calls", calls}, {NULL, NULL},
 };

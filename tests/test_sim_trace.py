@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aliquot.sim.node import NodeError, load_node, parse_node
+from aliquot.sim import library
+from aliquot.sim.node import COSTS, NodeError, load_node, parse_node
 from aliquot.sim.state import create, environment
 
 HERE = Path(__file__).resolve().parent
@@ -240,6 +241,40 @@ def test_switches_take_time_only_while_several_processes_want_the_device(bench: 
     assert len([event for event in alone.events if event["name"].startswith("switch to")]) == 1
 
 
+@pytest.mark.parametrize("cost", [cost for cost in COSTS if cost != "nvml_ns"])
+def test_every_call_takes_what_the_node_says(bench: Bench, cost: str) -> None:
+    state = bench.state(bench.node(f"costs = {{ {cost} = 3_000_000 }}\n"))
+    done = subprocess.run(
+        ["exec_trace", "calls"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(state, library(), bench.environment()),
+        timeout=60,
+    )
+    took = {name: float(ms) for name, ms in map(str.split, done.stdout.splitlines())}
+    assert set(took) == {key.removesuffix("_ns") for key in COSTS if key != "nvml_ns"}
+    assert took[cost.removesuffix("_ns")] >= 3
+
+
+def test_nvml_takes_what_the_node_says(bench: Bench) -> None:
+    state = bench.state(bench.node("costs = { nvml_ns = 3_000_000 }\n"))
+    script = (
+        "import pynvml, time; pynvml.nvmlInit(); "
+        "device = pynvml.nvmlDeviceGetHandleByIndex(0); before = time.monotonic(); "
+        "pynvml.nvmlDeviceGetMemoryInfo(device); print(time.monotonic() - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(state, library(), bench.environment()),
+        timeout=60,
+    )
+    assert float(done.stdout) >= 0.003
+
+
 # ---- The trace -----------------------------------------------------------------------------------
 
 
@@ -306,6 +341,18 @@ def test_two_processes_turns_add_up_to_the_time_that_passed(bench: Bench) -> Non
         kernels = trace.of("kernel", "stream", pids[name])
         assert len(kernels) == wanted
         assert len(trace.of("launch", "launches", pids[name])) >= wanted
+        # It had a turn, or was given one, or waited for one, from its first kernel to its last.
+        track = [
+            event
+            for event in trace.events
+            if event["pid"] == pids[name]
+            and trace.threads[event["pid"], event["tid"]].startswith("turns")
+        ]
+        end = kernels[-1]["ts"] + kernels[-1]["dur"]
+        assert trace.total("turn wait", "turns", pids[name]) > 0
+        assert sum(event["dur"] for event in track) == pytest.approx(
+            end - min(event["ts"] for event in track), abs=0.01
+        )
     # Turns, switches and the gaps between are all the time there was.
     gaps = [next_["ts"] - one["ts"] - one["dur"] for one, next_ in pairwise(held)]
     span = held[-1]["ts"] + held[-1]["dur"] - held[0]["ts"]

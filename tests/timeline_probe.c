@@ -496,6 +496,10 @@ static void told(void) {
             switched += turns[i].to_ns - turns[i].from_ns;
         }
     }
+    /* What is no turn of one that has work is its waiting. */
+    CHECK(turns[2].since_ns == turns[2].from_ns && turns[3].since_ns == start);
+    CHECK(turns[5].since_ns == turns[2].to_ns && turns[7].since_ns == turns[7].from_ns);
+    CHECK(turns[8].since_ns == turns[4].to_ns && turns[10].since_ns == turns[7].to_ns);
     CHECK(ran == timeline->busy_ns && switched == timeline->switched_ns);
     /* The youngest are kept, and the others counted. */
     uint64_t now = start + 1000 * MS;

@@ -249,9 +249,11 @@ CUresult CUDAAPI cuModuleUnload(CUmodule handle) {
     if (module->library)
         return CUDA_ERROR_NOT_PERMITTED;
     result = sim_capture_unsafe();
-    if (result == CUDA_SUCCESS)
-        sim_module_unload(module);
-    return result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    sim_cost(ctx->dev, SIM_COST_MODULE_UNLOAD);
+    sim_module_unload(module);
+    return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuModuleGetLoadingMode(CUmoduleLoadingMode *mode) {

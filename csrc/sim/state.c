@@ -36,6 +36,19 @@ uint64_t sim_state_now(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+void sim_cost_wait(uint64_t ns) {
+    enum { SPIN_NS = 60000 }; /* what a sleep may oversleep by */
+    uint64_t end = sim_state_now() + ns;
+    if (ns > 2 * SPIN_NS) {
+        uint64_t until = end - SPIN_NS;
+        struct timespec wake = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL) == EINTR)
+            continue;
+    }
+    while (sim_state_now() < end)
+        continue;
+}
+
 static int open_in(const char *directory, const char *name, int flags) {
     char path[SIM_PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", directory, name);

@@ -39,7 +39,7 @@ enum {
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
-/* Host-side cost of a call, in nanoseconds; spent in sim_cost() only. */
+/* Host-side cost of a call, in nanoseconds. */
 enum sim_cost {
     SIM_COST_INIT,           /* first cuInit */
     SIM_COST_CONTEXT_CREATE, /* cuCtxCreate, first retain of a primary context */
@@ -72,6 +72,9 @@ enum sim_cost {
     SIM_COST_CALL,      /* of every call of the driver's, beside its own */
     SIM_COST_COUNT,
 };
+
+/* Spends the host cost of a call, by waiting on the clock. */
+void sim_cost_wait(uint64_t ns);
 
 /* One device. Bytes, nanoseconds, MHz; zero where a reading does not exist on the model. */
 struct sim_device_config {
@@ -490,6 +493,7 @@ struct sim_truth_process {
     uint32_t dead; /* killed, not yet released */
     char group[SIM_GROUP_NAME];
     uint64_t bytes[SIM_DEVICES_MAX];
+    uint64_t ran_ns[SIM_DEVICES_MAX]; /* device time that it has had */
 };
 struct sim_truth_group {
     char name[SIM_GROUP_NAME];
@@ -501,6 +505,8 @@ struct sim_truth {
     uint64_t total_bytes[SIM_DEVICES_MAX];
     uint64_t free_bytes[SIM_DEVICES_MAX];
     uint64_t reserved_bytes[SIM_DEVICES_MAX];
+    uint64_t busy_ns[SIM_DEVICES_MAX];     /* that kernels of anybody ran */
+    uint64_t switched_ns[SIM_DEVICES_MAX]; /* that went to switches between processes */
     struct sim_truth_process processes[SIM_SLOTS_MAX];
     struct sim_truth_group groups[SIM_GROUPS_MAX];
 };

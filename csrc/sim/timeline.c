@@ -130,8 +130,10 @@ static void apply_step(struct sim_timeline *timeline) {
     struct sim_turn turn = {.from_ns = step->from_ns, .to_ns = step->to_ns};
     uint32_t i = first_of(step->running, 0);
     if (i == SIM_TIMELINE_NONE && timeline->holder < SIM_TIMELINE_ENTRIES) {
+        struct sim_timeline_entry *entry = &timeline->entries[timeline->holder];
         turn.kind = SIM_TURN_SWITCH;
-        sim_note_turn(timeline, &timeline->entries[timeline->holder], &turn);
+        sim_note_turn(timeline, entry, &turn);
+        entry->wanted_ns = step->to_ns;
     }
     for (; i != SIM_TIMELINE_NONE; i = first_of(step->running, i + 1)) {
         struct sim_timeline_entry *entry = &timeline->entries[i];
@@ -143,6 +145,7 @@ static void apply_step(struct sim_timeline *timeline) {
         turn.from_run_ns = step->of[i].from_run_ns;
         turn.to_run_ns = step->of[i].to_run_ns;
         sim_note_turn(timeline, entry, &turn);
+        entry->wanted_ns = step->to_ns;
     }
     timeline->busy_ns = step->busy_ns;
     timeline->switched_ns = step->switched_ns;
@@ -307,6 +310,7 @@ int sim_timeline_join(struct sim_timeline *timeline, uint32_t owner, uint32_t pr
             entry->crowd = 0;
             entry->rest = 0;
             entry->turn = UINT64_MAX;
+            entry->wanted_ns = 0;
             entry->knot_count = 0;
             entry->copy_ns = entry->copy_from_ns = entry->copy_until_ns = 0;
             memset(entry->usage, 0, sizeof entry->usage);
@@ -384,6 +388,8 @@ void sim_timeline_demand(struct sim_timeline *timeline, int index, uint64_t now_
         uint64_t since = sim_most(demand->since_ns, timeline->idle_ns);
         if (sim_busy_count(timeline) == 0 && since < timeline->now_ns)
             timeline->now_ns = since;
+        if (!sim_is_busy(timeline, (uint32_t)index))
+            entry->wanted_ns = sim_least(timeline->now_ns, sim_most(since, entry->wanted_ns));
         entry->demand_ns = demand->until_ns;
         set_busy(timeline, (uint32_t)index, true);
         sim_timeline_advance(timeline, now_ns);
@@ -402,4 +408,13 @@ uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uin
         *busy = entry != NULL && sim_is_busy(timeline, (uint32_t)(entry - timeline->entries));
     sim_timeline_unlock(timeline);
     return run_ns;
+}
+
+void sim_timeline_totals(struct sim_timeline *timeline, uint64_t now_ns, uint64_t *busy_ns,
+                         uint64_t *switched_ns) {
+    sim_timeline_lock(timeline);
+    sim_timeline_advance(timeline, now_ns);
+    *busy_ns = timeline->busy_ns;
+    *switched_ns = timeline->switched_ns;
+    sim_timeline_unlock(timeline);
 }

@@ -71,6 +71,7 @@ enum sim_turn_kind {
 struct sim_turn {
     uint64_t from_ns, to_ns;         /* real time */
     uint64_t from_run_ns, to_run_ns; /* RUN: the process's clock */
+    uint64_t since_ns;               /* RUN, SWITCH: when it began to wait for it */
     uint32_t process;                /* as it said when it joined */
     uint8_t kind;                    /* enum sim_turn_kind */
     uint8_t sealed;                  /* has been read: what follows is a turn of its own */
@@ -79,12 +80,13 @@ struct sim_turn {
 
 /* One process on one device. Written under the timeline's lock only. */
 struct sim_timeline_entry {
-    uint32_t owner;   /* the process's slot in the shared state; SIM_TIMELINE_NONE: free */
-    uint32_t process; /* what its turns are put down to */
-    uint32_t sms;     /* processors that its work takes */
-    uint32_t crowd;   /* processors that all took together, when its last knot was made */
-    uint64_t rest;    /* of a division by `crowd`, that no look makes a difference */
-    uint64_t turn;    /* number of its last turn */
+    uint32_t owner;     /* the process's slot in the shared state; SIM_TIMELINE_NONE: free */
+    uint32_t process;   /* what its turns are put down to */
+    uint32_t sms;       /* processors that its work takes */
+    uint32_t crowd;     /* processors that all took together, when its last knot was made */
+    uint64_t rest;      /* of a division by `crowd`, that no look makes a difference */
+    uint64_t turn;      /* number of its last turn */
+    uint64_t wanted_ns; /* since when it has had work, and nothing of it was done */
     uint32_t knot_count;
     uint64_t run_ns;    /* device time that the process has held the device; never falls */
     uint64_t demand_ns; /* reading of run_ns up to which it has work; busy while run < demand */
@@ -185,6 +187,10 @@ uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t
  * the truth. Any process may call it. */
 uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
                               bool *busy);
+
+/* How long anybody has held the device, and how long it went from one to another, at `now_ns`. */
+void sim_timeline_totals(struct sim_timeline *timeline, uint64_t now_ns, uint64_t *busy_ns,
+                         uint64_t *switched_ns);
 
 /* Takes a copy engine for a copy of entry `index` that could begin at `ready_ns` (not later than
  * `now_ns`) and takes `length_ns`. True: it begins at *start_ns. False: all are taken, or its lane

@@ -87,6 +87,7 @@ void sim_note_turn(struct sim_timeline *timeline, struct sim_timeline_entry *ent
     }
     struct sim_turn own = *turn;
     own.process = entry->process;
+    own.since_ns = sim_least(entry->wanted_ns, turn->from_ns);
     entry->turn = timeline->turn_count;
     push_turn(timeline, &own);
 }
