@@ -315,6 +315,19 @@ def test_a_trace_has_what_a_process_did_and_waited_for(bench: Bench) -> None:
     assert any(event["dur"] > 1000 for event in trace.of("wait", "waits of thread", own))
 
 
+def test_a_process_in_a_container_is_called_by_it(bench: Bench) -> None:
+    unshare = ["unshare", "-pfu"] if os.geteuid() == 0 else ["unshare", "-Urpfu"]
+    if subprocess.run([*unshare, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip("no namespaces can be made here")
+    script = f"hostname web-1; {BUSY.format(5)}"
+    trace = bench.traced(bench.node(), *unshare, "/bin/sh", "-c", script)
+    group = Path("/proc/self/cgroup").read_text().splitlines()[0].partition("/")[2]
+    name = group.rpartition("/")[2] or "web-1"
+    assert any(known.startswith(f"{name}: exec_share (") for known in trace.processes.values())
+    held = [event for event in trace.of("turn", "held by") if event["name"].startswith(f"{name}: ")]
+    assert sum(event["dur"] for event in held) == pytest.approx(5000)
+
+
 def test_two_processes_turns_add_up_to_the_time_that_passed(bench: Bench) -> None:
     named = "ALIQUOT_SIM_GROUP={} exec_share busy {} 1"
     trace = bench.traced(
