@@ -104,10 +104,20 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class UsedDevice:
-    """What the slice made of one device: these figures outlive its processes."""
+    """What the slice made of one device: these figures outlive its processes.
+
+    ``device_ns`` is the device time that its processes charged, ``wait_ns`` what their threads
+    waited to launch, added up over ``waits``; ``overruns`` counts turns that were overstayed,
+    ``let_through`` launches that passed a closed gate, since older work waited for them.
+    """
 
     peak: int
     refusals: int
+    device_ns: int = 0
+    wait_ns: int = 0
+    waits: int = 0
+    overruns: int = 0
+    let_through: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +202,15 @@ def write_readings(
     _write_word(fd, "device", device, "memory_busy_permille", value=_permille(memory_busy))
 
 
+def write_cap(fd: int, device: int, cap: int | None) -> None:
+    """Write the cap of device number ``device``, bytes or None, into ``grant``, open for writing.
+
+    Running processes keep to it from their next request on: what they hold beyond it stays theirs,
+    and nothing more is given. Raises OSError.
+    """
+    _write_word(fd, "device", device, "cap", value=lib.ALIQUOT_NO_CAP if cap is None else cap)
+
+
 def write_beat(fd: int, count: int) -> None:
     """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
     _write_word(fd, "beat", value=count)
@@ -251,8 +270,16 @@ def read_usage(fd: int, where: str, device_count: int) -> Usage:
         if usage.slot[slot].pid and slot_alive(fd, slot)
     )
     devices = tuple(
-        UsedDevice(peak=min(row.peak, _MOST_BYTES), refusals=row.refusals)
-        for row in usage.device[0:count]
+        UsedDevice(
+            peak=min(row.peak, _MOST_BYTES),
+            refusals=row.refusals,
+            device_ns=time.device_ns,
+            wait_ns=time.wait_ns,
+            waits=time.waits,
+            overruns=time.overruns,
+            let_through=time.let_through,
+        )
+        for row, time in zip(usage.device[0:count], usage.time[0:count], strict=True)
     )
     return Usage(devices, processes, usage.unknown_functions, usage.lost_holds)
 
