@@ -27,7 +27,7 @@ CLASSES = {
     "release": "gives device memory back, or lets go of it",
     "query": "tells how much device memory there is",
     "launch": "runs on the compute units: kernels, graphs, memsets, copies within a device",
-    "copy": "moves data by other engines; measured, never delayed",
+    "copy": "moves data by other engines; never delayed, and no time of the compute units",
     "order": "orders work or waits for it; never delayed, since it releases others",
     "lifecycle": "begins or ends something that the slice's books may have to follow",
     "pass": "neither takes memory nor runs work",
