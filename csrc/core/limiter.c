@@ -471,8 +471,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
-    void *event =
-        done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
+    void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;
     uint64_t now = now_of(limiter);

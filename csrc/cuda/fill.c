@@ -6,13 +6,12 @@
 /* -- Filling --------------------------------------------------------------------------------------- */
 
 #define FILL(symbol, bits, stream, per_thread, parameters, arguments)                              \
-    ALIQUOT_LAUNCH(symbol, aliquot_operation(ALIQUOT_FILL, (uint64_t)count * (bits / 8)), stream,  \
+    ALIQUOT_LAUNCH(symbol, aliquot_operation(ALIQUOT_FILL, (uint64_t)count *(bits / 8)), stream,   \
                    per_thread, parameters, arguments)
 #define ROWS(symbol, bits, stream, per_thread, parameters, arguments)                              \
-    ALIQUOT_LAUNCH(                                                                                \
-        symbol,                                                                                    \
-        aliquot_operation(ALIQUOT_FILL_ROWS, (uint64_t)width *height * (bits / 8)), stream,        \
-        per_thread, parameters, arguments)
+    ALIQUOT_LAUNCH(symbol,                                                                         \
+                   aliquot_operation(ALIQUOT_FILL_ROWS, (uint64_t)width *height *(bits / 8)),      \
+                   stream, per_thread, parameters, arguments)
 
 #define FILLS(bits, value_type)                                                                    \
     FILL(cuMemsetD##bits, bits, NULL, false,                                                       \

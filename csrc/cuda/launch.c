@@ -3,7 +3,8 @@
  */
 #include "time.h"
 
-#define COLD __attribute__((noinline, cold)) static
+/* (Not static, so that they are called as the wrapper was, by a jump.) */
+#define COLD __attribute__((noinline, cold, visibility("hidden")))
 
 #define KERNEL_PARAMETERS                                                                          \
     CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,      \
@@ -12,30 +13,33 @@
     function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, parameters
 #define KERNEL aliquot_kernel(function, grid_x, grid_y, grid_z, block_x, block_y, block_z)
 
-COLD CUresult kernel(KERNEL_PARAMETERS, void **extra, bool per_thread) {
+static inline CUresult kernel(KERNEL_PARAMETERS, void **extra, bool per_thread) {
     struct aliquot_gated gated = aliquot_hold_back(KERNEL, stream, per_thread);
-    return aliquot_went(&gated, (per_thread ? REAL(cuLaunchKernel_ptsz) : REAL(cuLaunchKernel))(
-                                    KERNEL_ARGUMENTS, extra));
+    return aliquot_went(&gated, (per_thread ? REAL(cuLaunchKernel_ptsz)
+                                            : REAL(cuLaunchKernel))(KERNEL_ARGUMENTS, extra));
 }
 
-COLD CUresult held_kernel(KERNEL_PARAMETERS, void **extra) {
+COLD CUresult aliquot_held_kernel(KERNEL_PARAMETERS, void **extra);
+COLD CUresult aliquot_held_kernel_ptsz(KERNEL_PARAMETERS, void **extra);
+
+COLD CUresult aliquot_held_kernel(KERNEL_PARAMETERS, void **extra) {
     return kernel(KERNEL_ARGUMENTS, extra, false);
 }
 
-COLD CUresult held_kernel_ptsz(KERNEL_PARAMETERS, void **extra) {
+COLD CUresult aliquot_held_kernel_ptsz(KERNEL_PARAMETERS, void **extra) {
     return kernel(KERNEL_ARGUMENTS, extra, true);
 }
 
 CUresult aliquot_cuLaunchKernel(KERNEL_PARAMETERS, void **extra) {
     if (__builtin_expect(aliquot_passes(KERNEL, stream, false), 1))
         return REAL(cuLaunchKernel)(KERNEL_ARGUMENTS, extra);
-    return held_kernel(KERNEL_ARGUMENTS, extra);
+    return aliquot_held_kernel(KERNEL_ARGUMENTS, extra);
 }
 
 CUresult aliquot_cuLaunchKernel_ptsz(KERNEL_PARAMETERS, void **extra) {
     if (__builtin_expect(aliquot_passes(KERNEL, stream, true), 1))
         return REAL(cuLaunchKernel_ptsz)(KERNEL_ARGUMENTS, extra);
-    return held_kernel_ptsz(KERNEL_ARGUMENTS, extra);
+    return aliquot_held_kernel_ptsz(KERNEL_ARGUMENTS, extra);
 }
 
 ALIQUOT_LAUNCH(cuLaunchCooperativeKernel, KERNEL, stream, false, (KERNEL_PARAMETERS),
@@ -59,23 +63,24 @@ static inline CUstream stream_of(const CUlaunchConfig *config) {
     return config ? config->hStream : NULL;
 }
 
-COLD CUresult held_ex(EX_PARAMETERS, bool per_thread) {
+COLD CUresult aliquot_held_ex(EX_PARAMETERS, bool per_thread);
+COLD CUresult aliquot_held_ex(EX_PARAMETERS, bool per_thread) {
     struct aliquot_gated gated =
         aliquot_hold_back(configured(config, function), stream_of(config), per_thread);
-    return aliquot_went(&gated, (per_thread ? REAL(cuLaunchKernelEx_ptsz)
-                                            : REAL(cuLaunchKernelEx))(EX_ARGUMENTS));
+    return aliquot_went(
+        &gated, (per_thread ? REAL(cuLaunchKernelEx_ptsz) : REAL(cuLaunchKernelEx))(EX_ARGUMENTS));
 }
 
 CUresult aliquot_cuLaunchKernelEx(EX_PARAMETERS) {
     if (__builtin_expect(aliquot_passes(configured(config, function), stream_of(config), false), 1))
         return REAL(cuLaunchKernelEx)(EX_ARGUMENTS);
-    return held_ex(EX_ARGUMENTS, false);
+    return aliquot_held_ex(EX_ARGUMENTS, false);
 }
 
 CUresult aliquot_cuLaunchKernelEx_ptsz(EX_PARAMETERS) {
     if (__builtin_expect(aliquot_passes(configured(config, function), stream_of(config), true), 1))
         return REAL(cuLaunchKernelEx_ptsz)(EX_ARGUMENTS);
-    return held_ex(EX_ARGUMENTS, true);
+    return aliquot_held_ex(EX_ARGUMENTS, true);
 }
 
 /* -- On several devices ---------------------------------------------------------------------------- */
@@ -86,9 +91,8 @@ CUresult aliquot_cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launch
                                                       unsigned int count, unsigned int flags) {
     for (unsigned int i = 0; launch && i < count; i++) {
         const CUDA_LAUNCH_PARAMS *one = &launch[i];
-        uint64_t what =
-            aliquot_kernel(one->function, one->gridDimX, one->gridDimY, one->gridDimZ,
-                           one->blockDimX, one->blockDimY, one->blockDimZ);
+        uint64_t what = aliquot_kernel(one->function, one->gridDimX, one->gridDimY, one->gridDimZ,
+                                       one->blockDimX, one->blockDimY, one->blockDimZ);
         struct aliquot_gated gated = aliquot_hold_back(what, one->hStream, false);
         aliquot_went(&gated, CUDA_ERROR_NOT_READY);
     }

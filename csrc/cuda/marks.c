@@ -57,7 +57,7 @@ static uint32_t pool_mark; /* places at and above it have never been used */
 static struct event events[EVENTS];
 static uint32_t event_mark;
 static struct event *free_events;
-static uint32_t captures; /* under way in this process */
+static uint32_t captures;          /* under way in this process */
 static struct aliquot_table lanes; /* lane to place in `pools` + 1 */
 static _Atomic bool ended;
 
@@ -276,8 +276,7 @@ void *aliquot_marks_put(const struct aliquot_launch *launch) {
     struct pool *pool = pool_of(launch->lane);
     struct visit visit;
     /* relaxed: see aliquot_marks_end. */
-    if (!pool || atomic_load_explicit(&ended, memory_order_relaxed) ||
-        !enter(&visit, pool->handle))
+    if (!pool || atomic_load_explicit(&ended, memory_order_relaxed) || !enter(&visit, pool->handle))
         return NULL;
     aliquot_lock(&lock);
     bool first = !pool->calibrated;

@@ -201,13 +201,15 @@ static struct aliquot_thread *this_thread(void) {
     return thread;
 }
 
-uint64_t aliquot_lane_of_context(uint64_t kind) {
+/* The lane of a default stream where there are several devices: the current context tells. */
+static uint64_t lane_of_context(CUstream stream, bool per_thread,
+                                const struct aliquot_thread *thread) {
     CUcontext handle = NULL;
     REAL(cuCtxGetCurrent)(&handle);
-    uint64_t lane = (uintptr_t)handle;
-    if (kind & ALIQUOT_LANE_OWN)
-        lane += (uintptr_t)aliquot_self << 12;
-    return lane | kind;
+    uint64_t lane = (uintptr_t)handle | ALIQUOT_LANE_DEFAULT;
+    if (stream == CU_STREAM_PER_THREAD || (!stream && per_thread))
+        lane = (lane + ((uintptr_t)thread << 12)) | ALIQUOT_LANE_OWN;
+    return lane;
 }
 
 /* -- Launches ------------------------------------------------------------------------------------------ */
@@ -222,7 +224,9 @@ struct aliquot_gated aliquot_hold_back(uint64_t what, CUstream stream, bool per_
         if (!thread)
             return gated;
     }
-    gated.launch.lane = aliquot_lane(stream, per_thread);
+    gated.launch.lane = aliquot_lane(stream, per_thread, thread);
+    if (__builtin_expect(!gated.launch.lane, 0))
+        gated.launch.lane = lane_of_context(stream, per_thread, thread);
     gated.ticket = aliquot_gate(thread, &gated.launch);
     return gated;
 }

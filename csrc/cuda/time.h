@@ -24,18 +24,17 @@
 extern bool aliquot_one_device;
 extern __thread struct aliquot_thread *aliquot_self __attribute__((tls_model("initial-exec")));
 
-/* The lane of a default stream where there are several devices: the current context tells. */
-uint64_t aliquot_lane_of_context(uint64_t kind);
-
-static inline uint64_t aliquot_lane(CUstream stream, bool per_thread) {
+/* The lane of a stream, where that does not depend on the current context; else 0. */
+static inline uint64_t aliquot_lane(CUstream stream, bool per_thread,
+                                    const struct aliquot_thread *thread) {
     uint64_t lane = (uintptr_t)stream;
     if (__builtin_expect(lane > (uintptr_t)CU_STREAM_PER_THREAD, 1))
         return lane;
-    bool own = stream == CU_STREAM_PER_THREAD || (!stream && per_thread);
-    uint64_t kind = ALIQUOT_LANE_DEFAULT | (own ? ALIQUOT_LANE_OWN : 0);
     if (__builtin_expect(!aliquot_one_device, 0))
-        return aliquot_lane_of_context(kind);
-    return own ? (uintptr_t)aliquot_self | kind : kind;
+        return 0;
+    if (stream == CU_STREAM_PER_THREAD || (!stream && per_thread))
+        return (uintptr_t)thread | ALIQUOT_LANE_OWN | ALIQUOT_LANE_DEFAULT;
+    return ALIQUOT_LANE_DEFAULT;
 }
 
 /* The stream of a lane, for the thread that launches there. */
@@ -80,7 +79,7 @@ static inline bool aliquot_passes(uint64_t what, CUstream stream, bool per_threa
     struct aliquot_thread *thread = aliquot_self;
     if (__builtin_expect(!thread, 0))
         return false;
-    struct aliquot_launch launch = {.what = what, .lane = aliquot_lane(stream, per_thread)};
+    struct aliquot_launch launch = {.what = what, .lane = aliquot_lane(stream, per_thread, thread)};
     return aliquot_gate_passes(thread, &launch);
 }
 
