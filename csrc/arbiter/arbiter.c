@@ -281,6 +281,20 @@ int aliquot_arbiter_change(struct aliquot_arbiter *arbiter, uint64_t now, int me
     return 0;
 }
 
+void aliquot_arbiter_found(struct aliquot_arbiter *arbiter, uint64_t now, int member) {
+    struct party *party = arbiter->members[member].party;
+    bool free = true;
+    /* Of a group that takes turns already, it is one more member. */
+    if (party->state != RESTING)
+        return;
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        free &= !arbiter->device[party->stakes[i]->device].holder;
+    if (free)
+        arbiter_keep(arbiter, party, now);
+    else
+        arbiter_close(arbiter, party, now);
+}
+
 void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
                          const struct aliquot_seen *seen) {
     arbiter->members[member].seen = *seen;

@@ -84,6 +84,11 @@ void aliquot_arbiter_leave(struct aliquot_arbiter *arbiter, uint64_t now, int me
 int aliquot_arbiter_change(struct aliquot_arbiter *arbiter, uint64_t now, int member,
                            const struct aliquot_terms *terms);
 
+/* The container that came last, of which `member` is one, has its devices already, from an arbiter
+ * before this one. It goes on until somebody else wants them; where others go on already, it is
+ * closed and drains. */
+void aliquot_arbiter_found(struct aliquot_arbiter *arbiter, uint64_t now, int member);
+
 /* What the caller saw of a member since the last step. Whoever was not looked at is as before. */
 void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
                          const struct aliquot_seen *seen);

@@ -91,6 +91,9 @@ struct aliquot_arbiter {
 /* Adds up what has passed. */
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
 
+/* A party goes on with its devices until somebody else wants them. */
+void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
+
 /* Closes the gates of a party that holds: it drains. */
 void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 

@@ -514,6 +514,15 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
         *next = least(*next, now + 1 + (uint64_t)((need - device->floor_ns) * 1000 / top->floor));
 }
 
+void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
+    party->state = HOLDING;
+    party->turn = false;
+    party->opened_ns = now;
+    set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        arbiter->device[party->stakes[i]->device].holder = party;
+}
+
 /* Who is alone with all its devices, and without a cap, is not bothered. */
 static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
     bool alone = true;
@@ -526,13 +535,7 @@ static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, 
         release(arbiter, party, now);
         set_gates(arbiter, party, ALIQUOT_GATE_FREE, 0);
     } else if (is_free) {
-        /* Whatever it does, it goes on until somebody else wants the device. */
-        party->state = HOLDING;
-        party->turn = false;
-        party->opened_ns = now;
-        set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
-        for (uint32_t i = 0; i < party->stake_count; i++)
-            arbiter->device[party->stakes[i]->device].holder = party;
+        arbiter_keep(arbiter, party, now);
     }
 }
 
