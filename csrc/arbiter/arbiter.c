@@ -305,6 +305,11 @@ bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member) 
     return party->state == DRAINING || party->overtaken || (party->state == HOLDING && party->turn);
 }
 
+bool aliquot_arbiter_due(const struct aliquot_arbiter *arbiter, int member, uint64_t now) {
+    return aliquot_arbiter_watched(arbiter, member) &&
+           now >= arbiter->members[member].party->due_ns;
+}
+
 uint64_t aliquot_arbiter_gate(const struct aliquot_arbiter *arbiter, int member) {
     return arbiter->members[member].gate;
 }

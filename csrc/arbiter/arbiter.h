@@ -97,6 +97,10 @@ void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
  * the passing of time. (Others ring.) */
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member);
 
+/* Of whoever rings with all his news, it is enough to look when the passing of time is news too. (An
+ * opened gate is no news; a closed one is, see below.) */
+bool aliquot_arbiter_due(const struct aliquot_arbiter *arbiter, int member, uint64_t now);
+
 /* A gate that is to be written: region.h's word. */
 struct aliquot_gate_change {
     int member;

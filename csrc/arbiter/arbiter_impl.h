@@ -62,6 +62,7 @@ struct party {
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
     uint64_t closed_ns;  /* DRAINING: since when */
+    uint64_t due_ns;     /* not RESTING: when it is looked at, whatever happens */
     uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */
     uint64_t wanted_ns;  /* when it last wanted anything; 0: never */
     uint64_t busy_ns;    /* when it last had something on a device; 0: never */

@@ -83,43 +83,66 @@ static bool is_dead(struct container *container, struct word *word, uint32_t slo
     return word->dead;
 }
 
-static void look_at(struct container *container, struct column *column, uint32_t index,
-                    uint64_t now) {
+/* Reads the words of a column; returns whether any is another one than before. */
+static bool look_at(struct container *container, struct column *column, uint32_t index,
+                    uint64_t now, bool *active) {
     uint64_t *flow = column->flow;
+    bool news = false;
     read_usage(container, flow, container->slots * sizeof *flow,
                offsetof(struct aliquot_usage, flow[index]));
     for (uint32_t i = 0; i < container->slots; i++) {
         struct word *word = &column->word[i];
         if (flow[i] != word->value) {
             *word = (struct word){.value = flow[i], .since_ns = now, .doubt_ns = DOUBT_NS};
+            news = true;
         }
         bool speaks = aliquot_flow_active(flow[i]) || aliquot_flow_waiting(flow[i]);
         if (speaks && is_dead(container, word, i, now))
             flow[i] = 0;
+        *active |= aliquot_flow_active(flow[i]);
     }
+    return news;
 }
 
-void container_look(struct container *container, struct aliquot_arbiter *arbiter, uint64_t now,
-                    bool whole) {
-    if (whole) {
-        uint32_t slots;
-        read_usage(container, &slots, sizeof slots, offsetof(struct aliquot_usage, high_water));
-        slots = slots < ALIQUOT_MAX_SLOTS ? slots : ALIQUOT_MAX_SLOTS;
-        if (slots > container->slots)
-            container_room(container, slots);
-    }
+/* Returns whether anything is new. */
+static bool look_at_all(struct container *container, struct aliquot_arbiter *arbiter,
+                        uint64_t now) {
+    bool news = false;
     container->again_ns = NEVER;
     for (uint32_t i = 0; i < container->column_count; i++) {
         struct column *column = &container->column[i];
         struct aliquot_seen seen;
-        uint64_t device_ns;
-        look_at(container, column, i, now);
-        read_usage(container, &device_ns, sizeof device_ns,
-                   offsetof(struct aliquot_usage, time[i].device_ns));
-        aliquot_seen_make(column->flow, column->over, container->slots, column->gate, device_ns,
-                          &seen);
+        bool active = false;
+        news |= look_at(container, column, i, now, &active);
+        /* What it used counts when it is given the device, and when it has nothing there any more. */
+        if (!active)
+            read_usage(container, &column->device_ns, sizeof column->device_ns,
+                       offsetof(struct aliquot_usage, time[i].device_ns));
+        aliquot_seen_make(column->flow, column->over, container->slots, column->gate,
+                          column->device_ns, &seen);
         aliquot_arbiter_see(arbiter, column->member, &seen);
+        column->active = seen.active;
     }
+    return news;
+}
+
+/* Takes up new processes; returns whether there are any. */
+static bool look_for_more(struct container *container, uint64_t now) {
+    uint32_t slots;
+    container->counted_ns = now;
+    read_usage(container, &slots, sizeof slots, offsetof(struct aliquot_usage, high_water));
+    slots = slots < ALIQUOT_MAX_SLOTS ? slots : ALIQUOT_MAX_SLOTS;
+    return slots > container->slots && container_room(container, slots);
+}
+
+void container_look(struct container *container, struct aliquot_arbiter *arbiter, uint64_t now) {
+    bool rung = container->rung;
+    container->rung = container->told = false;
+    if (rung && now - container->counted_ns >= COUNT_NS)
+        look_for_more(container, now);
+    /* It rang, and of those that we know nobody did. */
+    if (!look_at_all(container, arbiter, now) && rung && look_for_more(container, now))
+        look_at_all(container, arbiter, now);
 }
 
 void column_write(struct container *container, uint32_t index, uint64_t gate) {
@@ -130,10 +153,14 @@ void column_write(struct container *container, uint32_t index, uint64_t gate) {
                           aliquot_gate_number(gate) + column->shift, aliquot_gate_turn_ns(gate));
     aliquot_seen_gate(column->flow, column->over, container->slots, column->gate, fresh);
     column->gate = fresh;
-    container->told = true;
+    bool closed = aliquot_gate_state(fresh) == ALIQUOT_GATE_CLOSED;
+    container->told |= closed;
     /* seq_cst: a process writes that it is active and then reads the gate; we write the gate and then
      * read what it wrote. One of both sees the other. */
     atomic_store(word, fresh);
+    /* Who waits and does nothing else may go on waiting: it would only look, ring and wait again. */
+    if (closed && !column->active)
+        return;
     /* Others share the file, so the futex is not a private one. The low half comes first. */
     syscall(SYS_futex, word, FUTEX_WAKE, MOST_WOKEN, NULL, NULL, 0);
 }

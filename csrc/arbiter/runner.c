@@ -36,7 +36,7 @@ struct aliquot_runner {
     bool ending, gathering;
     int epoll, timer, command;
     /* The thread's own. */
-    uint64_t armed_ns, beat_ns, figures_ns;
+    uint64_t armed_for_ns, beat_ns, figures_ns;
 };
 
 /* -- What is due -------------------------------------------------------------------------------- */
@@ -69,35 +69,40 @@ static void rung(struct aliquot_runner *runner, struct container *container, uin
 
 /* Looks at a container, and has it pay for the time. */
 static void look(struct aliquot_runner *runner, struct container *container, uint64_t now) {
-    bool whole = container->rung;
-    container->rung = container->told = false;
-    container_look(container, runner->arbiter, now, whole);
-    if (!whole)
+    bool pays = container->rung;
+    container_look(container, runner->arbiter, now);
+    if (!pays)
         return;
     uint64_t cost = (runner_now() - now) * LISTEN_COST;
     container->listen_ns = container->listen_ns > now ? container->listen_ns : now;
     container->listen_ns += cost > LISTEN_NS ? cost : LISTEN_NS;
 }
 
-/* Looks at whoever has news. Who is watched rings when he has any, but for what only time brings
- * (`due`), and for what a new gate made of him. */
-static void look_at_news(struct aliquot_runner *runner, bool due) {
-    for (uint32_t i = 0; i < runner->container_room; i++) {
-        struct container *one = runner->container[i];
-        if (one && (one->rung || ((due || one->told) && watched(runner, one))))
-            look(runner, one, runner_now());
+static bool has_news(const struct aliquot_runner *runner, const struct container *container,
+                     uint64_t now) {
+    bool doubted = now >= container->again_ns;
+    if (container->rung || container->told)
+        return true;
+    for (uint32_t i = 0; i < container->column_count; i++) {
+        int member = container->column[i].member;
+        if (aliquot_arbiter_due(runner->arbiter, member, now) ||
+            (doubted && aliquot_arbiter_watched(runner->arbiter, member)))
+            return true;
     }
+    return false;
 }
 
 /* Looks, has the arbiter decide and writes gates until nothing changes. Returns when the arbiter
  * wants to be asked again. */
-static uint64_t decide(struct aliquot_runner *runner, bool due) {
-    uint64_t next = NEVER;
+static uint64_t decide(struct aliquot_runner *runner) {
+    uint64_t next = NEVER, now = runner_now();
     struct aliquot_gate_change change[CHANGES];
     for (uint32_t step = 0; step < MOST_STEPS; step++) {
-        look_at_news(runner, due && step == 0);
-        uint32_t count =
-            aliquot_arbiter_step(runner->arbiter, runner_now(), change, CHANGES, &next);
+        for (uint32_t i = 0; i < runner->container_room; i++)
+            if (runner->container[i] && has_news(runner, runner->container[i], now))
+                look(runner, runner->container[i], now);
+        now = runner_now();
+        uint32_t count = aliquot_arbiter_step(runner->arbiter, now, change, CHANGES, &next);
         for (uint32_t i = 0; i < count; i++) {
             struct container *one = runner->owner[change[i].member];
             column_write(one, (uint32_t)(change[i].member - one->column[0].member), change[i].gate);
@@ -177,17 +182,15 @@ static uint64_t soonest_doubt(const struct aliquot_runner *runner) {
 
 /* -- The thread --------------------------------------------------------------------------------- */
 
-/* A timer that goes off too soon only has us look at the clock: it is set anew when it is to go off
- * sooner, and after it went off. */
 static void arm(struct aliquot_runner *runner, uint64_t next, uint64_t now) {
-    if (next >= runner->armed_ns && runner->armed_ns > now)
+    if (next == runner->armed_for_ns && next > now)
         return;
+    runner->armed_for_ns = next;
     /* What is due already is due in a moment: others must be heard. */
-    next = next > now ? next : now + 1000;
+    next = (next > now ? next : now) + SLACK_NS;
     struct itimerspec at = {.it_value = {.tv_sec = (time_t)(next / 1000000000u),
                                          .tv_nsec = (long)(next % 1000000000u)}};
     timerfd_settime(runner->timer, TFD_TIMER_ABSTIME, &at, NULL);
-    runner->armed_ns = next;
 }
 
 /* Takes up what the kernel tells; returns whether anybody has to decide. */
@@ -230,7 +233,7 @@ static void *run(void *argument) {
         }
         if ((any || now >= due_ns) && !runner->gathering) {
             uint64_t next = tend_all(runner, now);
-            next = soonest(next, decide(runner, now >= due_ns));
+            next = soonest(next, decide(runner));
             due_ns = soonest(next, soonest_doubt(runner));
             due_ns = soonest(due_ns, runner->figures_ns);
         }
@@ -389,7 +392,8 @@ static int join(struct aliquot_runner *runner, struct container *container, uint
         runner->owner[column->member] = container;
         found |= aliquot_gate_state(column->gate) != ALIQUOT_GATE_CLOSED;
     }
-    container_look(container, runner->arbiter, now, true);
+    container->rung = true;
+    container_look(container, runner->arbiter, now);
     for (uint32_t i = 0; i < container->column_count; i++)
         for (uint32_t slot = 0; slot < container->slots; slot++)
             found |= aliquot_flow_active(container->column[i].flow[slot]) != 0;

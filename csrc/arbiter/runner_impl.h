@@ -12,6 +12,8 @@
 #define MS 1000000ull
 #define NEVER UINT64_MAX
 
+/* What is due may be done so much later, if somebody rings meanwhile: it is not worth waking up for. */
+#define SLACK_NS (200 * US)
 /* A shim that has not seen a beat for a second takes the agent for dead. */
 #define BEAT_NS (200 * MS)
 /* Figures for people are made anew, and everybody is looked at, rung or not. */
@@ -24,6 +26,9 @@
 #define LISTEN_NS (200 * US)
 #define LISTEN_AHEAD 16
 #define LISTEN_COST 20
+/* A container that rings is looked through for new processes so often, and whenever none of those
+ * that we know has news. */
+#define COUNT_NS (20 * MS)
 /* A word that stays as it is for so long may be a dead process': its lock says so. */
 #define DOUBT_NS (5 * MS)
 #define MOST_DOUBT_NS (100 * MS)
@@ -48,6 +53,8 @@ struct column {
     uint32_t shift; /* what is added to the arbiter's gate numbers: a gate goes on from the number
                        that an agent before us left, so that nobody takes a new one for an old one */
     uint64_t gate;  /* as it stands in the grant */
+    bool active;    /* as it was seen last */
+    uint64_t device_ns;                  /* as it was read last */
     uint32_t told_wanted, told_received; /* permille, as they stand in the grant */
     uint64_t *flow;                      /* [container.slots], 0 for the dead */
     struct word *word;
@@ -60,12 +67,13 @@ struct container {
     int usage, bell; /* bell -1: it has none */
     uint32_t column_count, slots;
     struct column column[ALIQUOT_MAX_DEVICES];
-    bool rung;          /* it is to be looked at */
-    bool told;          /* a gate of it was written since it was looked at */
-    bool deaf;          /* its bell is not listened to until `listen_ns` */
-    uint64_t listen_ns; /* clock: a leaky bucket of what it cost */
-    uint64_t ask_ns;    /* clock: before it the kernel is not asked for its locks */
-    uint64_t again_ns;  /* clock: when it is looked at again because of a word in doubt, or NEVER */
+    bool rung;           /* it is to be looked at */
+    bool told;           /* a gate of it was closed since it was looked at */
+    uint64_t counted_ns; /* clock: when it was looked for new processes last */
+    bool deaf;           /* its bell is not listened to until `listen_ns` */
+    uint64_t listen_ns;  /* clock: a leaky bucket of what it cost */
+    uint64_t ask_ns;     /* clock: before it the kernel is not asked for its locks */
+    uint64_t again_ns; /* clock: when it is looked at again because of a word in doubt, or NEVER */
 };
 
 struct aliquot_runner;
@@ -76,9 +84,8 @@ uint64_t runner_now(void);
 bool container_room(struct container *container, uint32_t slots);
 void container_free(struct container *container);
 
-/* Reads what the container says and tells the arbiter. `whole`: processes may have come. */
-void container_look(struct container *container, struct aliquot_arbiter *arbiter, uint64_t now,
-                    bool whole);
+/* Reads what the container says and tells the arbiter. */
+void container_look(struct container *container, struct aliquot_arbiter *arbiter, uint64_t now);
 
 /* Writes a gate of the arbiter into the grant. */
 void column_write(struct container *container, uint32_t column, uint64_t gate);

@@ -325,6 +325,7 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
     party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
+    party->due_ns = least(party->end_ns, now + arbiter->settings.start_ns);
     set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
               party->turn ? turn_ns : 0);
     for (uint32_t i = 0; i < party->member_count; i++) {
@@ -551,8 +552,11 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
             changed |= arbiter->device[party->stakes[i]->device].changed;
         if (changed)
             free_the_lone(arbiter, party, now);
-        if (party->state != RESTING)
-            look_at_holder(arbiter, party, now, next);
+        if (party->state == RESTING)
+            continue;
+        party->due_ns = UINT64_MAX;
+        look_at_holder(arbiter, party, now, &party->due_ns);
+        *next = least(*next, party->due_ns);
     }
     for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
         struct device *device = &arbiter->device[d];
