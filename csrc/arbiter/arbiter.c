@@ -302,7 +302,8 @@ void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
 
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member) {
     const struct party *party = arbiter->members[member].party;
-    return party->state == DRAINING || party->overtaken || (party->state == HOLDING && party->turn);
+    return party->state == DRAINING || party->overtaken ||
+           (party->state == HOLDING && (party->turn || party->courted));
 }
 
 bool aliquot_arbiter_due(const struct aliquot_arbiter *arbiter, int member, uint64_t now) {
