@@ -103,11 +103,14 @@ static uint64_t decide(struct aliquot_runner *runner) {
                 look(runner, runner->container[i], now);
         now = runner_now();
         uint32_t count = aliquot_arbiter_step(runner->arbiter, now, change, CHANGES, &next);
+        bool again = count == CHANGES;
         for (uint32_t i = 0; i < count; i++) {
             struct container *one = runner->owner[change[i].member];
             column_write(one, (uint32_t)(change[i].member - one->column[0].member), change[i].gate);
+            /* What was closed is looked at; what was opened rings. */
+            again |= one->told;
         }
-        if (!count)
+        if (!again)
             return next;
     }
     return 0;

@@ -594,7 +594,7 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
         for (uint32_t i = 0; i < device->stake_count; i++)
             device->stakes[i]->open = false;
         if (device->holder && device->holder->state == HOLDING && device->holder->turn)
-            *next = least(*next, device->holder->end_ns);
+            *next = least(*next, device->holder->due_ns);
     }
     uint32_t count = 0;
     /* What closes is written first. */
