@@ -122,7 +122,7 @@ static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *f
         aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
         if (!queued) {
             flow->pace = (flow->pace * 3 + 1024) / 4;
-        } else if (predicted > 100 * US && !flow->others_ns &&
+        } else if (predicted > 100 * US && flow->sharers == 1 &&
                    !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
@@ -217,7 +217,7 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
     if (count) {
         flow->progress_ns = now;
         uint64_t left = flow->given_ns > flow->charged_ns ? flow->given_ns - flow->charged_ns : 0;
-        flow->due_ns = latest_ns + flow_paced(flow, left);
+        flow->due_ns = latest_ns + flow_paced(flow, left) * flow->sharers;
     }
     return count;
 }
