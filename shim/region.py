@@ -24,6 +24,8 @@ MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
+# The FIFO beside them, where an agent shares out time.
+BELL: Final = "bell"
 # Of the two files.
 GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
 USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
@@ -209,11 +211,6 @@ def write_cap(fd: int, device: int, cap: int | None) -> None:
     and nothing more is given. Raises OSError.
     """
     _write_word(fd, "device", device, "cap", value=lib.ALIQUOT_NO_CAP if cap is None else cap)
-
-
-def write_beat(fd: int, count: int) -> None:
-    """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
-    _write_word(fd, "beat", value=count)
 
 
 def _write_word(fd: int, *path: str | int, value: int) -> None:
