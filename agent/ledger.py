@@ -57,8 +57,6 @@ _MOST_BYTES: Final = 1 << 53
 _MOST_TEXT: Final = 4096
 # The folder, the bell, and two files, each of which has two names while it is made.
 _REGION_INODES: Final = 8
-# Whoever is in the container may ring, whatever its uid; only the agent listens.
-_BELL_MODE: Final = 0o622
 _SPARE_PAGES: Final = 2
 
 
@@ -350,9 +348,7 @@ class Ledger:
         name = piece.container.shown.encode()[: region.MAX_NAME_BYTES].decode(errors="ignore")
         with _opened(place) as dirfd:
             region.create(dirfd, name, devices)
-            os.mkfifo(region.BELL, _BELL_MODE, dir_fd=dirfd)
-            # The creation mode is cut by the umask.
-            os.chmod(region.BELL, _BELL_MODE, dir_fd=dirfd)
+            region.create_bell(dirfd)
 
     def _sweep(self, name: str) -> None:
         """Take a folder away, as far as it goes. Whoever has the region mounted keeps it."""

@@ -24,8 +24,10 @@ MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
-# The FIFO beside them, where an agent shares out time.
+# The FIFO beside them, where an agent shares out time. Whoever is in the container may ring,
+# whatever its uid; only who made it listens.
 BELL: Final = "bell"
+_BELL_MODE: Final = 0o622
 # Of the two files.
 GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
 USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
@@ -158,6 +160,13 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
     error = lib.aliquot_region_create(dirfd, name.encode(), rows, len(devices))
     if error:
         raise OSError(-error, os.strerror(-error))
+
+
+def create_bell(dirfd: int) -> None:
+    """Make ``bell`` beside the files of a region. Raises OSError."""
+    os.mkfifo(BELL, _BELL_MODE, dir_fd=dirfd)
+    # The creation mode is cut by the umask.
+    os.chmod(BELL, _BELL_MODE, dir_fd=dirfd)
 
 
 def read_grant(fd: int, where: str) -> Grant:
