@@ -235,13 +235,13 @@ static uint64_t window_of(const struct aliquot_limiter *limiter, uint32_t device
 
 /* Whether a launch of predicted `ns` may go now. `*room` is how much more may. */
 static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                          unsigned state, uint64_t ns, uint64_t now, uint64_t *room,
-                          uint64_t *until) {
+                          unsigned state, uint64_t ns, uint64_t waited_ns, uint64_t now,
+                          uint64_t *room, uint64_t *until) {
     uint64_t window = window_of(limiter, flow->device);
     aliquot_flow_count(limiter, flow, now);
     uint64_t left = flow_own(flow, now);
     /* Who may not go by the cap asks for no turn. */
-    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, now);
+    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, waited_ns, now);
     if (allowed > now) {
         *until = allowed + TOLERANCE_NS / 2;
         return LATER;
@@ -427,13 +427,14 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
             aliquot_meter_look(limiter, flow, now);
         uint64_t room = 0, until = 0;
-        enum verdict verdict = judge(limiter, flow, state, ns, now, &room, &until);
+        enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
+                                     now, &room, &until);
         if (verdict != PASS) {
             if (let_through(limiter, flow, now))
                 room = 0;
             else {
                 bool counts =
-                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, now) > now;
+                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, 0, now) > now;
                 if (counts && !waited_from)
                     waited_from = now;
                 wait_for(limiter, flow, verdict, gate, until, now);

@@ -204,7 +204,9 @@ static inline uint64_t flow_paced(const struct aliquot_flow *flow, uint64_t ns) 
 /* The cap's bucket: `ns` of device time were used, or (negative) were not. */
 void aliquot_meter_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t now);
 
-/* When the cap lets the slice go on; not later than now: it may. */
-uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t now);
+/* When the cap lets the slice go on; not later than now: it may. `waited_ns`: how long the caller has
+ * waited for it. */
+uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t waited_ns,
+                               uint64_t now);
 
 #endif

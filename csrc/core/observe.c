@@ -16,7 +16,9 @@ static uint64_t poll_again(const struct aliquot_flow *flow, uint64_t now) {
     if (flow->due_ns > now)
         /* Predictions of much may be far too long; and nobody knows when other processes of the slice
          * will have had their part. */
-        return flow->sharers > 1 ? now + most(2 * POLL_NS, flow_own(flow, now)) : least(flow->due_ns, now + most(SHORT_NS, (flow->due_ns - now) / 8));
+        return flow->sharers > 1
+                   ? now + most(2 * POLL_NS, flow_own(flow, now))
+                   : least(flow->due_ns, now + most(SHORT_NS, (flow->due_ns - now) / 8));
     return now + least(most(POLL_NS, (now - flow->due_ns) / 8), LONGEST_POLL_NS);
 }
 
