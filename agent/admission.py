@@ -284,6 +284,7 @@ def _region_devices(
             # Who was promised nothing may have all that others leave.
             cores=part.cores or 100,
             by_driver=part.enforcement == DRIVER,
+            shared=True,
         )
         for part in parts
     )

@@ -42,6 +42,7 @@ from .errors import AliquotError
 from .journal import log_to_stderr
 from .keeper import Keeper
 from .ledger import Ledger
+from .sharing import Sharing, share
 from .slices import Request
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Daemon:
         self.unhealthy: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
         self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
+        self.sharing = Sharing()
         self.readings: Readings
         self._parts = parts
         self._deposit = Deposit(config.lib_dir)
@@ -129,6 +131,9 @@ class Daemon:
             admission = await self._admission(parts)
             stack.push_async_callback(self.keeper.close)
             await self.keeper.settle()
+            # Containers that run take turns again before anything else is asked.
+            turns = _serving("sharing of time", lambda node: share(node, node.sharing), self)
+            await stack.enter_async_context(turns)
             await finish(self._collect)
             stack.push_async_callback(self._close_vendors)
 

@@ -2,7 +2,7 @@
 
     <base>/containers/KEY/     KEY is the container's id and the beginning of its bundle's SHA-256
         slice.json             written whole before anything else is made
-        region/                a tmpfs of its own with ``grant`` and ``usage``
+        region/                a tmpfs of its own with ``grant``, ``usage`` and ``bell``
         stage/                 where the container's hook mounts its staging folder
         …                      what the edits of its bundle add
 
@@ -41,7 +41,7 @@ from .rundir import open_inside
 from .slices import Container, Part, Slice, from_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .devices import Device
 
@@ -55,7 +55,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _KEY: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})-[0-9a-f]{8}", re.ASCII)
 _MOST_BYTES: Final = 1 << 53
 _MOST_TEXT: Final = 4096
-# The folder and two files, each of which has two names while it is made.
+# The folder, the bell, and two files, each of which has two names while it is made.
 _REGION_INODES: Final = 8
 _SPARE_PAGES: Final = 2
 
@@ -95,6 +95,7 @@ class Ledger:
         self.broken: dict[str, Broken] = {}
         self.faults: list[str] = []
         self._slices: dict[str, Slice] = {}
+        self._watchers: list[Callable[[], None]] = []
 
     # -- Reading -----------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Ledger:
         return self.root / key
 
     def region(self, key: str) -> Path:
-        """Return the folder with a slice's ``grant`` and ``usage``."""
+        """Return the folder with a slice's ``grant``, ``usage`` and ``bell``."""
         return self.root / key / REGION
 
     def of_pid(self, pid: int) -> Slice | None:
@@ -150,6 +151,11 @@ class Ledger:
     def reserved(self, devices: Sequence[Device]) -> tuple[Slice, ...]:
         """Return all slices, and for each broken folder one with what its ``grant`` holds."""
         return self.slices() + tuple(_salvaged(one, devices) for one in self.broken.values())
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Have ``changed`` called after a slice came, changed or went; returns what ends that."""
+        self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
 
     # -- Writing -----------------------------------------------------------------------------------
 
@@ -180,6 +186,7 @@ class Ledger:
             self._sweep(piece.key)
             raise
         self._slices[piece.key] = piece
+        self._tell()
         return folder
 
     def replace(self, piece: Slice) -> None:
@@ -192,6 +199,7 @@ class Ledger:
             path = self.folder(piece.key) / SLICE
             raise AliquotError(f"{path} cannot be written: {error.strerror}") from error
         self._slices[piece.key] = piece
+        self._tell()
 
     def remove(self, key: str) -> None:
         """Give back all that a slice or a broken folder holds; without one nothing happens.
@@ -205,6 +213,7 @@ class Ledger:
             raise AliquotError(f"{self.folder(key)} cannot be removed: see what uses it")
         self._slices.pop(key, None)
         self.broken.pop(key, None)
+        self._tell()
 
     def settle_broken(self) -> tuple[str, ...]:
         """Remove broken folders of which nothing lives any more; returns their keys."""
@@ -214,6 +223,10 @@ class Ledger:
         return gone
 
     # -- Inside ------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def _make_root(self) -> None:
         try:
@@ -335,6 +348,7 @@ class Ledger:
         name = piece.container.shown.encode()[: region.MAX_NAME_BYTES].decode(errors="ignore")
         with _opened(place) as dirfd:
             region.create(dirfd, name, devices)
+            region.create_bell(dirfd)
 
     def _sweep(self, name: str) -> None:
         """Take a folder away, as far as it goes. Whoever has the region mounted keeps it."""

@@ -24,6 +24,10 @@ MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
+# The FIFO beside them, where an agent shares out time. Whoever is in the container may ring,
+# whatever its uid; only who made it listens.
+BELL: Final = "bell"
+_BELL_MODE: Final = 0o622
 # Of the two files.
 GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
 USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
@@ -158,6 +162,13 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
         raise OSError(-error, os.strerror(-error))
 
 
+def create_bell(dirfd: int) -> None:
+    """Make ``bell`` beside the files of a region. Raises OSError."""
+    os.mkfifo(BELL, _BELL_MODE, dir_fd=dirfd)
+    # The creation mode is cut by the umask.
+    os.chmod(BELL, _BELL_MODE, dir_fd=dirfd)
+
+
 def read_grant(fd: int, where: str) -> Grant:
     """Read the open file ``grant``; ``where`` names it in messages. Raises RegionError, OSError."""
     size = ffi.sizeof("struct aliquot_grant")
@@ -209,11 +220,6 @@ def write_cap(fd: int, device: int, cap: int | None) -> None:
     and nothing more is given. Raises OSError.
     """
     _write_word(fd, "device", device, "cap", value=lib.ALIQUOT_NO_CAP if cap is None else cap)
-
-
-def write_beat(fd: int, count: int) -> None:
-    """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
-    _write_word(fd, "beat", value=count)
 
 
 def _write_word(fd: int, *path: str | int, value: int) -> None:

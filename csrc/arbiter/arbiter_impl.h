@@ -68,6 +68,7 @@ struct party {
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
     uint64_t closed_ns;  /* DRAINING: since when */
+    uint64_t due_ns;     /* not RESTING: when it is looked at, whatever happens */
     uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */
     uint64_t wanted_ns;  /* when it last wanted anything; 0: never */
     uint64_t busy_ns;    /* when it last had something on a device; 0: never */
@@ -96,6 +97,9 @@ struct aliquot_arbiter {
 
 /* Adds up what has passed. */
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
+
+/* A party goes on with its devices until somebody else wants them. */
+void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 
 /* Closes the gates of a party that holds: it drains. */
 void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
