@@ -70,7 +70,7 @@ class Grants:
                 continue
             path = region_of(piece.key) / "grant"
             try:
-                self._open[piece.key] = _open(path, piece, devices)
+                self._open[piece.key] = open_grant(path, piece, devices)
             except region.RegionError as error:
                 self.faults[piece.key] = Fault(str(error))
             except OSError as error:
@@ -124,8 +124,11 @@ class Grants:
         self._open.clear()
 
 
-def _open(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
-    """Raises region.RegionError, OSError."""
+def open_grant(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
+    """Open the grant of a slice; its descriptor is the caller's to close.
+
+    Raises region.RegionError, OSError.
+    """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(path, flags)
     try:
