@@ -13,6 +13,7 @@
  * Prints one JSON object. The numbers are the same every time.
  */
 #include "arbiter/arbiter.h"
+#include "arbiter/seen.h"
 #include "core/limiter.h"
 #include "harness.h"
 
@@ -56,7 +57,7 @@ struct container {
     struct aliquot_usage *usage;
     int member;
     bool rung;
-    unsigned stale[DEVICES][MAX_PROCESSES];
+    struct aliquot_passed_over over[DEVICES][MAX_PROCESSES];
     struct process *process[MAX_PROCESSES];
     uint64_t launches, worst_wait_ns, waits[5];
     uint64_t flags;
@@ -201,40 +202,28 @@ static const struct aliquot_limiter_seam seam = {
 
 /* -- The agent ----------------------------------------------------------------------------------- */
 
+/* The words of a container's processes; those of the dead speak of nobody. */
+static uint32_t read_flow(const struct container *container, unsigned column, uint64_t *flow) {
+    for (unsigned i = 0; i < container->procs; i++)
+        flow[i] = container->process[i]->dead ? 0 : atomic_load(&container->usage->flow[column][i]);
+    return (uint32_t)container->procs;
+}
+
 static void see(struct container *container, unsigned column) {
-    struct aliquot_seen seen = {
-        .device_ns = atomic_load(&container->usage->time[column].device_ns),
-    };
-    uint32_t number = aliquot_gate_number(atomic_load(&container->grant.device[column].gate));
-    for (unsigned i = 0; i < container->procs; i++) {
-        uint64_t flow = atomic_load(&container->usage->flow[column][i]);
-        bool waiting = aliquot_flow_waiting(flow) != 0;
-        bool begun = aliquot_flow_number(flow) == (number & 0xffff);
-        if (container->process[i]->dead)
-            continue;
-        /* It was given a turn and did nothing with it: until it rings again, nobody is there. */
-        if (waiting && container->stale[column][i] == aliquot_flow_rings(flow) + 1)
-            waiting = false;
-        seen.waiting |= waiting;
-        seen.active |= aliquot_flow_active(flow);
-        seen.begun |= begun;
-        seen.late |= waiting && !begun;
-        if (aliquot_flow_left_ns(flow) > seen.left_ns)
-            seen.left_ns = aliquot_flow_left_ns(flow);
-    }
+    struct aliquot_seen seen;
+    uint64_t flow[MAX_PROCESSES];
+    uint32_t count = read_flow(container, column, flow);
+    aliquot_seen_make(flow, container->over[column], count,
+                      atomic_load(&container->grant.device[column].gate),
+                      atomic_load(&container->usage->time[column].device_ns), &seen);
     aliquot_arbiter_see(arbiter, container->member + (int)column, &seen);
 }
 
-static void note_stale(struct container *container, unsigned column, uint64_t old, uint64_t fresh) {
-    if (aliquot_gate_state(old) != ALIQUOT_GATE_TURN ||
-        aliquot_gate_state(fresh) == ALIQUOT_GATE_TURN)
-        return;
-    for (unsigned i = 0; i < container->procs; i++) {
-        uint64_t flow = atomic_load(&container->usage->flow[column][i]);
-        if (aliquot_flow_waiting(flow) &&
-            aliquot_flow_number(flow) != (aliquot_gate_number(old) & 0xffff))
-            container->stale[column][i] = aliquot_flow_rings(flow) + 1;
-    }
+static void note_gate(struct container *container, unsigned column, uint64_t fresh) {
+    uint64_t flow[MAX_PROCESSES];
+    uint32_t count = read_flow(container, column, flow);
+    aliquot_seen_gate(flow, container->over[column], count, container->grant.device[column].gate,
+                      fresh);
 }
 
 static uint64_t planned_ns;
@@ -260,7 +249,7 @@ static void agent_look(void) {
                 int column = change[i].member - one->member;
                 if (column < 0 || column >= (int)one->devices)
                     continue;
-                note_stale(one, (unsigned)column, one->grant.device[column].gate, change[i].gate);
+                note_gate(one, (unsigned)column, change[i].gate);
                 atomic_store(&one->grant.device[column].gate, change[i].gate);
                 wake_word(&one->grant.device[column].gate);
             }

@@ -33,6 +33,8 @@ enum {
 #define OVERDUE_NS (20 * MS)
 /* A launch that nobody has measured may be long: what the arbiter is told of it. */
 #define UNMEASURED_NS (50 * MS)
+/* While nobody else wants the device, figures may be so old. */
+#define TICK_NS (10 * MS)
 /* How often what is known is measured again, and how often anything is. */
 #define STALE_NS (1000 * MS)
 #define SAMPLE_NS (10 * MS)
@@ -91,6 +93,7 @@ struct aliquot_flow {
     uint64_t let_pause_ns; /* before another one is let through */
     uint64_t let_ns;       /* clock: when a launch was let through last */
     uint64_t look_ns;      /* clock: when marks were looked at last */
+    uint64_t observe_ns;   /* clock: when the observer looks next, if nobody wakes it */
     uint64_t grace_ns;     /* clock: since when it has had nothing to do in its turn; 0: it has */
     /* What other processes of the slice had under way, and when that was added up. */
     uint64_t others_ns, counted_ns;
