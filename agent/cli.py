@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Name: where the command is, and what the list of commands says of it. Nothing is imported before
 # it is asked for.
 _COMMANDS: Final = {
-    "run": ("aliquot.agent.run:run_command", "Run a program with a memory cap."),
+    "run": ("aliquot.agent.run:run_command", "Run a program with a cap on memory and time."),
     "devices": (
         "aliquot.agent.show_devices:devices_command",
         "Show devices and what of them is allocated.",
