@@ -131,7 +131,7 @@ class Changes:
         return await asyncio.shield(task)
 
     async def _find_and_change(self, wish: Wish) -> Changed:
-        check(wish)
+        wish = checked(wish)
         key = find(self._node.ledger.slices(), wish.container).key
         async with self._node.keeper.locked(key):
             before = self._node.ledger.get(key)
@@ -179,6 +179,8 @@ class Changes:
                 _tell(grant, before)
             except OSError as again:
                 _log.warning("container %s: %s", before.container.shown, _text(again))
+            if isinstance(error, AliquotError):
+                raise
             raise AliquotError(f"container {before.container.shown}: {_text(error)}") from error
         node.retold(fresh)
 
@@ -189,19 +191,20 @@ class Changes:
             self._node.keeper.hold(piece)
 
 
-def check(wish: Wish) -> None:
-    """Refuse numbers that can be none, whoever sends them. Raises BadRequestError."""
+def checked(wish: Wish) -> Wish:
+    """Return a wish with its policy by name. Raises BadRequestError for what can be none."""
     if len(wish.container) > _MOST_NAME or len(wish.device) > _MOST_NAME:
         raise BadRequestError("no container or device has so long a name")
     for key, value in wish.numbers.items():
         PARSERS[key](str(value), f"--{key}")
     if wish.policy is not None:
-        policies.parse_policy(wish.policy, "--policy")
-    if wish.memory is None and wish.policy is None and not wish.numbers:
+        return dataclasses.replace(wish, policy=policies.parse_policy(wish.policy, "--policy"))
+    if wish.memory is None and not wish.numbers:
         raise BadRequestError(
             "nothing is to be changed: add --memory, --policy, "
             f"{', '.join(f'--{key}' for key in PARSERS)}"
         )
+    return wish
 
 
 def find(pieces: Sequence[Slice], name: str) -> Slice:

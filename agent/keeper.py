@@ -285,7 +285,7 @@ class Keeper:
             async with self.locked(key):
                 piece = self._ledger.get(key)
                 folder = _unified(piece) if piece is not None and piece.init_pid else None
-                if piece is None or folder is None:
+                if piece is None or folder is None or has_ended(piece):
                     continue
                 for part in piece.parts:
                     if part.enforcement != DRIVER:

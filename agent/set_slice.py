@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import policies, reach, sizes
+from . import reach, sizes
 from .sizes import format_size
 
 if TYPE_CHECKING:
@@ -54,18 +54,18 @@ def set_command(
     """Ask the agent, and show what came of it."""
     from . import changes, rpc  # noqa: PLC0415 - after what was typed has been read
 
-    wish = changes.Wish(
+    asked = changes.Wish(
         container=container,
         device=device,
         memory=None if memory is None else sizes.parse_size(memory, "--memory"),
-        policy=None if policy is None else policies.parse_policy(policy, "--policy"),
+        policy=policy,
         numbers={
             key: parse(text, f"--{key}")
             for key, parse in changes.PARSERS.items()
             if (text := numbers[key.replace("-", "_")]) is not None
         },
     )
-    changes.check(wish)
+    wish = changes.checked(asked)
     with rpc.Client(reach.socket_path(os.environ)) as client:
         reply = client.change(wish)
     if as_json:
