@@ -78,7 +78,7 @@ struct process {
 static struct container *containers[MAX_CONTAINERS];
 static unsigned container_count;
 static struct aliquot_arbiter *arbiter;
-static uint64_t seed = 1, steps, end_ns;
+static uint64_t seed = 1, steps, wakeups, end_ns;
 
 static uint64_t jitter(uint64_t ns) {
     seed = seed * 6364136223846793005ull + 1442695040888963407ull;
@@ -232,6 +232,7 @@ static void agent_timer(void *argument);
 static void agent_look(void) {
     struct aliquot_gate_change change[256];
     uint64_t next;
+    wakeups++;
     for (bool again = true; again;) {
         for (unsigned i = 0; i < container_count; i++)
             for (unsigned column = 0; column < containers[i]->devices; column++)
@@ -501,6 +502,7 @@ static void begin(struct container *container, unsigned number, bool alone) {
 
 int main(int argc, char **argv) {
     uint64_t agent_ends_ms = 0, agent_comes_ms = 0, alone = 0, round_us = 0;
+    uint64_t settled_ms = 200;
     if (argc < 3)
         return 2;
     end_ns = (uint64_t)(atof(argv[1]) * 1e9);
@@ -524,6 +526,7 @@ int main(int argc, char **argv) {
             {"depth", &cost.depth},
             {"alone", &alone},
             {"round_us", &round_us},
+            {"settled_ms", &settled_ms},
             {"agent_ends_ms", &agent_ends_ms},
             {"agent_comes_ms", &agent_comes_ms},
         };
@@ -538,7 +541,7 @@ int main(int argc, char **argv) {
             containers[container_count++] = parse(argv[i]);
     }
     for (unsigned i = 0; i < DEVICES; i++)
-        gpu_init(i, &(struct gpu_settings){cost.slice, cost.change});
+        gpu_init(i, &(struct gpu_settings){cost.slice, cost.change, settled_ms * 1000000});
     if (alone)
         cost.agent = 0;
     arbiter = aliquot_arbiter_new(&(struct aliquot_arbiter_settings){.round_ns = round_us * 1000});
@@ -571,7 +574,10 @@ int main(int argc, char **argv) {
         }
         printf("]");
     }
-    printf("], \"steps\": %lu, \"containers\": [", steps);
+    printf("], \"steps\": %lu, \"wakeups\": %lu, \"longest_idle_ns\": [", steps, wakeups);
+    for (unsigned d = 0; d < devices; d++)
+        printf("%s%lu", d ? ", " : "", gpu_longest_idle(d));
+    printf("], \"containers\": [");
     for (unsigned i = 0; i < container_count; i++) {
         const struct container *one = containers[i];
         printf(

@@ -520,9 +520,8 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
     int32_t priority = served(device, now, &top, &until);
     bool kept = false;
     for (uint32_t i = 0; i < device->stake_count && top && top->floor; i++)
-        kept |= device->stakes[i]->party->wanting &&
-                device->stakes[i]->party->priority < priority &&
-                device->stakes[i]->party->state == RESTING;
+        kept |= device->stakes[i]->party->priority < priority &&
+                (device->stakes[i]->party->wanting || device->stakes[i]->party->from_floor);
     if (!kept) {
         device->floor_ns = 0;
         return;

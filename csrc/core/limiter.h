@@ -95,6 +95,7 @@ struct aliquot_thread {
     struct aliquot_known known[ALIQUOT_KNOWN];
     uint64_t generation; /* of what is known: see aliquot_limiter_forget_lane */
     void *before;        /* mark before the launch that is under way, where it is measured */
+    uint64_t entered_ns; /* when the launch that is under way was let go */
     struct aliquot_limiter *limiter;
     struct aliquot_thread *next, **link; /* of the limiter's list; under its lock */
 };
