@@ -22,7 +22,9 @@ from aliquot.agent.journal import log_to_stderr
 
 from agent_parts import TOOLS, PaperVendor, PlainConfig
 
-BOOKKEEPERS = frozenset(module.__file__ for module in (admission, deposit, keeper, ledger, wire))
+BOOKKEEPERS = frozenset(
+    str(module.__file__) for module in (admission, deposit, keeper, ledger, wire)
+)
 
 
 class Killer:

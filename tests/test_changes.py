@@ -22,6 +22,7 @@ from aliquot.agent.config import Config
 from aliquot.agent.devices import Device
 from aliquot.agent.errors import AliquotError, BadRequestError
 from aliquot.agent.ledger import Ledger
+from aliquot.agent.policies import POLICIES
 from aliquot.agent.sizes import parse_size
 from aliquot.agent.slices import Container, Part, Slice
 from aliquot.shim import region
@@ -360,7 +361,7 @@ def test_what_makes_no_sense_changes_nothing(
     act: Callable[[Tell], None], policy: str, said: dict[str, Any], told: str
 ) -> None:
     async def tell(office: Office) -> None:
-        rules = changes.POLICIES[policy]
+        rules = POLICIES[policy]
         office.add("c1", part(ONE, GIB, 30, 30 if rules.fixed else 100), policy=policy)
         assert told in await office.refused(**said)
 

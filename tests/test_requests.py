@@ -11,7 +11,7 @@ import pytest
 from aliquot.agent import requests
 from aliquot.agent.config import ANNOTATIONS, ENVIRONMENT, HAMI, Config, Shares
 from aliquot.agent.errors import BadRequestError
-from aliquot.agent.policies import CGPU, POLICIES
+from aliquot.agent.policies import CGPU, HAMI_CORES, POLICIES
 from aliquot.agent.sizes import HAMI_LIMIT
 from aliquot.agent.slices import Request
 from hypothesis import given
@@ -496,7 +496,7 @@ def test_the_page_has_every_key() -> None:
     page = (ROOT / "docs/requests.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `aliquot.dev/([a-z-]+)` \| `([A-Z_]+)` \|", page, re.MULTILINE)
     assert rows == [(key, requests.variable(key)) for key in requests.KEYS]
-    for name in (HAMI_LIMIT, requests.HAMI_CORES, requests.HAMI_DEVICES):
+    for name in (HAMI_LIMIT, HAMI_CORES, requests.HAMI_DEVICES):
         assert f"`{name}`" in page
 
 
