@@ -108,7 +108,7 @@ class Node(Protocol):
         ...
 
     def retold(self, piece: Slice) -> None:
-        """Tell the arbiter what a slice has now."""
+        """Tell the arbiter what a slice has now. Raises AliquotError."""
         ...
 
 
@@ -170,19 +170,24 @@ class Changes:
             try:
                 self._keep(fresh)
                 _tell(grant, fresh)
+                node.retold(fresh)
             except (AliquotError, OSError):
                 await node.keeper.change_limits(fresh, before)
                 raise
         except (AliquotError, OSError) as error:
-            self._keep(before)
-            try:
-                _tell(grant, before)
-            except OSError as again:
-                _log.warning("container %s: %s", before.container.shown, _text(again))
+            self._undo(before, grant)
             if isinstance(error, AliquotError):
                 raise
             raise AliquotError(f"container {before.container.shown}: {_text(error)}") from error
-        node.retold(fresh)
+
+    def _undo(self, before: Slice, grant: Grant) -> None:
+        """Have all know a slice as it was. Raises AliquotError when that is not written down."""
+        self._keep(before)
+        try:
+            _tell(grant, before)
+            self._node.retold(before)
+        except (AliquotError, OSError) as error:
+            _log.warning("container %s: %s", before.container.shown, _text(error))
 
     def _keep(self, piece: Slice) -> None:
         if self._node.ledger.get(piece.key) != piece:

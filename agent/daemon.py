@@ -205,7 +205,7 @@ class Daemon:
         return self.ledger.of_pid(pid) is not None
 
     def retold(self, piece: Slice) -> None:
-        """Tell the arbiter what a slice has now."""
+        """Tell the arbiter what a slice has now. Raises AliquotError."""
         sharing = getattr(self, "sharing", None)
         if sharing is not None:
             sharing.change(piece)

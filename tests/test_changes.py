@@ -57,6 +57,7 @@ class Office(Desk):
 
     config: Config = field(default_factory=Config)
     retolds: list[Slice] = field(default_factory=list)
+    arbiter_refuses: bool = False
 
     def __post_init__(self) -> None:  # noqa: D105 - as every other of its name
         super().__post_init__()
@@ -64,6 +65,9 @@ class Office(Desk):
 
     def retold(self, piece: Slice) -> None:
         """Take note of it."""
+        if self.arbiter_refuses:
+            self.arbiter_refuses = False
+            raise AliquotError(f"{piece.container.shown} cannot have other terms")
         self.retolds.append(piece)
 
     def add(self, name: str = "c1", *parts: Part, **others: Any) -> Slice:
@@ -89,11 +93,12 @@ class Office(Desk):
 
     async def refused(self, name: str = "c1", **said: Any) -> str:
         """Fail to change a slice, and see that it is as before."""
-        before, retolds = self.ledger.slices(), list(self.retolds)
+        before, retolds = self.ledger.slices(), len(self.retolds)
         with pytest.raises(AliquotError) as caught:
             await self.changes.change(wish(name, **said))
         assert self.ledger.slices() == before
-        assert self.retolds == retolds
+        # Who was told that it is as before was told nothing else.
+        assert all(piece in before for piece in self.retolds[retolds:])
         for piece in before:
             self.check(piece)
         text = str(caught.value)
@@ -427,6 +432,18 @@ def test_a_ledger_that_cannot_be_written_changes_nothing(
             patched.setattr(os, "fsync", full)
             assert "slice.json cannot be written: No space" in await office.refused(cores=20)
         await office.set(cores=20)
+
+    act(tell)
+
+
+def test_an_arbiter_that_refuses_leaves_all_as_it_was(act: Callable[[Tell], None]) -> None:
+    async def tell(office: Office) -> None:
+        piece = office.add()
+        office.arbiter_refuses = True
+        with pytest.raises(AliquotError, match="c1 cannot have other terms"):
+            await office.changes.change(wish("c1", cores=20, memory="2GiB"))
+        office.check(piece)
+        assert office.retolds == [piece]
 
     act(tell)
 
