@@ -29,8 +29,20 @@ uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_l
     return ns;
 }
 
-static void learn(struct aliquot_limiter *limiter, const struct aliquot_launch *launch,
-                  uint64_t took_ns, bool shared, uint64_t now) {
+/* Whether anything of ours may have run between a mark and the launch behind it. */
+static bool crowded(const struct aliquot_flow *flow, uint64_t now) {
+    unsigned lanes = 0;
+    for (uint32_t i = 0; i < LANES; i++)
+        lanes += flow->lanes[i].key && now - flow->lanes[i].used_ns < 50 * MS;
+    return flow->sharers > 1 || lanes > 1;
+}
+
+static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
+                  const struct aliquot_launch *launch, uint64_t took_ns, uint64_t now) {
+    bool shared = crowded(flow, now);
+    /* If all that is predicted takes less time than predicted, this does too. */
+    if (shared && flow->pace < 1024)
+        took_ns = flow_paced(flow, took_ns);
     aliquot_lock(&limiter->state->lock);
     struct learned *learned = learned_at(limiter, launch);
     bool known = learned->ns && learned->what == launch->what && learned->lane == launch->lane;
@@ -165,7 +177,7 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         uint64_t start_ns = most(began_ns, least(most(mark->host_ns, flow->busy_ns), at_ns));
         unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
         length = (at_ns - start_ns) / (others + 1);
-        learn(limiter, &mark->launch, length, flow->sharers > 1, now);
+        learn(limiter, flow, &mark->launch, length, now);
         flow->unmeasured_ns = 0;
         /* The launch was given out as another length than it had: what is expected and counted moves
          * by the difference. */
@@ -185,7 +197,7 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
     bool queued = at_ns > mark->host_ns + length + BACKLOG_NS;
     /* It cannot have taken longer than from its launch to its end. */
     if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length)
-        learn(limiter, &mark->launch, at_ns - mark->entered_ns, flow->sharers > 1, now);
+        learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, now);
     charge_up_to(limiter, flow, at_ns, mark->spent_ns, queued, now);
 }
 
