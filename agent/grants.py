@@ -118,7 +118,10 @@ def fault_of(path: Path, error: region.RegionError | OSError) -> Fault:
 
 
 def open_grant(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
-    """Open a slice's grant; the caller closes it. Raises region.RegionError, OSError."""
+    """Open the grant of a slice; its descriptor is the caller's to close.
+
+    Raises region.RegionError, OSError.
+    """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(path, flags)
     try:

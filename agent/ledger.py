@@ -37,6 +37,7 @@ from aliquot.shim.region import GrantedDevice, RegionDevice
 
 from . import mounts, processes
 from .errors import AliquotError, BadRequestError
+from .policies import MOST_FLOOR, MOST_QUIET_MS
 from .rundir import open_inside
 from .slices import Container, Part, Slice, from_json, to_json
 
@@ -387,17 +388,24 @@ def _check(piece: Slice) -> None:
     """Raise ValueError unless every field has its type and is within its bounds."""
     container = piece.container
     texts = [piece.key, container.id, container.bundle, container.namespace, container.pod]
-    texts += [container.name, *piece.cgroups]
+    texts += [container.name, *piece.cgroups, piece.policy, piece.group]
     _insist(isinstance(piece.labels, dict), "labels")
     texts += [*piece.labels, *piece.labels.values()]
     for part in piece.parts:
         texts += [part.uuid, part.vendor, part.enforcement]
         _insist(_is_number(part.memory_bytes, 0, _MOST_BYTES), "memory_bytes")
-        _insist(_is_number(part.cores, 0, 100), "cores")
+        _insist(_is_number(part.cores_max, 1, 100), "cores_max")
+        _insist(_is_number(part.cores, 0, part.cores_max), "cores")
+        _insist(_is_number(part.weight, 1, region.MAX_WEIGHT), "weight")
+        most = region.MAX_PRIORITY
+        _insist(_is_number(part.priority, -most, most), "priority")
     _insist(all(isinstance(text, str) and len(text) <= _MOST_TEXT for text in texts), "a text")
     _insist(1 <= len(piece.parts) <= region.MAX_DEVICES, "the number of parts")
     uuids = {part.uuid for part in piece.parts}
     _insist(len(uuids) == len(piece.parts) and "" not in uuids, "uuid")
+    _insist(_is_number(piece.quiet_ms, 0, MOST_QUIET_MS), "quiet_ms")
+    _insist(_is_number(piece.floor, 0, MOST_FLOOR), "floor")
+    _insist(type(piece.native) is bool, "native")
     for name in ("created_unix_ns", "maker_pid", "maker_start", "init_pid", "init_start"):
         _insist(_is_number(getattr(piece, name), 0, (1 << 63) - 1), name)
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
+MAX_WEIGHT: Final[int] = lib.ALIQUOT_MAX_WEIGHT
+# Either way from 0.
+MAX_PRIORITY: Final[int] = lib.ALIQUOT_MAX_PRIORITY
+# Of work that may be under way at a time, unless it is said otherwise.
+WINDOW_US: Final[int] = lib.ALIQUOT_WINDOW_US
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
 # The FIFO beside them, where an agent shares out time. Whoever is in the container may ring,
@@ -222,9 +227,33 @@ def write_cap(fd: int, device: int, cap: int | None) -> None:
     _write_word(fd, "device", device, "cap", value=lib.ALIQUOT_NO_CAP if cap is None else cap)
 
 
+def write_terms(
+    fd: int,
+    device: int,
+    *,
+    cores: int,
+    cores_min: int,
+    weight: int,
+    priority: int,
+    window_us: int = WINDOW_US,
+) -> None:
+    """Write into ``grant``, open for writing, what the slice has of device ``device``'s time.
+
+    All but ``window_us`` are as RegionDevice says; that is the work, in predicted microseconds,
+    that may be under way at a time. Running processes keep to ``cores`` and ``window_us`` from
+    their next launch on; the others are for people, and the arbiter is told them by itself. Raises
+    OSError.
+    """
+    _write_word(fd, "device", device, "cores", value=cores)
+    _write_word(fd, "device", device, "cores_min", value=cores_min)
+    _write_word(fd, "device", device, "weight", value=weight)
+    _write_word(fd, "device", device, "priority", value=priority)
+    _write_word(fd, "device", device, "window_us", value=window_us)
+
+
 def _write_word(fd: int, *path: str | int, value: int) -> None:
     offset, size = _word(path)
-    os.pwrite(fd, value.to_bytes(size, "little"), offset)
+    os.pwrite(fd, value.to_bytes(size, "little", signed=value < 0), offset)
 
 
 @functools.cache

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aliquot.agent import rpc
+from aliquot.agent.changes import Changed, Wish
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
+from aliquot.agent.errors import AliquotError
 from aliquot.agent.readings import Readings
 from aliquot.agent.slices import Container, Part, Slice
 from aliquot.hooks.plan import Needs
@@ -200,6 +202,14 @@ class Passed:
     socket: socket.socket
 
 
+class Fixed:
+    """Changes no slice."""
+
+    async def change(self, wish: Wish) -> Changed:
+        """Refuse."""
+        raise AliquotError(f"{wish.container} stays as it is")
+
+
 class Node:
     """An agent's parts without the agent; it is what the parts ask of the daemon."""
 
@@ -211,6 +221,7 @@ class Node:
         self.ledger = Books(folder / "containers", self.devices)
         self.config = Settings(folder)
         self.readings = Readings(self)
+        self.changes: rpc.Changes = Fixed()
 
     def sample(self) -> None:
         """Take one round of readings."""
