@@ -1,4 +1,4 @@
-"""All slices of a node as values: those of ``aliquot run`` from their files, containers' by the agent.
+"""All slices of a node as values: runs' from their files, containers' from the agent.
 
 What is unknown is None; sizes are bytes, shares of time go from 0 to 1, cores are percent.
 """

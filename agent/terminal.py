@@ -23,6 +23,7 @@ class EndedError(BaseException):
     """The process was told to end, by ``number``."""
 
     def __init__(self, number: int) -> None:
+        """It was this signal."""
         super().__init__(number)
         self.number = number
 
@@ -31,6 +32,7 @@ class Keys:
     """What is typed, and what happens to the terminal. Made by ``keys``."""
 
     def __init__(self, source: int | None, wake: int) -> None:
+        """``source`` is the terminal, ``wake`` becomes readable with each signal."""
         self._source = source
         self._wake = wake
         self._before = None if source is None else termios.tcgetattr(source)
@@ -117,7 +119,9 @@ def keys() -> Iterator[Keys]:
 
 
 @contextlib.contextmanager
-def _handled(number: signal.Signals, handler: Callable[..., Any] | signal.Handlers) -> Iterator[None]:
+def _handled(
+    number: signal.Signals, handler: Callable[..., Any] | signal.Handlers
+) -> Iterator[None]:
     before = signal.signal(number, handler)
     try:
         yield

@@ -76,8 +76,8 @@ def plain(view: View, sort: str) -> str:
         console.print(one)
     text = output.getvalue()
     if ascii_only:
-        letters = dict(zip(_BLOCKS, _LETTERS, strict=True))
-        text = text.translate(str.maketrans({**letters, "–": "-", "…": "~"}))
+        letters: dict[str, str | int | None] = dict(zip(_BLOCKS, _LETTERS, strict=True))
+        text = text.translate(str.maketrans(letters | {"…": "~"}))
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 

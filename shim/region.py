@@ -204,7 +204,10 @@ def read_grant(fd: int, where: str) -> Grant:
 
 
 def read_gate(fd: int, device: int) -> str:
-    """Return the gate of device number ``device`` in ``grant``, one of ``GATES``. Raises OSError."""
+    """Return the gate of device number ``device`` in ``grant``, one of ``GATES``.
+
+    Raises OSError.
+    """
     offset, size = _word(("device", device, "gate"))
     return _gate(int.from_bytes(os.pread(fd, size, offset), "little"))
 
