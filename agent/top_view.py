@@ -5,11 +5,19 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.cells import cell_len
+from rich.console import (
+    Console,
+    ConsoleOptions,
+    Group,
+    JustifyMethod,
+    RenderableType,
+    RenderResult,
+)
 from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
@@ -23,8 +31,6 @@ _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _LETTERS: Final = " .:-=+*#@"
 _WIDTH_WITHOUT_TERMINAL: Final = 160
 _LEAST_HISTORY: Final = 8
-_MOST_HISTORY: Final = 60
-_FIXED_LINES: Final = 5  # title, two heads, blank, and what is left out
 
 
 def sparkline(shares: Sequence[float | None], width: int, marks: str = _BLOCKS) -> str:
@@ -50,8 +56,8 @@ class Spark:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw it."""
         marks = _LETTERS if options.ascii_only else _BLOCKS
-        width = min(options.max_width, _MOST_HISTORY)
-        yield Text(sparkline(self._shares, width, marks), style="cyan", no_wrap=True)
+        line = sparkline(self._shares, options.max_width, marks)
+        yield Text(line, style="cyan", no_wrap=True)
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         """Say how wide it may be."""
@@ -72,7 +78,7 @@ def plain(view: View, sort: str) -> str:
     width = Console().width if known else _WIDTH_WITHOUT_TERMINAL
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     console = Console(file=output, width=width, color_system=None, force_terminal=False)
-    for one in _parts(view, sort, None, None):
+    for one in _parts(view, sort, width):
         console.print(one)
     text = output.getvalue()
     if ascii_only:
@@ -127,15 +133,15 @@ class Screen:
         """Draw the newest look anew, at the size that the terminal has now."""
         if self._live is None or self._view is None:
             return
-        height = self._live.console.size.height
-        parts = _parts(self._view, self.sort, self._interval, height)
+        width, height = self._live.console.size
+        parts = _parts(self._view, self.sort, width, height, self._interval)
         self._live.update(Group(*parts), refresh=True)
 
 
 def _parts(
-    view: View, sort: str, interval: float | None, height: int | None
+    view: View, sort: str, width: int, height: int | None = None, interval: float | None = None
 ) -> list[RenderableType]:
-    """Return what is drawn; ``interval`` and ``height`` are None where it is no screen."""
+    """Return what is drawn; ``height`` and ``interval`` are None where it is no screen."""
     parts: list[RenderableType] = []
     if interval is not None:
         title = (
@@ -147,13 +153,18 @@ def _parts(
     if view.look.note:
         parts.append(_line(view.look.note, "yellow"))
     if view.devices:
-        parts += [_devices(view.devices), Text("")]
+        cells = [_device_cells(one, history) for one, history in view.devices]
+        parts += [_table(width, cells, _SPARE["devices"]), Text("")]
     rows = in_order(view.rows, sort)
     shown = rows
     if height is not None:
-        room = height - len(parts) - len(view.devices) - _FIXED_LINES + 2
+        # Two heads, and what says how many are left out.
+        room = height - len(parts) - len(view.devices) - 3
         shown = rows[: max(room, 1)]
-    parts.append(_slices(shown))
+    if rows:
+        parts.append(_table(width, [_slice_cells(row) for row in shown], _SPARE["slices"]))
+    else:
+        parts.append(Text("no slices"))
     if len(shown) < len(rows):
         parts.append(_line(f"… {len(rows) - len(shown)} more: the window is too low", "dim"))
     return parts
@@ -163,67 +174,81 @@ def _line(text: str, style: str) -> Text:
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def _table(left: Sequence[str], columns: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True, header_style="bold")
-    for name in columns:
-        if name == "HISTORY":
-            table.add_column(name, ratio=1, no_wrap=True)
-        else:
-            justify = "left" if name in left else "right"
-            table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-    return table
+# Which columns are left out first where there is no room for all.
+_SPARE: Final = {
+    "devices": ("SLICES", "CORES", "HEALTH", "MODEL", "HISTORY", "MEMORY"),
+    "slices": ("TURNS", "GATE", "BUSY", "WAIT", "CAP", "HISTORY", "CORES", "DEVICE"),
+}
+_LEFT: Final = {"SLICE", "DEVICE", "MODEL", "HISTORY", "HEALTH", "GATE"}
+# Names, which are known by their beginnings.
+_CUT: Final = {"SLICE": 20, "MODEL": 8, "HEALTH": 8}
+_GAP: Final = 2
 
 
-def _add(table: Table, *cells: str | Spark) -> None:
-    # As texts: what somebody called a container is no markup.
-    table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
-
-
-def _devices(devices: Sequence[tuple[Shown, Sequence[float | None]]]) -> Table:
-    table = _table(
-        ("DEVICE", "MODEL", "HEALTH"),
-        ("DEVICE", "MODEL", "BUSY", "HISTORY", "USED", "MEMORY", "CORES", "SLICES", "HEALTH"),
-    )
-    for one, history in devices:
-        _add(
-            table,
-            f"{one.index} {one.uuid[:12]}",
-            one.model,
-            _or_dash(one.busy, "{:.0%}".format),
-            Spark(history),
-            _or_dash(one.memory_used_bytes, format_size),
-            format_size(one.memory_bytes),
-            _or_dash(one.cores_allocated, "{}%".format),
-            _or_dash(one.slices, str),
-            "-" if one.healthy is None else "ok" if one.healthy else one.reason,
+def _table(width: int, rows: Sequence[Mapping[str, str | Spark]], spare: Sequence[str]) -> Table:
+    """Return a table in which every number is whole; the keys of the rows are the heads."""
+    whole = {
+        name: max(
+            _LEAST_HISTORY if isinstance(row[name], Spark) else cell_len(str(row[name]))
+            for row in (*rows, {name: name})
         )
-    return table
-
-
-def _slices(rows: Sequence[Row]) -> Table:
-    table = _table(
-        ("SLICE", "DEVICE", "GATE"),
-        ("SLICE", "DEVICE", "CORES", "SHARE", "HISTORY", "BUSY", "USED", "CAP", "WAIT", "TURNS",
-         "GATE"),
-    )  # fmt: skip
+        for name in rows[0]
+    }
+    widths = {name: min(wide, _CUT.get(name, wide)) for name, wide in whole.items()}
+    for name in spare:
+        if _room(width, widths) < 0:
+            del widths[name]
+    # What is left makes names whole, and the history long.
+    for name in widths:
+        widths[name] += min(whole[name] - widths[name], max(_room(width, widths), 0))
+    if "HISTORY" in widths:
+        widths["HISTORY"] += max(_room(width, widths), 0)
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for name, own in widths.items():
+        justify: JustifyMethod = "left" if name in _LEFT else "right"
+        table.add_column(name, width=own, justify=justify, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        device = row.device
-        index = "" if device.index is None else f"{device.index} "
-        _add(
-            table,
-            row.piece.name,
-            f"{index}{device.uuid[:12]}",
-            format_cores(device.cores, device.cores_max),
-            _share(row),
-            Spark(row.history),
-            _or_dash(device.busy, "{:.0%}".format),
-            _or_dash(device.charge, format_size),
-            "none" if device.cap is None else format_size(device.cap),
-            _or_dash(row.rates.mean_wait_seconds, format_seconds),
-            _or_dash(row.rates.turns_per_second, "{:.0f}".format),
-            device.gate or "-",
-        )
+        # As texts: what somebody called a container is no markup.
+        cells = [row[name] for name in widths]
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells))
     return table
+
+
+def _room(width: int, widths: Mapping[str, int]) -> int:
+    """Return what is left of a line beside such columns."""
+    return width - sum(widths.values()) - _GAP * (len(widths) - 1)
+
+
+def _device_cells(one: Shown, history: Sequence[float | None]) -> dict[str, str | Spark]:
+    return {
+        "DEVICE": f"{one.index} {one.uuid[:12]}",
+        "MODEL": one.model,
+        "BUSY": _or_dash(one.busy, "{:.0%}".format),
+        "HISTORY": Spark(history),
+        "USED": _or_dash(one.memory_used_bytes, format_size),
+        "MEMORY": format_size(one.memory_bytes),
+        "CORES": _or_dash(one.cores_allocated, "{}%".format),
+        "SLICES": _or_dash(one.slices, str),
+        "HEALTH": "-" if one.healthy is None else "ok" if one.healthy else one.reason,
+    }
+
+
+def _slice_cells(row: Row) -> dict[str, str | Spark]:
+    device = row.device
+    index = "" if device.index is None else f"{device.index} "
+    return {
+        "SLICE": row.piece.name,
+        "DEVICE": f"{index}{device.uuid[:12]}",
+        "CORES": format_cores(device.cores, device.cores_max),
+        "SHARE": _share(row),
+        "HISTORY": Spark(row.history),
+        "BUSY": _or_dash(device.busy, "{:.0%}".format),
+        "USED": _or_dash(device.charge, format_size),
+        "CAP": "none" if device.cap is None else format_size(device.cap),
+        "WAIT": _or_dash(row.rates.mean_wait_seconds, format_seconds),
+        "TURNS": _or_dash(row.rates.turns_per_second, "{:.0f}".format),
+        "GATE": device.gate or "-",
+    }
 
 
 def _share(row: Row) -> str:
