@@ -288,7 +288,8 @@ void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
 
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member) {
     const struct party *party = arbiter->members[member].party;
-    return party->state == DRAINING || party->overtaken || (party->state == HOLDING && party->turn);
+    return party->state == DRAINING || party->overtaken ||
+           (party->state == HOLDING && (party->turn || party->courted));
 }
 
 uint64_t aliquot_arbiter_gate(const struct aliquot_arbiter *arbiter, int member) {

@@ -12,6 +12,8 @@
 /* Who wanted a device so lately counts among those who share it: what a program does between two
  * launches is no reason to give its part to others for good. */
 #define RECENT_ROUNDS 4
+/* Whether who keeps an idle device by his priority has anything to do is looked at so often. */
+#define COURT_NS (5 * MS)
 /* Nobody who wants a device gets less: a kernel that others wait for must come to its end. */
 #define LEAST_SHARE 0.01
 /* So much of a turn may have gone into handing the device over; that is charged to nobody. */
@@ -59,6 +61,8 @@ struct party {
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
     bool overtaken;      /* others go although it has not drained */
     bool wanting;        /* waits, or holds */
+    bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */
+    bool gave_way;       /* DRAINING because it was quiet: that is no work */
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
     uint64_t closed_ns;  /* DRAINING: since when */

@@ -103,7 +103,7 @@ void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
     }
     for (struct party *party = arbiter->parties; party; party = party->next) {
         bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
-        if (held)
+        if (held && !party->gave_way)
             party->busy_ns = now;
         if (party->wanting || held)
             party->wanted_ns = now;
@@ -246,7 +246,7 @@ static void release(struct aliquot_arbiter *arbiter, struct party *party, uint64
         forgive(arbiter, party, now - party->opened_ns);
     party->turn = false;
     party->state = RESTING;
-    party->overtaken = false;
+    party->overtaken = party->courted = party->gave_way = false;
     party->from_floor = 0;
     for (uint32_t i = 0; i < party->stake_count; i++) {
         struct device *device = &arbiter->device[party->stakes[i]->device];
@@ -302,6 +302,19 @@ static bool contended(const struct aliquot_arbiter *arbiter, const struct party 
         }
     }
     return any;
+}
+
+/* Whether a lower priority waits for any of what the party has. */
+static bool courted(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        const struct device *device = &arbiter->device[party->stakes[i]->device];
+        for (uint32_t j = 0; j < device->stake_count; j++) {
+            const struct party *other = device->stakes[j]->party;
+            if (other != party && asks(other) && other->priority < party->priority)
+                return true;
+        }
+    }
+    return false;
 }
 
 static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
@@ -367,6 +380,14 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
     bool higher;
     if (party->state == HOLDING) {
         bool others = contended(arbiter, party, &higher);
+        party->courted = !party->turn && !others && courted(arbiter, party);
+        if (party->courted) {
+            uint64_t quiet_ns = most(party->busy_ns + party->quiet_ns,
+                                     party->opened_ns + arbiter->settings.start_ns);
+            party->gave_way = now >= quiet_ns && !any_active(arbiter, party);
+            others = party->gave_way;
+            *next = least(*next, now + COURT_NS);
+        }
         if (party->turn ? higher || turn_is_over(arbiter, party, now, next) : others) {
             if (higher)
                 for (uint32_t i = 0; i < party->member_count; i++)
@@ -499,9 +520,8 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
     int32_t priority = served(device, now, &top, &until);
     bool kept = false;
     for (uint32_t i = 0; i < device->stake_count && top && top->floor; i++)
-        kept |= device->stakes[i]->party->wanting &&
-                device->stakes[i]->party->priority < priority &&
-                device->stakes[i]->party->state == RESTING;
+        kept |= device->stakes[i]->party->priority < priority &&
+                (device->stakes[i]->party->wanting || device->stakes[i]->party->from_floor);
     if (!kept) {
         device->floor_ns = 0;
         return;

@@ -53,8 +53,12 @@ void aliquot_limiter_free(struct aliquot_limiter *limiter) {
 
 struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter) {
     struct aliquot_thread *thread = calloc(1, sizeof *thread);
-    if (!thread)
-        return NULL;
+    if (thread)
+        aliquot_thread_begin(thread, limiter);
+    return thread;
+}
+
+void aliquot_thread_begin(struct aliquot_thread *thread, struct aliquot_limiter *limiter) {
     thread->limiter = limiter;
     aliquot_lock(&limiter->state->lock);
     thread->next = limiter->state->threads;
@@ -63,13 +67,12 @@ struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter) {
         thread->next->link = &thread->next;
     limiter->state->threads = thread;
     aliquot_unlock(&limiter->state->lock);
-    return thread;
 }
 
 static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                       struct aliquot_part *part, uint64_t now);
 
-void aliquot_thread_free(struct aliquot_thread *thread) {
+void aliquot_thread_end(struct aliquot_thread *thread) {
     struct aliquot_limiter *limiter = thread->limiter;
     for (uint32_t i = 0; i < limiter->device_count; i++) {
         struct aliquot_flow *flow = &limiter->flow[i];
@@ -82,6 +85,10 @@ void aliquot_thread_free(struct aliquot_thread *thread) {
     if (thread->next)
         thread->next->link = thread->link;
     aliquot_unlock(&limiter->state->lock);
+}
+
+void aliquot_thread_free(struct aliquot_thread *thread) {
+    aliquot_thread_end(thread);
     free(thread);
 }
 
@@ -276,8 +283,9 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     bool ring = false;
     if (verdict == GATE) {
         flow->rings++;
-        ring = atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 ||
-               now - flow->rung_ns >= WAIT_NS / 2;
+        /* One that has work on the device rings when that is done. */
+        ring = (atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 && !flow->active) ||
+               now - flow->rung_ns >= RING_NS;
         if (ring)
             flow->rung_ns = now;
         until = now + WAIT_NS;
@@ -393,6 +401,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
 
     uint64_t waited_from = 0, now = now_of(limiter);
     aliquot_ticket ticket = 0;
+    bool rouse = false;
     aliquot_lock(&flow->lock);
     if (!flow->observed)
         start_observer(limiter, flow);
@@ -434,12 +443,17 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
             aliquot_flow_publish(limiter, flow, now);
             continue;
         }
+        /* The observer of an idle device sleeps for long. */
+        rouse = !was && flow->observe_ns > flow->due_ns + 2 * TICK_NS;
         break;
     }
     flow->launching++;
+    aliquot_unlock(&flow->lock);
+    thread->entered_ns = now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
-    aliquot_unlock(&flow->lock);
+    if (rouse)
+        wake_waiting(limiter, (uint32_t)device);
     if (waited_from) {
         struct aliquot_usage_time *time = &limiter->usage->time[device];
         /* relaxed: figures. */
@@ -464,12 +478,16 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
+    /* Before the mark, which costs as much as a launch. */
+    uint64_t launched_ns = now_of(limiter);
+    void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;
     uint64_t now = now_of(limiter);
-    void *event = done && ticket & TICKET_MARK && flow->mark_count < MARKS
-                      ? limiter->seam->mark(limiter->env, launch)
-                      : NULL;
+    if (event && flow->mark_count == MARKS) {
+        limiter->seam->drop(limiter->env, event);
+        event = NULL;
+    }
     if (event) {
         uint64_t measured_ns, window = window_of(limiter, flow->device);
         uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
@@ -483,7 +501,8 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .before = before,
             .launch = *launch,
             .spent_ns = spent,
-            .host_ns = now,
+            .entered_ns = thread->entered_ns,
+            .host_ns = launched_ns,
             .due_ns = (ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS) +
                       left_of_others(limiter, flow, now),
             .unmeasured = !ns,
@@ -557,5 +576,18 @@ void aliquot_limiter_forget_known(struct aliquot_limiter *limiter) {
     memset(limiter->state->learned, 0, sizeof limiter->state->learned);
     aliquot_unlock(&limiter->state->lock);
     forget(limiter);
+    errno = saved;
+}
+
+void aliquot_limiter_forget_what(struct aliquot_limiter *limiter, uint64_t what) {
+    int saved = errno;
+    aliquot_lock(&limiter->state->lock);
+    for (uint32_t i = 0; i < LEARNED; i++)
+        if (limiter->state->learned[i].what == what)
+            limiter->state->learned[i] = (struct learned){0};
+    /* Threads forget when they come for another part: until then a part is at stake.
+     * release: pairs with the acquire in forget_known. */
+    atomic_fetch_add_explicit(&limiter->state->generation, 1, memory_order_release);
+    aliquot_unlock(&limiter->state->lock);
     errno = saved;
 }

@@ -24,8 +24,9 @@ enum {
 #define TOLERANCE_NS (8 * MS)
 /* A beat that stands still for so long is a dead agent's. */
 #define BEAT_NS (1000 * MS)
-/* Who waits looks up and rings again after it. */
+/* Who waits looks up after it, and rings again after that. */
 #define WAIT_NS (10 * MS)
+#define RING_NS (100 * MS)
 /* In its turn, a process without work keeps the device for so long: less than what it costs to give
  * it away. */
 #define GRACE_NS (200 * US)
@@ -33,6 +34,8 @@ enum {
 #define OVERDUE_NS (20 * MS)
 /* A launch that nobody has measured may be long: what the arbiter is told of it. */
 #define UNMEASURED_NS (50 * MS)
+/* While nobody else wants the device, figures may be so old. */
+#define TICK_NS (10 * MS)
 /* How often what is known is measured again, and how often anything is. */
 #define STALE_NS (1000 * MS)
 #define SAMPLE_NS (10 * MS)
@@ -42,10 +45,11 @@ struct mark {
     void *event;  /* NULL: free */
     void *before; /* where the launch is measured by itself: an event before it */
     struct aliquot_launch launch;
-    uint64_t spent_ns;  /* the flow's, this launch included */
-    uint64_t host_ns;   /* when it was launched */
-    uint64_t due_ns;    /* when it was expected to be done */
-    uint32_t launch_ns; /* predicted for the launch itself */
+    uint64_t spent_ns;   /* the flow's, this launch included */
+    uint64_t entered_ns; /* when it was let go: not later than its launch */
+    uint64_t host_ns;    /* when the driver had taken it */
+    uint64_t due_ns;     /* when it was expected to be done */
+    uint32_t launch_ns;  /* predicted for the launch itself */
     bool unmeasured;
 };
 
@@ -91,6 +95,7 @@ struct aliquot_flow {
     uint64_t let_pause_ns; /* before another one is let through */
     uint64_t let_ns;       /* clock: when a launch was let through last */
     uint64_t look_ns;      /* clock: when marks were looked at last */
+    uint64_t observe_ns;   /* clock: when the observer looks next, if nobody wakes it */
     uint64_t grace_ns;     /* clock: since when it has had nothing to do in its turn; 0: it has */
     /* What other processes of the slice had under way, and when that was added up. */
     uint64_t others_ns, counted_ns;

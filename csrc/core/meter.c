@@ -173,8 +173,8 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
     }
     bool queued = at_ns > mark->host_ns + length + BACKLOG_NS;
     /* It cannot have taken longer than from its launch to its end. */
-    if (at_ns > mark->host_ns && at_ns - mark->host_ns + BACKLOG_NS < length)
-        learn(limiter, &mark->launch, at_ns - mark->host_ns, now);
+    if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length)
+        learn(limiter, &mark->launch, at_ns - mark->entered_ns, now);
     charge_up_to(limiter, flow, at_ns, mark->spent_ns, queued, now);
 }
 

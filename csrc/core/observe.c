@@ -8,8 +8,7 @@
 #define SHORT_NS (5 * MS)
 /* What is left of a turn is worth being offered to those who wait. */
 #define WORTH_NS (100 * US)
-/* While nobody else wants the device, figures may be so old. */
-#define TICK_NS (10 * MS)
+/* Who has nothing to do looks by itself after it. */
 #define IDLE_TICK_NS (1000 * MS)
 #define START_NS (200 * US)
 
@@ -80,6 +79,7 @@ void aliquot_observe(struct aliquot_limiter *limiter, uint32_t device) {
         aliquot_lock(&flow->lock);
         uint64_t gate = gate_word(limiter, device), now = now_of(limiter);
         uint64_t next = observe(limiter, flow, gate, now, &ring, &wake);
+        flow->observe_ns = next;
         aliquot_unlock(&flow->lock);
         if (wake)
             wake_waiting(limiter, device);
