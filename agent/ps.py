@@ -213,7 +213,11 @@ def _time_as_json(device: SliceDevice) -> dict[str, Any]:
         "waits": device.waits,
         "overruns": device.overruns,
         "let_through": device.let_through,
-        **(dict.fromkeys(one.name for one in fields(Account)) if account is None else asdict(account)),
+        **(
+            dict.fromkeys(one.name for one in fields(Account))
+            if account is None
+            else asdict(account)
+        ),
     }
 
 

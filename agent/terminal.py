@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 import sys
@@ -15,6 +16,8 @@ from types import FrameType
 from typing import Any, Final
 
 _MOST_KEYS: Final = 64
+# What arrows and other keys that are no letters send.
+_ESCAPES: Final = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O.|.)?", re.DOTALL)
 RESIZED: Final = "resized"
 SUSPENDED: Final = "suspended"
 
@@ -87,8 +90,7 @@ class Keys:
         if not typed:
             # Nobody types there any more.
             self._source = None
-        # An arrow or the like is no letter.
-        return "" if typed[:1] == b"\x1b" else typed.decode(errors="replace")
+        return _ESCAPES.sub("", typed.decode(errors="replace"))
 
 
 @contextlib.contextmanager

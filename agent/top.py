@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -103,6 +104,8 @@ def top_command(
     context: click.Context, interval: float, sort: str, once: bool, json_wanted: bool
 ) -> None:
     """Show looks until told to end; with --once the status is 1 when something cannot be read."""
+    if math.isnan(interval):
+        raise click.BadParameter("'nan' is no number of seconds", param_hint="--interval")
     source, trail = Source(os.environ), Trail()
 
     def look() -> View:

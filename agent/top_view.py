@@ -79,7 +79,8 @@ def plain(view: View, sort: str) -> str:
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
     console = Console(file=output, width=width, color_system=None, force_terminal=False)
     for one in _parts(view, sort, width):
-        console.print(one)
+        # Texts are lines, however long; tables fit.
+        console.print(one, soft_wrap=isinstance(one, Text))
     text = output.getvalue()
     if ascii_only:
         letters: dict[str, str | int | None] = dict(zip(_BLOCKS, _LETTERS, strict=True))

@@ -132,10 +132,14 @@ def test_table(folder: Path) -> None:
         "                                          7 x            0.0 MiB",
         "",
         f"{'DEVICE':40}   CORES   SHARE  BUSY     TIME    WAIT  WEIGHT  PRIORITY  GATE",
-        f"{NAMES[0]}  30-80%  30/40%   26%  1.6 min   1.5 s     250        -5"
-        "  turn: it has it for 2.4 ms, with 1 more",
-        f"{NAMES[1]}  0-100%       -     -   0.0 ms  0.0 ms     100         0"
-        "  free: nobody else is there",
+        (
+            f"{NAMES[0]}  30-80%  30/40%   26%  1.6 min   1.5 s     250        -5"
+            "  turn: it has it for 2.4 ms, with 1 more"
+        ),
+        (
+            f"{NAMES[1]}  0-100%       -     -   0.0 ms  0.0 ms     100         0"
+            "  free: nobody else is there"
+        ),
     ]
 
 

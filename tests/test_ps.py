@@ -132,7 +132,8 @@ def test_it_shows_what_each_slice_and_process_holds(here: Desk) -> None:
         assert [d["cap_bytes"] for d in other["devices"]] == [4 * GIB, 8 * GIB]
         lines = here.run("ps").stdout.splitlines()
     assert re.fullmatch(
-        r"one +0 GPU-1a1a1a1a +Odd 0 +1 process +70\d\.\d MiB +1\.0 GiB +70\d\.\d MiB +1 +0-100% +running",
+        r"one +0 GPU-1a1a1a1a +Odd 0 +1 process +70\d\.\d MiB +1\.0 GiB +70\d\.\d MiB +1"
+        r" +0-100% +running",
         lines[1],
     )
     assert re.fullmatch(rf" +{process['pid']} {process['command']} +70\d\.\d MiB", lines[2])
