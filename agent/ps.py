@@ -72,9 +72,9 @@ def ps_command(context: click.Context, json_wanted: bool, show_all: bool, wide: 
     context.exit(1 if survey.faults else 0)
 
 
-_HEAD: Final = ("SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "UNSEEN", "CAP", "PEAK", "REFUSALS",
-                "CORES", "SHARE", "WEIGHT", "PRIORITY", "GATE", "TIME", "WAIT", "TURNS", "BY",
-                "STATE")  # fmt: skip
+_HEAD: Final = ("SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "UNSEEN", "CAP", "PEAK",
+                "REFUSALS", "CORES", "SHARE", "WEIGHT", "PRIORITY", "GATE", "TIME", "WAIT", "TURNS",
+                "BY", "STATE")  # fmt: skip
 _LEFT: Final = {"SLICE", "DEVICE", "MODEL", "PROCESS", "GATE", "BY", "STATE"}
 _WIDE: Final = {"WEIGHT", "PRIORITY", "GATE", "TIME", "WAIT", "TURNS"}
 _OF_CONTAINERS: Final = {"UNSEEN", "SHARE", "BY"}

@@ -140,7 +140,7 @@ def format_size(size_bytes: int) -> str:
 
 
 def format_cores(cores: int, cores_max: int) -> str:
-    """Return percent of a device's time for people: what is guaranteed, and what is never passed."""
+    """Return percent of a device's time for people: the guaranteed, and what is never passed."""
     return f"{cores}%" if cores == cores_max else f"{cores}-{cores_max}%"
 
 

@@ -60,7 +60,7 @@ class Source:
             self._ask(look, seen)
         except (reach.AgentAbsentError, reach.AgentClosedError) as error:
             self.close()
-            look.note = f"{error}: only slices of `aliquot run` are shown"
+            look.note = f"only slices of `aliquot run` are shown: {error}"
         except reach.AgentError as error:
             self.close()
             look.faults.append(str(error))
@@ -70,8 +70,12 @@ class Source:
     def _ask(self, look: Look, seen: survey.Survey) -> None:
         from . import rpc  # noqa: PLC0415 - gRPC takes longer to import than all else
 
+        path = reach.socket_path(self._environment)
         if self._client is None:
-            self._client = rpc.Client(reach.socket_path(self._environment), _CALL_SECONDS)
+            self._client = rpc.Client(path, _CALL_SECONDS)
+        else:
+            # Otherwise gRPC would wait for an agent that has gone.
+            reach.check(path)
         devices = self._client.devices()
         look.devices = [from_agent(one, rpc.known) for one in devices.devices]
         look.faults += devices.faults

@@ -200,8 +200,8 @@ def _table(width: int, rows: Sequence[Mapping[str, str | Spark]], spare: Sequenc
         if _room(width, widths) < 0:
             del widths[name]
     # What is left makes names whole, and the history long.
-    for name in widths:
-        widths[name] += min(whole[name] - widths[name], max(_room(width, widths), 0))
+    for name, own in tuple(widths.items()):
+        widths[name] = own + min(whole[name] - own, max(_room(width, widths), 0))
     if "HISTORY" in widths:
         widths["HISTORY"] += max(_room(width, widths), 0)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")

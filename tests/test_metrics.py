@@ -404,7 +404,8 @@ def test_the_page_shows_devices_and_slices_and_leads_to_the_metrics(
         assert read.tags.count("table") == 2
         assert read.cells[0] == "Aliquot"
         for told in (ZERO.uuid, "Acme 0", "16.0 GiB", "default/one/main", "640.0 MiB", "40.0 MiB",
-                     "700.0 MiB", "25-60%", "30%", "28%", "shim", "ok", "XID 79: <it> has fallen off"):  # fmt: skip
+                     "700.0 MiB", "25-60%", "30%", "28%", "shim", "ok",
+                     "XID 79: <it> has fallen off"):  # fmt: skip
             assert told in read.cells, told
         # What is there to be read is no other's to load.
         assert "url(" not in body
