@@ -36,6 +36,7 @@ struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *s
         atomic_init(&limiter->front[i].epoch, 1);
         flow[i].device = i;
         flow[i].pace = 1024;
+        flow[i].sharers = 1;
         flow[i].let_pause_ns = OVERDUE_NS;
         /* Marks at 0 would be those of a flow that has given nothing. */
         flow[i].given_ns = flow[i].charged_ns = flow[i].marked_ns = 1;
@@ -135,7 +136,7 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
 void aliquot_flow_publish(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                           uint64_t now) {
     uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);
-    uint64_t left_ns = flow_left(flow, now);
+    uint64_t left_ns = flow_own(flow, now);
     if (flow->unmeasured_ns > now)
         left_ns = most(left_ns, flow->unmeasured_ns - now);
     /* seq_cst: pairs with the arbiter's, which closes a gate and then reads this; whoever becomes
@@ -158,7 +159,7 @@ static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow
     uint64_t back = (uint64_t)left;
     flow->given_ns -= least(back, flow->given_ns - flow->charged_ns);
     flow->marked_ns = least(flow->marked_ns, flow->given_ns);
-    flow->due_ns -= least(flow_paced(flow, back), flow_left(flow, now));
+    flow->due_ns -= least(flow_paced(flow, back) * flow->sharers, flow_left(flow, now));
     aliquot_meter_cap(limiter, flow->device, -left, now);
 }
 
@@ -186,23 +187,32 @@ static void note_lane(struct aliquot_flow *flow, uint64_t key, enum aliquot_lane
     *oldest = (struct lane){.key = key, .kind = kind, .used_ns = now};
 }
 
-/* What other processes of the slice have under way on the device, as they said last: the device takes
- * turns between them, so that all of it comes before the end of ours. */
-static uint64_t left_of_others(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                               uint64_t now) {
+void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
     uint32_t slots = atomic_load_explicit(&limiter->usage->high_water, memory_order_relaxed);
-    if (slots <= 64 || now - flow->counted_ns >= 100 * US) {
-        const _Atomic uint64_t *word = limiter->usage->flow[flow->device];
-        flow->counted_ns = now;
-        flow->others_ns = 0;
-        for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
-            uint64_t other = atomic_load_explicit(&word[i], memory_order_relaxed);
-            if (i != limiter->slot && aliquot_flow_active(other))
-                flow->others_ns += aliquot_flow_left_ns(other);
+    if (slots > 64 && now - flow->counted_ns < 100 * US)
+        return;
+    const _Atomic uint64_t *words = limiter->usage->flow[flow->device];
+    uint32_t sharers = 1;
+    flow->counted_ns = now;
+    flow->others_ns = 0;
+    for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
+        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
+        if (i == limiter->slot || !aliquot_flow_active(word))
+            continue;
+        uint64_t left = aliquot_flow_left_ns(word);
+        if (i < FOLLOWED) {
+            /* It said so a while ago, and has had its part of the time since. */
+            struct followed *followed = &flow->followed[i];
+            if (followed->word != word)
+                *followed = (struct followed){word, now};
+            left -= least(left, (now - followed->since_ns) / flow->sharers);
         }
+        flow->others_ns += left;
+        sharers += left > 0;
     }
-    uint64_t passed = now - flow->counted_ns;
-    return flow->others_ns > passed ? flow->others_ns - passed : 0;
+    if (sharers != flow->sharers && flow->due_ns > now)
+        flow->due_ns = now + (flow->due_ns - now) * sharers / flow->sharers;
+    flow->sharers = sharers;
 }
 
 /* -- Waiting ------------------------------------------------------------------------------------ */
@@ -225,14 +235,21 @@ static uint64_t window_of(const struct aliquot_limiter *limiter, uint32_t device
 
 /* Whether a launch of predicted `ns` may go now. `*room` is how much more may. */
 static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                          unsigned state, uint64_t ns, uint64_t now, uint64_t *room,
-                          uint64_t *until) {
+                          unsigned state, uint64_t ns, uint64_t waited_ns, uint64_t now,
+                          uint64_t *room, uint64_t *until) {
     uint64_t window = window_of(limiter, flow->device);
-    uint64_t left = flow_left(flow, now);
+    aliquot_flow_count(limiter, flow, now);
+    uint64_t left = flow_own(flow, now);
+    /* Who may not go by the cap asks for no turn. */
+    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, waited_ns, now);
+    if (allowed > now) {
+        *until = allowed + TOLERANCE_NS / 2;
+        return LATER;
+    }
     if (state == ALIQUOT_GATE_CLOSED)
         return GATE;
     if (state == ALIQUOT_GATE_TURN) {
-        uint64_t start = now + left + left_of_others(limiter, flow, now);
+        uint64_t start = now + left + flow->others_ns;
         uint64_t paced = flow_paced(flow, ns);
         /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
          * turn's first. */
@@ -243,17 +260,12 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
     } else {
         *room = window;
     }
-    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, now);
-    if (allowed > now) {
-        *until = allowed + TOLERANCE_NS / 2;
-        return LATER;
-    }
     /* Where nothing else limits it, a launch that nobody has measured need not be waited for: it only
      * stands for more of the work that may be under way. */
     bool strict = state == ALIQUOT_GATE_TURN || capped(limiter, flow->device);
     if (left > window || flow->mark_count >= (strict ? MARKS : LOOSE_MARKS) ||
         (strict && aliquot_meter_late(flow, now))) {
-        *until = left > window ? flow->due_ns - window : now;
+        *until = left > window ? flow->due_ns - window * flow->sharers : now;
         return LATER;
     }
     *room = least(*room, window / 4);
@@ -369,7 +381,7 @@ static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *f
     if (!flow->mark_count && !flow_left(flow, now))
         flow->gap_ns = now;
     flow->given_ns += part;
-    flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part);
+    flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part) * flow->sharers;
     flow->turn_used = true;
     flow->grace_ns = 0;
     flow->offered = false;
@@ -415,13 +427,14 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
             aliquot_meter_look(limiter, flow, now);
         uint64_t room = 0, until = 0;
-        enum verdict verdict = judge(limiter, flow, state, ns, now, &room, &until);
+        enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
+                                     now, &room, &until);
         if (verdict != PASS) {
             if (let_through(limiter, flow, now))
                 room = 0;
             else {
                 bool counts =
-                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, now) > now;
+                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, 0, now) > now;
                 if (counts && !waited_from)
                     waited_from = now;
                 wait_for(limiter, flow, verdict, gate, until, now);
@@ -503,8 +516,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .spent_ns = spent,
             .entered_ns = thread->entered_ns,
             .host_ns = launched_ns,
-            .due_ns = (ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS) +
-                      left_of_others(limiter, flow, now),
+            .due_ns = ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS,
             .unmeasured = !ns,
             .launch_ns = ns ? ns : (uint32_t)window,
         };

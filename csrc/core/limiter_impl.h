@@ -10,6 +10,7 @@ enum {
     LANES = 64,      /* of a device that are asked whether they are idle; those of late */
     MARKS = 32,      /* of a device under way */
     LOOSE_MARKS = 8, /* the same where nobody else wants the device, and there is no cap */
+    FOLLOWED = 64,   /* processes of the slice that are followed more closely */
     LEARNED = 1024,  /* launches of which the length is known; direct-mapped */
     TICKET_MARK = 1, /* an event is to be put behind the launch */
     TICKET_MEASURE = 2,
@@ -99,6 +100,11 @@ struct aliquot_flow {
     uint64_t grace_ns;     /* clock: since when it has had nothing to do in its turn; 0: it has */
     /* What other processes of the slice had under way, and when that was added up. */
     uint64_t others_ns, counted_ns;
+    uint32_t sharers; /* processes of the slice that have something under way, this one included */
+
+    struct followed {
+        uint64_t word, since_ns;
+    } followed[FOLLOWED]; /* flow words of other processes, and when they were first seen */
 
     uint32_t mark_count;
     struct mark marks[MARKS];
@@ -152,6 +158,10 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
 /* Writes the flow word. */
 void aliquot_flow_publish(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now);
 
+/* Adds up what other processes of the slice have under way on the device, as they said last. The
+ * device takes turns between them. */
+void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now);
+
 /* Takes back what threads were given and have not used. */
 void aliquot_flow_void(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now);
 
@@ -181,6 +191,11 @@ static inline uint64_t flow_left(const struct aliquot_flow *flow, uint64_t now) 
     return flow->due_ns > now ? flow->due_ns - now : 0;
 }
 
+/* Device time of its own that this takes. */
+static inline uint64_t flow_own(const struct aliquot_flow *flow, uint64_t now) {
+    return flow_left(flow, now) / flow->sharers;
+}
+
 /* Time of the device that predicted `ns` take at the pace of late. */
 static inline uint64_t flow_paced(const struct aliquot_flow *flow, uint64_t ns) {
     return ns * flow->pace >> 10;
@@ -189,7 +204,9 @@ static inline uint64_t flow_paced(const struct aliquot_flow *flow, uint64_t ns) 
 /* The cap's bucket: `ns` of device time were used, or (negative) were not. */
 void aliquot_meter_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t now);
 
-/* When the cap lets the slice go on; not later than now: it may. */
-uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t now);
+/* When the cap lets the slice go on; not later than now: it may. `waited_ns`: how long the caller has
+ * waited for it. */
+uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t waited_ns,
+                               uint64_t now);
 
 #endif
