@@ -13,8 +13,6 @@ from aliquot.shim import region
 
 from .slices import Slice
 
-# Nobody counts so far, and beyond it a metric's number is not exact.
-_MOST: Final = 1 << 53
 # What a process' word in the region can say of its waiting threads.
 _MOST_WAITING: Final = region.MAX_SLOTS * 1023
 
@@ -39,12 +37,12 @@ class Meters:
         before = self._told.get(place, _NOTHING)
         told = self._told[place] = region.UsedDevice(
             peak=max(before.peak, used.peak),
-            refusals=_up(before.refusals, used.refusals),
-            device_ns=_up(before.device_ns, used.device_ns, age_ns),
-            wait_ns=_up(before.wait_ns, used.wait_ns, age_ns * _MOST_WAITING),
-            waits=_up(before.waits, used.waits),
-            overruns=_up(before.overruns, used.overruns),
-            let_through=_up(before.let_through, used.let_through),
+            refusals=max(before.refusals, used.refusals),
+            device_ns=max(before.device_ns, min(used.device_ns, age_ns)),
+            wait_ns=max(before.wait_ns, min(used.wait_ns, age_ns * _MOST_WAITING)),
+            waits=max(before.waits, used.waits),
+            overruns=max(before.overruns, used.overruns),
+            let_through=max(before.let_through, used.let_through),
         )
         return told
 
@@ -55,7 +53,3 @@ class Meters:
 
 
 _NOTHING: Final = region.UsedDevice(peak=0, refusals=0)
-
-
-def _up(before: int, now: int, most: int = _MOST) -> int:
-    return max(before, min(now, most))

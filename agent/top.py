@@ -140,8 +140,9 @@ def _again(look: Any, interval: float) -> Iterator[View]:  # noqa: ANN401 - a fu
     while True:
         yield look()
         # What took too long is not caught up with.
-        due = max(due + interval, time.monotonic())
-        time.sleep(due - time.monotonic())
+        now = time.monotonic()
+        due = max(due + interval, now)
+        time.sleep(due - now)
 
 
 def _print(view: View, sort: str) -> None:
