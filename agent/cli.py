@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     ),
     "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
     "set": ("aliquot.agent.set_slice:set_command", "Change what a running container has."),
+    "top": ("aliquot.agent.top:top_command", "Show who has which device, again and again."),
     "install": ("aliquot.agent.install:install_command", "Register with a container runtime."),
     "doctor": ("aliquot.agent.doctor:doctor_command", "Say what is wrong with this node."),
     "agent": ("aliquot.agent.daemon:agent_command", "Run the node agent."),

@@ -102,6 +102,15 @@ class Grants:
         )
         grant.written[column] = told
 
+    def gate(self, key: str, uuid: str) -> str | None:
+        """Return what a slice may launch on a device now, one of region.GATES.
+
+        None when the slice or the device is gone. Raises OSError.
+        """
+        grant = self._open.get(key)
+        column = None if grant is None else grant.columns.get(uuid)
+        return None if grant is None or column is None else region.read_gate(grant.fd, column)
+
     def close(self) -> None:
         """Close all; the slices stay as they are."""
         for grant in self._open.values():

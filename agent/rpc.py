@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -366,6 +367,11 @@ def _slice(reading: SliceReading, known: dict[str, DeviceReading], path: str) ->
         ],
         unknown_functions=reading.unknown_functions,
         fault=printable(reading.fault),
+        policy=printable(piece.policy),
+        group=printable(piece.group),
+        quiet_ms=piece.quiet_ms,
+        floor=piece.floor,
+        native=piece.native,
     )
 
 
@@ -387,6 +393,16 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         processes=reading.processes,
         busy=reading.busy,
         memory_busy=reading.memory_busy,
+        cores_max=part.cores_max,
+        weight=part.weight,
+        priority=part.priority,
+        device_seconds=reading.device_seconds,
+        wait_seconds=reading.wait_seconds,
+        waits=reading.waits,
+        overruns=reading.overruns,
+        let_through=reading.let_through,
+        gate=reading.gate,
+        account=None if reading.account is None else rpc_pb2.Account(**asdict(reading.account)),
     )
 
 
@@ -466,6 +482,10 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the agent."""
         self._channel.close()
 
     def version(self) -> str:

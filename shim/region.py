@@ -37,6 +37,17 @@ _BELL_MODE: Final = 0o622
 GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
 USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
 
+# What a gate can be, by the number in its word.
+GATES: Final = {
+    lib.ALIQUOT_GATE_FREE: "free",
+    lib.ALIQUOT_GATE_OPEN: "open",
+    lib.ALIQUOT_GATE_TURN: "turn",
+    lib.ALIQUOT_GATE_CLOSED: "closed",
+}
+
+# The bits of a gate's word that say which.
+_GATE_STATE: Final = 3
+
 # No device has as much; it keeps the sum of a slice within 63 bits, whatever its files say.
 _MOST_BYTES: Final = 1 << 53
 
@@ -74,7 +85,9 @@ class GrantedDevice:
 
     ``cap`` is None when memory is not limited; ``unclaimed`` are bytes seen on the device that no
     process has charged; ``context_bytes`` is 0 when the cost of a context is unknown. ``busy`` and
-    ``memory_busy`` are shares of time from 0 to 1, None when nobody measured them.
+    ``memory_busy`` are shares of time from 0 to 1, None when nobody measured them. ``cores`` is the
+    most that it may have of the device's time in percent, ``cores_min`` what it is guaranteed, and
+    ``gate`` what it may launch at the moment, one of ``GATES``.
     """
 
     uuid: bytes
@@ -86,6 +99,10 @@ class GrantedDevice:
     memory_busy: float | None
     cores: int
     by_driver: bool
+    cores_min: int = 0
+    weight: int = 100
+    priority: int = 0
+    gate: str = GATES[lib.ALIQUOT_GATE_FREE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +209,27 @@ def read_grant(fd: int, where: str) -> Grant:
             memory_busy=_share(row.memory_busy_permille),
             cores=row.cores,
             by_driver=row.enforcement == lib.ALIQUOT_BY_DRIVER,
+            cores_min=row.cores_min,
+            weight=row.weight,
+            priority=row.priority,
+            gate=_gate(row.gate),
         )
         for row in grant.device[0 : grant.device_count]
     )
     return Grant(name=_text(grant.name), beat=grant.beat, devices=devices)
+
+
+def read_gate(fd: int, device: int) -> str:
+    """Return the gate of device number ``device`` in ``grant``, one of ``GATES``.
+
+    Raises OSError.
+    """
+    offset, size = _word(("device", device, "gate"))
+    return _gate(int.from_bytes(os.pread(fd, size, offset), "little"))
+
+
+def _gate(word: int) -> str:
+    return GATES[word & _GATE_STATE]
 
 
 def write_readings(
