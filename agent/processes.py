@@ -15,6 +15,8 @@ import select
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from aliquot.hooks import files
+
 from . import mounts
 from .errors import AliquotError
 
@@ -127,8 +129,7 @@ async def readable(fd: int) -> None:
 def cgroups(pid: int) -> tuple[str, ...]:
     """Return the lines of /proc/PID/cgroup, ``number:controllers:path``; none without a process."""
     try:
-        with open(f"/proc/{pid}/cgroup", "rb") as file:  # noqa: PTH123 - read within a bound
-            text = file.read(_MOST_BYTES)
+        text = _read(f"/proc/{pid}/cgroup")
     except OSError:
         return ()
     return tuple(os.fsdecode(line) for line in text.splitlines())
@@ -255,9 +256,17 @@ def _split(line: str) -> tuple[str, str]:
 def _stat_fields(pid: int) -> list[bytes]:
     """Return the fields of /proc/PID/stat from the third on, none when there is no process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - read within a bound
-            text = file.read(_MOST_BYTES)
+        text = _read(f"/proc/{pid}/stat")
     except OSError:
         return []
     # The command's name stands in parentheses and may have anything in it.
     return text.rpartition(b")")[2].split()
+
+
+def _read(path: str) -> bytes:
+    """Return a file of /proc, as far as it is believable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return files.read_all(fd, _MOST_BYTES)
+    finally:
+        os.close(fd)
