@@ -6,9 +6,9 @@ driver for good, and the agent must still stop, and serve what does not need tha
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -106,5 +106,6 @@ def _start(function: Callable[[], _T]) -> asyncio.Future[_T]:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(tell, result, error)
 
-    threading.Thread(target=work, daemon=True).start()
+    # (`threading` would have the loop wait until the thread runs.)
+    _thread.start_new_thread(work, ())
     return future

@@ -139,7 +139,10 @@ class Ledger:
         A container whose first process is not known yet, or has no cgroup of its own, is known by
         its id as a whole part of a cgroup's path.
         """
-        lines = processes.cgroups(pid)
+        return self.of_cgroups(processes.cgroups(pid))
+
+    def of_cgroups(self, lines: Sequence[str]) -> Slice | None:
+        """Return the slice in whose cgroups, or below them, a process with these lines is."""
         for piece in self.slices():
             if piece.cgroups:
                 if processes.inside(lines, piece.cgroups):
