@@ -144,8 +144,8 @@ class Keeper:
     def _with_init(self, piece: Slice, text: str, peer: Peer) -> Slice:
         shown = piece.container.shown
         pid = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
-        start = processes.start_time(pid) if pid > 1 else None
-        if start is None or not processes.alive(pid, start):
+        start = processes.living_since(pid) if pid > 1 else None
+        if start is None:
             raise AliquotError(f"container {shown}: there is no process {_short(text)} to run it")
         again = not piece.init_pid or (pid, start) == (piece.init_pid, piece.init_start)
         if not again and not has_ended(piece):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import select
 from pathlib import Path
@@ -66,11 +67,16 @@ def descends(pid: int, ancestor: int) -> bool:
 
 def alive(pid: int, start: int) -> bool:
     """Say whether the process with this pid and start time has not ended."""
-    fd = open_pidfd(pid, start)
-    if fd is None:
-        return False
-    os.close(fd)
-    return True
+    return living_since(pid) == start
+
+
+def living_since(pid: int) -> int | None:
+    """Return when a living process started, None when it has ended. Raises as ``open_pidfd``."""
+    opened = _open(pid)
+    if opened is None:
+        return None
+    os.close(opened[0])
+    return opened[1]
 
 
 def open_pidfd(pid: int, start: int) -> int | None:
@@ -78,15 +84,27 @@ def open_pidfd(pid: int, start: int) -> int | None:
 
     Raises OSError when there are no more descriptors or the kernel lacks them.
     """
+    opened = _open(pid)
+    if opened is None:
+        return None
+    if opened[1] == start:
+        return opened[0]
+    os.close(opened[0])
+    return None
+
+
+def _open(pid: int) -> tuple[int, int] | None:
+    """Return a pidfd of a living process and when it started."""
     if pid <= 0:
         return None
     try:
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no pid is larger than an int
         return None
-    # Read after it was opened: while the start time is right, the descriptor is that process'.
-    if start_time(pid) == start and not _has_ended(fd):
-        return fd
+    # Read after it was opened: if it has not ended since, the time is that process'.
+    start = start_time(pid)
+    if start is not None and not _has_ended(fd):
+        return fd, start
     os.close(fd)
     return None
 
@@ -247,6 +265,8 @@ def _folder(table: Iterable[mounts.Mount], name: str, path: str) -> Path | None:
     return None
 
 
+# (The lines of all slices are asked for each process that connects.)
+@functools.lru_cache(maxsize=4096)
 def _split(line: str) -> tuple[str, str]:
     """Return controllers and path: the hierarchy's number says nothing, a path may have colons."""
     parts = line.split(":", 2)

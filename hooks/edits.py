@@ -79,22 +79,23 @@ def link_char_devices(nodes: Iterable[DeviceNode], dev: Path = Path("/dev")) -> 
     for node in nodes:
         kind = {"c": "char", "b": "block"}.get(node.kind)
         name = node.source or node.path
-        path = dev / name.removeprefix("/dev/")
+        path = f"{dev}/{name.removeprefix('/dev/')}"
         if kind is None or not name.startswith("/dev/") or not _is_node(path, node):
             continue
-        link = dev / kind / f"{node.major}:{node.minor}"
-        if _is_node(link, node):
+        place = f"{dev}/{kind}/{node.major}:{node.minor}"
+        if _is_node(place, node):
             continue
+        link = Path(place)
         link.parent.mkdir(mode=0o755, exist_ok=True)
         fresh = link.with_name(f".{link.name}.{os.getpid()}.{threading.get_ident()}")
         fresh.symlink_to(os.path.relpath(path, link.parent))
         fresh.replace(link)
 
 
-def _is_node(path: Path, node: DeviceNode) -> bool:
+def _is_node(path: str, node: DeviceNode) -> bool:
     """Say whether a path leads to the device that a node is of."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - of each node of each container
     except OSError:
         return False
     right = stat.S_ISBLK if node.kind == "b" else stat.S_ISCHR
