@@ -353,7 +353,7 @@ def _library_line(library: Library, needs: Needs) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=32)
 def _names_of(sonames: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what names of these libraries' files are: libcuda.so, libcuda.so.1, …"""
+    """Return the names of these libraries' files: libcuda.so, libcuda.so.1 and so on."""
     stems = "|".join(re.escape(soname.partition(".so")[0]) for soname in sonames)
     return re.compile(rf"({stems})\.so(\.[0-9]+)*" if sonames else _NOTHING)
 

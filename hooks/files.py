@@ -1,4 +1,4 @@
-"""Reading and writing open files without the buffers of ``open``, as each container's start does."""
+"""Reading and writing open files without the buffers of ``open``: each start does it."""
 
 from __future__ import annotations
 
