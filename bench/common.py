@@ -227,7 +227,7 @@ def bed() -> Iterator[Bed]:
     shim, bare = _libraries()
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=fast_folder()) as name:
         folder = Path(name)
-        client = _compile(folder)
+        client = compile_client(folder, "client")
         uuid = _make_node(folder / "node")
         library = _make_slice(folder / "slice", shim, bare, uuid)
         environment = {
@@ -259,14 +259,14 @@ def _libraries() -> tuple[Path, Path]:
     return libraries
 
 
-def _compile(folder: Path) -> Path:
-    """Compile the client. Raises BenchError."""
-    client = folder / "client"
+def compile_client(folder: Path, name: str) -> Path:
+    """Compile the client NAME.c of this folder into ``folder``. Raises BenchError."""
+    client = folder / name
     compiler = os.environ.get("CC", "gcc")
     try:
         subprocess.run(
             [compiler, "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", "-o", str(client),
-             str(HERE / "client.c"), "-ldl", "-lpthread"],
+             str(HERE / f"{name}.c"), "-ldl", "-lpthread"],
             check=True,
             capture_output=True,
             text=True,
@@ -276,7 +276,7 @@ def _compile(folder: Path) -> Path:
             f"there is no {compiler}: install gcc, or name a compiler in CC"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise BenchError(f"{compiler} does not compile client.c: {error.stderr}") from error
+        raise BenchError(f"{compiler} does not compile {name}.c: {error.stderr}") from error
     return client
 
 

@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import BenchError, fast_folder
+
+if TYPE_CHECKING:
+    from aliquot.agent.demo_node import AgentProcess
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class NodeBed:
     """
 
     folder: Path
+    agent: AgentProcess
     wrapper: Path
     runtime: Path
     environment: dict[str, str]
@@ -38,11 +42,15 @@ class NodeBed:
         """Return where the bundle of a container lies."""
         return self.folder / "bundles" / name
 
-    def bundle(self, name: str, **environment: str) -> Path:
-        """Make the bundle of a container that sleeps, or make it as it was. Returns its folder."""
+    def bundle(self, name: str, *command: str, **environment: str) -> Path:
+        """Make the bundle of a container, or make it as it was. Returns its folder.
+
+        Without a command it sleeps.
+        """
         folder = self.bundle_path(name)
         folder.mkdir(parents=True, exist_ok=True)
         config = self._config()
+        config["process"]["args"] = [*command] or ["/bin/sleep", "1000000"]
         config["process"]["env"] += [f"{key}={value}" for key, value in environment.items()]
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return folder
@@ -51,7 +59,6 @@ class NodeBed:
         template: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         process = template["process"]
         process["terminal"] = False
-        process["args"] = ["/bin/sleep", "1000000"]
         # Both need privileges that root in a container lacks.
         process.pop("rlimits", None)
         process.pop("oomScoreAdj", None)
@@ -76,9 +83,41 @@ class NodeBed:
                 raise BenchError(f"{runtime.name} {arguments[0]}: {text}")
 
 
+    @contextlib.contextmanager
+    def container(
+        self, name: str, *command: str, **environment: str
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Run a container with a slice by what ``environment`` asks for, until the block ends.
+
+        The process is the runtime's, whose standard input and output are the container's. The
+        simulator's truth calls the container's processes by its name.
+        """
+        bundle = self.bundle(name, *command, ALIQUOT_SIM_GROUP=name, **environment)
+        line = [str(self.wrapper), "--root", str(self.folder / "state")]
+        with subprocess.Popen(
+            [*line, "run", "--bundle", str(bundle), name],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                self.call(self.wrapper, "delete", "--force", name)
+
+
 @contextlib.contextmanager
-def node_bed() -> Iterator[NodeBed]:
-    """Make the node. Raises BenchError."""
+def node_bed(
+    node: str = "a100x2",
+    *,
+    programs: Mapping[str, Path] | None = None,
+    **settings: object,
+) -> Iterator[NodeBed]:
+    """Make the node: a profile or a node file, ``programs`` in the image by their paths.
+
+    ``settings`` are more of the agent's. Raises BenchError.
+    """
     try:
         import aliquot.shim  # noqa: PLC0415 - what is missing is said in one line
         from aliquot.agent.demo_node import AgentProcess, lay_out  # noqa: PLC0415 - as above
@@ -95,7 +134,7 @@ def node_bed() -> Iterator[NodeBed]:
         folder = Path(name)
         folder.chmod(0o711)
         subprocess.run(
-            [sys.executable, "-m", "aliquot.agent", "sim", "--node", "a100x2",
+            [sys.executable, "-m", "aliquot.agent", "sim", "--node", node,
              "--keep", str(folder / "node"), "--shared", "--cdi", str(folder / "cdi"),
              "--", "true"],
             check=True,
@@ -106,6 +145,7 @@ def node_bed() -> Iterator[NodeBed]:
             "lib_dir": str(folder / "lib"),
             "cdi_dirs": [str(folder / "cdi")],
             "metrics_port": 0,
+            **settings,
         }
         agent = AgentProcess(
             folder,
@@ -117,12 +157,13 @@ def node_bed() -> Iterator[NodeBed]:
                 "ALIQUOT_CACHE_DIR": str(folder / "node/cache"),
             },
         )
-        lay_out(folder / "rootfs", {})
+        lay_out(folder / "rootfs", programs or {})
         subprocess.run([runc, "spec"], cwd=folder, check=True)
         try:
             agent.start()
             yield NodeBed(
                 folder,
+                agent,
                 aliquot.shim.program("aliquot-runtime"),
                 Path(runc),
                 {**base, "ALIQUOT_RUNTIME_DIR": str(folder / "run")},
