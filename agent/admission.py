@@ -83,7 +83,8 @@ class Tools(Generic[B]):
     """What admission is done with.
 
     ``read`` and ``place`` know the configuration already; ``faults`` are what those of the bundle
-    raise, with one line for people.
+    raise, with one line for people. ``inspect_at_once`` reads a bundle that is at hand, without
+    waiting for anything, and returns None for others.
     """
 
     inspect: Callable[[Path], B]
@@ -96,6 +97,7 @@ class Tools(Generic[B]):
     write: Callable[[B, dict[str, Any]], None]
     link_char_devices: Callable[[Sequence[DeviceNode]], None]
     faults: tuple[type[Exception], ...] = ()
+    inspect_at_once: Callable[[Path], B | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,9 @@ class Admission(Generic[B]):
             raise AliquotError(f"container {container.shown}: its bundle is no absolute path")
         try:
             async with self._keeper.locked(key):
-                bundle = await finish(lambda: self._tools.inspect(Path(path)))
+                bundle = self._tools.inspect_at_once(Path(path))
+                if bundle is None:
+                    bundle = await finish(lambda: self._tools.inspect(Path(path)))
                 container = _container(container, bundle.annotations)
                 await self._make_way(key, container, peer)
                 if any(bundle.annotations.get(name) == "sandbox" for name in _PAUSE):
