@@ -8,6 +8,7 @@ slice takes it out again, and the bundle's config.json is replaced last, whole.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -230,7 +231,10 @@ class Admission(Generic[B]):
             f"the {part.enforcement}"
             for part in parts
         )
-        _log.info("container %s gets %s", container.shown, shares)
+        # Written once whoever asked has the answer.
+        asyncio.get_running_loop().call_soon(
+            _log.info, "container %s gets %s", container.shown, shares
+        )
 
     async def _apply(self, bundle: B, parts: Iterable[Part], folder: Path) -> None:
         """Ask the vendors what the container needs, and change its bundle. Raises AliquotError."""
