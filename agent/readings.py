@@ -10,11 +10,10 @@ moment. So the larger of the two charges counts, and of two rounds the smaller d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -28,8 +27,6 @@ from .sharing import Account
 from .slices import Part, Slice
 from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
 
-# A shim that has not seen a beat for a second takes the agent for dead.
-BEAT_SECONDS: Final = 0.25
 # The ledger is asked in the event loop; others must have their turn between so many questions.
 _QUESTIONS_AT_ONCE: Final = 8
 
@@ -147,35 +144,27 @@ class Readings:
         self._vendor_faults: tuple[str, ...] = ()
 
     async def run(self) -> None:
-        """Read and beat until cancelled."""
-        beats = asyncio.create_task(self._again(self._beat, lambda: BEAT_SECONDS))
+        """Read until cancelled."""
         try:
-            await self._again(self.sample, lambda: self._node.config.sample_seconds)
+            await self._sample_again()
         finally:
-            beats.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beats
             self._grants.close()
 
-    async def _again(self, step: Callable[[], Awaitable[None]], pause: Callable[[], float]) -> None:
+    async def _sample_again(self) -> None:
         loop = asyncio.get_running_loop()
         due, failure = loop.time(), ""
         while True:
             try:
-                await step()
+                await self.sample()
             except Exception as error:  # noqa: BLE001 - see below
-                # One round that fails must not be the last: containers wait for the beat. Nor is
-                # a fault that stays told four times a second.
+                # One round that fails must not be the last, nor is a fault that stays told each
+                # time.
                 if repr(error) != failure:
                     _LOG.exception("a reading failed, which it never should")
                 failure = repr(error)
             # What took too long is not caught up with.
-            due = max(due + pause(), loop.time())
+            due = max(due + self._node.config.sample_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-
-    async def _beat(self) -> None:
-        self._follow()
-        self._grants.beat()
 
     def _follow(self) -> tuple[Slice, ...]:
         """Open what is new, close what is gone; returns the slices of now."""

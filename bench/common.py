@@ -146,6 +146,41 @@ class Bed:
                 here.append((float(first), float(second)))
         return {live: Samples(tuple(rounds)) for live, rounds in found.items()}
 
+    def samples(self, call: str, size: int, calls: int, threads: int, *, quick: bool) -> Samples:
+        """Time one call, in several processes one after the other: each has its own addresses."""
+        rounds: list[tuple[float, float]] = []
+        for _ in range(1 if quick else 5):
+            if threads == 1:
+                samples = self.measure(call, size, rounds=20 if quick else 400, calls=calls)
+            else:
+                # Threads meet before each block: it must be long beside the meeting, and beside the
+                # turns that they take on a core.
+                samples = self.measure(
+                    call,
+                    size,
+                    rounds=4 if quick else 10,
+                    chunks=10 if quick else 100,
+                    calls=calls,
+                    threads=threads,
+                )
+            rounds += samples[1].rounds
+        return Samples(tuple(rounds))
+
+    def open_gate(self) -> None:
+        """Say in the slice's grant that others are on the device, and that none of them wants it.
+
+        From then on launches are measured. Raises OSError.
+        """
+        from aliquot.shim._region import ffi, lib  # noqa: PLC0415 - only once it is built
+
+        offset = ffi.offsetof("struct aliquot_grant", "device", 0, "gate")
+        others = 1
+        word = others << 2 | lib.ALIQUOT_GATE_OPEN
+        grant = self.shim.parent / ".aliquot/grant"
+        grant.chmod(0o600)
+        with grant.open("r+b") as file:
+            os.pwrite(file.fileno(), word.to_bytes(8, "little"), offset)
+
     def instructions(self, call: str, size: int, live: int = 1) -> Figure:
         """Count the instructions that the shim adds to ``call``, with callgrind."""
         counts = []

@@ -322,6 +322,8 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         ),
         ("file", str(folder / "region/grant"), f"{REGION_FOLDER}/grant", "ro"),
         ("file", str(folder / "region/usage"), f"{REGION_FOLDER}/usage", "rw"),
+        # What is written into a FIFO is not written to its mount.
+        ("file", str(folder / "region/bell"), f"{REGION_FOLDER}/bell", "ro"),
         ("file", str(show), STAT_PATH, "ro"),
     ]
     if adapted:

@@ -22,8 +22,17 @@ if TYPE_CHECKING:
 
 MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
+MAX_WEIGHT: Final[int] = lib.ALIQUOT_MAX_WEIGHT
+# Either way from 0.
+MAX_PRIORITY: Final[int] = lib.ALIQUOT_MAX_PRIORITY
+# Of work that may be under way at a time, unless it is said otherwise.
+WINDOW_US: Final[int] = lib.ALIQUOT_WINDOW_US
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
+# The FIFO beside them, where an agent shares out time. Whoever is in the container may ring,
+# whatever its uid; only who made it listens.
+BELL: Final = "bell"
+_BELL_MODE: Final = 0o622
 # Of the two files.
 GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
 USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
@@ -175,6 +184,13 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
         raise OSError(-error, os.strerror(-error))
 
 
+def create_bell(dirfd: int) -> None:
+    """Make ``bell`` beside the files of a region. Raises OSError."""
+    os.mkfifo(BELL, _BELL_MODE, dir_fd=dirfd)
+    # The creation mode is cut by the umask.
+    os.chmod(BELL, _BELL_MODE, dir_fd=dirfd)
+
+
 def read_grant(fd: int, where: str) -> Grant:
     """Read the open file ``grant``; ``where`` names it in messages. Raises RegionError, OSError."""
     size = ffi.sizeof("struct aliquot_grant")
@@ -245,14 +261,33 @@ def write_cap(fd: int, device: int, cap: int | None) -> None:
     _write_word(fd, "device", device, "cap", value=lib.ALIQUOT_NO_CAP if cap is None else cap)
 
 
-def write_beat(fd: int, count: int) -> None:
-    """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
-    _write_word(fd, "beat", value=count)
+def write_terms(
+    fd: int,
+    device: int,
+    *,
+    cores: int,
+    cores_min: int,
+    weight: int,
+    priority: int,
+    window_us: int = WINDOW_US,
+) -> None:
+    """Write into ``grant``, open for writing, what the slice has of device ``device``'s time.
+
+    All but ``window_us`` are as RegionDevice says; that is the work, in predicted microseconds,
+    that may be under way at a time. Running processes keep to ``cores`` and ``window_us`` from
+    their next launch on; the others are for people, and the arbiter is told them by itself. Raises
+    OSError.
+    """
+    _write_word(fd, "device", device, "cores", value=cores)
+    _write_word(fd, "device", device, "cores_min", value=cores_min)
+    _write_word(fd, "device", device, "weight", value=weight)
+    _write_word(fd, "device", device, "priority", value=priority)
+    _write_word(fd, "device", device, "window_us", value=window_us)
 
 
 def _write_word(fd: int, *path: str | int, value: int) -> None:
     offset, size = _word(path)
-    os.pwrite(fd, value.to_bytes(size, "little"), offset)
+    os.pwrite(fd, value.to_bytes(size, "little", signed=value < 0), offset)
 
 
 @functools.cache

@@ -23,19 +23,22 @@ from aliquot.agent.journal import log_to_stderr
 
 from agent_parts import TOOLS, PaperVendor, PlainConfig
 
-BOOKKEEPERS = frozenset(module.__file__ for module in (admission, deposit, keeper, ledger, wire))
+BOOKKEEPERS = frozenset(
+    str(module.__file__) for module in (admission, deposit, keeper, ledger, wire)
+)
 
 
 class Killer:
     """Kills this process at a line, wherever in its threads."""
 
-    def __init__(self, lines: int) -> None:
-        """Let so many lines pass."""
+    def __init__(self, lines: int, files: frozenset[str] = BOOKKEEPERS) -> None:
+        """Let so many lines of these files pass."""
         self._left = lines
+        self._files = files
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         """Count, as what sys.settrace is given."""
-        if frame.f_code.co_filename not in BOOKKEEPERS:
+        if frame.f_code.co_filename not in self._files:
             return None
         if event == "line":
             self._left -= 1

@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aliquot.agent import rpc
+from aliquot.agent.changes import Changed, Wish
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
+from aliquot.agent.errors import AliquotError
 from aliquot.agent.readings import Readings
 from aliquot.agent.sharing import Account
 from aliquot.agent.slices import Container, Part, Slice
@@ -209,6 +211,14 @@ class Passed:
     socket: socket.socket
 
 
+class Fixed:
+    """Changes no slice."""
+
+    async def change(self, wish: Wish) -> Changed:
+        """Refuse."""
+        raise AliquotError(f"{wish.container} stays as it is")
+
+
 class Node:
     """An agent's parts without the agent; it is what the parts ask of the daemon."""
 
@@ -219,6 +229,7 @@ class Node:
         self.passed: dict[str, Passed] = {}
         self.ledger = Books(folder / "containers", self.devices)
         self.config = Settings(folder)
+        self.changes: rpc.Changes = Fixed()
         # What the arbiter says, by slice and device.
         self.accounts: dict[tuple[str, str], Account] = {}
         self.readings = Readings(self, lambda: self.accounts)

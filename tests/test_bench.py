@@ -21,6 +21,9 @@ OVERHEAD = {
     for processes in (1, 8, 64)
     for threads in (1, 2, 8)
 }
+LAUNCH = {f"{gate}_t{threads}" for gate in ("free", "open") for threads in (1, 2, 4, 8, 16, 32, 64)}
+if shutil.which("valgrind"):
+    LAUNCH |= {"free_instructions", "open_instructions"}
 LIVE = {
     name
     for call in ("alloc_free", "replace")
@@ -34,7 +37,7 @@ INIT = {
     for processes in (1, 8, 64)
     for statistic in ("median", "p95")
 }
-FIGURES = {"overhead": OVERHEAD, "live_allocations": LIVE, "init": INIT}
+FIGURES = {"overhead": OVERHEAD, "launch": LAUNCH, "live_allocations": LIVE, "init": INIT}
 OF_CONTAINERS = {
     "container_start": {"slice", "no_slice"},
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from aliquot.agent import sockets, wire
 from aliquot.agent.errors import AliquotError
+from aliquot.agent.ledger import Ledger, key_of
+from aliquot.shim import region
 
 import agent_process
 from agent_node import Node, end
@@ -91,6 +94,25 @@ def test_the_next_agent_takes_up_what_lives_and_settles_what_ended(node: Node) -
         node.check_books()
         node.stop(node.folder / "one", node.running[0])
         node.check_books()
+
+
+def test_the_next_agent_makes_grants_what_the_ledger_says(node: Node) -> None:
+    with node.agent() as agent:
+        node.start(make_bundle(node.folder / "one"))
+        agent.kill()
+        agent.wait()
+    ledger = Ledger(node.base)
+    ledger.open()
+    (piece,) = ledger.slices()
+    (part,) = piece.parts
+    # An agent was killed after it had written a change down, and before it told the container.
+    part = dataclasses.replace(part, memory_bytes=part.memory_bytes // 2, cores=20, cores_max=30)
+    ledger.replace(dataclasses.replace(piece, parts=(part,)))
+    path = ledger.region(piece.key) / "grant"
+    for _ in range(2):
+        with node.agent(), path.open("rb") as file:
+            (granted,) = region.read_grant(file.fileno(), str(path)).devices
+        assert (granted.cap, granted.cores) == (part.memory_bytes, 30)
 
 
 def test_there_is_one_agent_a_base(node: Node) -> None:

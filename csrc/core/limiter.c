@@ -282,7 +282,7 @@ static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *fl
         return false;
     /* If it was not this one, the next has to wait longer: it may just be a long kernel. */
     flow->let_ns = now;
-    flow->let_pause_ns = least(4 * flow->let_pause_ns, 1000 * MS);
+    flow->let_pause_ns = least(4 * flow->let_pause_ns, 5000 * MS);
     /* relaxed: a figure. */
     atomic_fetch_add_explicit(&limiter->usage->time[flow->device].let_through, 1,
                               memory_order_relaxed);

@@ -6,10 +6,21 @@
 /* A launch that is found done so soon after the host made it had not been waiting behind others. */
 #define BACKLOG_NS (20 * US)
 
+/* Work that ends so soon after a launch was let through had waited for it. */
+#define HELPED_NS (10 * MS)
+
 /* Time before what is charged that other processes of the slice may have left uncharged. */
 #define HOLES_NS (2 * MS)
 
 /* -- What is known of launches ------------------------------------------------------------------ */
+
+/* Whether anything of ours may have run between a mark and the launch behind it. */
+static bool crowded(const struct aliquot_flow *flow, uint64_t now) {
+    unsigned lanes = 0;
+    for (uint32_t i = 0; i < LANES; i++)
+        lanes += flow->lanes[i].key && now - flow->lanes[i].used_ns < 50 * MS;
+    return flow->sharers > 1 || lanes > 1;
+}
 
 static struct learned *learned_at(struct aliquot_limiter *limiter,
                                   const struct aliquot_launch *launch) {
@@ -27,14 +38,6 @@ uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_l
     *at_ns = known ? learned->at_ns : 0;
     aliquot_unlock(&limiter->state->lock);
     return ns;
-}
-
-/* Whether anything of ours may have run between a mark and the launch behind it. */
-static bool crowded(const struct aliquot_flow *flow, uint64_t now) {
-    unsigned lanes = 0;
-    for (uint32_t i = 0; i < LANES; i++)
-        lanes += flow->lanes[i].key && now - flow->lanes[i].used_ns < 50 * MS;
-    return flow->sharers > 1 || lanes > 1;
 }
 
 static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
@@ -143,9 +146,9 @@ static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *f
                                   shared && !queued && spent_ns < flow->given_ns ? HOLES_NS : 0);
         /* The prediction was counted when it was given out. */
         aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
-        if (!queued) {
+        if (!queued && !crowded(flow, now)) {
             flow->pace = (flow->pace * 3 + 1024) / 4;
-        } else if (predicted > 100 * US && flow->sharers == 1 &&
+        } else if (queued && predicted > 100 * US && flow->sharers == 1 &&
                    !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
@@ -238,6 +241,9 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         }
     }
     if (count) {
+        /* It was the launch let through last that was waited for. */
+        if (flow->let_ns && now - flow->let_ns < HELPED_NS)
+            flow->let_pause_ns = OVERDUE_NS;
         flow->progress_ns = now;
         uint64_t left = flow->given_ns > flow->charged_ns ? flow->given_ns - flow->charged_ns : 0;
         flow->due_ns = latest_ns + flow_paced(flow, left) * flow->sharers;
@@ -300,5 +306,4 @@ void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *
     }
     flow->charged_ns = flow->given_ns;
     flow->due_ns = now;
-    flow->let_pause_ns = OVERDUE_NS;
 }
