@@ -21,7 +21,7 @@ from aliquot.hooks.plan import DeviceNode, Needs
 from aliquot.shim import region
 
 from . import changes
-from .blocking import finish
+from .blocking import Caller, finish
 from .deposit import Deposit
 from .devices import Device, Vendor, VendorError
 from .errors import AliquotError
@@ -220,32 +220,34 @@ class Admission(Generic[B]):
         )
         folder = self._ledger.add(piece, _region_devices(parts, devices))
         try:
-            self._keeper.hold(piece)
             # What a region is not made with.
             changes.tell(self._ledger, piece)
-            needs = await self._needs(parts)
-            await finish(lambda: self._edit(bundle, needs, folder))
+            await self._apply(bundle, parts, folder)
         except BaseException:
-            self._keeper.let_go(key)
             self._ledger.remove(key)
             raise
+        # Not before: whoever asked is answered first, and that it may have ended is seen then, too.
+        self._keeper.hold(piece)
         shares = "; ".join(
             f"{changes.told(part)}, held by the {part.enforcement}" for part in parts
         )
         _log.info("container %s gets %s", container.shown, shares)
 
-    async def _needs(self, parts: Iterable[Part]) -> Needs:
+    async def _apply(self, bundle: B, parts: Iterable[Part], folder: Path) -> None:
+        """Ask the vendors what the container needs, and change its bundle. Raises AliquotError."""
         by_vendor: dict[str, list[str]] = {}
         for part in parts:
             by_vendor.setdefault(part.vendor, []).append(part.uuid)
         vendors = {vendor.name: vendor for vendor in self._node.vendors}
-        found: list[Needs] = []
+        calls: list[tuple[Caller, Callable[[], Needs]]] = []
         for name, uuids in by_vendor.items():
             if name not in vendors:
                 raise AliquotError(f"the library of {name} cannot be used any more")
-            call = vendors[name].needs
-            found.append(await self._keeper.caller(name).call(partial(call, uuids)))
-        return merged(found)
+            calls.append((self._keeper.caller(name), partial(vendors[name].needs, uuids)))
+        *others, (last, ask) = calls
+        found = [await caller.call(call) for caller, call in others]
+        # In the same thread: each change of threads may have to wait for a processor.
+        await last.call_then(ask, lambda needs: self._edit(bundle, merged([*found, needs]), folder))
 
     def _edit(self, bundle: B, needs: Needs, folder: Path) -> None:
         copies = tuple(

@@ -144,18 +144,19 @@ class Keeper:
     def _with_init(self, piece: Slice, text: str, peer: Peer) -> Slice:
         shown = piece.container.shown
         pid = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
-        start = processes.start_time(pid) if pid > 1 else None
-        if start is None or not processes.alive(pid, start):
+        start = processes.living_since(pid) if pid > 1 else None
+        if start is None:
             raise AliquotError(f"container {shown}: there is no process {_short(text)} to run it")
         again = not piece.init_pid or (pid, start) == (piece.init_pid, piece.init_start)
         if not again and not has_ended(piece):
             raise AliquotError(f"container {shown} runs already, as process {piece.init_pid}")
-        other = self._ledger.of_pid(pid)
+        lines = processes.cgroups(pid)
+        other = self._ledger.of_cgroups(lines)
         if other is not None and other.key != piece.key:
             raise AliquotError(
                 f"container {shown}: process {pid} is container {other.container.shown}'s"
             )
-        groups = processes.own_cgroups(processes.cgroups(pid), processes.cgroups(peer.pid))
+        groups = processes.own_cgroups(lines, processes.cgroups(peer.pid))
         return dataclasses.replace(piece, init_pid=pid, init_start=start, cgroups=groups)
 
     async def stopped(self, fields: Mapping[str, str], peer: Peer) -> None:

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from aliquot.hooks import files
 from aliquot.shim import region
 from aliquot.shim.region import GrantedDevice, RegionDevice
 
@@ -140,7 +141,10 @@ class Ledger:
         A container whose first process is not known yet, or has no cgroup of its own, is known by
         its id as a whole part of a cgroup's path.
         """
-        lines = processes.cgroups(pid)
+        return self.of_cgroups(processes.cgroups(pid))
+
+    def of_cgroups(self, lines: Sequence[str]) -> Slice | None:
+        """Return the slice in whose cgroups, or below them, a process with these lines is."""
         for piece in self.slices():
             if piece.cgroups:
                 if processes.inside(lines, piece.cgroups):
@@ -326,11 +330,11 @@ class Ledger:
         with _opened(self.folder(piece.key)) as folder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(_NEW, flags, 0o600, dir_fd=folder)
-            with open(fd, "w", encoding="utf-8") as file:  # noqa: PTH123 - an open file
-                file.write(json.dumps(to_json(piece)))
-                file.write("\n")
-                file.flush()
+            try:
+                files.write_all(fd, f"{json.dumps(to_json(piece))}\n".encode())
                 os.fsync(fd)
+            finally:
+                os.close(fd)
             os.replace(_NEW, SLICE, src_dir_fd=folder, dst_dir_fd=folder)
             os.fsync(folder)
 

@@ -144,8 +144,10 @@ def format_cores(cores: int, cores_max: int) -> str:
     return f"{cores}%" if cores == cores_max else f"{cores}-{cores_max}%"
 
 
-def format_share(received: float, wanted: float) -> str:
-    """Return shares of time for people: what was had of what was wanted."""
+def format_share(received: float | None, wanted: float | None) -> str:
+    """Return shares of time for people: what was had of what was wanted; a dash: not known yet."""
+    if received is None or wanted is None:
+        return "-"
     return f"{received * 100:.0f}/{wanted * 100:.0f}%"
 
 

@@ -10,11 +10,12 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from . import files
 from .errors import EditError, shown
 
 CONFIG: Final = "config.json"
@@ -24,6 +25,7 @@ MOMENTS: Final = (
 _MOST_CONFIG_BYTES: Final = 16 << 20
 # The specification's own structure is seven deep.
 _MOST_DEPTH: Final = 64
+_NESTING: Final = (dict, list)
 # What is read or changed of the objects of a config.json.
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("ociVersion", "root", "process", "mounts", "hooks", "annotations", "linux"),
@@ -91,8 +93,7 @@ def _read_json(file: Path) -> Any:  # noqa: ANN401 - what JSON has
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise EditError(f"{file} is not a regular file")
-            with open(fd, "rb", closefd=False) as opened:
-                content = opened.read(_MOST_CONFIG_BYTES + 1)
+            content = files.read_all(fd, _MOST_CONFIG_BYTES)
         finally:
             os.close(fd)
     except OSError as error:
@@ -135,18 +136,17 @@ def _finite(text: str) -> float:
 
 def _check_depth(config: Any, file: Path) -> None:  # noqa: ANN401 - what JSON has
     """Copying and writing recurse: what is too deep for that is refused before anything is done."""
-    level = [config]
+    level = [config] if type(config) in _NESTING else []
     for _ in range(_MOST_DEPTH):
-        level = [value for one in level for value in _values(one)]
+        level = [
+            value
+            for one in level
+            for value in (one.values() if type(one) is dict else one)
+            if type(value) in _NESTING
+        ]
         if not level:
             return
     raise EditError(f"{file} is nested more than {_MOST_DEPTH} deep")
-
-
-def _values(value: Any) -> Iterable[Any]:  # noqa: ANN401 - what JSON has
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 def _root(bundle: Path, text: str, file: Path) -> Path:
@@ -203,13 +203,14 @@ def write(bundle: Bundle, config: Mapping[str, Any]) -> None:
     before = path.lstat()
     fd, fresh = tempfile.mkstemp(dir=bundle.path, prefix=".config-")
     try:
-        with open(fd, "wb") as file:  # noqa: PTH123 - an open file
-            file.write(content)
-            file.flush()
+        try:
+            files.write_all(fd, content)
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
             os.fchown(fd, before.st_uid, before.st_gid)
             # Or a crash might leave an empty file under the name.
             os.fsync(fd)
+        finally:
+            os.close(fd)
         Path(fresh).replace(path)
     except BaseException:
         Path(fresh).unlink(missing_ok=True)

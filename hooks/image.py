@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from . import ldcache
+from . import files, ldcache
 from .errors import EditError, shown
 
 CACHE: Final = "/etc/ld.so.cache"
@@ -121,9 +121,11 @@ class Root:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 return None
             # By its descriptor: nobody can put something else there in between.
-            again = Path(f"/proc/self/fd/{fd}")
-            with again.open("rb") as file:
-                data = file.read(most + 1)
+            again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = files.read_all(again, most)
+            finally:
+                os.close(again)
         except OSError as error:
             raise EditError(f"{shown(path)} of the image: {error.strerror}") from error
         finally:

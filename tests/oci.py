@@ -215,9 +215,9 @@ class Bundle:
             folder.mkdir(parents=True)
         (self.slice / "region/grant").write_text("grant")
         (self.slice / "region/usage").write_text("usage")
-        folder = os.open(self.slice / "region", os.O_RDONLY | os.O_DIRECTORY)
-        region.create_bell(folder)
-        os.close(folder)
+        fd = os.open(self.slice / "region", os.O_RDONLY | os.O_DIRECTORY)
+        region.create_bell(fd)
+        os.close(fd)
         self.lines: list[tuple[str, ...]] = [
             ("aliquot-plan", "1"),
             ("root", str(self.root)),

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from aliquot.agent import sockets, wire
 from aliquot.agent.errors import AliquotError
-from aliquot.agent.ledger import Ledger, key_of
+from aliquot.agent.ledger import Ledger
 from aliquot.shim import region
 
 import agent_process

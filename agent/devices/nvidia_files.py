@@ -80,6 +80,7 @@ FOREIGN_HOOKS: Final = (
     "*/nvidia-cdi-hook",
 )
 
+_WITHHELD_NAMES: Final = re.compile("|".join(map(fnmatch.translate, WITHHELD)))
 # Files that only lead to what is withheld, by a part of their path in the container.
 _WITHHELD_FILES: Final = re.compile(r"/(vulkan|glvnd|egl|OpenCL|gbm|xorg|vdpau|X11)/")
 # Nodes of the kernel's graphics interfaces, by which memory is had without any library.
@@ -227,8 +228,8 @@ class Files:
         libraries: dict[str, Library] = {}
         mounts: dict[str, BindMount] = {}
         for mount in edits.mounts:
-            name = Path(mount.destination).name
-            if self._is_withheld(mount.destination):
+            name = os.path.basename(mount.destination.rstrip("/"))  # noqa: PTH119 - a text
+            if self._withhold and _is_withheld(mount.destination, name):
                 continue
             if not os.path.lexists(mount.source):
                 raise VendorError(
@@ -238,20 +239,16 @@ class Files:
             if not _LIBRARY.fullmatch(name):
                 mounts[mount.destination] = mount
                 continue
-            file = Path(mount.source).resolve()
+            file = Path(os.path.realpath(mount.source))
             library = elf.read(file)
             if library.machine == machine:
                 # (Of other machines there is no shim, so their drivers stay out.)
                 libraries[name] = Library(file, _names(name, library.soname, links))
         return tuple(libraries.values()), tuple(mounts.values())
 
-    def _is_withheld(self, path: str) -> bool:
-        if not self._withhold:
-            return False
-        name = Path(path).name
-        return bool(_WITHHELD_FILES.search(path)) or any(
-            fnmatch.fnmatchcase(name, pattern) for pattern in WITHHELD
-        )
+
+def _is_withheld(path: str, name: str) -> bool:
+    return bool(_WITHHELD_FILES.search(path) or _WITHHELD_NAMES.match(name))
 
 
 def substitutes() -> tuple[Substitute, ...]:
