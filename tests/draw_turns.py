@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/draw_turns.py docs/turns.svg
 
-The code of limiter and arbiter is what runs in containers and in the agent; the clock and the device
-are the harness' own, so that the picture is the same every time. A bar is a time in which the
+Limiter and arbiter are those that run in containers and in the agent; the clock and the device are
+the harness' own, so that the picture is the same every time. A bar is a time in which the
 container's kernels ran on the device.
 """
 
