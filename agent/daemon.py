@@ -387,7 +387,7 @@ def _services() -> Sequence[tuple[str, Service]]:
 
     @contextlib.asynccontextmanager
     async def read(daemon: Daemon) -> AsyncIterator[None]:
-        daemon.readings = Readings(daemon)
+        daemon.readings = Readings(daemon, daemon.sharing.accounts)
         async with _task(daemon.readings.run()):
             yield
 
