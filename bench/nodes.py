@@ -62,6 +62,9 @@ class NodeBed:
         # Both need privileges that root in a container lacks.
         process.pop("rlimits", None)
         process.pop("oomScoreAdj", None)
+        # What else the machine does disturbs them little.
+        resources = template["linux"].setdefault("resources", {})
+        resources["cpu"] = {"shares": 262144}
         template["root"] = {"path": str(self.folder / "rootfs"), "readonly": False}
         return template
 
