@@ -39,7 +39,7 @@ INIT = {
 }
 FIGURES = {"overhead": OVERHEAD, "launch": LAUNCH, "live_allocations": LIVE, "init": INIT}
 OF_CONTAINERS = {
-    "container_start": {"slice", "no_slice"},
+    "container_start": {"slice", "no_slice", "slice_cpu", "no_slice_cpu"},
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
 }
 
