@@ -1,4 +1,4 @@
-"""The programs exec_*.c and their like: compiled against CUDA's header, linked with the simulator."""
+"""The programs exec_*.c and their like, compiled with CUDA's header for the simulator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def cases(program: str) -> list[str]:
 
 
 def compile_program(program: str, folder: Path, headers: Path, sim_library: Path) -> Path:
-    """Compile a program of this folder into ``folder``; it finds libcuda.so.1 by its environment."""
+    """Compile a program into ``folder``; it finds libcuda.so.1 by its environment."""
     subprocess.run(
         [
             *("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
