@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -92,18 +92,22 @@ class Place:
         self._environment: dict[str, str] = {}
         self.gate: Gate
 
-    def make(self, *, cores: int = 100, shared: bool = False) -> Place:
-        """Make the slice; ``shared``: somebody opens its gate."""
-        device = region.RegionDevice(
-            uuid=self.node.device.uuid,
-            cap=None,
-            page_bytes=self.node.device.page_size,
-            context_bytes=self.node.device.context,
+    def make(self, *, cores: int = 100, shared: bool = False, devices: int = 1) -> Place:
+        """Make the slice of so many devices; ``shared``: somebody opens its gate."""
+        parts = tuple(
+            region.RegionDevice(
+                uuid=device.uuid,
+                cap=None,
+                page_bytes=device.page_size,
+                context_bytes=device.context,
+                cores=cores,
+                shared=shared,
+            )
+            for device in self.node.devices[:devices]
         )
-        device = replace(device, cores=cores, shared=shared)
-        library = lay_out(self._shim, self.node.library, self._folder / "slice", (device,))
+        library = lay_out(self._shim, self.node.library, self._folder / "slice", parts)
         self._environment = self.node.environment("time", library.parent)
-        self.gate = Gate(library.parent / ".aliquot")
+        self.gate = Gate(library.parent / ".aliquot", devices)
         return self
 
     def start(self, *arguments: object, program: str = CLIENT) -> Client:
@@ -169,9 +173,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def test_a_cap_changes_nothing_of_what_is_carried_out(
     place: Place, program: str, case: str
 ) -> None:
-    client = place.make(cores=30).start(case, program=program)
-    client.go()
-    client.end()
+    place.make(cores=30, devices=2).start(case, program=program).end()
 
 
 @pytest.mark.parametrize("cores", [30, 100])
