@@ -8,6 +8,7 @@ slice takes it out again, and the bundle's config.json is replaced last, whole.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -20,13 +21,13 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from aliquot.hooks.plan import DeviceNode, Needs
 from aliquot.shim import region
 
-from .blocking import finish
+from . import changes
+from .blocking import Caller, finish
 from .deposit import Deposit
 from .devices import Device, Vendor, VendorError
 from .errors import AliquotError
 from .keeper import DRIVER, Keeper, has_ended
 from .ledger import Ledger, key_of
-from .sizes import format_size
 from .slices import Container, Part, Request, Slice
 from .wire import Peer
 
@@ -83,7 +84,8 @@ class Tools(Generic[B]):
     """What admission is done with.
 
     ``read`` and ``place`` know the configuration already; ``faults`` are what those of the bundle
-    raise, with one line for people.
+    raise, with one line for people. ``inspect_at_once`` reads a bundle that is at hand, without
+    waiting for anything, and returns None for others.
     """
 
     inspect: Callable[[Path], B]
@@ -96,6 +98,7 @@ class Tools(Generic[B]):
     write: Callable[[B, dict[str, Any]], None]
     link_char_devices: Callable[[Sequence[DeviceNode]], None]
     faults: tuple[type[Exception], ...] = ()
+    inspect_at_once: Callable[[Path], B | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,9 @@ class Admission(Generic[B]):
             raise AliquotError(f"container {container.shown}: its bundle is no absolute path")
         try:
             async with self._keeper.locked(key):
-                bundle = await finish(lambda: self._tools.inspect(Path(path)))
+                bundle = self._tools.inspect_at_once(Path(path))
+                if bundle is None:
+                    bundle = await finish(lambda: self._tools.inspect(Path(path)))
                 container = _container(container, bundle.annotations)
                 await self._make_way(key, container, peer)
                 if any(bundle.annotations.get(name) == "sandbox" for name in _PAUSE):
@@ -212,35 +217,45 @@ class Admission(Generic[B]):
             created_unix_ns=time.time_ns(),
             maker_pid=peer.pid,
             maker_start=peer.start,
+            policy=request.policy,
+            group=request.group,
+            quiet_ms=request.quiet_ms,
+            floor=request.floor,
+            native=request.native,
         )
         folder = self._ledger.add(piece, _region_devices(parts, devices))
         try:
-            self._keeper.hold(piece)
-            needs = await self._needs(parts)
-            await finish(lambda: self._edit(bundle, needs, folder))
+            # What a region is not made with.
+            changes.tell(self._ledger, piece)
+            await self._apply(bundle, parts, folder)
         except BaseException:
-            self._keeper.let_go(key)
             self._ledger.remove(key)
             raise
-        shares = ", ".join(
-            f"{format_size(part.memory_bytes)} and {part.cores}% of {part.uuid}, held by "
-            f"the {part.enforcement}"
-            for part in parts
+        # Not before: whoever asked is answered first, and that it may have ended is seen then, too.
+        self._keeper.hold(piece)
+        shares = "; ".join(
+            f"{changes.told(part)}, held by the {part.enforcement}" for part in parts
         )
-        _log.info("container %s gets %s", container.shown, shares)
+        # Written once whoever asked has the answer.
+        asyncio.get_running_loop().call_soon(
+            _log.info, "container %s gets %s", container.shown, shares
+        )
 
-    async def _needs(self, parts: Iterable[Part]) -> Needs:
+    async def _apply(self, bundle: B, parts: Iterable[Part], folder: Path) -> None:
+        """Ask the vendors what the container needs, and change its bundle. Raises AliquotError."""
         by_vendor: dict[str, list[str]] = {}
         for part in parts:
             by_vendor.setdefault(part.vendor, []).append(part.uuid)
         vendors = {vendor.name: vendor for vendor in self._node.vendors}
-        found: list[Needs] = []
+        calls: list[tuple[Caller, Callable[[], Needs]]] = []
         for name, uuids in by_vendor.items():
             if name not in vendors:
                 raise AliquotError(f"the library of {name} cannot be used any more")
-            call = vendors[name].needs
-            found.append(await self._keeper.caller(name).call(partial(call, uuids)))
-        return merged(found)
+            calls.append((self._keeper.caller(name), partial(vendors[name].needs, uuids)))
+        *others, (last, ask) = calls
+        found = [await caller.call(call) for caller, call in others]
+        # In the same thread: each change of threads may have to wait for a processor.
+        await last.call_then(ask, lambda needs: self._edit(bundle, merged([*found, needs]), folder))
 
     def _edit(self, bundle: B, needs: Needs, folder: Path) -> None:
         copies = tuple(
@@ -281,9 +296,12 @@ def _region_devices(
             cap=part.memory_bytes,
             page_bytes=known[part.uuid].page_bytes,
             context_bytes=known[part.uuid].context_bytes,
-            # Who was promised nothing may have all that others leave.
-            cores=part.cores or 100,
+            cores=part.cores_max,
             by_driver=part.enforcement == DRIVER,
+            shared=True,
+            cores_min=part.cores,
+            weight=part.weight,
+            priority=part.priority,
         )
         for part in parts
     )

@@ -6,6 +6,7 @@ driver for good, and the agent must still stop, and serve what does not need tha
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import threading
@@ -15,6 +16,7 @@ from typing import Final, TypeVar
 from .errors import AliquotError
 
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 _MOST_THREADS: Final = 4
 
 
@@ -28,12 +30,17 @@ async def finish(function: Callable[[], _T]) -> _T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({work})
-        if not work.cancelled():
-            work.exception()
+        await _end_of(work)
         raise
+
+
+async def _end_of(work: asyncio.Future[_T]) -> None:
+    """Return once it has ended, whoever is cancelled meanwhile."""
+    while not work.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({work})
+    if not work.cancelled():
+        work.exception()
 
 
 class Caller:
@@ -51,6 +58,43 @@ class Caller:
         Raises AliquotError when it has no turn, or does not return, in time; its thread is then
         left behind, and keeps its place until it does.
         """
+        work = await self._begin(function)
+        done, _ = await asyncio.wait({work}, timeout=self._seconds)
+        if not done:
+            raise self._silent()
+        return work.result()
+
+    async def call_then(self, function: Callable[[], _T], then: Callable[[_T], _U]) -> _U:
+        """Return what ``then`` returns of what ``function`` returned, and raise what either raises.
+
+        ``function`` is as in ``call``. ``then`` is work of our own, as in ``finish``: it follows in
+        the same thread, does not begin once nobody waits, and once begun is waited for.
+        """
+        begun = threading.Lock()  # whoever has it first decides whether `then` begins
+
+        def both() -> tuple[_U] | None:
+            result = function()
+            return (then(result),) if begun.acquire(blocking=False) else None
+
+        work = await self._begin(both)
+        try:
+            await asyncio.wait({work}, timeout=self._seconds)
+        except asyncio.CancelledError:
+            if not begun.acquire(blocking=False):
+                await _end_of(work)
+            raise
+        if not work.done() and begun.acquire(blocking=False):
+            raise self._silent()
+        try:
+            result = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await _end_of(work)
+            raise
+        assert result is not None
+        return result[0]
+
+    async def _begin(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Start a thread when there is room for one. Raises AliquotError when there is none."""
         try:
             await asyncio.wait_for(self._room.acquire(), self._seconds)
         except asyncio.TimeoutError:
@@ -60,10 +104,10 @@ class Caller:
             ) from None
         work = _start(function)
         work.add_done_callback(self._ended)
-        done, _ = await asyncio.wait({work}, timeout=self._seconds)
-        if not done:
-            raise AliquotError(f"{self._name} did not answer within {self._seconds:g} s")
-        return work.result()
+        return work
+
+    def _silent(self) -> AliquotError:
+        return AliquotError(f"{self._name} did not answer within {self._seconds:g} s")
 
     def _ended(self, work: asyncio.Future[_T]) -> None:
         self._room.release()
@@ -106,5 +150,6 @@ def _start(function: Callable[[], _T]) -> asyncio.Future[_T]:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(tell, result, error)
 
-    threading.Thread(target=work, daemon=True).start()
+    # (`threading` would have the loop wait until the thread runs.)
+    _thread.start_new_thread(work, ())
     return future

@@ -51,11 +51,11 @@ class Deposit:
         Its content and mode are checked when this process meets it first. Raises AliquotError.
         """
         try:
+            known = _mark(source.stat(), source, mode)
+            if known in self._known:
+                return self._known[known]
             with open(source, "rb") as file:  # noqa: PTH123 - read within a bound
-                status = os.fstat(file.fileno())
-                known = (str(source), status.st_ino, status.st_size, status.st_mtime_ns, mode)
-                if known in self._known:
-                    return self._known[known]
+                known = _mark(os.fstat(file.fileno()), source, mode)
                 content = file.read(_MOST_BYTES + 1)
             if len(content) > _MOST_BYTES:
                 raise AliquotError(
@@ -118,6 +118,10 @@ class Deposit:
             # Other writers of JSON escape slashes.
             found |= {os.fsdecode(name) for name in pattern.findall(content.replace(b"\\/", b"/"))}
         return found
+
+
+def _mark(status: os.stat_result, source: Path, mode: int) -> tuple[str, int, int, int, int]:
+    return str(source), status.st_ino, status.st_size, status.st_mtime_ns, mode
 
 
 def _make_folder(folder: Path) -> None:

@@ -37,6 +37,8 @@ class _Lines(logging.Formatter):
             time = datetime.fromtimestamp(record.created, timezone.utc).isoformat()
             level = record.levelname.lower()
             return json.dumps({"time": time, "level": level, "msg": text})
-        line = "".join(letter if letter.isprintable() else "?" for letter in text)
+        line = text
+        if not text.isprintable():
+            line = "".join(letter if letter.isprintable() else "?" for letter in text)
         level = f"<{_LEVELS.get(record.levelno, 5)}>" if self._journal else ""
         return f"{level}aliquot agent: {line}"

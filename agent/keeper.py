@@ -139,23 +139,29 @@ class Keeper:
             self.hold(fresh)
             # After it was written down: whoever comes after a crash knows what to take back.
             await self._limit(fresh)
-            _log.info("container %s runs as process %d", fresh.container.shown, fresh.init_pid)
+            # Written once whoever asked has the answer.
+            asyncio.get_running_loop().call_soon(
+                _log.info,
+                "container %s runs as process %d",
+                *(fresh.container.shown, fresh.init_pid),
+            )
 
     def _with_init(self, piece: Slice, text: str, peer: Peer) -> Slice:
         shown = piece.container.shown
         pid = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else 0
-        start = processes.start_time(pid) if pid > 1 else None
-        if start is None or not processes.alive(pid, start):
+        start = processes.living_since(pid) if pid > 1 else None
+        if start is None:
             raise AliquotError(f"container {shown}: there is no process {_short(text)} to run it")
         again = not piece.init_pid or (pid, start) == (piece.init_pid, piece.init_start)
         if not again and not has_ended(piece):
             raise AliquotError(f"container {shown} runs already, as process {piece.init_pid}")
-        other = self._ledger.of_pid(pid)
+        lines = processes.cgroups(pid)
+        other = self._ledger.of_cgroups(lines)
         if other is not None and other.key != piece.key:
             raise AliquotError(
                 f"container {shown}: process {pid} is container {other.container.shown}'s"
             )
-        groups = processes.own_cgroups(processes.cgroups(pid), processes.cgroups(peer.pid))
+        groups = processes.own_cgroups(lines, processes.cgroups(peer.pid))
         return dataclasses.replace(piece, init_pid=pid, init_start=start, cgroups=groups)
 
     async def stopped(self, fields: Mapping[str, str], peer: Peer) -> None:
@@ -246,6 +252,54 @@ class Keeper:
                     if other.enforcement == DRIVER:
                         await self._take_back(piece, other)
                 raise AliquotError(f"container {shown}: {error}") from error
+
+    async def change_limits(self, before: Slice, fresh: Slice) -> None:
+        """Have drivers hold the caps of a running slice that have changed, all or none of them.
+
+        Its key is locked. Raises AliquotError.
+        """
+        changed = [
+            (old, new)
+            for old, new in zip(before.parts, fresh.parts, strict=True)
+            if new.enforcement == DRIVER and new.memory_bytes != old.memory_bytes
+        ]
+        if not changed or not fresh.init_pid:
+            # One that starts gets its limits once its first process is told.
+            return
+        shown = fresh.container.shown
+        folder = _unified(fresh)
+        if folder is None:
+            raise AliquotError(
+                f"container {shown}: its cgroup is gone, by which a driver limits it"
+            )
+        for number, (_, part) in enumerate(changed):
+            try:
+                await self._set_limit(part, folder, part.memory_bytes)
+            except (VendorError, AliquotError) as error:  # noqa: PERF203 - it ends the loop
+                for old, _ in changed[: number + 1]:
+                    with contextlib.suppress(VendorError, AliquotError):
+                        await self._set_limit(old, folder, old.memory_bytes)
+                raise AliquotError(f"container {shown}: {error}") from error
+
+    async def limit_again(self) -> None:
+        """Have drivers hold the caps that the ledger has.
+
+        An agent may have ended between writing one down and telling it.
+        """
+        await self._looked()
+        for key in [piece.key for piece in self._ledger.slices()]:
+            async with self.locked(key):
+                piece = self._ledger.get(key)
+                folder = _unified(piece) if piece is not None and piece.init_pid else None
+                if piece is None or folder is None or has_ended(piece):
+                    continue
+                for part in piece.parts:
+                    if part.enforcement != DRIVER:
+                        continue
+                    try:
+                        await self._set_limit(part, folder, part.memory_bytes)
+                    except (VendorError, AliquotError) as error:
+                        _log.warning("container %s: %s", piece.container.shown, error)
 
     async def _take_back(self, piece: Slice, part: Part) -> None:
         folder = _unified(piece)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import functools
 import os
 import select
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from aliquot.hooks import files
 
 from . import mounts
 from .errors import AliquotError
@@ -64,11 +67,16 @@ def descends(pid: int, ancestor: int) -> bool:
 
 def alive(pid: int, start: int) -> bool:
     """Say whether the process with this pid and start time has not ended."""
-    fd = open_pidfd(pid, start)
-    if fd is None:
-        return False
-    os.close(fd)
-    return True
+    return living_since(pid) == start
+
+
+def living_since(pid: int) -> int | None:
+    """Return when a living process started, None when it has ended. Raises as ``open_pidfd``."""
+    opened = _open(pid)
+    if opened is None:
+        return None
+    os.close(opened[0])
+    return opened[1]
 
 
 def open_pidfd(pid: int, start: int) -> int | None:
@@ -76,15 +84,27 @@ def open_pidfd(pid: int, start: int) -> int | None:
 
     Raises OSError when there are no more descriptors or the kernel lacks them.
     """
+    opened = _open(pid)
+    if opened is None:
+        return None
+    if opened[1] == start:
+        return opened[0]
+    os.close(opened[0])
+    return None
+
+
+def _open(pid: int) -> tuple[int, int] | None:
+    """Return a pidfd of a living process and when it started."""
     if pid <= 0:
         return None
     try:
         fd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no pid is larger than an int
         return None
-    # Read after it was opened: while the start time is right, the descriptor is that process'.
-    if start_time(pid) == start and not _has_ended(fd):
-        return fd
+    # Read after it was opened: if it has not ended since, the time is that process'.
+    start = start_time(pid)
+    if start is not None and not _has_ended(fd):
+        return fd, start
     os.close(fd)
     return None
 
@@ -127,8 +147,7 @@ async def readable(fd: int) -> None:
 def cgroups(pid: int) -> tuple[str, ...]:
     """Return the lines of /proc/PID/cgroup, ``number:controllers:path``; none without a process."""
     try:
-        with open(f"/proc/{pid}/cgroup", "rb") as file:  # noqa: PTH123 - read within a bound
-            text = file.read(_MOST_BYTES)
+        text = _read(f"/proc/{pid}/cgroup")
     except OSError:
         return ()
     return tuple(os.fsdecode(line) for line in text.splitlines())
@@ -226,8 +245,8 @@ def _is_populated(folder: Path) -> bool:
 
 def _members(folder: Path) -> Iterator[int]:
     """Yield the processes of a cgroup and of those below it; it may go while it is read."""
-    for top, _, files in os.walk(folder):
-        if "cgroup.procs" in files:
+    for top, _, names in os.walk(folder):
+        if "cgroup.procs" in names:
             try:
                 yield from map(int, Path(top, "cgroup.procs").read_text(encoding="ascii").split())
             except OSError:
@@ -246,6 +265,8 @@ def _folder(table: Iterable[mounts.Mount], name: str, path: str) -> Path | None:
     return None
 
 
+# (The lines of all slices are asked for each process that connects.)
+@functools.lru_cache(maxsize=4096)
 def _split(line: str) -> tuple[str, str]:
     """Return controllers and path: the hierarchy's number says nothing, a path may have colons."""
     parts = line.split(":", 2)
@@ -255,9 +276,17 @@ def _split(line: str) -> tuple[str, str]:
 def _stat_fields(pid: int) -> list[bytes]:
     """Return the fields of /proc/PID/stat from the third on, none when there is no process."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 - read within a bound
-            text = file.read(_MOST_BYTES)
+        text = _read(f"/proc/{pid}/stat")
     except OSError:
         return []
     # The command's name stands in parentheses and may have anything in it.
     return text.rpartition(b")")[2].split()
+
+
+def _read(path: str) -> bytes:
+    """Return a file of /proc, as far as it is believable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return files.read_all(fd, _MOST_BYTES)
+    finally:
+        os.close(fd)

@@ -23,6 +23,9 @@ class Request:
     and ``models`` name what is wanted, ``not_uuids`` and ``not_models`` what is not: beginnings of
     UUIDs, parts of model names in any case. ``placement`` is ``binpack`` or ``spread``, None where
     the configuration decides. ``sources`` says who asked, for messages.
+
+    ``cores_max``, ``weight`` and ``priority`` are as in Part, None where nobody has said them;
+    ``policy``, ``group``, ``quiet_ms``, ``floor`` and ``native`` are as in Slice.
     """
 
     count: int | None
@@ -35,6 +38,14 @@ class Request:
     placement: str | None = None
     memory_by_index: tuple[tuple[int, Size], ...] = ()
     sources: tuple[str, ...] = ()
+    cores_max: int | None = None
+    weight: int | None = None
+    priority: int | None = None
+    policy: str = "burst-share"
+    group: str = ""
+    quiet_ms: int = 100
+    floor: int = 0
+    native: bool = False
 
 
 @dataclass(frozen=True, slots=True)

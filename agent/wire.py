@@ -43,6 +43,7 @@ _FRAME_SECONDS: Final = 5.0
 _MOST_CONNECTIONS: Final = 256
 # So long anybody may take to ask when others wait to connect.
 _ASKING_SECONDS: Final = 0.25
+_PIECE_BYTES: Final = 4096
 _log: Final = logging.getLogger(__name__)
 
 
@@ -231,10 +232,17 @@ class Server:
         with connection:
             try:
                 peer = self._peer(connection)
-                kind, payload = await asyncio.wait_for(_read(connection), self._seconds)
+                # Our own programs send at once, and what is small is taken at once: then nobody
+                # waits, and no clock is needed.
+                came = _received(connection)
+                frame = _whole(came)
+                if frame is None:
+                    frame = await asyncio.wait_for(_read(connection, came), self._seconds)
                 self._reading.pop(task, None)
-                reply = await self._answer(kind, payload, peer)
-                await asyncio.wait_for(loop.sock_sendall(connection, reply), self._seconds)
+                reply = await self._answer(*frame, peer)
+                left = reply[_sent(connection, reply) :]
+                if left:
+                    await asyncio.wait_for(loop.sock_sendall(connection, left), self._seconds)
             except FrameError as error:
                 self._complain(f"a connection is dropped: {error}")
             except asyncio.TimeoutError:
@@ -281,20 +289,42 @@ class Server:
         self._complaints, self._quiet_until = 0, now + 1.0
 
 
-async def _read(connection: socket.socket) -> tuple[int, bytes]:
-    kind, length = read_header(await _read_exactly(connection, HEADER.size))
-    return kind, await _read_exactly(connection, length)
+def _received(connection: socket.socket) -> bytes:
+    """Return what has come by now."""
+    try:
+        return connection.recv(_PIECE_BYTES)
+    except BlockingIOError:
+        return b""
 
 
-async def _read_exactly(connection: socket.socket, size: int) -> bytes:
+def _sent(connection: socket.socket, data: bytes) -> int:
+    """Send what is taken now; returns how many bytes that was."""
+    try:
+        return connection.send(data)
+    except BlockingIOError:
+        return 0
+
+
+def _whole(data: bytes) -> tuple[int, bytes] | None:
+    """Return kind and payload once all of a frame is there. Raises FrameError."""
+    if len(data) < HEADER.size:
+        return None
+    kind, length = read_header(data[: HEADER.size])
+    end = HEADER.size + length
+    return (kind, data[HEADER.size : end]) if len(data) >= end else None
+
+
+async def _read(connection: socket.socket, data: bytes) -> tuple[int, bytes]:
+    """Return the frame that begins with ``data``. Raises FrameError."""
     loop = asyncio.get_running_loop()
-    data = bytearray()
-    while len(data) < size:
-        part = await loop.sock_recv(connection, size - len(data))
+    while True:
+        part = await loop.sock_recv(connection, _PIECE_BYTES)
         if not part:
             raise FrameError("it ends in the middle of a frame")
         data += part
-    return bytes(data)
+        frame = _whole(data)
+        if frame is not None:
+            return frame
 
 
 def _line(text: str) -> bytes:

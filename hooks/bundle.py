@@ -10,11 +10,12 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from . import files
 from .errors import EditError, shown
 
 CONFIG: Final = "config.json"
@@ -22,8 +23,11 @@ MOMENTS: Final = (
     *("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"),
 )
 _MOST_CONFIG_BYTES: Final = 16 << 20
+# Parsed in a millisecond or two.
+_MOST_AT_ONCE_BYTES: Final = 128 << 10
 # The specification's own structure is seven deep.
 _MOST_DEPTH: Final = 64
+_NESTING: Final = (dict, list)
 # What is read or changed of the objects of a config.json.
 _KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("ociVersion", "root", "process", "mounts", "hooks", "annotations", "linux"),
@@ -43,7 +47,11 @@ class Bundle:
     config: Mapping[str, Any]
     annotations: Mapping[str, str]
     environment: Mapping[str, str]
-    root: Path
+
+    @property
+    def root(self) -> Path:
+        """Where the root file system is, free of links: the hook finds it by this name."""
+        return Path(os.path.realpath(self.path / self.config["root"]["path"]))
 
 
 def inspect(path: Path) -> Bundle:
@@ -51,11 +59,45 @@ def inspect(path: Path) -> Bundle:
     if not path.is_absolute():
         raise EditError(f"{path}: a bundle is named by its absolute path")
     file = path / CONFIG
+    return _understood(path, _read(file))
+
+
+def inspect_at_once(path: Path) -> Bundle | None:
+    """Do the same if it waits for no disk or server and takes no time: the usual bundle in /run.
+
+    None for any other, also where the kernel cannot tell (before 5.12). Raises EditError.
+    """
+    file = path / CONFIG
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = files.openat2(bytes(file), flags, files.RESOLVE_CACHED)
+    except (OSError, ValueError):
+        return None
+    try:
+        status = os.fstat(fd)
+        at_hand = (
+            stat.S_ISREG(status.st_mode)
+            and status.st_size <= _MOST_AT_ONCE_BYTES
+            and files.is_in_memory(fd)
+        )
+        content = files.read_all(fd, _MOST_AT_ONCE_BYTES) if at_hand else b""
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    if not path.is_absolute() or not 0 < len(content) <= _MOST_AT_ONCE_BYTES:
+        return None
+    return _understood(path, content)
+
+
+def _understood(path: Path, content: bytes) -> Bundle:
+    """Return the bundle with this config.json. Raises EditError."""
+    file = path / CONFIG
     find = _Finder(str(file))
-    config = find.keys(find.of(_read_json(file), dict, "the whole"), "")
+    config = find.keys(find.of(_parsed(content, file), dict, "the whole"), "")
     find.of(config.get("ociVersion"), str, "ociVersion")
     root = find.keys(find.of(config.get("root"), dict, "root"), "root")
-    path_of_root = find.of(root.get("path"), str, "root.path")
+    _check_root(find.of(root.get("path"), str, "root.path"), file)
     # What is null is absent: so the runtimes, which are written in Go, read and write it.
     process = find.keys(find.of(config.get("process") or {}, dict, "process"), "process")
     find.of(process.get("cwd") or "", str, "process.cwd")
@@ -80,25 +122,27 @@ def inspect(path: Path) -> Bundle:
         config=config,
         annotations=annotations,
         environment=dict(variable.partition("=")[::2] for variable in variables),
-        root=_root(path, path_of_root, file),
     )
 
 
-def _read_json(file: Path) -> Any:  # noqa: ANN401 - what JSON has
+def _read(file: Path) -> bytes:
     try:
         # What lies there may be a pipe: do not wait for its other end.
         fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise EditError(f"{file} is not a regular file")
-            with open(fd, "rb", closefd=False) as opened:
-                content = opened.read(_MOST_CONFIG_BYTES + 1)
+            content = files.read_all(fd, _MOST_CONFIG_BYTES)
         finally:
             os.close(fd)
     except OSError as error:
         raise EditError(f"{file} cannot be read: {error.strerror}") from error
     if len(content) > _MOST_CONFIG_BYTES:
         raise EditError(f"{file} has more than {_MOST_CONFIG_BYTES >> 20} MiB")
+    return content
+
+
+def _parsed(content: bytes, file: Path) -> Any:  # noqa: ANN401 - what JSON has
     try:
         # (Of bytes, json would also take UTF-16, which no runtime does.)
         config = json.loads(
@@ -135,29 +179,26 @@ def _finite(text: str) -> float:
 
 def _check_depth(config: Any, file: Path) -> None:  # noqa: ANN401 - what JSON has
     """Copying and writing recurse: what is too deep for that is refused before anything is done."""
-    level = [config]
+    level = [config] if type(config) in _NESTING else []
     for _ in range(_MOST_DEPTH):
-        level = [value for one in level for value in _values(one)]
+        level = [
+            value
+            for one in level
+            for value in (one.values() if type(one) is dict else one)
+            if type(value) in _NESTING
+        ]
         if not level:
             return
     raise EditError(f"{file} is nested more than {_MOST_DEPTH} deep")
 
 
-def _values(value: Any) -> Iterable[Any]:  # noqa: ANN401 - what JSON has
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
-def _root(bundle: Path, text: str, file: Path) -> Path:
-    """Return where the root file system is, free of links: the hook finds it by this name."""
+def _check_root(text: str, file: Path) -> None:
     try:
-        root = os.path.realpath(bundle / text) if text else None
-    except ValueError:  # a NUL, or half of a character
-        root = None
-    if root is None:
+        right = text and "\0" not in text and os.fsencode(text)
+    except UnicodeEncodeError:  # half of a character
+        right = False
+    if not right:
         raise EditError(f"{file}: root.path '{shown(text)}' is not a path")
-    return Path(root)
 
 
 class _Finder:
@@ -203,13 +244,14 @@ def write(bundle: Bundle, config: Mapping[str, Any]) -> None:
     before = path.lstat()
     fd, fresh = tempfile.mkstemp(dir=bundle.path, prefix=".config-")
     try:
-        with open(fd, "wb") as file:  # noqa: PTH123 - an open file
-            file.write(content)
-            file.flush()
+        try:
+            files.write_all(fd, content)
             os.fchmod(fd, stat.S_IMODE(before.st_mode))
             os.fchown(fd, before.st_uid, before.st_gid)
             # Or a crash might leave an empty file under the name.
             os.fsync(fd)
+        finally:
+            os.close(fd)
         Path(fresh).replace(path)
     except BaseException:
         Path(fresh).unlink(missing_ok=True)

@@ -7,7 +7,6 @@ input.
 
 from __future__ import annotations
 
-import copy
 import fnmatch
 import functools
 import json
@@ -20,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from . import image, ldcache, planfile
-from .bundle import CONFIG, MOMENTS, Bundle, inspect, write
+from . import files, image, ldcache, planfile
+from .bundle import CONFIG, MOMENTS, Bundle, inspect, inspect_at_once, write
 from .errors import EditError
 from .folders import DRIVER_FOLDERS
 from .plan import BindMount, DeviceNode, Library, Needs
@@ -32,6 +31,7 @@ __all__ = [
     "Bundle",
     "apply",
     "inspect",
+    "inspect_at_once",
     "link_char_devices",
     "write",
 ]
@@ -47,6 +47,7 @@ _VARIANTS: Final = "glibc-hwcaps/*"
 _MOST_KEPT_BYTES: Final = 256 << 10
 _OUR_HOOKS: Final = ("createRuntime", "createContainer", "poststop")
 _OUR_HOOK_NAME: Final = "aliquot-hook"
+_NOTHING: Final = r"(?!)"
 # -- Changing --------------------------------------------------------------------------------------
 
 
@@ -58,7 +59,8 @@ def apply(
     ``folder`` is the slice's; ``hook`` and ``stat`` are the programs that the container is given.
     Doing it twice is doing it once. Raises EditError, OSError.
     """
-    config: dict[str, Any] = copy.deepcopy(dict(bundle.config))
+    # What is changed below is a new object each time: the bundle stays as it was found.
+    config: dict[str, Any] = dict(bundle.config)
     _write_plan(bundle, needs, folder, stat)
     _set_environment(config, needs.environment)
     _set_devices(config, needs.nodes)
@@ -78,22 +80,23 @@ def link_char_devices(nodes: Iterable[DeviceNode], dev: Path = Path("/dev")) -> 
     for node in nodes:
         kind = {"c": "char", "b": "block"}.get(node.kind)
         name = node.source or node.path
-        path = dev / name.removeprefix("/dev/")
+        path = f"{dev}/{name.removeprefix('/dev/')}"
         if kind is None or not name.startswith("/dev/") or not _is_node(path, node):
             continue
-        link = dev / kind / f"{node.major}:{node.minor}"
-        if _is_node(link, node):
+        place = f"{dev}/{kind}/{node.major}:{node.minor}"
+        if _is_node(place, node):
             continue
+        link = Path(place)
         link.parent.mkdir(mode=0o755, exist_ok=True)
         fresh = link.with_name(f".{link.name}.{os.getpid()}.{threading.get_ident()}")
         fresh.symlink_to(os.path.relpath(path, link.parent))
         fresh.replace(link)
 
 
-def _is_node(path: Path, node: DeviceNode) -> bool:
+def _is_node(path: str, node: DeviceNode) -> bool:
     """Say whether a path leads to the device that a node is of."""
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - of each node of each container
     except OSError:
         return False
     right = stat.S_ISBLK if node.kind == "b" else stat.S_ISCHR
@@ -105,13 +108,14 @@ def _set_environment(config: dict[str, Any], variables: Mapping[str, str]) -> No
         return
     before = config["process"].get("env") or []
     kept = [text for text in before if text.partition("=")[0] not in variables]
-    config["process"]["env"] = kept + [f"{key}={value}" for key, value in variables.items()]
+    env = kept + [f"{key}={value}" for key, value in variables.items()]
+    config["process"] = {**config["process"], "env": env}
 
 
 def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
     nodes = tuple(nodes)
     ours = {node.path for node in nodes}
-    linux = config["linux"] = config.get("linux") or {}
+    linux = config["linux"] = dict(config.get("linux") or {})
     others = [device for device in linux.get("devices") or [] if device["path"] not in ours]
     # Of the same driver, but not of this slice: someone else's injection of all devices.
     foreign = [device for device in others if _is_sibling(device["path"], nodes)]
@@ -119,7 +123,7 @@ def _set_devices(config: dict[str, Any], nodes: Iterable[DeviceNode]) -> None:
     # Runtimes cannot make device files in a user namespace: they mount the host's, by its path.
     mounted = _mounted_nodes(config, nodes)
     linux["devices"] += [_device(node) for node in nodes if node not in mounted]
-    resources = linux["resources"] = linux.get("resources") or {}
+    resources = linux["resources"] = dict(linux.get("resources") or {})
     rules = [_rule(node) for node in nodes]
     resources["devices"] = [
         rule
@@ -237,28 +241,24 @@ def _injected(bundle: Bundle, needs: Needs) -> list[str]:
     Such as another version of the driver, from another folder of the host: what it is for is not
     known, so it stays, behind the shim.
     """
+    covered = _names_of(tuple(one.soname for one in needs.substitutes))
+    withheld = _any_of(needs.withheld)
     folders = []
     for mount in bundle.config.get("mounts") or []:
         folder, name = os.path.split(os.path.normpath(mount["destination"]))
-        covered = any(_is_name_of(name, one.soname) for one in needs.substitutes)
-        withheld = any(fnmatch.fnmatchcase(name, pattern) for pattern in needs.withheld)
-        if (covered or withheld) and image.is_plain(folder):
+        if (covered.fullmatch(name) or withheld.match(name)) and image.is_plain(folder):
             folders.append(folder)
     return folders
 
 
 def _is_file(path: str) -> bool:
-    try:
-        return stat.S_ISREG(Path(path).stat().st_mode)
-    except OSError:
-        return False
+    return _identity(path) is not None
 
 
 def _set_hooks(
     config: dict[str, Any], needs: Needs, hook: Path, folder: Path, runtime_dir: Path
 ) -> None:
-    hooks = config.get("hooks") or {}
-    config["hooks"] = hooks
+    hooks = config["hooks"] = dict(config.get("hooks") or {})
     for when in MOMENTS:
         listed = hooks.get(when)
         if listed:
@@ -269,7 +269,7 @@ def _set_hooks(
                 and os.path.basename(one["path"]) != _OUR_HOOK_NAME  # noqa: PTH119 - a text
             ]
     for one in needs.hooks:
-        listed = hooks[one.when] = hooks.get(one.when) or []
+        listed = hooks[one.when] = [*(hooks.get(one.when) or [])]
         entry: dict[str, Any] = {"path": one.path}
         if one.args:
             entry["args"] = list(one.args)
@@ -295,7 +295,8 @@ def _matches(hook: Mapping[str, Any], patterns: Iterable[str]) -> bool:
 
 
 def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
-    with image.Root(bundle.root) as root:
+    place = bundle.root
+    with image.Root(place) as root:
         home = image.default_folder(root)
         cache = image.read_cache(root)
         scanned = image.other_folders(root, home)
@@ -307,7 +308,7 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
     scanned += _injected(bundle, needs)
     scanned += DRIVER_FOLDERS
     lines: list[tuple[str, ...]] = [
-        ("root", str(bundle.root)),
+        ("root", str(place)),
         ("stage", str(folder / "stage")),
         ("region", str(folder / "region")),
         *(("substitute", s.soname, str(s.shim), s.driver) for s in needs.substitutes),
@@ -322,6 +323,8 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         ),
         ("file", str(folder / "region/grant"), f"{REGION_FOLDER}/grant", "ro"),
         ("file", str(folder / "region/usage"), f"{REGION_FOLDER}/usage", "rw"),
+        # What is written into a FIFO is not written to its mount.
+        ("file", str(folder / "region/bell"), f"{REGION_FOLDER}/bell", "ro"),
         ("file", str(show), STAT_PATH, "ro"),
     ]
     if adapted:
@@ -345,18 +348,22 @@ def _library_lines(needs: Needs) -> list[tuple[str, ...]]:
 
 def _library_line(library: Library, needs: Needs) -> tuple[str, ...]:
     for substitute in needs.substitutes:
-        if any(_is_name_of(name, substitute.soname) for name in library.names):
+        if any(map(_names_of((substitute.soname,)).fullmatch, library.names)):
             return ("driver", substitute.soname, str(library.path), *library.names)
     return ("library", str(library.path), *library.names)
 
 
-def _is_name_of(name: str, soname: str) -> bool:
-    """Say whether a file's name is one of a library's: libcuda.so, .so.1, .so.550.54."""
-    return re.fullmatch(_names_of(soname), name) is not None
+@functools.lru_cache(maxsize=32)
+def _names_of(sonames: tuple[str, ...]) -> re.Pattern[str]:
+    """Return the names of these libraries' files: libcuda.so, libcuda.so.1 and so on."""
+    stems = "|".join(re.escape(soname.partition(".so")[0]) for soname in sonames)
+    return re.compile(rf"({stems})\.so(\.[0-9]+)*" if sonames else _NOTHING)
 
 
-def _names_of(soname: str) -> str:
-    return re.escape(soname.partition(".so")[0]) + r"\.so(\.[0-9]+)*"
+@functools.lru_cache(maxsize=32)
+def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    """Return one expression for several patterns as file names have them."""
+    return re.compile("|".join(map(fnmatch.translate, patterns)) or _NOTHING)
 
 
 def _library_path(bundle: Bundle, environment: Mapping[str, str]) -> list[str]:
@@ -409,24 +416,25 @@ def _adapt(
         ldcache.Entry(os.fsencode(name), os.fsencode(f"{home}/{name}"), flags) for name in names
     ]
     replaced = {entry.name for entry in ours}
-    unwanted = _any_of(map(fnmatch.translate, withheld))
-    driver = _any_of(map(_names_of, sonames))
+    unwanted = _any_of(withheld)
+    driver = _names_of(sonames)
     kept, folders = [], []
     for entry in image.cache_entries(cache):
-        folder, _, file = entry.path.rpartition(b"/")
-        if driver.fullmatch(entry.name) or driver.fullmatch(file):
-            folders.append(os.fsdecode(folder))
-        if entry.name not in replaced and not unwanted.fullmatch(entry.name):
+        name = os.fsdecode(entry.name)
+        folder, _, file = os.fsdecode(entry.path).rpartition("/")
+        if driver.fullmatch(name) or driver.fullmatch(file):
+            folders.append(folder)
+        if entry.name not in replaced and not unwanted.match(name):
             kept.append(entry)
     plain = filter(image.is_plain, dict.fromkeys(folders))
     return _Adapted(ldcache.write([*kept, *ours]), tuple(plain))
 
 
-def _any_of(patterns: Iterable[str]) -> re.Pattern[bytes]:
-    return re.compile(os.fsencode("|".join(patterns) or r"(?!)"))
-
-
 def _write_file(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    # A container in a user namespace reads it as somebody else.
-    path.chmod(0o644)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        files.write_all(fd, content)
+        # A container in a user namespace reads it as somebody else.
+        os.fchmod(fd, 0o644)
+    finally:
+        os.close(fd)

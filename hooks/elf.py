@@ -6,6 +6,7 @@ of bytes. Files may be anybody's: sizes are bounded, and what does not add up is
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
 import struct
@@ -21,6 +22,8 @@ _DYNSYM: Final = 11
 _DT_SONAME: Final = 14
 _UNDEFINED: Final = 0
 _LOCAL: Final = 0
+# A driver has some forty libraries.
+_MOST_KEPT: Final = 512
 
 
 class ElfError(Exception):
@@ -36,6 +39,11 @@ class Library:
     exports: frozenset[str]
 
 
+# What was read of a file, by what it was then: each container's start asks for the same few.
+_kept: dict[tuple[int, ...], Library] = {}
+
+
+@functools.cache
 def own_machine() -> tuple[int, int, int]:
     """Return the machine that this process runs on, as ``Library.machine`` has it."""
     with Path("/proc/self/exe").open("rb") as file:
@@ -56,7 +64,19 @@ def read(path: Path, *, exports: bool = False) -> Library:
             state = os.fstat(fd)
             if not stat.S_ISREG(state.st_mode) or state.st_size > _MOST_BYTES:
                 raise ElfError(f"{path} is no library")
-            return _Reader(fd).library(exports)
+            mark = (
+                *(state.st_dev, state.st_ino, state.st_size),
+                *(state.st_mtime_ns, state.st_ctime_ns),
+            )
+            # (All that a library exports is much, and asked for once.)
+            known = None if exports else _kept.get(mark)
+            if known is None:
+                known = _Reader(fd).library(exports)
+                if not exports:
+                    if len(_kept) >= _MOST_KEPT:
+                        _kept.clear()
+                    _kept[mark] = known
+            return known
         finally:
             os.close(fd)
     except OSError as error:

@@ -20,20 +20,24 @@ _MOST_LINES: Final = 4096
 def encode(lines: Iterable[tuple[str, ...]]) -> bytes:
     """Return the plan as a file. Raises EditError."""
     rows = [("aliquot-plan", VERSION), *lines]
-    text = b"".join(b"\t".join(map(_field, row)) + b"\n" for row in rows)
+    text = b"".join(map(_line, rows))
     if len(text) > _MOST_BYTES or len(rows) > _MOST_LINES:
         raise EditError(f"a plan of {len(rows)} lines is more than a container can need")
     return text
 
 
-def _field(text: str) -> bytes:
+def _line(row: tuple[str, ...]) -> bytes:
+    for text in row:
+        if not text or "\t" in text or "\n" in text or "\0" in text:
+            raise _refused(text)
     try:
-        raw = os.fsencode(text)
+        return os.fsencode("\t".join(row)) + b"\n"
     except UnicodeEncodeError:
-        raw = b""
-    if not raw or any(letter in raw for letter in b"\t\n\0"):
-        raise EditError(
-            f"'{shown(text)}' cannot be a path of a container: it is empty, "
-            "or has a tab, a newline or what is no text"
-        )
-    return raw
+        raise _refused(" ".join(row)) from None
+
+
+def _refused(text: str) -> EditError:
+    return EditError(
+        f"'{shown(text)}' cannot be a path of a container: it is empty, "
+        "or has a tab, a newline or what is no text"
+    )

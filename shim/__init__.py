@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def program(name: str, arch: str | None = None) -> Path:
     return _built() / "bin" / (arch or platform.machine()) / name
 
 
+@functools.cache
 def _built() -> Path:
     from . import _region  # noqa: PLC0415 - asking for the path is no reason to load it earlier
 

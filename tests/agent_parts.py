@@ -173,10 +173,11 @@ TOOLS = Tools(inspect, read, place, apply, write, link_char_devices, (BundleErro
 
 @dataclass(frozen=True)
 class PlainConfig:
-    """The configuration that a daemon without services reads."""
+    """The configuration that a daemon without metrics reads."""
 
     runtime_dir: Path
     lib_dir: Path
+    sample_seconds: float = 0.1
 
 
 def make_bundle(path: Path, memory: int | None = 1, **annotations: str) -> Path:

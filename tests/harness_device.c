@@ -121,13 +121,13 @@ static uint64_t advance(struct gpu *gpu, uint64_t now) {
                 gpu->now_ns = now;
                 return UINT64_MAX;
             }
-            note_idle(gpu);
             if (next != holder)
                 gpu->switch_end_ns = gpu->now_ns + gpu->settings.switch_ns;
             gpu->holder = next;
             gpu->slice_end_ns = gpu->now_ns + gpu->settings.slice_ns;
             continue;
         }
+        note_idle(gpu);
         if (gpu->now_ns < gpu->switch_end_ns) {
             if (now < gpu->switch_end_ns) {
                 gpu->now_ns = now;

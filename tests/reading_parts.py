@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aliquot.agent import rpc
+from aliquot.agent.changes import Changed, Wish
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
+from aliquot.agent.errors import AliquotError
 from aliquot.agent.readings import Readings
+from aliquot.agent.sharing import Account
 from aliquot.agent.slices import Container, Part, Slice
 from aliquot.hooks.plan import Needs
 from aliquot.shim import region
@@ -91,7 +94,15 @@ class Books:
 
     def _row(self, part: Part) -> region.RegionDevice:
         return region.RegionDevice(
-            self._devices[part.uuid].uuid_bytes, part.memory_bytes, 2 * MIB, 0, part.cores
+            self._devices[part.uuid].uuid_bytes,
+            part.memory_bytes,
+            2 * MIB,
+            0,
+            part.cores_max,
+            cores_min=part.cores,
+            weight=part.weight,
+            priority=part.priority,
+            shared=True,
         )
 
     def put(self, piece: Slice) -> None:
@@ -200,6 +211,14 @@ class Passed:
     socket: socket.socket
 
 
+class Fixed:
+    """Changes no slice."""
+
+    async def change(self, wish: Wish) -> Changed:
+        """Refuse."""
+        raise AliquotError(f"{wish.container} stays as it is")
+
+
 class Node:
     """An agent's parts without the agent; it is what the parts ask of the daemon."""
 
@@ -210,7 +229,10 @@ class Node:
         self.passed: dict[str, Passed] = {}
         self.ledger = Books(folder / "containers", self.devices)
         self.config = Settings(folder)
-        self.readings = Readings(self)
+        self.changes: rpc.Changes = Fixed()
+        # What the arbiter says, by slice and device.
+        self.accounts: dict[tuple[str, str], Account] = {}
+        self.readings = Readings(self, lambda: self.accounts)
 
     def sample(self) -> None:
         """Take one round of readings."""
@@ -221,9 +243,22 @@ class Node:
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
-def part(one: Device, memory_bytes: int = 4 * GIB, cores: int = 50) -> Part:
-    """A part of a device."""
-    return Part(one.uuid, one.vendor, memory_bytes, cores)
+def part(one: Device, memory_bytes: int = 4 * GIB, cores: int = 50, **terms: int) -> Part:
+    """A part of a device; ``terms`` are those of slices.Part."""
+    return Part(one.uuid, one.vendor, memory_bytes, cores, **terms)  # type: ignore[arg-type]
+
+
+# Of a slice that got 28 of the 30 percent that it wanted.
+ACCOUNT = Account(
+    held_seconds=12.5,
+    split_seconds=0.5,
+    wanted_seconds=20.25,
+    turns=321,
+    overtaken=2,
+    preempted=3,
+    wanted=0.3,
+    received=0.28,
+)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,52 @@ def test_who_does_not_answer_is_not_asked_without_end() -> None:
     asyncio.run(asyncio.wait_for(story(), 60))
 
 
+def test_what_follows_a_call_does_not_begin_once_nobody_waits() -> None:
+    go = threading.Event()
+    followed: list[bool] = []
+
+    async def story() -> None:
+        caller = Caller("the library of paper", 0.01, most=1)
+        with pytest.raises(AliquotError, match="the library of paper did not answer"):
+            await caller.call_then(go.wait, followed.append)
+        go.set()
+        while True:
+            # Its place is free again when its thread has ended.
+            with contextlib.suppress(AliquotError):
+                assert await caller.call_then(lambda: 3, lambda value: value + 4) == 7
+                break
+            await asyncio.sleep(0)
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+    assert followed == []
+
+
+def test_what_follows_a_call_is_waited_for_once_it_has_begun() -> None:
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def follow(_: int) -> None:
+        begun.set()
+        go.wait()
+        ended.set()
+
+    async def story() -> None:
+        # It may take longer than the call that it follows.
+        caller = Caller("the library of paper", 0.01)
+        task = asyncio.create_task(caller.call_then(lambda: 1, follow))
+        await finish(begun.wait)
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended.is_set()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
 def test_what_a_call_raises_is_raised() -> None:
     def fail() -> None:
         raise KeyError("x")

@@ -100,6 +100,31 @@ def test_a_region_is_a_small_file_system_of_its_own(ledger: Ledger) -> None:
         fill()
 
 
+def test_a_region_has_a_bell_that_anybody_may_ring(ledger: Ledger) -> None:
+    before = os.umask(0o077)
+    try:
+        ledger.add(piece := make_slice(), region_devices())
+    finally:
+        os.umask(before)
+    status = (ledger.region(piece.key) / "bell").lstat()
+    assert stat.S_ISFIFO(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o622
+
+
+def test_who_watches_the_ledger_is_told_of_each_change(ledger: Ledger) -> None:
+    seen: list[tuple[Slice, ...]] = []
+    unwatch = ledger.watch(lambda: seen.append(ledger.slices()))
+    piece = make_slice()
+    ledger.add(piece, region_devices())
+    told = dataclasses.replace(piece, init_pid=5)
+    ledger.replace(told)
+    ledger.remove(piece.key)
+    assert seen == [(piece,), (told,), ()]
+    unwatch()
+    ledger.add(piece, region_devices())
+    assert len(seen) == 3
+
+
 def test_a_region_says_what_the_slice_may_hold(ledger: Ledger) -> None:
     piece = make_slice()
     ledger.add(piece, region_devices(2))
@@ -396,6 +421,13 @@ def _part_with(**others: Any) -> str:
         _part_with(memory_bytes="1"),
         _part_with(cores=-1),
         _part_with(cores=101),
+        _part_with(cores_max=0),
+        _part_with(cores_max=101),
+        _part_with(cores=51, cores_max=50),
+        _part_with(weight=0),
+        _part_with(weight=10001),
+        _part_with(priority=-101),
+        _part_with(priority=True),
         _part_with(uuid=""),
         _part_with(uuid=7),
     ],

@@ -156,7 +156,7 @@ def timeline_probe(folder: Path, *flags: str) -> Path:
     program = folder / "timeline"
     source = HERE.parent / "csrc"
     command: list[str | Path] = ["gcc", "-std=gnu11", "-g", *flags, "-I", source, "-o", program]
-    command += [HERE / "timeline_probe.c", source / "sim/timeline.c", "-lpthread"]
+    command += [HERE / "timeline_probe.c", *sorted(source.glob("sim/timeline*.c")), "-lpthread"]
     subprocess.run(command, check=True)
     return program
 

@@ -18,6 +18,8 @@
 #define LEAST_SHARE 0.01
 /* So much of a turn may have gone into handing the device over; that is charged to nobody. */
 #define HANDOVER_NS (100 * US)
+/* Who is overtaken falls no further behind, in virtual time. */
+#define LONGEST_DEBT_NS (2000 * MS)
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 
@@ -56,6 +58,7 @@ struct party {
     uint32_t floor;
     uint64_t quiet_ns;
     bool native; /* takes part in nothing */
+    bool lone;   /* shares with nobody, and has no cap: it asks for nothing */
 
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
@@ -66,6 +69,7 @@ struct party {
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
     uint64_t closed_ns;  /* DRAINING: since when */
+    uint64_t due_ns;     /* not RESTING: when it is looked at, whatever happens */
     uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */
     uint64_t wanted_ns;  /* when it last wanted anything; 0: never */
     uint64_t busy_ns;    /* when it last had something on a device; 0: never */
@@ -94,6 +98,9 @@ struct aliquot_arbiter {
 
 /* Adds up what has passed. */
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
+
+/* A party goes on with its devices until somebody else wants them. */
+void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 
 /* Closes the gates of a party that holds: it drains. */
 void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);

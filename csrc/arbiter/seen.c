@@ -3,6 +3,9 @@
 
 #include "../region/region.h"
 
+/* No container keeps a device for longer by saying that its work will take longer. */
+#define MOST_LEFT_NS 2000000000ull
+
 static bool under(uint64_t flow, uint64_t gate) {
     return aliquot_flow_number(flow) == (aliquot_gate_number(gate) & 0xffffu);
 }
@@ -23,6 +26,8 @@ void aliquot_seen_make(const uint64_t *flow, const struct aliquot_passed_over *o
         if (aliquot_flow_left_ns(flow[i]) > seen->left_ns)
             seen->left_ns = aliquot_flow_left_ns(flow[i]);
     }
+    if (seen->left_ns > MOST_LEFT_NS)
+        seen->left_ns = MOST_LEFT_NS;
 }
 
 void aliquot_seen_gate(const uint64_t *flow, struct aliquot_passed_over *over, uint32_t count,

@@ -19,7 +19,7 @@ struct aliquot_passed_over {
 void aliquot_seen_make(const uint64_t *flow, const struct aliquot_passed_over *over, uint32_t count,
                        uint64_t gate, uint64_t device_ns, struct aliquot_seen *seen);
 
-/* Is called before a gate is written, with the words as they are then: `old` becomes `fresh`. */
+/* Is called before a gate is written, with the words as they were seen last: `old` becomes `fresh`. */
 void aliquot_seen_gate(const uint64_t *flow, struct aliquot_passed_over *over, uint32_t count,
                        uint64_t old, uint64_t fresh);
 

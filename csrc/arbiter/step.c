@@ -48,7 +48,8 @@ static uint64_t longest_left(const struct aliquot_arbiter *arbiter, const struct
 
 /* It would take the devices if it got them. */
 static bool asks(const struct party *party) {
-    return party->wanting && !party->native && (party->state == RESTING || party->overtaken);
+    return party->wanting && !party->native && !party->lone &&
+           (party->state == RESTING || party->overtaken);
 }
 
 static bool occupies(const struct party *party) {
@@ -94,8 +95,12 @@ void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
         }
         for (uint32_t i = 0; i < device->stake_count; i++) {
             struct stake *stake = device->stakes[i];
-            if (occupies(stake->party))
-                stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+            if (!occupies(stake->party))
+                continue;
+            stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+            /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
+            if (stake->party->overtaken)
+                stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
         }
         /* While nobody has to wait, nobody falls behind. */
         if (!contended)
@@ -338,6 +343,7 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
     party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
+    party->due_ns = least(party->end_ns, now + arbiter->settings.start_ns);
     set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
               party->turn ? turn_ns : 0);
     for (uint32_t i = 0; i < party->member_count; i++) {
@@ -534,25 +540,29 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
         *next = least(*next, now + 1 + (uint64_t)((need - device->floor_ns) * 1000 / top->floor));
 }
 
+void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
+    party->state = HOLDING;
+    party->turn = false;
+    party->opened_ns = now;
+    set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        arbiter->device[party->stakes[i]->device].holder = party;
+}
+
 /* Who is alone with all its devices, and without a cap, is not bothered. */
 static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
     bool alone = true;
     for (uint32_t i = 0; i < party->stake_count; i++)
         alone &= arbiter->device[party->stakes[i]->device].stake_count == 1 &&
                  party->stakes[i]->max == 1000;
+    party->lone = alone;
     bool is_free =
         aliquot_gate_state(arbiter->members[party->members[0]].gate) == ALIQUOT_GATE_FREE;
     if (alone || party->native) {
         release(arbiter, party, now);
         set_gates(arbiter, party, ALIQUOT_GATE_FREE, 0);
     } else if (is_free) {
-        /* Whatever it does, it goes on until somebody else wants the device. */
-        party->state = HOLDING;
-        party->turn = false;
-        party->opened_ns = now;
-        set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
-        for (uint32_t i = 0; i < party->stake_count; i++)
-            arbiter->device[party->stakes[i]->device].holder = party;
+        arbiter_keep(arbiter, party, now);
     }
 }
 
@@ -568,8 +578,11 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
             changed |= arbiter->device[party->stakes[i]->device].changed;
         if (changed)
             free_the_lone(arbiter, party, now);
-        if (party->state != RESTING)
-            look_at_holder(arbiter, party, now, next);
+        if (party->state == RESTING)
+            continue;
+        party->due_ns = UINT64_MAX;
+        look_at_holder(arbiter, party, now, &party->due_ns);
+        *next = least(*next, party->due_ns);
     }
     for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
         struct device *device = &arbiter->device[d];
@@ -587,7 +600,7 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
         for (uint32_t i = 0; i < device->stake_count; i++)
             device->stakes[i]->open = false;
         if (device->holder && device->holder->state == HOLDING && device->holder->turn)
-            *next = least(*next, device->holder->end_ns);
+            *next = least(*next, device->holder->due_ns);
     }
     uint32_t count = 0;
     /* What closes is written first. */

@@ -192,18 +192,19 @@ static bool make_tree(struct oci_work *work, struct oci_cover *cover, struct oci
 }
 
 static bool attach(struct oci_work *work, int folder, const char *folder_path,
-                   struct oci_cover *cover, uint64_t *checked, struct oci_error *error) {
+                   struct oci_cover *cover, struct oci_error *error) {
     AUTO_FREE char *where =
         oci_format("%s/%s", strcmp(folder_path, "/") == 0 ? "" : folder_path, cover->name);
     AUTO_CLOSE int target = oci_open_beneath(folder, cover->name, O_PATH | O_NOFOLLOW);
     if (target < 0)
         return oci_fail(error, "opening %s: %s", where, strerror(errno));
     if (!make_tree(work, cover, error) ||
-        !oci_tree_attach(&cover->tree, target, where, checked, error))
+        !oci_tree_attach(&work->root.mounts, &cover->tree, target, where, error))
         return false;
-    uint64_t inside = 0;
+    if (cover->inners)
+        oci_mounts_own(&work->root.mounts, cover->tree.fd);
     for (size_t i = 0; i < cover->inners; i++)
-        if (!attach(work, cover->tree.fd, where, &cover->inner[i], &inside, error))
+        if (!attach(work, cover->tree.fd, where, &cover->inner[i], error))
             return false;
     /* There may be more names than descriptors. */
     close(cover->tree.fd);
@@ -228,10 +229,8 @@ static bool cover_site(struct oci_work *work, struct oci_site *site, struct oci_
         site->cover[i].copied = false;
     if (missing && !oci_lay_over(work, site, error))
         return false;
-    uint64_t checked = 0;
     for (size_t i = 0; i < site->covers; i++)
-        if (!site->cover[i].copied &&
-            !attach(work, site->fd, site->path, &site->cover[i], &checked, error))
+        if (!site->cover[i].copied && !attach(work, site->fd, site->path, &site->cover[i], error))
             return false;
     return true;
 }
@@ -282,7 +281,7 @@ static bool mount_stage(struct oci_work *work, struct oci_error *error) {
     const struct oci_option option[] = {
         {"source", "aliquot"}, {"size", "4m"}, {"nr_inodes", "65536"}, {"mode", "0755"}, {0}};
     AUTO_FREE char *what = oci_format("a tmpfs on the stage %s", path);
-    if (!oci_mount_cut_off(folder, error))
+    if (!oci_mount_cut_off(&work->root.mounts, folder, error))
         return false;
     work->stage = oci_mount_new(
         "tmpfs", option, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC, what, error);

@@ -131,8 +131,7 @@ bool oci_lay_over(struct oci_work *work, struct oci_site *site, struct oci_error
                         "'%s' cannot be made in the container's root, which is read-only: "
                         "the image must have it",
                         site->cover[0].name);
-    uint64_t checked = 0;
-    if (!oci_may_lie_on(site->fd, site->path, &checked, error))
+    if (!oci_may_lie_on(&work->root.mounts, site->fd, site->path, error))
         return false;
     __attribute__((cleanup(clear_keeping))) struct keeping keeping = {0};
     AUTO_FREE char *whole_path = oci_format("%s%s", work->root.path, site->path);
@@ -150,6 +149,7 @@ bool oci_lay_over(struct oci_work *work, struct oci_site *site, struct oci_error
             return oci_fail(error, "putting back what was mounted on %s/%s: %s", site->path,
                             kept->name, strerror(errno));
     }
+    oci_mounts_own(&work->root.mounts, overlay);
     close(site->fd);
     site->fd = overlay;
     overlay = -1;

@@ -19,6 +19,11 @@ int mount(const char *source, const char *target, const char *kind, unsigned lon
 
 #define MOST_MOUNTINFO (64u << 20)
 
+/* Of statx: not every C library has its newer fields. */
+#define MNT_ID 0x1000u
+#define MNT_ID_OFFSET 144
+#define DONT_SYNC 0x4000
+
 /* What linux/magic.h has not everywhere. */
 #define BPF_FS 0xcafe4a11
 #define CONFIG_FS 0x62656570
@@ -56,19 +61,18 @@ bool oci_on_pseudo(int fd) {
 static void self_fd(char path[static 40], int fd) { snprintf(path, 40, "/proc/self/fd/%d", fd); }
 
 char *oci_path_of(int fd) {
-    char link[40];
+    char link[40], path[PATH_MAX + 1];
     self_fd(link, fd);
-    char *path = oci_allocate(PATH_MAX + 1, 1);
-    ssize_t length = readlink(link, path, PATH_MAX + 1);
+    ssize_t length = readlink(link, path, sizeof path);
     if (length >= 0 && length <= PATH_MAX && *path == '/')
-        return path;
+        return oci_format("%.*s", (int)length, path);
     if (length >= 0)
         errno = ENAMETOOLONG;
-    free(path);
     return NULL;
 }
 
-uint64_t oci_mount_id(int fd) {
+/* The same for kernels before 5.8. */
+static uint64_t mount_id_of_fdinfo(int fd) {
     char path[40];
     snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fd);
     AUTO_CLOSE int info = open(path, O_RDONLY | O_CLOEXEC);
@@ -80,6 +84,16 @@ uint64_t oci_mount_id(int fd) {
     if (text && !found)
         errno = ENOSYS;
     return found ? strtoull(found + strlen("mnt_id:"), NULL, 10) : 0;
+}
+
+uint64_t oci_mount_id(int fd) {
+    struct statx found;
+    if (syscall(SYS_statx, fd, "", AT_EMPTY_PATH | DONT_SYNC, MNT_ID, &found) < 0 ||
+        !(found.stx_mask & MNT_ID))
+        return mount_id_of_fdinfo(fd);
+    uint64_t id;
+    memcpy(&id, (const char *)&found + MNT_ID_OFFSET, sizeof id);
+    return id;
 }
 
 /* Undoes, in place, the octal escapes that the kernel writes for blanks and backslashes. */
@@ -111,7 +125,7 @@ static bool read_line(char *line, struct oci_mount *mount) {
     for (int i = 0; i < 3; i++)
         if (!(field[i] = strsep(&rest, " ")))
             return false;
-    mount->shared = false;
+    mount->shared = mount->fit = false;
     for (const char *optional; (optional = strsep(&rest, " ")) && strcmp(optional, "-") != 0;)
         mount->shared |= strncmp(optional, "shared:", 7) == 0;
     unescape(field[1]);
@@ -208,26 +222,45 @@ bool oci_mount_move(int tree, int target) {
                    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) == 0;
 }
 
-/* The row of the mount on which `fd` lies, or NULL. */
-static const struct oci_mount *mount_of(const struct oci_mounts *mounts, int fd) {
-    uint64_t id = oci_mount_id(fd);
+static struct oci_mount *row_of(const struct oci_mounts *mounts, uint64_t id) {
     for (size_t i = 0; i < mounts->count; i++)
         if (id && mounts->mount[i].id == id)
             return &mounts->mount[i];
     return NULL;
 }
 
-bool oci_may_lie_on(int target, const char *where, uint64_t *checked, struct oci_error *error) {
+static void note(struct oci_mounts *mounts, uint64_t id) {
+    struct oci_mount *row = row_of(mounts, id);
+    if (!row) {
+        oci_grow(&mounts->mount, mounts->count, sizeof *mounts->mount);
+        row = &mounts->mount[mounts->count++];
+        *row = (struct oci_mount){.id = id, .point = ""};
+    }
+    row->fit = true;
+}
+
+void oci_mounts_own(struct oci_mounts *mounts, int fd) {
+    uint64_t id = oci_mount_id(fd);
+    if (id)
+        note(mounts, id);
+}
+
+bool oci_may_lie_on(struct oci_mounts *mounts, int target, const char *where,
+                    struct oci_error *error) {
+    uint64_t id = oci_mount_id(target);
+    const struct oci_mount *found = row_of(mounts, id);
+    if (found && found->fit)
+        return true;
     if (oci_on_pseudo(target))
         return oci_fail(error, "mounting on %s: it lies on proc, sysfs, cgroup, devpts or the like",
                         where);
-    /* The table of a busy node is long: not once for each name of a folder. */
-    if (*checked && oci_mount_id(target) == *checked)
-        return true;
-    __attribute__((cleanup(oci_mounts_clear))) struct oci_mounts mounts;
-    if (!oci_mounts_read(&mounts, error))
-        return false;
-    const struct oci_mount *found = mount_of(&mounts, target);
+    /* The table of a busy node is long: it is read again only for what came later. */
+    __attribute__((cleanup(oci_mounts_clear))) struct oci_mounts now = {0};
+    if (!found) {
+        if (!oci_mounts_read(&now, error))
+            return false;
+        found = row_of(&now, id);
+    }
     if (!found)
         return oci_fail(error, "mounting on %s: its mount is not in /proc/self/mountinfo", where);
     if (found->shared)
@@ -235,13 +268,13 @@ bool oci_may_lie_on(int target, const char *where, uint64_t *checked, struct oci
                         "mounting on %s: it lies in a volume with Bidirectional propagation, "
                         "others would see it",
                         where);
-    *checked = found->id;
+    note(mounts, id);
     return true;
 }
 
-bool oci_tree_attach(const struct oci_tree_mount *tree, int target, const char *where,
-                     uint64_t *checked, struct oci_error *error) {
-    if (!oci_may_lie_on(target, where, checked, error))
+bool oci_tree_attach(struct oci_mounts *mounts, const struct oci_tree_mount *tree, int target,
+                     const char *where, struct oci_error *error) {
+    if (!oci_may_lie_on(mounts, target, where, error))
         return false;
     if (!oci_mount_move(tree->fd, target))
         return oci_fail(error, "mounting on %s: %s", where, strerror(errno));
@@ -267,11 +300,8 @@ int oci_mount_new(const char *kind, const struct oci_option *option, uint32_t at
     return made;
 }
 
-bool oci_mount_cut_off(int fd, struct oci_error *error) {
-    __attribute__((cleanup(oci_mounts_clear))) struct oci_mounts mounts;
-    if (!oci_mounts_read(&mounts, error))
-        return false;
-    const struct oci_mount *found = mount_of(&mounts, fd);
+bool oci_mount_cut_off(struct oci_mounts *mounts, int fd, struct oci_error *error) {
+    struct oci_mount *found = row_of(mounts, oci_mount_id(fd));
     if (!found || !found->shared)
         return true;
     AUTO_CLOSE int top = open(found->point, O_PATH | O_CLOEXEC);
@@ -283,5 +313,6 @@ bool oci_mount_cut_off(int fd, struct oci_error *error) {
     if (mount(NULL, path, NULL, slave, NULL) < 0)
         return oci_fail(error, "keeping mounts on %s in this namespace: %s", found->point,
                         strerror(errno));
+    found->shared = false;
     return true;
 }

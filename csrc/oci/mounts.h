@@ -10,6 +10,7 @@ struct oci_mount {
     uint64_t device;   /* major << 32 | minor */
     const char *point; /* as this process sees it */
     bool shared;       /* what is mounted on it appears elsewhere too */
+    bool fit;          /* something of ours may lie on it: it was looked at */
 };
 
 struct oci_mounts {
@@ -20,6 +21,9 @@ struct oci_mounts {
 
 bool oci_mounts_read(struct oci_mounts *mounts, struct oci_error *error);
 void oci_mounts_clear(struct oci_mounts *mounts);
+
+/* Notes that the open file lies on a mount of our own, which only this namespace has. */
+void oci_mounts_own(struct oci_mounts *mounts, int fd);
 
 /* Number of the mount on which an open file lies, 0 with errno when the kernel does not say. */
 uint64_t oci_mount_id(int fd);
@@ -49,12 +53,12 @@ bool oci_tree_copy(struct oci_tree_mount *tree, int fd, uint32_t flags);
 
 /* Attaches the mount to the open file `target`, on top of whatever lies there, and restricts it.
  * Refused where `target` lies on a pseudo file system, or on a mount that others share: they would
- * see it. `where` is for the message; `checked` is the number of a mount that is known not to be
- * shared, 0 at first. */
-bool oci_tree_attach(const struct oci_tree_mount *tree, int target, const char *where,
-                     uint64_t *checked, struct oci_error *error);
+ * see it. `where` is for the message. What `mounts` has not is looked up, and noted there. */
+bool oci_tree_attach(struct oci_mounts *mounts, const struct oci_tree_mount *tree, int target,
+                     const char *where, struct oci_error *error);
 /* That check alone. */
-bool oci_may_lie_on(int target, const char *where, uint64_t *checked, struct oci_error *error);
+bool oci_may_lie_on(struct oci_mounts *mounts, int target, const char *where,
+                    struct oci_error *error);
 
 /* A copy with all that lies in it and exactly as it is, to be put back elsewhere by
  * oci_mount_move. -1 with errno. */
@@ -72,6 +76,6 @@ int oci_mount_new(const char *kind, const struct oci_option *option, uint32_t at
 
 /* Where mounts on the mount of the open file `fd` would reach other namespaces, they no longer
  * do: it receives, and sends nothing. */
-bool oci_mount_cut_off(int fd, struct oci_error *error);
+bool oci_mount_cut_off(struct oci_mounts *mounts, int fd, struct oci_error *error);
 
 #endif

@@ -12,7 +12,7 @@ struct oci_root {
     int fd;
     char *path;               /* as this process sees it */
     uint64_t mount;           /* number of its mount */
-    struct oci_mounts mounts; /* of the namespace, before anything was changed */
+    struct oci_mounts mounts; /* of the namespace before anything was changed, and what was noted */
 };
 
 bool oci_root_open(struct oci_root *root, const char *path, struct oci_error *error);

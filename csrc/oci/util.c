@@ -126,14 +126,20 @@ void oci_grow(void *array, size_t count, size_t size) {
 }
 
 char *oci_read_all(int fd, size_t most, size_t *size) {
-    size_t room = 4096, used = 0;
-    AUTO_FREE char *text = oci_allocate(room, 1);
+    /* Most files are short: a block of memory that large would be asked of the kernel, and given
+     * back, each time. */
+    char first[4096], *at = first;
+    size_t room = sizeof first, used = 0;
+    AUTO_FREE char *text = NULL;
     for (;;) {
         if (room - used < 2) {
             room *= 2;
             text = have(realloc(text, room));
+            if (at == first)
+                memcpy(text, first, used);
+            at = text;
         }
-        ssize_t done = read(fd, text + used, room - used - 1);
+        ssize_t done = read(fd, at + used, room - used - 1);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
@@ -146,9 +152,9 @@ char *oci_read_all(int fd, size_t most, size_t *size) {
         if (!done)
             break;
     }
-    text[used] = 0;
+    at[used] = 0;
     *size = used;
-    char *result = text;
+    char *result = text ? text : memcpy(oci_allocate(used + 1, 1), first, used + 1);
     text = NULL;
     return result;
 }
