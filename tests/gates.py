@@ -39,8 +39,11 @@ class Gate:
         self._number += 1
         word = turn_us << 32 | self._number << 6 | others << 2 | state
         for device in range(self._devices):
-            offset = ffi.offsetof("struct aliquot_grant", "device", device, "gate")
-            os.pwrite(self._grant, word.to_bytes(8, "little"), offset)
+            self._write_word(word, "device", device, "gate")
+
+    def _write_word(self, word: int, *path: str | int) -> None:
+        offset = ffi.offsetof("struct aliquot_grant", *path)
+        os.pwrite(self._grant, word.to_bytes(8, "little"), offset)
 
     @contextmanager
     def beating(self) -> Iterator[threading.Event]:
@@ -50,7 +53,7 @@ class Gate:
         def beat() -> None:
             count = 1
             while not dead.is_set():
-                region.write_beat(self._grant, count)
+                self._write_word(count, "beat")
                 count += 1
                 dead.wait(BEAT_SECONDS)
 
