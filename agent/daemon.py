@@ -211,9 +211,7 @@ class Daemon:
 
     def retold(self, piece: Slice) -> None:
         """Tell the arbiter what a slice has now. Raises AliquotError."""
-        sharing = getattr(self, "sharing", None)
-        if sharing is not None:
-            sharing.change(piece)
+        self.sharing.change(piece)
 
     # -- Devices -----------------------------------------------------------------------------------
 
@@ -386,7 +384,7 @@ def _services() -> Sequence[tuple[str, Service]]:
 
     @contextlib.asynccontextmanager
     async def read(daemon: Daemon) -> AsyncIterator[None]:
-        daemon.readings = Readings(daemon)
+        daemon.readings = Readings(daemon, daemon.sharing.accounts)
         async with _task(daemon.readings.run()):
             yield
 
