@@ -375,6 +375,7 @@ def real_parts(config: Config) -> Parts:
             write=edits.write,
             link_char_devices=edits.link_char_devices,
             faults=(EditError,),
+            inspect_at_once=edits.inspect_at_once,
         ),
         programs=lambda: (program("aliquot-hook"), program("aliquot-stat")),
         services=_services(),
@@ -387,7 +388,7 @@ def _services() -> Sequence[tuple[str, Service]]:
 
     @contextlib.asynccontextmanager
     async def read(daemon: Daemon) -> AsyncIterator[None]:
-        daemon.readings = Readings(daemon)
+        daemon.readings = Readings(daemon, daemon.sharing.accounts)
         async with _task(daemon.readings.run()):
             yield
 

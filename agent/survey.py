@@ -225,8 +225,8 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
             turns=account.turns,
             overtaken=account.overtaken,
             preempted=account.preempted,
-            wanted=account.wanted,
-            received=account.received,
+            wanted=rpc.known(account, "wanted"),
+            received=rpc.known(account, "received"),
         ),
     )
 

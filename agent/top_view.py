@@ -254,7 +254,7 @@ def _slice_cells(row: Row) -> dict[str, str | Spark]:
 
 def _share(row: Row) -> str:
     account = row.device.account
-    if account is not None:
+    if account is not None and account.received is not None:
         return format_share(account.received, account.wanted)
     return _or_dash(row.share, "{:.0%}".format)
 

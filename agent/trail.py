@@ -54,9 +54,9 @@ class Row:
     @property
     def share(self) -> float | None:
         """The share of the device's time that it had lately, by whoever knows best."""
-        if self.device.account is not None:
-            return self.device.account.received
-        return self.device.busy if self.device.busy is not None else self.rates.device_share
+        received = self.device.account.received if self.device.account else None
+        shares = (received, self.device.busy, self.rates.device_share)
+        return next((share for share in shares if share is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CONTAINERS = 64, MAX_PROCESSES = 8, TICK_MS = 5, MAX_TICKS = 1 << 18 };
+enum { MAX_CONTAINERS = 64, MAX_PROCESSES = 8 };
 
 /* What things cost on a host: published figures, see docs/sharing.md. */
 static struct {
@@ -501,7 +501,7 @@ static void begin(struct container *container, unsigned number, bool alone) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t agent_ends_ms = 0, agent_comes_ms = 0, alone = 0, round_us = 0;
+    uint64_t agent_ends_ms = 0, agent_comes_ms = 0, alone = 0, round_us = 0, tick_us = 5000;
     uint64_t settled_ms = 200;
     if (argc < 3)
         return 2;
@@ -526,6 +526,7 @@ int main(int argc, char **argv) {
             {"depth", &cost.depth},
             {"alone", &alone},
             {"round_us", &round_us},
+            {"tick_us", &tick_us},
             {"settled_ms", &settled_ms},
             {"agent_ends_ms", &agent_ends_ms},
             {"agent_comes_ms", &agent_comes_ms},
@@ -562,8 +563,9 @@ int main(int argc, char **argv) {
         for (unsigned j = 0; j < containers[i]->devices; j++)
             if (containers[i]->device[j] >= devices)
                 devices = containers[i]->device[j] + 1;
-    printf("{\"tick_ms\": %d, \"busy_ns\": [", TICK_MS);
-    for (uint64_t now = 0; now <= end_ns; now += TICK_MS * 1000000) {
+    tick_us = tick_us ? tick_us : 1;
+    printf("{\"tick_ms\": %g, \"busy_ns\": [", (double)tick_us / 1000);
+    for (uint64_t now = 0; now <= end_ns; now += tick_us * 1000) {
         clock_run(now);
         printf("%s[", now ? ", " : "");
         for (unsigned d = 0; d < devices; d++) {

@@ -318,6 +318,15 @@ def test_new_terms_are_told_from_the_moment_that_they_hold(node: Node, board: Bo
     assert value(text, "aliquot_container_device_seconds_total", pod="one") == 2.5
 
 
+def test_while_nothing_is_measured_there_is_no_share(node: Node, board: Board) -> None:
+    busy_node(node, board)
+    node.accounts["one", ZERO.uuid] = replace(ACCOUNT, wanted=None, received=None)
+    found = samples(scrape(node))
+    for name in ("wanted_ratio", "received_ratio"):
+        assert f"aliquot_container_{name}" not in found
+    assert "aliquot_container_held_seconds_total" in found
+
+
 def test_without_an_arbiter_there_is_no_share(node: Node, board: Board) -> None:
     busy_node(node, board)
     node.accounts.clear()

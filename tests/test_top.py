@@ -359,6 +359,9 @@ def test_a_real_agents_containers_are_shown(here: Desk, tmp_path: Path) -> None:
     assert (piece["container_id"], piece["state"]) == ("one", "running")
     (row,) = piece["devices"]
     assert (row["device_seconds"], row["wait_seconds"], row["waits"]) == (0, 0, 0)
+    # Its arbiter knows the slice, and has nobody else for the device.
+    assert (row["cores"], row["cores_max"], row["gate"]) == (10, 100, "free")
+    assert (row["held_seconds"], row["turns"], row["wanted"], row["received"]) == (0, 0, None, None)
 
 
 # -- What follows from two looks -------------------------------------------------------------------
@@ -404,6 +407,15 @@ def test_what_was_counted_anew_has_no_rate() -> None:
     assert row.rates.turns_per_second is None
     assert row.rates.device_share is None
     assert row.share == ACCOUNT.received
+
+
+def test_a_share_is_that_of_whoever_knows_best() -> None:
+    trail = Trail()
+    unknown = replace(ACCOUNT, wanted=None, received=None)
+    trail.add(look(account=unknown), 1.0)
+    assert only(trail.add(look(account=unknown, device_seconds=1.5), 2.0)).share == 0.5
+    assert only(trail.add(look(account=unknown, device_seconds=1.5, busy=0.4), 3.0)).share == 0.4
+    assert only(trail.add(look(account=ACCOUNT, busy=0.4), 4.0)).share == ACCOUNT.received
 
 
 def test_rows_are_sorted_the_most_first_and_the_unknown_last() -> None:
