@@ -212,9 +212,7 @@ class Daemon:
 
     def retold(self, piece: Slice) -> None:
         """Tell the arbiter what a slice has now. Raises AliquotError."""
-        sharing = getattr(self, "sharing", None)
-        if sharing is not None:
-            sharing.change(piece)
+        self.sharing.change(piece)
 
     # -- Devices -----------------------------------------------------------------------------------
 
