@@ -8,6 +8,7 @@ slice takes it out again, and the bundle's config.json is replaced last, whole.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -83,7 +84,8 @@ class Tools(Generic[B]):
     """What admission is done with.
 
     ``read`` and ``place`` know the configuration already; ``faults`` are what those of the bundle
-    raise, with one line for people.
+    raise, with one line for people. ``inspect_at_once`` reads a bundle that is at hand, without
+    waiting for anything, and returns None for others.
     """
 
     inspect: Callable[[Path], B]
@@ -96,6 +98,7 @@ class Tools(Generic[B]):
     write: Callable[[B, dict[str, Any]], None]
     link_char_devices: Callable[[Sequence[DeviceNode]], None]
     faults: tuple[type[Exception], ...] = ()
+    inspect_at_once: Callable[[Path], B | None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,9 @@ class Admission(Generic[B]):
             raise AliquotError(f"container {container.shown}: its bundle is no absolute path")
         try:
             async with self._keeper.locked(key):
-                bundle = await finish(lambda: self._tools.inspect(Path(path)))
+                bundle = self._tools.inspect_at_once(Path(path))
+                if bundle is None:
+                    bundle = await finish(lambda: self._tools.inspect(Path(path)))
                 container = _container(container, bundle.annotations)
                 await self._make_way(key, container, peer)
                 if any(bundle.annotations.get(name) == "sandbox" for name in _PAUSE):
@@ -231,7 +236,10 @@ class Admission(Generic[B]):
         shares = "; ".join(
             f"{changes.told(part)}, held by the {part.enforcement}" for part in parts
         )
-        _log.info("container %s gets %s", container.shown, shares)
+        # Written once whoever asked has the answer.
+        asyncio.get_running_loop().call_soon(
+            _log.info, "container %s gets %s", container.shown, shares
+        )
 
     async def _apply(self, bundle: B, parts: Iterable[Part], folder: Path) -> None:
         """Ask the vendors what the container needs, and change its bundle. Raises AliquotError."""

@@ -374,6 +374,7 @@ def real_parts(config: Config) -> Parts:
             write=edits.write,
             link_char_devices=edits.link_char_devices,
             faults=(EditError,),
+            inspect_at_once=edits.inspect_at_once,
         ),
         programs=lambda: (program("aliquot-hook"), program("aliquot-stat")),
         services=_services(),

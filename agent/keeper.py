@@ -139,7 +139,12 @@ class Keeper:
             self.hold(fresh)
             # After it was written down: whoever comes after a crash knows what to take back.
             await self._limit(fresh)
-            _log.info("container %s runs as process %d", fresh.container.shown, fresh.init_pid)
+            # Written once whoever asked has the answer.
+            asyncio.get_running_loop().call_soon(
+                _log.info,
+                "container %s runs as process %d",
+                *(fresh.container.shown, fresh.init_pid),
+            )
 
     def _with_init(self, piece: Slice, text: str, peer: Peer) -> Slice:
         shown = piece.container.shown

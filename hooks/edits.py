@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import files, image, ldcache, planfile
-from .bundle import CONFIG, MOMENTS, Bundle, inspect, write
+from .bundle import CONFIG, MOMENTS, Bundle, inspect, inspect_at_once, write
 from .errors import EditError
 from .folders import DRIVER_FOLDERS
 from .plan import BindMount, DeviceNode, Library, Needs
@@ -31,6 +31,7 @@ __all__ = [
     "Bundle",
     "apply",
     "inspect",
+    "inspect_at_once",
     "link_char_devices",
     "write",
 ]
@@ -294,7 +295,8 @@ def _matches(hook: Mapping[str, Any], patterns: Iterable[str]) -> bool:
 
 
 def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
-    with image.Root(bundle.root) as root:
+    place = bundle.root
+    with image.Root(place) as root:
         home = image.default_folder(root)
         cache = image.read_cache(root)
         scanned = image.other_folders(root, home)
@@ -306,7 +308,7 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
     scanned += _injected(bundle, needs)
     scanned += DRIVER_FOLDERS
     lines: list[tuple[str, ...]] = [
-        ("root", str(bundle.root)),
+        ("root", str(place)),
         ("stage", str(folder / "stage")),
         ("region", str(folder / "region")),
         *(("substitute", s.soname, str(s.shim), s.driver) for s in needs.substitutes),

@@ -6,26 +6,19 @@ image lead nowhere else, whatever they say.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import functools
 import os
 import platform
 import stat
-import struct
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from . import files, ldcache
 from .errors import EditError, shown
 
 CACHE: Final = "/etc/ld.so.cache"
 
-# The same number on every architecture.
-_SYS_OPENAT2: Final = 437
-_RESOLVE_NO_MAGICLINKS: Final = 0x02
-_RESOLVE_IN_ROOT: Final = 0x10
 _MOST_CONFIG_BYTES: Final = 65536
 _MOST_NAMES: Final = 1024
 # A rename or mount anywhere on the machine makes the kernel ask for another try at a `..`.
@@ -33,13 +26,6 @@ _MOST_TRIES: Final = 128
 _NOT_THERE: Final = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 )
-
-
-@functools.cache
-def _syscall() -> Any:  # noqa: ANN401 - ctypes' functions have no type
-    function = ctypes.CDLL(None, use_errno=True).syscall
-    function.restype = ctypes.c_long
-    return function
 
 
 class Root:
@@ -66,26 +52,18 @@ class Root:
         raw = os.fsencode(path)
         if b"\0" in raw:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
-        how = struct.pack(
-            "<QQQ", flags | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
-        )
-        code = 0
-        for _ in range(_MOST_TRIES):
-            fd: int = _syscall()(
-                ctypes.c_long(_SYS_OPENAT2),
-                ctypes.c_int(self._fd),
-                raw,
-                how,
-                ctypes.c_size_t(len(how)),
-            )
-            if fd >= 0:
-                return fd
-            code = ctypes.get_errno()
-            if code not in {errno.EAGAIN, errno.EINTR}:
-                break
-        if code == errno.ENOSYS:
-            raise EditError("this kernel has no openat2: containers need Linux 5.6 or newer")
-        raise OSError(code, os.strerror(code), path)
+        resolve = files.RESOLVE_IN_ROOT | files.RESOLVE_NO_MAGICLINKS
+        for tries in range(_MOST_TRIES, 0, -1):
+            try:
+                return files.openat2(raw, flags, resolve, self._fd)
+            except OSError as error:  # noqa: PERF203 - it tries again
+                if error.errno == errno.ENOSYS:
+                    raise EditError(
+                        "this kernel has no openat2: containers need Linux 5.6 or newer"
+                    ) from None
+                if error.errno not in {errno.EAGAIN, errno.EINTR} or tries == 1:
+                    raise OSError(error.errno, error.strerror, path) from None
+        raise AssertionError
 
     def is_folder(self, path: str) -> bool:
         """Say whether a path in the root is a folder."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aliquot.hooks import edits
+from aliquot.hooks import edits, files
 from aliquot.hooks.errors import EditError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -126,6 +127,42 @@ def _missing(path: Path) -> None:
 def _link(path: Path) -> None:
     path.with_name("other.json").write_text(json.dumps(LEAST))
     path.symlink_to("other.json")
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder on a tmpfs, as /run is on a node."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:  # noqa: S108 - a fresh folder in it
+        yield Path(name)
+
+
+def test_a_bundle_that_is_at_hand_is_read_alike_at_once(memory: Path) -> None:
+    config = {**LEAST, "process": {"env": ["A=1"]}, "annotations": {"a": "b"}}
+    (memory / "config.json").write_text(json.dumps(config))
+    assert edits.inspect_at_once(memory) == edits.inspect(memory)
+    (memory / "config.json").write_bytes(b'{"a": 1, "a": 2}')
+    with pytest.raises(EditError, match="'a' twice"):
+        edits.inspect_at_once(memory)
+
+
+def _long(path: Path) -> None:
+    path.write_text(json.dumps({**LEAST, "annotations": {"a": "b" * (128 << 10)}}))
+
+
+@pytest.mark.parametrize("make", [lambda _: None, os.mkfifo, Path.mkdir, _long, _link])
+def test_no_other_bundle_is_read_at_once(memory: Path, make: Callable[[Path], object]) -> None:
+    make(memory / "config.json")
+    before = open_files()
+    assert edits.inspect_at_once(memory) is None
+    assert open_files() == before
+
+
+def test_a_bundle_on_a_disk_is_not_read_at_once(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LEAST))
+    on_disk = files.is_in_memory(fd := os.open(tmp_path, os.O_PATH)) is False
+    os.close(fd)
+    assert (edits.inspect_at_once(tmp_path) is None) is on_disk
+    assert edits.inspect_at_once(Path("relative")) is None
 
 
 @pytest.mark.parametrize(

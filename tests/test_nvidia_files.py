@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,35 @@ def test_a_specification_says_what_is_needed_where_it_has_the_device(
     assert [row["destination"] for row in needs["mounts"]] == ["/usr/bin/nvidia-smi"]
     assert needs["environment"] == {"NVIDIA_VISIBLE_DEVICES": "void", "SITE": "here"}
     assert [row["path"] for row in needs["hooks"]] == ["/opt/site/hook"]
+
+
+def test_what_changes_after_it_was_handed_in_once_is_looked_at_anew(
+    start_nvidia: Callable[..., Node], driver_folder: Path
+) -> None:
+    node = start_nvidia(driver_folder)
+    write_spec(node, [UUIDS[0]], minor=1, driver=driver_folder)
+    first = node.get("needs", [UUIDS[0]])
+    assert node.get("needs", [UUIDS[0]]) == first
+    # A library in the place of the other: its own names count.
+    nvml, cuda = (driver_folder / f"lib{name}.so.999.1" for name in ("nvidia-ml", "cuda"))
+    other = driver_folder / "other"
+    other.write_bytes(cuda.read_bytes())
+    before = nvml.read_bytes()
+    other.replace(nvml)
+    names = {Path(row["path"]).name: row["names"] for row in libraries(node)}
+    assert "libcuda.so.1" in names["libnvidia-ml.so.999.1"]
+    nvml.unlink()
+    assert "which is not there" in node.ask("needs", [UUIDS[0]])["raised"]
+    nvml.write_bytes(before)
+    assert libraries(node) == first["libraries"]
+    write_spec(node, [UUIDS[0]], minor=2, driver=driver_folder)
+    assert node.get("needs", [UUIDS[0]])["nodes"][-1]["path"] == "/dev/nvidia2"
+
+
+def libraries(node: Node) -> list[dict[str, Any]]:
+    """The libraries that the first device needs."""
+    found: list[dict[str, Any]] = node.get("needs", [UUIDS[0]])["libraries"]
+    return found
 
 
 def test_where_nothing_is_withheld_a_specification_counts_whole(

@@ -327,5 +327,6 @@ def test_jitter_and_costs_of_switches_cost_no_more_than_they_take(harness: Path)
     run = time_harness.run(
         harness, 5, "jitter=2", "switch_ns=50000", *sharers("async", 100, (30, 70))
     )
-    assert off(run, (30, 70), SECOND, 0.5) <= 1
+    # The switches themselves are nobody's.
+    assert off(run, (30, 70), SECOND, 0.5) <= 1.25
     assert run.idle(0.5) <= 0.03 * run.end

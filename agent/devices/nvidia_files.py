@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -93,6 +93,8 @@ _MPS_FOLDER: Final = "/tmp/nvidia-mps"  # noqa: S108 - NVIDIA's default
 _SOCKET_OPTIONS: Final = ("rbind", "rw", "nosuid", "nodev", "noexec", "rprivate")
 _CAPABILITIES: Final = Path("/proc/driver/nvidia/capabilities")
 _DEV: Final = Path("/dev")
+# Sets of devices that containers had together.
+_MOST_KEPT: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,15 @@ class Wanted:
         return (self.uuid, *(str(n) for n in numbers), *(f"gpu{n}" for n in numbers))
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What was made of specifications, and what the files were of which it was made."""
+
+    covered: list[cdi.Found]
+    marks: Mapping[str, tuple[int, ...] | None]
+    needs: Needs
+
+
 class Files:
     """Finds the driver's files. ``dev`` and ``capabilities`` are where the kernel has its nodes."""
 
@@ -130,6 +141,7 @@ class Files:
         self._withhold = config.withhold
         self._dev = dev
         self._capabilities = capabilities
+        self._kept: dict[tuple[tuple[str, str], ...], _Kept] = {}
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -147,29 +159,60 @@ class Files:
         covered = self.covered(wanted)
         try:
             if covered is None:
-                nodes, libraries = self._nodes(wanted), own_libraries(self._withhold)
-                mounts = own_mounts()
-                env: dict[str, str] = {}
-                hooks: tuple[Hook, ...] = ()
+                needs = self._made(
+                    self._nodes(wanted), own_libraries(self._withhold), own_mounts(), {}, ()
+                )
             else:
-                edits = cdi.merge(covered)
-                if self._withhold:
-                    kept = [n for n in edits.nodes if not _WITHHELD_NODES.fullmatch(n.path)]
-                    edits = replace(edits, nodes=tuple(kept))
-                where = str(covered[0].spec.path)
-                nodes = cdi.nodes(edits, where)
-                libraries, mounts = self._sorted(edits, where)
-                env, hooks = dict(edits.env), _kept_hooks(edits)
-                if not any(CUDA in library.names for library in libraries):
-                    # A specification of nodes only: the driver is the node's own.
-                    libraries += own_libraries(self._withhold)
+                needs = self._specified(covered)
         except (cdi.CdiError, elf.ElfError, AliquotError) as error:
             raise VendorError(str(error)) from error
+        return replace(needs, substitutes=substitutes())
+
+    def _specified(self, covered: list[cdi.Found]) -> Needs:
+        """Return what specifications have, as it was made before if no file of it has changed.
+
+        Raises VendorError, CdiError, ElfError, AliquotError.
+        """
+        key = tuple((str(found.spec.path), found.name) for found in covered)
+        kept = self._kept.get(key)
+        if kept and kept.covered == covered and kept.marks == _marks(kept.marks):
+            return kept.needs
+        edits = cdi.merge(covered)
+        if self._withhold:
+            nodes = [n for n in edits.nodes if not _WITHHELD_NODES.fullmatch(n.path)]
+            edits = replace(edits, nodes=tuple(nodes))
+        sources = {mount.source for mount in edits.mounts}
+        sources |= {os.path.realpath(source) for source in sources}
+        # Before they are read: what changes meanwhile is read again the next time.
+        marks = _marks(sources | {node.host_path for node in edits.nodes})
+        where = str(covered[0].spec.path)
+        libraries, mounts = self._sorted(edits, where)
+        has_driver = any(CUDA in library.names for library in libraries)
+        if not has_driver:
+            # A specification of nodes only: the driver is the node's own.
+            libraries += own_libraries(self._withhold)
+        needs = self._made(
+            cdi.nodes(edits, where), libraries, mounts, dict(edits.env), _kept_hooks(edits)
+        )
+        if has_driver and None not in marks.values():
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = _Kept(covered, marks, needs)
+        return needs
+
+    def _made(
+        self,
+        nodes: tuple[DeviceNode, ...],
+        libraries: tuple[Library, ...],
+        mounts: tuple[BindMount, ...],
+        env: Mapping[str, str],
+        hooks: tuple[Hook, ...],
+    ) -> Needs:
+        """Return all but the substitutes."""
         return Needs(
             nodes=nodes,
             mounts=mounts,
             libraries=libraries,
-            substitutes=substitutes(),
             # Whatever of NVIDIA's is in the way as well must not inject a second time.
             environment={**env, "NVIDIA_VISIBLE_DEVICES": "void"},
             withheld=WITHHELD if self._withhold else (),
@@ -249,6 +292,23 @@ class Files:
 
 def _is_withheld(path: str, name: str) -> bool:
     return bool(_WITHHELD_FILES.search(path) or _WITHHELD_NAMES.match(name))
+
+
+def _marks(paths: Iterable[str]) -> dict[str, tuple[int, ...] | None]:
+    """Return what changes when a file does, of each path; None for one that is not there."""
+    return {path: _mark(path) for path in paths}
+
+
+def _mark(path: str) -> tuple[int, ...] | None:
+    try:
+        state = os.stat(path)  # noqa: PTH116 - of each file for each container
+    except OSError:
+        return None
+    which = (state.st_dev, state.st_ino, state.st_mode, state.st_rdev)
+    if stat.S_ISDIR(state.st_mode):
+        # It is handed in as a whole, whatever is in it.
+        return which
+    return (*which, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
 
 
 def substitutes() -> tuple[Substitute, ...]:

@@ -58,6 +58,7 @@ struct party {
     uint32_t floor;
     uint64_t quiet_ns;
     bool native; /* takes part in nothing */
+    bool lone;   /* shares with nobody, and has no cap: it asks for nothing */
 
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */

@@ -48,7 +48,8 @@ static uint64_t longest_left(const struct aliquot_arbiter *arbiter, const struct
 
 /* It would take the devices if it got them. */
 static bool asks(const struct party *party) {
-    return party->wanting && !party->native && (party->state == RESTING || party->overtaken);
+    return party->wanting && !party->native && !party->lone &&
+           (party->state == RESTING || party->overtaken);
 }
 
 static bool occupies(const struct party *party) {
@@ -554,6 +555,7 @@ static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, 
     for (uint32_t i = 0; i < party->stake_count; i++)
         alone &= arbiter->device[party->stakes[i]->device].stake_count == 1 &&
                  party->stakes[i]->max == 1000;
+    party->lone = alone;
     bool is_free =
         aliquot_gate_state(arbiter->members[party->members[0]].gate) == ALIQUOT_GATE_FREE;
     if (alone || party->native) {

@@ -125,6 +125,7 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
         /* A turn that follows on one of ours goes on from its end. */
         uint64_t from = flow->turn && flow->turn_end_ns > now ? flow->turn_end_ns : now;
         flow->turn_end_ns = from + aliquot_gate_turn_ns(gate);
+        flow->turn_begin_ns = now;
         flow->turn_used = false;
         flow->grace_ns = 0;
         flow->offered = false;
@@ -213,6 +214,8 @@ void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     if (sharers != flow->sharers && flow->due_ns > now)
         flow->due_ns = now + (flow->due_ns - now) * sharers / flow->sharers;
     flow->sharers = sharers;
+    if (sharers > 1)
+        flow->mixed_ns = now;
 }
 
 /* -- Waiting ------------------------------------------------------------------------------------ */

@@ -83,10 +83,10 @@ struct aliquot_flow {
     uint64_t sampled_ns;    /* clock: when a launch was measured by itself last */
 
     /* The turn. */
-    uint32_t number;      /* of the gate that `turn_end_ns` belongs to */
-    bool turn;            /* `number` is that of a turn */
-    bool turn_used;       /* something was launched in it */
-    uint64_t turn_end_ns; /* clock */
+    uint32_t number;                     /* of the gate that `turn_end_ns` belongs to */
+    bool turn;                           /* `number` is that of a turn */
+    bool turn_used;                      /* something was launched in it */
+    uint64_t turn_begin_ns, turn_end_ns; /* clock */
 
     bool active;           /* as in the flow word */
     bool offered;          /* those who wait were told to try again, and nobody has since */
@@ -100,7 +100,8 @@ struct aliquot_flow {
     uint64_t grace_ns;     /* clock: since when it has had nothing to do in its turn; 0: it has */
     /* What other processes of the slice had under way, and when that was added up. */
     uint64_t others_ns, counted_ns;
-    uint32_t sharers; /* processes of the slice that have something under way, this one included */
+    uint64_t mixed_ns; /* clock: when others of the slice last had something under way */
+    uint32_t sharers;  /* processes of the slice that have something under way, this one included */
 
     struct followed {
         uint64_t word, since_ns;

@@ -6,11 +6,14 @@
 /* A launch that is found done so soon after the host made it had not been waiting behind others. */
 #define BACKLOG_NS (20 * US)
 
+/* Who used the device so lately may have had a part of what is measured. */
+#define MIXED_NS (50 * MS)
+
 /* Work that ends so soon after a launch was let through had waited for it. */
 #define HELPED_NS (10 * MS)
 
 /* Time before what is charged that other processes of the slice may have left uncharged. */
-#define HOLES_NS (2 * MS)
+#define HOLES_NS (5 * MS)
 
 /* -- What is known of launches ------------------------------------------------------------------ */
 
@@ -18,8 +21,8 @@
 static bool crowded(const struct aliquot_flow *flow, uint64_t now) {
     unsigned lanes = 0;
     for (uint32_t i = 0; i < LANES; i++)
-        lanes += flow->lanes[i].key && now - flow->lanes[i].used_ns < 50 * MS;
-    return flow->sharers > 1 || lanes > 1;
+        lanes += flow->lanes[i].key && now - flow->lanes[i].used_ns < MIXED_NS;
+    return lanes > 1 || now - flow->mixed_ns < MIXED_NS;
 }
 
 static struct learned *learned_at(struct aliquot_limiter *limiter,
@@ -139,16 +142,18 @@ static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *f
     uint64_t predicted = spent_ns > flow->charged_ns ? spent_ns - flow->charged_ns : 0;
     if (flow->busy_ns && end_ns > flow->busy_ns) {
         uint64_t passed = end_ns - flow->busy_ns;
-        bool shared = flow->sharers > 1;
+        bool mixed = now - flow->mixed_ns < MIXED_NS;
+        /* Nothing of ours ran before the turn. */
+        uint64_t base_ns = least(flow->busy_ns, most(flow->turn_begin_ns, end_ns - HOLES_NS));
         queued = queued && flow->gap_ns <= flow->busy_ns;
         uint64_t charged = charge(limiter, flow->device, flow->busy_ns, end_ns,
                                   queued ? passed : least(passed, predicted),
-                                  shared && !queued && spent_ns < flow->given_ns ? HOLES_NS : 0);
+                                  mixed && !queued ? flow->busy_ns - base_ns : 0);
         /* The prediction was counted when it was given out. */
         aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
-        if (!queued && !crowded(flow, now)) {
+        if (mixed || (!queued && !crowded(flow, now))) {
             flow->pace = (flow->pace * 3 + 1024) / 4;
-        } else if (queued && predicted > 100 * US && flow->sharers == 1 &&
+        } else if (queued && predicted > 100 * US &&
                    !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
