@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from aliquot.shim import arbiter, region
 
+import time_harness
 from commands import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 FREE, OPEN, TURN, CLOSED = range(4)
 
-_CORE = ("limiter", "meter", "observe", "lock")
 # Where the parts of the files lie; region.h says so.
 _BEAT = 24
 _COLUMNS, _COLUMN_BYTES = 256, 256
@@ -35,9 +35,8 @@ def compile_sharer(folder: Path) -> Path:
     """Compile the program."""
     program = folder / "sharer"
     command = ["gcc", "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
-    sources = [f"csrc/core/{name}.c" for name in _CORE]
-    sources += ["bench/sharer.c", "csrc/region/region.c"]
-    command += [f"-I{ROOT / 'csrc'}", "-o", str(program), *(str(ROOT / one) for one in sources)]
+    sources = [*time_harness.LIMITER, ROOT / "bench/sharer.c", ROOT / "csrc/region/region.c"]
+    command += [f"-I{ROOT / 'csrc'}", "-o", str(program), *map(str, sources)]
     subprocess.run([*command, "-lpthread"], check=True)
     return program
 
