@@ -49,7 +49,7 @@ PROGRAM: Final = "/usr/bin/launcher"
 def sharing_bed(**settings: object) -> Iterator[NodeBed]:
     """Make a node of one device whose containers launch. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-") as name:
-        program = common.compile_client(Path(name), "launcher")
+        program = common.compile_c(Path(name), common.HERE / "launcher.c")
         node = Path(name) / "bench.toml"
         node.write_text(NODE, encoding="utf-8")
         with node_bed(str(node), programs={PROGRAM: program}, **settings) as bed:
@@ -105,15 +105,3 @@ def launchers(
             say(process, "go")
         time.sleep(SETTLE_SECONDS)
         yield Launchers(bed, list(wishes))
-
-
-def main_probe() -> None:
-    import itertools
-    with sharing_bed() as bed:
-        for kernel in KERNELS_US:
-            for kind, batch in BATCH.items():
-                for split in SPLITS[:4]:
-                    wishes = {f"c{i}-{n}": {"ALIQUOT_MEMORY": "1GiB", "ALIQUOT_CORES": str(n)} for i, n in enumerate(split)}
-                    with launchers(bed, wishes, kernel, batch) as here:
-                        had = here.had(2.0)
-                        print(kernel, kind, split, {k: round(v, 3) for k, v in had.items()}, round(sum(had.values()), 3), flush=True)

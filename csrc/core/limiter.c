@@ -279,13 +279,19 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
 }
 
 /* A kernel of ours that is far beyond its time may wait for this very launch: it is let through, one
- * at a time. */
-static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
+ * at a time. Where nobody else wants the device, and the cap has room, all are: a stream that waits for
+ * the host may be filled by then. */
+static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, unsigned state,
+                        uint64_t now) {
     bool stuck;
-    if (now - flow->let_ns < flow->let_pause_ns)
+    bool all =
+        state < ALIQUOT_GATE_TURN && aliquot_meter_allowed(limiter, flow->device, 0, now) <= now;
+    if (!all && now - flow->let_ns < flow->let_pause_ns)
         return false;
     if (aliquot_meter_drained(limiter, flow, now, &stuck) || !stuck)
         return false;
+    if (all)
+        return true;
     /* If it was not this one, the next has to wait longer: it may just be a long kernel. */
     flow->let_ns = now;
     flow->let_pause_ns = least(4 * flow->let_pause_ns, 5000 * MS);
@@ -436,7 +442,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
                                      now, &room, &until);
         if (verdict != PASS) {
-            if (let_through(limiter, flow, now))
+            if (let_through(limiter, flow, state, now))
                 room = 0;
             else {
                 bool counts =
@@ -450,6 +456,10 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         bool was = flow->active;
         flow->active = true;
         ticket = give(thread, flow, gate, ns, measured_ns, room, now);
+        /* Marks fill a stream too. One that is stuck must have room for all that the program puts there
+         * before it sees to it that it goes on. */
+        if (verdict != PASS && flow->mark_count >= LOOSE_MARKS)
+            ticket &= ~(aliquot_ticket)(TICKET_MARK | TICKET_MEASURE);
         aliquot_flow_publish(limiter, flow, now);
         /* The gate may have closed before the arbiter could see that we are active: what has not been
          * launched is given back, and it is tried again. (Who is let through goes.) */
@@ -531,81 +541,5 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
         limiter->seam->drop(limiter->env, before);
     }
     aliquot_unlock(&flow->lock);
-    errno = saved;
-}
-
-/* -- Around it ---------------------------------------------------------------------------------- */
-
-void aliquot_waited(struct aliquot_limiter *limiter) {
-    int saved = errno;
-    for (uint32_t i = 0; i < limiter->device_count; i++) {
-        struct aliquot_flow *flow = &limiter->flow[i];
-        if (aliquot_gate_state(gate_word(limiter, i)) < ALIQUOT_GATE_TURN)
-            continue;
-        aliquot_lock(&flow->lock);
-        uint64_t now = now_of(limiter);
-        if (flow->mark_count && now - flow->look_ns >= 20 * US)
-            aliquot_meter_look(limiter, flow, now);
-        aliquot_unlock(&flow->lock);
-    }
-    errno = saved;
-}
-
-static void forget(struct aliquot_limiter *limiter) {
-    aliquot_lock(&limiter->state->lock);
-    /* release: pairs with the acquire in forget_known. */
-    atomic_fetch_add_explicit(&limiter->state->generation, 1, memory_order_release);
-    aliquot_unlock(&limiter->state->lock);
-    for (uint32_t i = 0; i < limiter->device_count; i++) {
-        struct aliquot_flow *flow = &limiter->flow[i];
-        aliquot_lock(&flow->lock);
-        aliquot_flow_void(limiter, flow, now_of(limiter));
-        aliquot_unlock(&flow->lock);
-    }
-}
-
-void aliquot_limiter_forget_lane(struct aliquot_limiter *limiter, uint64_t lane,
-                                 bool (*belongs)(void *context, uint64_t lane), void *context) {
-    int saved = errno;
-    for (uint32_t i = 0; i < limiter->device_count; i++) {
-        struct aliquot_flow *flow = &limiter->flow[i];
-        aliquot_lock(&flow->lock);
-        for (uint32_t row = 0; row < LANES; row++) {
-            uint64_t key = flow->lanes[row].key;
-            if (key && (lane ? key == lane : belongs(context, key)))
-                flow->lanes[row] = (struct lane){0};
-        }
-        aliquot_unlock(&flow->lock);
-    }
-    aliquot_lock(&limiter->state->lock);
-    for (uint32_t i = 0; i < LEARNED; i++) {
-        struct learned *learned = &limiter->state->learned[i];
-        if (learned->ns && (lane ? learned->lane == lane : belongs(context, learned->lane)))
-            *learned = (struct learned){0};
-    }
-    aliquot_unlock(&limiter->state->lock);
-    forget(limiter);
-    errno = saved;
-}
-
-void aliquot_limiter_forget_known(struct aliquot_limiter *limiter) {
-    int saved = errno;
-    aliquot_lock(&limiter->state->lock);
-    memset(limiter->state->learned, 0, sizeof limiter->state->learned);
-    aliquot_unlock(&limiter->state->lock);
-    forget(limiter);
-    errno = saved;
-}
-
-void aliquot_limiter_forget_what(struct aliquot_limiter *limiter, uint64_t what) {
-    int saved = errno;
-    aliquot_lock(&limiter->state->lock);
-    for (uint32_t i = 0; i < LEARNED; i++)
-        if (limiter->state->learned[i].what == what)
-            limiter->state->learned[i] = (struct learned){0};
-    /* Threads forget when they come for another part: until then a part is at stake.
-     * release: pairs with the acquire in forget_known. */
-    atomic_fetch_add_explicit(&limiter->state->generation, 1, memory_order_release);
-    aliquot_unlock(&limiter->state->lock);
     errno = saved;
 }
