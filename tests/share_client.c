@@ -58,8 +58,8 @@ static void *words_at; /* of the host */
 static void map_words(const char *path) {
     int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
     CHECK(!path || (fd >= 0 && ftruncate(fd, 4096) == 0));
-    words_at = mmap(NULL, 4096, PROT_READ | PROT_WRITE, path ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS,
-                    fd, 0);
+    words_at = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+                    path ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, fd, 0);
     CHECK(words_at != MAP_FAILED);
 }
 
@@ -74,8 +74,8 @@ static struct part part_of(int device) {
     part.stream = new_stream(CU_STREAM_NON_BLOCKING);
     if (words_at == NULL)
         map_words(NULL);
-    CUresult result =
-        cuMemHostRegister(words_at, 4096, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
+    CUresult result = cuMemHostRegister(words_at, 4096,
+                                        CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
     CHECK(result == CUDA_SUCCESS || result == CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
     OK(cuMemHostGetDevicePointer(&part.words, words_at, 0));
     return part;
@@ -251,8 +251,8 @@ static void fork_often(void) {
             CUcontext context;
             if (round % 2)
                 execl("/proc/self/exe", "share_client", "once", NULL);
-            /* Not its own: it was not initialised here. */
-            _exit(cuCtxGetCurrent(&context) == CUDA_SUCCESS && round % 4 == 0 ? 0 : 0);
+            /* What was its parent's is not the child's. */
+            _exit(cuCtxGetCurrent(&context) == CUDA_ERROR_NOT_INITIALIZED ? 0 : 1);
         }
         kernel(&part, part.stream);
         finish(&part, part.stream);
@@ -275,11 +275,13 @@ static void nursery(void) {
     char line[256];
     puts("ready");
     fflush(stdout);
+    CHECK(fgets(line, sizeof line, stdin) != NULL);
     signal(SIGCHLD, SIG_IGN);
     while (fgets(line, sizeof line, stdin) != NULL) {
         char *word[8] = {NULL}, *rest = NULL;
         unsigned count = 0;
-        for (char *at = strtok_r(line, " \n", &rest); at && count < 7; at = strtok_r(NULL, " \n", &rest))
+        for (char *at = strtok_r(line, " \n", &rest); at && count < 7;
+             at = strtok_r(NULL, " \n", &rest))
             word[count++] = at;
         if (count == 3 && !strcmp(word[0], "signal")) {
             kill((pid_t)atoi(word[1]), atoi(word[2]));

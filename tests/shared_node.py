@@ -7,7 +7,7 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -51,9 +51,10 @@ class Program:
                     self.rounds = int(self.lines[-1])
                 self._news.notify_all()
 
-    def _wait(self, what: str, so: object) -> None:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        assert callable(so)
+    def _wait(
+        self, what: str, so: Callable[[], object], patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        deadline = time.monotonic() + patience_seconds
         with self._news:
             while not so():
                 status = self.process.poll()
@@ -80,10 +81,11 @@ class Program:
         self._wait(f"does not answer {line}", lambda: len(self.lines) > count)
         return self.lines[count]
 
-    def goes_on(self, rounds: int = 30) -> None:
+    def goes_on(self, rounds: int = 30, patience_seconds: float = PATIENCE_SECONDS) -> None:
         """Wait until it has done so many rounds more."""
         until = self.rounds + rounds
-        self._wait(f"has done {self.rounds} rounds and no more", lambda: self.rounds >= until)
+        what = f"has done {self.rounds} rounds and not {until}"
+        self._wait(what, lambda: self.rounds >= until, patience_seconds)
 
     def ran_ns(self, device: int = 0) -> int:
         """Return the device time of its processes that live, by the simulator's truth."""
