@@ -269,36 +269,38 @@ static void once(void) {
     finish(&part, part.stream);
 }
 
-/* Starts programs as its lines say, and sends them signals: "start ARGUMENT…" answers with the pid,
- * "signal PID NUMBER" with nothing. For processes that come and go in one container. */
+/* A line on its standard input, so that it goes on, and nobody who reads what it says. */
+static void start(char **word) {
+    int in[2], out = open("/dev/null", O_WRONLY);
+    CHECK(pipe(in) == 0 && write(in[1], "go\n", 3) == 3);
+    dup2(in[0], STDIN_FILENO);
+    dup2(out, STDOUT_FILENO);
+    execv(word[0], word);
+    _exit(127);
+}
+
+/* Does as its lines say, for processes that come and go in one container: "start PROGRAM ARGUMENT…"
+ * answers with the pid, "signal PID NUMBER" with 0, and "wait PID" with the status when it has ended. */
 static void nursery(void) {
     char line[256];
     puts("ready");
     fflush(stdout);
     CHECK(fgets(line, sizeof line, stdin) != NULL);
-    signal(SIGCHLD, SIG_IGN);
     while (fgets(line, sizeof line, stdin) != NULL) {
-        char *word[8] = {NULL}, *rest = NULL;
+        char *word[9] = {NULL}, *rest = NULL;
         unsigned count = 0;
-        for (char *at = strtok_r(line, " \n", &rest); at && count < 7;
+        for (char *at = strtok_r(line, " \n", &rest); at && count < 8;
              at = strtok_r(NULL, " \n", &rest))
             word[count++] = at;
-        if (count == 3 && !strcmp(word[0], "signal")) {
-            kill((pid_t)atoi(word[1]), atoi(word[2]));
-            continue;
-        }
-        CHECK(count >= 2 && !strcmp(word[0], "start"));
-        word[0] = client_argv[0];
-        pid_t child = fork();
-        if (child == 0) {
-            int in[2], out = open("/dev/null", O_WRONLY);
-            CHECK(pipe(in) == 0 && write(in[1], "go\n", 3) == 3);
-            dup2(in[0], STDIN_FILENO);
-            dup2(out, STDOUT_FILENO);
-            execv("/proc/self/exe", word);
-            _exit(127);
-        }
-        printf("%d\n", (int)child);
+        CHECK(count >= 2);
+        int answer = 0;
+        if (!strcmp(word[0], "signal"))
+            CHECK(kill((pid_t)atoi(word[1]), atoi(word[2])) == 0);
+        else if (!strcmp(word[0], "wait"))
+            CHECK(waitpid((pid_t)atoi(word[1]), &answer, 0) > 0);
+        else if ((answer = fork()) == 0)
+            start(word + 1);
+        printf("%d\n", answer);
         fflush(stdout);
     }
 }

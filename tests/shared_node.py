@@ -93,6 +93,14 @@ class Program:
         return sum(one.ran_ns[device] for one in found if one.group == self.name)
 
 
+def charged_ns(one: Program, device: int = 0) -> int:
+    """Return the device time that a container's own books have."""
+    folder = next((one.bed.folder / "run/containers").glob(f"{one.name}-*/region"))
+    with (folder / "usage").open("rb") as usage:
+        used = region.read_usage(usage.fileno(), str(folder), device + 1).devices[device]
+    return used.device_ns
+
+
 @contextlib.contextmanager
 def program(bed: NodeBed, name: str, *command: str, **wish: str) -> Iterator[Program]:
     """Run a case of share_client.c in a container of that name."""

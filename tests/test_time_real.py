@@ -12,7 +12,8 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ from aliquot.sim.state import truth
 
 import shared_node
 from nodes import NodeBed, node_bed
-from shared_node import HangError, Stopped, program, programs
+from shared_node import HangError, Program, Stopped, charged_ns, program, programs
+from tenants import compile_c
 
-HERE = Path(__file__).resolve().parent
 NODE = """
 [[device]]
 count = 2
@@ -34,36 +35,38 @@ ONE = {"ALIQUOT_CORES": "30"}
 OTHER = {"ALIQUOT_CORES": "70"}
 SEED = 20
 KILLS = 40
+# A program's system calls in several turns, and the arbiter's in one.
+STEPS = 240
+AGENT_STEPS = 12
+KILL_AT = "/usr/bin/kill_at"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts containers")
 
 
 @pytest.fixture(scope="module")
+def kill_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that kills at a step."""
+    return compile_c(tmp_path_factory.mktemp("share"), "kill_at", ["kill_at.c"])
+
+
+@pytest.fixture(scope="module")
 def bed(
-    tmp_path_factory: pytest.TempPathFactory,
-    header_folder: Callable[[str], Path],
-    sim_library: Path,
+    tmp_path_factory: pytest.TempPathFactory, sim_library: Path, kill_at: Path
 ) -> Iterator[NodeBed]:
     """A node with an agent, and the program in its image."""
     folder = tmp_path_factory.mktemp("share")
-    client = folder / "share_client"
-    subprocess.run(
-        [
-            *("gcc", "-std=gnu11", "-O1", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"),
-            *("-I", header_folder("13.5"), "-o", client, HERE / "share_client.c"),
-            *("-L", sim_library.parent, "-l:libcuda.so.1", "-lpthread"),
-            # A library built with a sanitizer leaves its names to whoever loads it.
-            "-Wl,--unresolved-symbols=ignore-in-shared-libs",
-        ],
-        check=True,
+    client = compile_c(
+        folder,
+        "share_client",
+        ["share_client.c"],
+        *("-U__CUDA_API_VERSION_INTERNAL", "-L", str(sim_library.parent), "-l:libcuda.so.1"),
+        # A library built with a sanitizer leaves its names to whoever loads it.
+        "-Wl,--unresolved-symbols=ignore-in-shared-libs",
     )
     node = folder / "node.toml"
     node.write_text(NODE)
-    with node_bed(
-        str(node),
-        programs={shared_node.PROGRAM: client},
-        **{"limits.container.priority": 50},
-    ) as bed:
+    image = {shared_node.PROGRAM: client, KILL_AT: kill_at}
+    with node_bed(str(node), programs=image) as bed:
         yield bed
 
 
@@ -133,30 +136,56 @@ def test_others_go_on_while_a_holder_is_stopped(bed: NodeBed) -> None:
         assert gone_on >= 5
 
 
-def test_others_go_on_after_a_holder_or_a_waiter_is_killed(bed: NodeBed) -> None:
+@dataclass(frozen=True)
+class Nursery:
+    """A container in which processes come and go."""
+
+    one: Program
+
+    def start(self, *command: object) -> int:
+        """Start a program; returns its pid in the container."""
+        return int(self.one.answer(" ".join(map(str, ("start", *command)))))
+
+    def kill(self, pid: int) -> None:
+        """End it as nobody should be ended."""
+        self.one.answer(f"signal {pid} {int(signal.SIGKILL)}")
+        assert self.wait(pid) == signal.SIGKILL
+
+    def wait(self, pid: int) -> int:
+        """Wait until it has ended; returns its status as wait(2) has it."""
+        return int(self.one.answer(f"wait {pid}"))
+
+
+@pytest.fixture
+def nursery(bed: NodeBed) -> Iterator[Nursery]:
+    """A container with 30% of the device, in which nothing runs yet."""
+    with program(bed, "nursery", "nursery", **ONE) as one:
+        one.begin()
+        yield Nursery(one)
+
+
+def test_others_go_on_after_a_holder_or_a_waiter_is_killed_at_any_moment(
+    bed: NodeBed, nursery: Nursery
+) -> None:
     dice = random.Random(SEED)
-    with programs(bed, ("other", ["load", 5], OTHER)) as (other,), nursery(bed, ONE) as start:
+    with programs(bed, ("other", ["load", 5], OTHER)) as (other,):
         for _ in range(KILLS):
-            kill = start("load", str(dice.choice((1, 5, 50))))
-            second = start("load", "5")
+            first = nursery.start(shared_node.PROGRAM, "load", dice.choice((1, 5, 50)))
+            second = nursery.start(shared_node.PROGRAM, "load", 5)
             time.sleep(dice.random() / 10)
-            kill()
+            nursery.kill(first)
             other.goes_on(10)
-            second()
+            nursery.kill(second)
         other.goes_on()
 
 
-@contextlib.contextmanager
-def nursery(bed: NodeBed, wish: dict[str, str]) -> Iterator[Callable[..., Callable[[], None]]]:
-    """A container in which programs are started; each answers how to kill it."""
-    with program(bed, "nursery", "nursery", **wish) as one:
-        one.begin()
-
-        def start(*command: str) -> Callable[[], None]:
-            pid = int(one.answer(" ".join(("start", *command))))
-            return lambda: one.say(f"signal {pid} {int(signal.SIGKILL)}")
-
-        yield start
+def test_others_go_on_after_one_is_killed_at_every_step(bed: NodeBed, nursery: Nursery) -> None:
+    with programs(bed, ("other", ["load", 5], OTHER)) as (other,):
+        for step in range(STEPS):
+            command = (KILL_AT, step, shared_node.PROGRAM, "load", 1 + step % 3)
+            assert nursery.wait(nursery.start(*command)) == 0
+            other.goes_on(10)
+        assert nursery.one.ran_ns() == 0
 
 
 def test_all_go_on_when_the_agent_is_killed_and_when_it_is_back(bed: NodeBed) -> None:
@@ -170,6 +199,42 @@ def test_all_go_on_when_the_agent_is_killed_and_when_it_is_back(bed: NodeBed) ->
             for each in (*both, *both):
                 each.goes_on(20)
             bed.agent.start()
+
+
+def test_all_go_on_after_the_agent_was_killed_at_every_step_of_a_turn(
+    bed: NodeBed, kill_at: Path
+) -> None:
+    with programs(bed, ("one", ["load", 5], ONE), ("other", ["load", 1], OTHER)) as both:
+        for step in range(AGENT_STEPS):
+            arbiter = next(
+                task.name
+                for task in Path(f"/proc/{bed.agent.pid}/task").iterdir()
+                if (task / "comm").read_text() == "aliquot-arbiter\n"
+            )
+            subprocess.run([kill_at, str(step), f"-{arbiter}"], check=True, timeout=60)
+            assert bed.agent.end() == -signal.SIGKILL
+            for each in (*both, *both):
+                each.goes_on(20)
+            bed.agent.start()
+        for each in (*both, *both):
+            each.goes_on(20)
+
+
+def test_who_is_capped_stays_below_the_cap_and_nobody_is_charged_more_than_passed(
+    bed: NodeBed,
+) -> None:
+    cap = {"ALIQUOT_CORES": "20", "ALIQUOT_CORES_MAX": "30"}
+    with programs(bed, ("capped", ["load", 10], cap)) as (capped,):
+        capped.goes_on(20)
+        began, before = time.monotonic_ns(), capped.ran_ns()
+        charged = charged_ns(capped)
+        time.sleep(2.5)
+        ran = capped.ran_ns() - before
+        charged = charged_ns(capped) - charged
+        passed = time.monotonic_ns() - began
+        capped.goes_on()
+    assert 0 < ran <= 0.36 * passed
+    assert 0 < charged <= passed
 
 
 def test_a_container_that_comes_after_the_agent_was_killed_goes_on_with_others(
