@@ -16,11 +16,11 @@ from aliquot.shim import arbiter, region
 
 import time_harness
 from commands import PATIENCE_SECONDS
+from time_harness import ROOT
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-ROOT = Path(__file__).resolve().parent.parent
 FREE, OPEN, TURN, CLOSED = range(4)
 
 # Where the parts of the files lie; region.h says so.
