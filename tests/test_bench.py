@@ -48,7 +48,7 @@ FIGURES = {
     "init": INIT,
 }
 OF_CONTAINERS = {
-    "container_start": {"slice", "no_slice"},
+    "container_start": {"slice", "no_slice", "slice_cpu", "no_slice_cpu"},
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
 }
 

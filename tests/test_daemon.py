@@ -144,6 +144,44 @@ def test_running_containers_take_turns_whatever_becomes_of_the_agent(node: Node)
         one.close()
 
 
+def test_what_a_container_has_is_changed_by_the_agent_that_runs(node: Node) -> None:
+    def change(*said: str) -> None:
+        done = subprocess.run(
+            [*ALIQUOT, "set", "one", *said],
+            env={**os.environ, "ALIQUOT_RUNTIME_DIR": str(node.base)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def gate_is(state: str) -> None:
+        # It is the arbiter's to write, as soon as it has been told.
+        with path.open("rb") as file:
+            wait_for(lambda: region.read_gate(file.fileno(), 0) == state, f"a gate that is {state}")
+
+    with node.agent("tools") as agent:
+        node.start(make_bundle(node.folder / "one"))
+        (folder,) = (node.base / "containers").iterdir()
+        path = folder / "region/grant"
+        gate_is("free")
+        change("--cores-max", "50")
+        gate_is("open")
+        change("--cores-max", "100")
+        gate_is("free")
+        change("--cores-max", "50", "--priority", "-4")
+        gate_is("open")
+        agent.kill()
+        agent.wait()
+    with node.agent("tools"), path.open("rb") as file:
+        (granted,) = region.read_grant(file.fileno(), str(path)).devices
+        assert (granted.cores_min, granted.cores, granted.priority) == (10, 50, -4)
+        gate_is("open")
+        change("--policy", "native")
+        gate_is("free")
+
+
 def test_there_is_one_agent_a_base(node: Node) -> None:
     with node.agent() as agent:
         with subprocess.Popen(

@@ -276,13 +276,19 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
 }
 
 /* A kernel of ours that is far beyond its time may wait for this very launch: it is let through, one
- * at a time. */
-static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
+ * at a time. Where nobody else wants the device, and the cap has room, all are: a stream that waits for
+ * the host may be filled by then. */
+static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, unsigned state,
+                        uint64_t now) {
     bool stuck;
-    if (now - flow->let_ns < flow->let_pause_ns)
+    bool all =
+        state < ALIQUOT_GATE_TURN && aliquot_meter_allowed(limiter, flow->device, 0, now) <= now;
+    if (!all && now - flow->let_ns < flow->let_pause_ns)
         return false;
     if (aliquot_meter_drained(limiter, flow, now, &stuck) || !stuck)
         return false;
+    if (all)
+        return true;
     /* If it was not this one, the next has to wait longer: it may just be a long kernel. */
     flow->let_ns = now;
     flow->let_pause_ns = least(4 * flow->let_pause_ns, 5000 * MS);
@@ -433,7 +439,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
                                      now, &room, &until);
         if (verdict != PASS) {
-            if (let_through(limiter, flow, now))
+            if (let_through(limiter, flow, state, now))
                 room = 0;
             else {
                 bool counts =
@@ -447,6 +453,10 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         bool was = flow->active;
         flow->active = true;
         ticket = give(thread, flow, gate, ns, measured_ns, room, now);
+        /* Marks fill a stream too. One that is stuck must have room for all that the program puts there
+         * before it sees to it that it goes on. */
+        if (verdict != PASS && flow->mark_count >= LOOSE_MARKS)
+            ticket &= ~(aliquot_ticket)(TICKET_MARK | TICKET_MEASURE);
         aliquot_flow_publish(limiter, flow, now);
         /* The gate may have closed before the arbiter could see that we are active: what has not been
          * launched is given back, and it is tried again. (Who is let through goes.) */
