@@ -21,13 +21,13 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from aliquot.hooks.plan import DeviceNode, Needs
 from aliquot.shim import region
 
+from . import changes
 from .blocking import Caller, finish
 from .deposit import Deposit
 from .devices import Device, Vendor, VendorError
 from .errors import AliquotError
 from .keeper import DRIVER, Keeper, has_ended
 from .ledger import Ledger, key_of
-from .sizes import format_size
 from .slices import Container, Part, Request, Slice
 from .wire import Peer
 
@@ -217,19 +217,24 @@ class Admission(Generic[B]):
             created_unix_ns=time.time_ns(),
             maker_pid=peer.pid,
             maker_start=peer.start,
+            policy=request.policy,
+            group=request.group,
+            quiet_ms=request.quiet_ms,
+            floor=request.floor,
+            native=request.native,
         )
         folder = self._ledger.add(piece, _region_devices(parts, devices))
         try:
+            # What a region is not made with.
+            changes.tell(self._ledger, piece)
             await self._apply(bundle, parts, folder)
         except BaseException:
             self._ledger.remove(key)
             raise
         # Not before: whoever asked is answered first, and that it may have ended is seen then, too.
         self._keeper.hold(piece)
-        shares = ", ".join(
-            f"{format_size(part.memory_bytes)} and {part.cores}% of {part.uuid}, held by "
-            f"the {part.enforcement}"
-            for part in parts
+        shares = "; ".join(
+            f"{changes.told(part)}, held by the {part.enforcement}" for part in parts
         )
         # Written once whoever asked has the answer.
         asyncio.get_running_loop().call_soon(
@@ -291,9 +296,12 @@ def _region_devices(
             cap=part.memory_bytes,
             page_bytes=known[part.uuid].page_bytes,
             context_bytes=known[part.uuid].context_bytes,
-            # Who was promised nothing may have all that others leave.
-            cores=part.cores or 100,
+            cores=part.cores_max,
             by_driver=part.enforcement == DRIVER,
+            shared=True,
+            cores_min=part.cores,
+            weight=part.weight,
+            priority=part.priority,
         )
         for part in parts
     )

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 # Name: where the command is, and what the list of commands says of it. Nothing is imported before
 # it is asked for.
 _COMMANDS: Final = {
-    "run": ("aliquot.agent.run:run_command", "Run a program with a memory cap."),
+    "run": ("aliquot.agent.run:run_command", "Run a program with a cap on memory and time."),
     "devices": (
         "aliquot.agent.show_devices:devices_command",
         "Show devices and what of them is allocated.",
     ),
     "ps": ("aliquot.agent.ps:ps_command", "Show slices, their processes and what they hold."),
+    "set": ("aliquot.agent.set_slice:set_command", "Change what a running container has."),
+    "top": ("aliquot.agent.top:top_command", "Show who has which device, again and again."),
     "install": ("aliquot.agent.install:install_command", "Register with a container runtime."),
     "doctor": ("aliquot.agent.doctor:doctor_command", "Say what is wrong with this node."),
     "agent": ("aliquot.agent.daemon:agent_command", "Run the node agent."),

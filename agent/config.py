@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from aliquot.shim import region
+
 from .errors import AliquotError, BadRequestError
+from .policies import BURST_SHARE, MOST_FLOOR, MOST_QUIET_MS, POLICIES
 from .sizes import Size, parse_size
 from .slices import BINPACK, SPREAD
 
@@ -44,14 +47,21 @@ _VENDOR: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 class Ceiling:
     """The most that may be asked for; None is no limit.
 
-    Of a container: ``devices`` it may hold, ``memory`` and ``cores`` (percent) of each of them. Of
-    a namespace: what its containers hold together, ``devices`` counted once for each container,
-    a percentage of ``memory`` being of all the node's devices, ``cores`` the sum of percentages.
+    Of a container: ``devices`` it may hold, ``memory`` of each of them, and of its time ``cores``
+    that are guaranteed and ``cores_max`` that it ever has (percent). Of a namespace: what its
+    containers hold together, ``devices`` counted once for each container, a percentage of
+    ``memory`` being of all the node's devices, ``cores`` the sum of percentages.
+
+    ``priority`` and ``weight`` are for each container; a namespace's own count before those that
+    are for all.
     """
 
     devices: int | None = None
     memory: Size | None = None
     cores: int | None = None
+    cores_max: int | None = None
+    priority: int | None = None
+    weight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,22 @@ class Limits:
         """Return the ceiling that a namespace has, and the name that it is written under."""
         found = name if name in self.namespace else EVERY_OTHER
         return found, self.namespace.get(found, Ceiling())
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How time is shared out where a container does not say.
+
+    ``native``: containers may ask to take no turns. ``max_containers`` is how many have a part of
+    a device each under the policy ``average``. ``round_ms`` is what a turn brings its holder.
+    """
+
+    policy: str = BURST_SHARE
+    quiet_ms: int = 100
+    floor: int = 0
+    native: bool = False
+    max_containers: int = 20
+    round_ms: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +108,7 @@ class Config:
     sources: tuple[str, ...] = SOURCES
     vendors: tuple[str, ...] = ()
     withhold: bool = True
+    sharing: Shares = field(default_factory=Shares)
     limits: Limits = field(default_factory=Limits)
 
 
@@ -152,7 +179,10 @@ def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:
 
 
 def _read_values(table: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
-    values = _read_keys(table, _READERS, "", mistakes, also=("limits",))
+    values = _read_keys(table, _READERS, "", mistakes, also=("sharing", "limits"))
+    if "sharing" in table:
+        own = _as_table(table["sharing"], "sharing", mistakes)
+        values["sharing"] = Shares(**_read_keys(own, _SHARING_READERS, "sharing.", mistakes))
     if "limits" in table:
         values["limits"] = _read_limits(table["limits"], mistakes)
     return values
@@ -338,19 +368,35 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "vendors": _vendors,
     "withhold": _yes_or_no,
 }
+_SHARING_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "policy": _one_of(*POLICIES),
+    "quiet_ms": _whole(0, MOST_QUIET_MS, "a time in milliseconds"),
+    "floor": _whole(0, MOST_FLOOR, "percent of a device's time"),
+    "native": _yes_or_no,
+    "max_containers": _whole(1, 100, "a number of containers"),
+    "round_ms": _whole(1, 1000, "a time in milliseconds"),
+}
+_PRECEDENCE_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "priority": _whole(-region.MAX_PRIORITY, region.MAX_PRIORITY, "a priority"),
+    "weight": _whole(1, region.MAX_WEIGHT, "a weight"),
+}
 _CONTAINER_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "devices": _whole(1, _MOST_DEVICES, "a number of devices"),
     "memory": _size,
     "cores": _whole(1, 100, "percent of a device's time"),
+    "cores_max": _whole(1, 100, "percent of a device's time"),
+    **_PRECEDENCE_READERS,
 }
 # What many containers hold together; 0 is for a namespace that gets none.
 _NAMESPACE_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "devices": _whole(0, 1000 * _MOST_DEVICES, "a number of devices"),
     "memory": _size,
     "cores": _whole(0, 100 * _MOST_DEVICES, "percent, summed over devices"),
+    **_PRECEDENCE_READERS,
 }
 KEYS: Final = (
     *_READERS,
+    *(f"sharing.{key}" for key in _SHARING_READERS),
     *(f"limits.container.{key}" for key in _CONTAINER_READERS),
     *(f"limits.namespace.NAME.{key}" for key in _NAMESPACE_READERS),
 )

@@ -32,8 +32,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from aliquot.shim.arbiter import Settings
 
-from . import processes, sockets, wire
+from . import changes, processes, sockets, wire
 from .admission import Admission, Programs, Tools
 from .blocking import Caller, finish
 from .deposit import PROGRAM, Deposit
@@ -42,7 +43,8 @@ from .errors import AliquotError
 from .journal import log_to_stderr
 from .keeper import Keeper
 from .ledger import Ledger
-from .slices import Request
+from .sharing import Sharing, share
+from .slices import Request, Slice
 
 if TYPE_CHECKING:
     from .config import Config
@@ -99,6 +101,8 @@ class Daemon:
         self.unhealthy: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
         self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
+        self.sharing = Sharing(Settings(round_ns=config.sharing.round_ms * 1_000_000))
+        self.changes = changes.Changes(self)
         self.readings: Readings
         self._parts = parts
         self._deposit = Deposit(config.lib_dir)
@@ -129,6 +133,11 @@ class Daemon:
             admission = await self._admission(parts)
             stack.push_async_callback(self.keeper.close)
             await self.keeper.settle()
+            for fault in changes.agree(self.ledger):
+                _log.warning("%s", fault)
+            # Containers that run take turns again before anything else is asked.
+            turns = _serving("sharing of time", lambda node: share(node, node.sharing), self)
+            await stack.enter_async_context(turns)
             await finish(self._collect)
             stack.push_async_callback(self._close_vendors)
 
@@ -145,6 +154,7 @@ class Daemon:
             server = wire.Server(listening.socket, self._handler(admission), self._is_tenant)
             serving = await stack.enter_async_context(_task(server.run()))
             await stack.enter_async_context(_task(self._find_devices(parts)))
+            await stack.enter_async_context(_task(self.keeper.limit_again()))
             await _first(stop.wait(), self.looked())
             if not stop.is_set():
                 for name, service in parts.services:
@@ -199,6 +209,10 @@ class Daemon:
 
     def _is_tenant(self, pid: int) -> bool:
         return self.ledger.of_pid(pid) is not None
+
+    def retold(self, piece: Slice) -> None:
+        """Tell the arbiter what a slice has now. Raises AliquotError."""
+        self.sharing.change(piece)
 
     # -- Devices -----------------------------------------------------------------------------------
 
@@ -372,7 +386,7 @@ def _services() -> Sequence[tuple[str, Service]]:
 
     @contextlib.asynccontextmanager
     async def read(daemon: Daemon) -> AsyncIterator[None]:
-        daemon.readings = Readings(daemon)
+        daemon.readings = Readings(daemon, daemon.sharing.accounts)
         async with _task(daemon.readings.run()):
             yield
 

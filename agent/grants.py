@@ -36,7 +36,6 @@ class Grant:
     fd: int
     folder: str
     identity: int
-    beat: int
     device_count: int
     columns: Mapping[str, int]
     written: dict[int, tuple[int | None, float | None, float | None]] = field(default_factory=dict)
@@ -70,27 +69,13 @@ class Grants:
                 continue
             path = region_of(piece.key) / "grant"
             try:
-                self._open[piece.key] = _open(path, piece, devices)
-            except region.RegionError as error:
-                self.faults[piece.key] = Fault(str(error))
-            except OSError as error:
-                text = f"{path} cannot be used: {error.strerror}"
-                self.faults[piece.key] = Fault(text, gone=isinstance(error, FileNotFoundError))
+                self._open[piece.key] = open_grant(path, piece, devices)
+            except (region.RegionError, OSError) as error:
+                self.faults[piece.key] = fault_of(path, error)
 
     def get(self, key: str) -> Grant | None:
         """Return a slice's open grant."""
         return self._open.get(key)
-
-    def beat(self) -> None:
-        """Tell every container that the agent lives."""
-        for key, grant in list(self._open.items()):
-            # It goes on from where an agent before us ended, so that it only ever grows.
-            grant.beat += 1
-            try:
-                region.write_beat(grant.fd, grant.beat)
-            except OSError:
-                # `follow` opens it anew, or says why it cannot.
-                os.close(self._open.pop(key).fd)
 
     def write(
         self,
@@ -117,6 +102,15 @@ class Grants:
         )
         grant.written[column] = told
 
+    def gate(self, key: str, uuid: str) -> str | None:
+        """Return what a slice may launch on a device now, one of region.GATES.
+
+        None when the slice or the device is gone. Raises OSError.
+        """
+        grant = self._open.get(key)
+        column = None if grant is None else grant.columns.get(uuid)
+        return None if grant is None or column is None else region.read_gate(grant.fd, column)
+
     def close(self) -> None:
         """Close all; the slices stay as they are."""
         for grant in self._open.values():
@@ -124,8 +118,19 @@ class Grants:
         self._open.clear()
 
 
-def _open(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
-    """Raises region.RegionError, OSError."""
+def fault_of(path: Path, error: region.RegionError | OSError) -> Fault:
+    """Return why a file of a slice cannot be used, from what was raised."""
+    if isinstance(error, OSError):
+        text = f"{path} cannot be used: {error.strerror}"
+        return Fault(text, gone=isinstance(error, FileNotFoundError))
+    return Fault(str(error))
+
+
+def open_grant(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
+    """Open the grant of a slice; its descriptor is the caller's to close.
+
+    Raises region.RegionError, OSError.
+    """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     fd = os.open(path, flags)
     try:
@@ -134,9 +139,7 @@ def _open(path: Path, piece: Slice, devices: Sequence[Device]) -> Grant:
     except BaseException:
         os.close(fd)
         raise
-    return Grant(
-        fd, str(path.parent), piece.created_unix_ns, grant.beat, len(grant.devices), columns
-    )
+    return Grant(fd, str(path.parent), piece.created_unix_ns, len(grant.devices), columns)
 
 
 def _columns(grant: region.Grant, piece: Slice, devices: Sequence[Device]) -> dict[str, int]:

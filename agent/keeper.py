@@ -253,6 +253,54 @@ class Keeper:
                         await self._take_back(piece, other)
                 raise AliquotError(f"container {shown}: {error}") from error
 
+    async def change_limits(self, before: Slice, fresh: Slice) -> None:
+        """Have drivers hold the caps of a running slice that have changed, all or none of them.
+
+        Its key is locked. Raises AliquotError.
+        """
+        changed = [
+            (old, new)
+            for old, new in zip(before.parts, fresh.parts, strict=True)
+            if new.enforcement == DRIVER and new.memory_bytes != old.memory_bytes
+        ]
+        if not changed or not fresh.init_pid:
+            # One that starts gets its limits once its first process is told.
+            return
+        shown = fresh.container.shown
+        folder = _unified(fresh)
+        if folder is None:
+            raise AliquotError(
+                f"container {shown}: its cgroup is gone, by which a driver limits it"
+            )
+        for number, (_, part) in enumerate(changed):
+            try:
+                await self._set_limit(part, folder, part.memory_bytes)
+            except (VendorError, AliquotError) as error:  # noqa: PERF203 - it ends the loop
+                for old, _ in changed[: number + 1]:
+                    with contextlib.suppress(VendorError, AliquotError):
+                        await self._set_limit(old, folder, old.memory_bytes)
+                raise AliquotError(f"container {shown}: {error}") from error
+
+    async def limit_again(self) -> None:
+        """Have drivers hold the caps that the ledger has.
+
+        An agent may have ended between writing one down and telling it.
+        """
+        await self._looked()
+        for key in [piece.key for piece in self._ledger.slices()]:
+            async with self.locked(key):
+                piece = self._ledger.get(key)
+                folder = _unified(piece) if piece is not None and piece.init_pid else None
+                if piece is None or folder is None or has_ended(piece):
+                    continue
+                for part in piece.parts:
+                    if part.enforcement != DRIVER:
+                        continue
+                    try:
+                        await self._set_limit(part, folder, part.memory_bytes)
+                    except (VendorError, AliquotError) as error:
+                        _log.warning("container %s: %s", piece.container.shown, error)
+
     async def _take_back(self, piece: Slice, part: Part) -> None:
         folder = _unified(piece)
         if folder is None:

@@ -2,7 +2,7 @@
 
     <base>/containers/KEY/     KEY is the container's id and the beginning of its bundle's SHA-256
         slice.json             written whole before anything else is made
-        region/                a tmpfs of its own with ``grant`` and ``usage``
+        region/                a tmpfs of its own with ``grant``, ``usage`` and ``bell``
         stage/                 where the container's hook mounts its staging folder
         …                      what the edits of its bundle add
 
@@ -38,11 +38,12 @@ from aliquot.shim.region import GrantedDevice, RegionDevice
 
 from . import mounts, processes
 from .errors import AliquotError, BadRequestError
+from .policies import MOST_FLOOR, MOST_QUIET_MS
 from .rundir import open_inside
 from .slices import Container, Part, Slice, from_json, to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from .devices import Device
 
@@ -56,7 +57,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _KEY: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,127})-[0-9a-f]{8}", re.ASCII)
 _MOST_BYTES: Final = 1 << 53
 _MOST_TEXT: Final = 4096
-# The folder and two files, each of which has two names while it is made.
+# The folder, the bell, and two files, each of which has two names while it is made.
 _REGION_INODES: Final = 8
 _SPARE_PAGES: Final = 2
 
@@ -96,6 +97,7 @@ class Ledger:
         self.broken: dict[str, Broken] = {}
         self.faults: list[str] = []
         self._slices: dict[str, Slice] = {}
+        self._watchers: list[Callable[[], None]] = []
 
     # -- Reading -----------------------------------------------------------------------------------
 
@@ -130,7 +132,7 @@ class Ledger:
         return self.root / key
 
     def region(self, key: str) -> Path:
-        """Return the folder with a slice's ``grant`` and ``usage``."""
+        """Return the folder with a slice's ``grant``, ``usage`` and ``bell``."""
         return self.root / key / REGION
 
     def of_pid(self, pid: int) -> Slice | None:
@@ -154,6 +156,11 @@ class Ledger:
     def reserved(self, devices: Sequence[Device]) -> tuple[Slice, ...]:
         """Return all slices, and for each broken folder one with what its ``grant`` holds."""
         return self.slices() + tuple(_salvaged(one, devices) for one in self.broken.values())
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Have ``changed`` called after a slice came, changed or went; returns what ends that."""
+        self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
 
     # -- Writing -----------------------------------------------------------------------------------
 
@@ -184,6 +191,7 @@ class Ledger:
             self._sweep(piece.key)
             raise
         self._slices[piece.key] = piece
+        self._tell()
         return folder
 
     def replace(self, piece: Slice) -> None:
@@ -196,6 +204,7 @@ class Ledger:
             path = self.folder(piece.key) / SLICE
             raise AliquotError(f"{path} cannot be written: {error.strerror}") from error
         self._slices[piece.key] = piece
+        self._tell()
 
     def remove(self, key: str) -> None:
         """Give back all that a slice or a broken folder holds; without one nothing happens.
@@ -209,6 +218,7 @@ class Ledger:
             raise AliquotError(f"{self.folder(key)} cannot be removed: see what uses it")
         self._slices.pop(key, None)
         self.broken.pop(key, None)
+        self._tell()
 
     def settle_broken(self) -> tuple[str, ...]:
         """Remove broken folders of which nothing lives any more; returns their keys."""
@@ -218,6 +228,10 @@ class Ledger:
         return gone
 
     # -- Inside ------------------------------------------------------------------------------------
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def _make_root(self) -> None:
         try:
@@ -339,6 +353,7 @@ class Ledger:
         name = piece.container.shown.encode()[: region.MAX_NAME_BYTES].decode(errors="ignore")
         with _opened(place) as dirfd:
             region.create(dirfd, name, devices)
+            region.create_bell(dirfd)
 
     def _sweep(self, name: str) -> None:
         """Take a folder away, as far as it goes. Whoever has the region mounted keeps it."""
@@ -377,17 +392,24 @@ def _check(piece: Slice) -> None:
     """Raise ValueError unless every field has its type and is within its bounds."""
     container = piece.container
     texts = [piece.key, container.id, container.bundle, container.namespace, container.pod]
-    texts += [container.name, *piece.cgroups]
+    texts += [container.name, *piece.cgroups, piece.policy, piece.group]
     _insist(isinstance(piece.labels, dict), "labels")
     texts += [*piece.labels, *piece.labels.values()]
     for part in piece.parts:
         texts += [part.uuid, part.vendor, part.enforcement]
         _insist(_is_number(part.memory_bytes, 0, _MOST_BYTES), "memory_bytes")
-        _insist(_is_number(part.cores, 0, 100), "cores")
+        _insist(_is_number(part.cores_max, 1, 100), "cores_max")
+        _insist(_is_number(part.cores, 0, part.cores_max), "cores")
+        _insist(_is_number(part.weight, 1, region.MAX_WEIGHT), "weight")
+        most = region.MAX_PRIORITY
+        _insist(_is_number(part.priority, -most, most), "priority")
     _insist(all(isinstance(text, str) and len(text) <= _MOST_TEXT for text in texts), "a text")
     _insist(1 <= len(piece.parts) <= region.MAX_DEVICES, "the number of parts")
     uuids = {part.uuid for part in piece.parts}
     _insist(len(uuids) == len(piece.parts) and "" not in uuids, "uuid")
+    _insist(_is_number(piece.quiet_ms, 0, MOST_QUIET_MS), "quiet_ms")
+    _insist(_is_number(piece.floor, 0, MOST_FLOOR), "floor")
+    _insist(type(piece.native) is bool, "native")
     for name in ("created_unix_ns", "maker_pid", "maker_start", "init_pid", "init_start"):
         _insist(_is_number(getattr(piece, name), 0, (1 << 63) - 1), name)
 
@@ -415,8 +437,11 @@ def _salvaged(one: Broken, devices: Sequence[Device]) -> Slice:
                 memory_bytes=(
                     known[granted.uuid].memory_bytes if granted.cap is None else granted.cap
                 ),
-                cores=granted.cores,
+                cores=granted.cores_min,
                 enforcement="driver" if granted.by_driver else "shim",
+                cores_max=granted.cores,
+                weight=granted.weight,
+                priority=granted.priority,
             )
             for granted in one.granted
             if granted.uuid in known

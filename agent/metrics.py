@@ -23,7 +23,8 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from .errors import AliquotError
-from .sizes import format_size
+from .sharing import Account
+from .sizes import format_cores, format_size
 from .slices import Container
 from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
 
@@ -105,8 +106,43 @@ METRICS: Final = {
         "Device memory that the container holds by the device's account and did not charge.",
         _CONTAINER,
     ),
-    "aliquot_container_cores_ratio": Description(
-        "gauge", "Share of the device's time that the container may have.", _CONTAINER
+    "aliquot_container_cores_min_ratio": Description(
+        "gauge", "Share of the device's time that the container is guaranteed.", _CONTAINER
+    ),
+    "aliquot_container_cores_max_ratio": Description(
+        "gauge", "Share of the device's time that the container never passes.", _CONTAINER
+    ),
+    "aliquot_container_weight": Description(
+        "gauge", "Part of the container in what is spare, against those of others.", _CONTAINER
+    ),
+    "aliquot_container_priority": Description(
+        "gauge", "Priority of the container: a higher one takes the device at once.", _CONTAINER
+    ),
+    "aliquot_container_wanted_ratio": Description(
+        "gauge",
+        "Share of the last second in which the container had work, or waited for the device.",
+        _CONTAINER,
+    ),
+    "aliquot_container_received_ratio": Description(
+        "gauge", "Share of the last second in which the container had the device.", _CONTAINER
+    ),
+    "aliquot_container_device_seconds_total": Description(
+        "counter", "Device time that the container's processes charged.", _CONTAINER
+    ),
+    "aliquot_container_held_seconds_total": Description(
+        "counter", "Time for which the container had the device.", _CONTAINER
+    ),
+    "aliquot_container_wait_seconds_total": Description(
+        "counter", "Time that the container's threads waited to launch.", _CONTAINER
+    ),
+    "aliquot_container_turns_total": Description(
+        "counter", "Turns on the device that the container got.", _CONTAINER
+    ),
+    "aliquot_container_overruns_total": Description(
+        "counter", "Turns that the container overstayed.", _CONTAINER
+    ),
+    "aliquot_container_let_through_total": Description(
+        "counter", "Launches that passed a closed gate.", _CONTAINER
     ),
     "aliquot_container_busy_ratio": Description(
         "gauge", "Share of the device's time in which the container's kernels ran.", _CONTAINER
@@ -219,8 +255,20 @@ def _add_part(
     add("aliquot_container_refusals_total", told, reading.refusals)
     add("aliquot_container_processes", told, reading.processes)
     add("aliquot_container_unseen_bytes", told, reading.unseen_bytes)
-    add("aliquot_container_cores_ratio", told, part.cores / 100)
     add("aliquot_container_busy_ratio", told, reading.busy)
+    add("aliquot_container_cores_min_ratio", told, part.cores / 100)
+    add("aliquot_container_cores_max_ratio", told, part.cores_max / 100)
+    add("aliquot_container_weight", told, part.weight)
+    add("aliquot_container_priority", told, part.priority)
+    add("aliquot_container_device_seconds_total", told, reading.device_seconds)
+    add("aliquot_container_wait_seconds_total", told, reading.wait_seconds)
+    add("aliquot_container_overruns_total", told, reading.overruns)
+    add("aliquot_container_let_through_total", told, reading.let_through)
+    if account := reading.account:
+        add("aliquot_container_wanted_ratio", told, account.wanted)
+        add("aliquot_container_received_ratio", told, account.received)
+        add("aliquot_container_held_seconds_total", told, account.held_seconds)
+        add("aliquot_container_turns_total", told, account.turns)
     identity = (namespace, pod, name, slice_.piece.container.id, part.uuid, part.enforcement)
     add("aliquot_container_info", identity, 1)
 
@@ -276,7 +324,8 @@ def page(snapshot: Snapshot) -> str:
             _size(part.peak_bytes),
             _size(part.unseen_bytes),
             "" if part.refusals is None else str(part.refusals),
-            f"{part.part.cores}%",
+            format_cores(part.part.cores, part.part.cores_max),
+            *_shares(part.account),
             _percent(part.busy),
             part.part.enforcement,
             slice_.fault,
@@ -298,7 +347,7 @@ def page(snapshot: Snapshot) -> str:
         + "<h2>Slices</h2>"
         + _table(
             ["Container", "Device", "-Used", "-Cap", "-Peak", "-Unseen", "-Refusals", "-Cores",
-             "-Busy", "Enforced by", ""],
+             "-Wanted", "-Received", "-Busy", "Enforced by", ""],
             slices,
         )
         + "</body></html>\n"
@@ -326,6 +375,10 @@ def _escape(text: str) -> str:
 
 def _size(size_bytes: int | None) -> str:
     return "" if size_bytes is None else format_size(size_bytes)
+
+
+def _shares(account: Account | None) -> tuple[str, str]:
+    return ("", "") if account is None else (_percent(account.wanted), _percent(account.received))
 
 
 def _percent(share: float | None) -> str:

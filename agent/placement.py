@@ -14,15 +14,16 @@ from itertools import combinations, islice
 from math import comb
 from typing import Final
 
-from .config import DRIVER, EVERY_OTHER, Ceiling, Config
+from .config import DRIVER, EVERY_OTHER, Config
 from .devices import Device
 from .errors import AliquotError
+from .policies import ALL_CORES, most_cores
 from .sizes import Size, format_size
 from .slices import SPREAD, Container, Part, Request, Slice
 
 # A choice of 4 among 16 devices is looked through whole; of more, one that grows from each device.
 _MOST_CHOICES: Final = 2000
-_ALL_CORES: Final = 100
+_WEIGHT: Final = 100
 
 
 class RefusedError(AliquotError):
@@ -45,6 +46,9 @@ class _Ask:
     sizes: Mapping[int, Size]
     most: Size | None
     cores: int
+    cores_max: int = ALL_CORES
+    weight: int = _WEIGHT
+    priority: int = 0
 
     def memory(self, device: Device, position: int) -> int:
         """Return the bytes that ``device`` gives as the slice's device number ``position``."""
@@ -81,7 +85,7 @@ def place(
         count = sum(1 for device in devices if not _unwanted(request, device))
     # Nothing that is wanted is there: then the reason why is asked of one.
     count = max(count, 1)
-    ask = _within(request, count, config.limits.container, devices, shown)
+    ask = _within(request, count, config, devices, container)
     held = _held(slices)
     verdicts = {
         device.uuid: _verdict(device, request, ask, held, unhealthy, count, config)
@@ -101,11 +105,38 @@ def place(
             ask.memory(device, position),
             ask.cores,
             _enforcement(device, config),
+            ask.cores_max,
+            ask.weight,
+            ask.priority,
         )
         for position, device in enumerate(chosen)
     )
     _check_namespace(parts, devices, slices, container, config)
     return parts
+
+
+def check_room(
+    fresh: Part, before: Part, device: Device | None, others: Iterable[Slice], shown: str
+) -> None:
+    """See that a device has room for what a slice that is there is to hold more of it.
+
+    ``others`` are all other slices. What becomes less always has room. Raises RefusedError.
+    """
+    more_memory, more_cores = fresh.memory_bytes > before.memory_bytes, fresh.cores > before.cores
+    if not more_memory and not more_cores:
+        return
+    if device is None:
+        raise RefusedError(f"{shown} cannot get more of {fresh.uuid}: its vendor does not tell it")
+    have = _held(others).get(device.uuid, _Held())
+    # What does not grow is there, even where devices were given out too freely.
+    reason = _taken(
+        device,
+        have,
+        fresh.memory_bytes if more_memory else 0,
+        fresh.cores if more_cores else 0,
+    )
+    if reason:
+        raise RefusedError(f"{shown}: {_title(device)} {reason}")
 
 
 # -- What is asked for ---------------------------------------------------------------------------
@@ -122,21 +153,27 @@ def _check_known(request: Request, devices: Sequence[Device], shown: str) -> Non
 
 
 def _within(
-    request: Request, count: int, ceiling: Ceiling, devices: Sequence[Device], shown: str
+    request: Request,
+    count: int,
+    config: Config,
+    devices: Sequence[Device],
+    container: Container,
 ) -> _Ask:
     """Return the request within the container's ceiling, or refuse what is above it."""
-    where = "limits.container"
+    ceiling, where, shown = config.limits.container, "limits.container", container.shown
     if ceiling.devices is not None and count > ceiling.devices:
         raise RefusedError(
             f"{shown} asks for {count} devices: at most {ceiling.devices} ({where}.devices)"
         )
     # HAMi's users may have limits for devices that this container does not get.
     sizes = {place: size for place, size in request.memory_by_index if place < count}
-    if ceiling.cores is not None and request.cores is not None and request.cores > ceiling.cores:
-        raise RefusedError(
-            f"{shown} asks for {request.cores}% of a device's time: "
-            f"at most {ceiling.cores}% ({where}.cores)"
-        )
+    for key, most in (("cores", ceiling.cores), ("cores_max", ceiling.cores_max)):
+        # Nobody is guaranteed more than he may have.
+        said = max(request.cores or 0, (request.cores_max or 0) if key == "cores_max" else 0)
+        if most is not None and said > most:
+            raise RefusedError(
+                f"{shown} asks for {said}% of a device's time: at most {most}% ({where}.{key})"
+            )
     asked = [size for size in (request.memory, *sizes.values()) if size is not None]
     if ceiling.memory is not None:
         for size in asked:
@@ -149,12 +186,53 @@ def _within(
                     f"{shown} asks for {size.text} of a device's memory: "
                     f"at most {ceiling.memory.text} ({where}.memory)"
                 )
+    cores_max = min(
+        request.cores_max or most_cores(request.policy, request.cores or 0),
+        ceiling.cores_max or ALL_CORES,
+    )
     cores = request.cores
     if cores is None:
-        # Part of a device's memory is no claim to its time: what others leave. A device that is
-        # asked for without any limit is asked for as a whole.
-        cores = 0 if asked else min(_ALL_CORES, ceiling.cores or _ALL_CORES)
-    return _Ask(request.memory, sizes, ceiling.memory, cores)
+        # Part of a device's memory, or of its time, is no claim to its time: what others leave. A
+        # device that is asked for without any limit is asked for as a whole.
+        limited = asked or request.cores_max is not None
+        cores = 0 if limited else min(ALL_CORES, ceiling.cores or ALL_CORES, cores_max)
+        cores_max = min(cores_max, most_cores(request.policy, cores))
+    return _Ask(
+        request.memory,
+        sizes,
+        ceiling.memory,
+        cores,
+        cores_max,
+        weight=_allowed("weight", request.weight, _WEIGHT, None, container, config),
+        priority=_allowed("priority", request.priority, 0, 0, container, config),
+    )
+
+
+def _allowed(
+    key: str,
+    said: int | None,
+    usual: int,
+    most: int | None,
+    container: Container,
+    config: Config,
+) -> int:
+    """Return what was said of ``key``, or what is usual, within the ceiling: ``most`` if none is.
+
+    Raises RefusedError.
+    """
+    written, ceiling = config.limits.of_namespace(container.namespace)
+    limits = (
+        (_written(written), getattr(ceiling, key)),
+        ("limits.container", getattr(config.limits.container, key)),
+    )
+    where, found = next((one for one in limits if one[1] is not None), (limits[1][0], most))
+    if said is None:
+        return usual if found is None else min(usual, found)
+    if found is not None and said > found:
+        raise RefusedError(
+            f"{container.shown} asks for {key} {said}: at most {found} ({where}.{key})"
+        )
+    return said
 
 
 def _is_called(device: Device, beginning: str) -> bool:
@@ -222,23 +300,27 @@ def _positions(ask: _Ask, count: int) -> list[int]:
 
 def _shortage(device: Device, ask: _Ask, have: _Held, position: int) -> str:
     """Return what of the device is not free, empty when it is enough."""
-    asked = ask.memory(device, position)
-    total, free = device.memory_bytes, device.memory_bytes - have.memory_bytes
+    asked, total = ask.memory(device, position), device.memory_bytes
     if asked > total:
         return f"has {format_size(total)} of memory in all, {format_size(asked)} are asked for"
     if asked < device.page_bytes or asked < 1:
         return f"gives memory in pages of {format_size(device.page_bytes)}, less is asked for"
     if ask.most is not None and asked > ask.most.of(total):
         return f"may be given up to {ask.most.text} (limits.container.memory), more is asked for"
-    if asked > free:
+    return _taken(device, have, asked, ask.cores)
+
+
+def _taken(device: Device, have: _Held, memory_bytes: int, cores: int) -> str:
+    """Return what others have of what is asked for, empty when enough is left."""
+    free = max(device.memory_bytes - have.memory_bytes, 0)
+    if memory_bytes > free:
         return (
-            f"has {format_size(max(free, 0))} of {format_size(total)} free, "
-            f"{format_size(asked)} are asked for"
+            f"has {format_size(free)} of {format_size(device.memory_bytes)} free, "
+            f"{format_size(memory_bytes)} are asked for"
         )
-    if have.cores + ask.cores > _ALL_CORES:
-        return (
-            f"has {max(_ALL_CORES - have.cores, 0)}% of its time free, {ask.cores}% are asked for"
-        )
+    free = max(ALL_CORES - have.cores, 0)
+    if cores > free:
+        return f"has {free}% of its time free, {cores}% are asked for"
     return ""
 
 
@@ -334,7 +416,7 @@ def _links(one: Device, other: Device) -> int:
 def _fullness(device: Device, held: Mapping[str, _Held]) -> Fraction:
     have = held.get(device.uuid, _Held())
     return Fraction(have.memory_bytes, max(device.memory_bytes, 1)) + Fraction(
-        have.cores, _ALL_CORES
+        have.cores, ALL_CORES
     )
 
 
@@ -350,9 +432,7 @@ def _check_namespace(
 ) -> None:
     name = container.namespace
     written, ceiling = config.limits.of_namespace(name)
-    key = (
-        f'limits.namespace."{written}"' if written == EVERY_OTHER else f"limits.namespace.{written}"
-    )
+    key = _written(written)
     there = [part for piece in slices if piece.container.namespace == name for part in piece.parts]
     who = f"{container.shown}: namespace {name}" if name else f"{container.shown}: no namespace"
     if ceiling.devices is not None and len(there) + len(parts) > ceiling.devices:
@@ -375,6 +455,11 @@ def _check_namespace(
                 f"{who} holds {holds}% of device time and asks for {asks}% more: "
                 f"at most {ceiling.cores}% ({key}.cores)"
             )
+
+
+def _written(name: str) -> str:
+    """Return where the configuration has the ceiling of a namespace."""
+    return f'limits.namespace."{name}"' if name == EVERY_OTHER else f"limits.namespace.{name}"
 
 
 def _refusal(

@@ -245,8 +245,8 @@ def _is_populated(folder: Path) -> bool:
 
 def _members(folder: Path) -> Iterator[int]:
     """Yield the processes of a cgroup and of those below it; it may go while it is read."""
-    for top, _, files in os.walk(folder):
-        if "cgroup.procs" in files:
+    for top, _, names in os.walk(folder):
+        if "cgroup.procs" in names:
             try:
                 yield from map(int, Path(top, "cgroup.procs").read_text(encoding="ascii").split())
             except OSError:

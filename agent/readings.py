@@ -10,11 +10,10 @@ moment. So the larger of the two charges counts, and of two rounds the smaller d
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -23,11 +22,11 @@ from aliquot.shim import region
 
 from .devices import Device, DeviceProcess, Health, Sample, Vendor, VendorError
 from .grants import Fault, Grant, Grants
+from .meters import Meters
+from .sharing import Account
 from .slices import Part, Slice
 from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
 
-# A shim that has not seen a beat for a second takes the agent for dead.
-BEAT_SECONDS: Final = 0.25
 # The ledger is asked in the event loop; others must have their turn between so many questions.
 _QUESTIONS_AT_ONCE: Final = 8
 
@@ -113,15 +112,23 @@ class _Look:
 # Key and cgroups of a slice.
 _Owner = tuple[str, tuple[str, ...]]
 Held = Mapping[tuple[str, str], Sequence[DeviceProcess]]
+# What the arbiter counted, by slice and device.
+Accounts = Mapping[tuple[str, str], Account]
 
 
 class Readings:
     """The sampler of one agent; all but the blocking calls happen in its event loop."""
 
-    def __init__(self, node: Node) -> None:
-        """Nothing is read before ``run`` or ``sample``."""
+    def __init__(self, node: Node, accounts: Callable[[], Accounts] = dict) -> None:
+        """Nothing is read before ``run`` or ``sample``.
+
+        ``accounts`` is asked in the event loop whenever somebody wants to know; without an arbiter
+        there are none.
+        """
         self._node = node
+        self._accounts = accounts
         self._grants = Grants()
+        self._meters = Meters()
         self._sampled_unix: float | None = None
         self._samples: dict[str, Sample] = {}
         self._slices: dict[str, SliceReading] = {}
@@ -137,35 +144,27 @@ class Readings:
         self._vendor_faults: tuple[str, ...] = ()
 
     async def run(self) -> None:
-        """Read and beat until cancelled."""
-        beats = asyncio.create_task(self._again(self._beat, lambda: BEAT_SECONDS))
+        """Read until cancelled."""
         try:
-            await self._again(self.sample, lambda: self._node.config.sample_seconds)
+            await self._sample_again()
         finally:
-            beats.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await beats
             self._grants.close()
 
-    async def _again(self, step: Callable[[], Awaitable[None]], pause: Callable[[], float]) -> None:
+    async def _sample_again(self) -> None:
         loop = asyncio.get_running_loop()
         due, failure = loop.time(), ""
         while True:
             try:
-                await step()
+                await self.sample()
             except Exception as error:  # noqa: BLE001 - see below
-                # One round that fails must not be the last: containers wait for the beat. Nor is
-                # a fault that stays told four times a second.
+                # One round that fails must not be the last, nor is a fault that stays told each
+                # time.
                 if repr(error) != failure:
                     _LOG.exception("a reading failed, which it never should")
                 failure = repr(error)
             # What took too long is not caught up with.
-            due = max(due + pause(), loop.time())
+            due = max(due + self._node.config.sample_seconds, loop.time())
             await asyncio.sleep(due - loop.time())
-
-    async def _beat(self) -> None:
-        self._follow()
-        self._grants.beat()
 
     def _follow(self) -> tuple[Slice, ...]:
         """Open what is new, close what is gone; returns the slices of now."""
@@ -247,6 +246,8 @@ class Readings:
         uncharged: dict[tuple[str, str], int] = {}
         gone: set[str] = set()
         self._slices = {}
+        self._meters.keep(pieces)
+        now_unix_ns = time.time_ns()
         for piece in pieces:
             grant = self._grants.get(piece.key)
             found = [looked[piece.key] for looked in (look.usages, later) if piece.key in looked]
@@ -263,17 +264,24 @@ class Readings:
             parts = []
             for part in piece.parts:
                 place = piece.key, part.uuid
+                column = None if grant is None else grant.columns.get(part.uuid)
+                used = None
+                if usages and column is not None:
+                    used = self._meters.read(
+                        piece, part.uuid, usages[-1].devices[column], now_unix_ns
+                    )
                 reading, difference = _account(
                     part,
-                    None if grant is None else grant.columns.get(part.uuid),
+                    column,
                     usages,
+                    used,
                     held.get(place, ()) if part.vendor in look.listed else None,
                     self._uncharged.get(place),
                 )
                 if difference is not None:
                     uncharged[place] = difference
-                parts.append(reading)
                 fault = fault or self._tell(piece, reading)
+                parts.append(replace(reading, gate=self._gate(*place)))
             newest = usages[-1] if usages else None
             self._slices[piece.key] = SliceReading(
                 piece=piece,
@@ -300,6 +308,12 @@ class Readings:
         except OSError as error:
             return f"its grant cannot be written: {error.strerror}"
         return ""
+
+    def _gate(self, key: str, uuid: str) -> str | None:
+        try:
+            return self._grants.gate(key, uuid)
+        except OSError:
+            return None
 
     def _note_health(self, look: _Look) -> None:
         """Write down which devices cannot be used; who told nothing stays as it was."""
@@ -329,14 +343,22 @@ class Readings:
     def latest(self) -> Snapshot:
         """Return what is known now: the ledger as it is, with the readings of the last round."""
         pieces = self._node.ledger.slices()
+        accounts = self._accounts()
         slices = []
         for piece in pieces:
             known = self._slices.get(piece.key)
             if known is None or known.piece.created_unix_ns != piece.created_unix_ns:
-                parts = tuple(PartReading(part) for part in piece.parts)
-                slices.append(SliceReading(piece, parts))
-            else:
-                slices.append(replace(known, piece=piece))
+                known = SliceReading(piece, ())
+            readings = {reading.part.uuid: reading for reading in known.parts}
+            parts = tuple(
+                replace(
+                    readings.get(part.uuid, PartReading(part)),
+                    part=part,
+                    account=accounts.get((piece.key, part.uuid)),
+                )
+                for part in piece.parts
+            )
+            slices.append(replace(known, piece=piece, parts=parts))
         return Snapshot(
             sampled_unix=self._sampled_unix,
             devices=tuple(self._of_device(device, pieces) for device in self._node.devices),
@@ -366,14 +388,16 @@ def _account(
     part: Part,
     column: int | None,
     usages: Sequence[region.Usage],
+    used: region.UsedDevice | None,
     rows: Sequence[DeviceProcess] | None,
     before: int | None,
 ) -> tuple[PartReading, int | None]:
     """Return what a slice made of a device, and what of it was uncharged in this round.
 
     ``usages`` are its own account, before and where needed after the device's; empty when it
-    cannot be read. ``rows`` are its processes by the device's account, None when that failed;
-    ``before`` is what was uncharged in the last round.
+    cannot be read. ``used`` is what of its counters is believed, None when there are none. ``rows``
+    are its processes by the device's account, None when that failed; ``before`` is what was
+    uncharged in the last round.
     """
     seen = busy = memory_busy = None
     if rows is not None:
@@ -382,7 +406,7 @@ def _account(
         busy = _known_share(row.busy for row in rows) if rows else 0.0
         memory_busy = _known_share(row.memory_busy for row in rows) if rows else 0.0
     listed = None if rows is None else len({row.pid for row in rows})
-    if column is None or not usages:
+    if column is None or used is None:
         return PartReading(
             part, seen_bytes=seen, processes=listed, busy=busy, memory_busy=memory_busy
         ), None
@@ -396,11 +420,16 @@ def _account(
         charged_bytes=newest.charge(column),
         seen_bytes=seen,
         unseen_bytes=unseen,
-        peak_bytes=newest.devices[column].peak,
-        refusals=newest.devices[column].refusals,
+        peak_bytes=used.peak,
+        refusals=used.refusals,
         processes=max(sum(1 for p in newest.processes if p.charges[column]), listed or 0),
         busy=busy,
         memory_busy=memory_busy,
+        device_seconds=used.device_ns / 1e9,
+        wait_seconds=used.wait_ns / 1e9,
+        waits=used.waits,
+        overruns=used.overruns,
+        let_through=used.let_through,
     ), uncharged
 
 

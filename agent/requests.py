@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
+from . import policies
 from .config import ANNOTATIONS, ENVIRONMENT, HAMI, Config
 from .errors import BadRequestError
+from .policies import FIXED_SHARE, HAMI_CORES, NATIVE, Numbers
 from .sizes import HAMI_LIMIT, Limits, Size, limits_from_environment, parse_size
 from .slices import BINPACK, SPREAD, Request
 
@@ -20,6 +22,13 @@ KEYS: Final = (
     "devices",
     "memory",
     "cores",
+    "cores-max",
+    "weight",
+    "priority",
+    "policy",
+    "group",
+    "quiet",
+    "floor",
     "model",
     "not-model",
     "uuid",
@@ -28,7 +37,6 @@ KEYS: Final = (
 )
 ANNOTATION_PREFIX: Final = "aliquot.dev/"
 VARIABLE_PREFIX: Final = "ALIQUOT_"
-HAMI_CORES: Final = "CUDA_DEVICE_SM_LIMIT"
 HAMI_DEVICES: Final = "NVIDIA_VISIBLE_DEVICES"
 
 _ALL: Final = "all"
@@ -37,7 +45,7 @@ _MOST_NAMES: Final = 256
 _MOST_NAME_LENGTH: Final = 128
 _MOST_DEVICES: Final = 4096
 _COUNT: Final = re.compile(r"[0-9]{1,4}", re.ASCII)
-_CORES: Final = re.compile(r"([0-9]{1,3}) ?%?", re.ASCII)
+_GROUP: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _UUID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9/:-]*", re.ASCII)
 _NO_DEVICES: Final = ("", "none", "void")
 
@@ -66,10 +74,10 @@ def read(
         else:
             assert source == HAMI
             if HAMI_CORES in environment or any(_is_hamis(name) for name in environment):
-                return _read_hami(environment)
+                return _read_hami(environment, config)
             continue
         if said:
-            return _read_own(said)
+            return _read_own(said, config)
     return None
 
 
@@ -126,7 +134,7 @@ def _in_environment(environment: Mapping[str, str]) -> _Said:
     }
 
 
-def _read_own(said: _Said) -> Request | None:
+def _read_own(said: _Said, config: Config) -> Request | None:
     uuids = _names(said.get("uuid"), uuid=True)
     count: int | None = None if uuids else 1
     if "devices" in said:
@@ -134,13 +142,13 @@ def _read_own(said: _Said) -> Request | None:
     request = Request(
         count,
         memory=_memory(said.get("memory")),
-        cores=_cores(said.get("cores")),
         uuids=uuids,
         not_uuids=_names(said.get("not-uuid"), uuid=True),
         models=_names(said.get("model")),
         not_models=_names(said.get("not-model")),
         placement=_placement(said.get("placement")),
         sources=tuple(origin for origin, _ in said.values()),
+        **_sharing(said, config),
     )
     # Every key is read before that, so that a mistake shows whatever the number is.
     return None if count == 0 else request
@@ -165,17 +173,85 @@ def _memory(said: tuple[str, str] | None) -> Size | None:
     return parse_size(text if text.isprintable() and len(text) < 80 else _quoted(text), origin)
 
 
-def _cores(said: tuple[str, str] | None) -> int | None:
+# Numbers of how time is shared, by their keys.
+_NUMBERS: Final[Mapping[str, Callable[[str, str], int]]] = {
+    "cores": policies.parse_cores,
+    "cores-max": policies.parse_cores,
+    "weight": policies.parse_weight,
+    "priority": policies.parse_priority,
+    "quiet": policies.parse_quiet,
+    "floor": policies.parse_floor,
+}
+
+
+def _sharing(said: _Said, config: Config) -> dict[str, Any]:
+    """Return what a request says of how time is shared, as fields of Request."""
+    numbers = {
+        key: parse(said[key][1], said[key][0]) for key, parse in _NUMBERS.items() if key in said
+    }
+    group = _group(said.get("group"))
+    # A key that is wanted is named as those are that were said.
+    origin = next(iter(said.values()))[0]
+    annotated = origin.startswith("annotation ")
+
+    def where(key: str) -> str:
+        if key in said:
+            return said[key][0]
+        return f"{ANNOTATION_PREFIX}{key}" if annotated else variable(key)
+
+    policy = config.sharing.policy
+    if "policy" in said:
+        policy = policies.parse_policy(said["policy"][1], where("policy"))
+        if policy == NATIVE and config.sharing.policy != NATIVE and not config.sharing.native:
+            raise BadRequestError(
+                f"{where('policy')}: {policy} takes no turns, and is not to be had on this node "
+                "(sharing.native)"
+            )
+    for key in ("quiet", "floor"):
+        if key in said and "priority" not in said:
+            raise BadRequestError(
+                f"{where(key)}: is about those of lower priority: add {where('priority')}"
+            )
+    settled = policies.settle(
+        policy,
+        numbers,
+        where,
+        config.sharing.max_containers,
+        named="policy" in said,
+        also=("group",) if group else (),
+    )
+    return {
+        **_settled(settled, config),
+        "priority": numbers.get("priority"),
+        "group": group,
+        "quiet_ms": numbers.get("quiet", config.sharing.quiet_ms),
+        "floor": numbers.get("floor", config.sharing.floor),
+    }
+
+
+def _settled(settled: Numbers, config: Config) -> dict[str, Any]:
+    """Return the fields of Request that a policy and the node decide."""
+    return {
+        "cores": settled.cores,
+        "cores_max": settled.cores_max,
+        "weight": settled.weight,
+        "policy": settled.policy,
+        "quiet_ms": config.sharing.quiet_ms,
+        "floor": config.sharing.floor,
+        "native": settled.policy == NATIVE,
+    }
+
+
+def _group(said: tuple[str, str] | None) -> str:
     if said is None:
-        return None
+        return ""
     origin, text = said
-    match = _CORES.fullmatch(text.strip())
-    if not match or not 1 <= int(match[1]) <= 100:
+    if not _GROUP.fullmatch(text.strip()):
         raise BadRequestError(
-            f"{origin}: {_quoted(text)} is not a share of a device's time: "
-            "write percent, a whole number from 1 to 100"
+            f"{origin}: {_quoted(text)} cannot be a group's name: "
+            "letters, digits, '-', '_' and '.', at most 63"
         )
-    return int(match[1])
+    return text.strip()
 
 
 def _names(said: tuple[str, str] | None, *, uuid: bool = False) -> tuple[str, ...]:
@@ -215,7 +291,7 @@ def _is_hamis(name: str) -> bool:
     return name == HAMI_LIMIT or name.startswith(f"{HAMI_LIMIT}_")
 
 
-def _read_hami(environment: Mapping[str, str]) -> Request | None:
+def _read_hami(environment: Mapping[str, str], config: Config) -> Request | None:
     relevant = {name: text for name, text in environment.items() if _is_hamis(name)}
     for name, text in relevant.items():
         if not (name + text).isprintable() or len(name + text) > 200:
@@ -225,10 +301,18 @@ def _read_hami(environment: Mapping[str, str]) -> Request | None:
     except BadRequestError as error:
         raise BadRequestError(f"environment {error}") from error
     sources = tuple(f"environment {name}" for name in sorted(relevant))
-    cores: int | None = None
+    numbers: dict[str, int] = {}
     if HAMI_CORES in environment:
         sources = (*sources, f"environment {HAMI_CORES}")
-        cores = _hami_cores(environment[HAMI_CORES])
+        cores = policies.parse_hami_cores(environment[HAMI_CORES], sources[-1])
+        numbers = {} if cores is None else {"cores": cores}
+    settled = policies.settle(
+        FIXED_SHARE if numbers else config.sharing.policy,
+        numbers,
+        lambda _: f"environment {HAMI_CORES}",
+        config.sharing.max_containers,
+        named=bool(numbers),
+    )
     count, uuids = _hami_devices(environment.get(HAMI_DEVICES), limits)
     if HAMI_DEVICES in environment:
         sources = (*sources, f"environment {HAMI_DEVICES}")
@@ -237,21 +321,11 @@ def _read_hami(environment: Mapping[str, str]) -> Request | None:
     return Request(
         count,
         memory=limits.each,
-        cores=cores,
         uuids=uuids,
         memory_by_index=tuple(sorted(limits.by_index.items())),
         sources=sources,
+        **_settled(settled, config),
     )
-
-
-def _hami_cores(text: str) -> int | None:
-    """HAMi takes 0 and 100 for the whole device."""
-    if not _COUNT.fullmatch(text.strip()) or int(text) > 100:
-        raise BadRequestError(
-            f"environment {HAMI_CORES}: {_quoted(text)} is not a share of a device's time: "
-            "write percent from 0 to 100"
-        )
-    return int(text) or None
 
 
 def _hami_devices(listed: str | None, limits: Limits) -> tuple[int | None, tuple[str, ...]]:

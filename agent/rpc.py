@@ -13,6 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
@@ -22,7 +23,9 @@ import grpc
 from aliquot.shim.region import printable
 
 from . import reach, rpc_pb2
-from .errors import AliquotError
+from .changes import Changed, Wish
+from .errors import AliquotError, BadRequestError
+from .sizes import parse_size
 from .snapshot import DeviceReading, PartReading, SliceReading, Snapshot
 
 _SERVICE: Final = "aliquot.v1.Agent"
@@ -34,6 +37,20 @@ _MOST_REQUEST_BYTES: Final = 65536
 _MOST_REPLY_BYTES: Final = 256 << 20
 _CHUNK_BYTES: Final = 65536
 _CALL_SECONDS: Final = 10.0
+# A driver may have to be told of another cap, on each device.
+_SET_SECONDS: Final = 120.0
+# It travels in a header, and headers are short.
+_MOST_REFUSAL: Final = 2000
+_REFUSED: Final = grpc.StatusCode.FAILED_PRECONDITION
+# The numbers of a request to change a slice, and the keys that people know them by.
+_NUMBERS: Final = {
+    "cores": "cores",
+    "cores_max": "cores-max",
+    "weight": "weight",
+    "priority": "priority",
+    "quiet_ms": "quiet",
+    "floor": "floor",
+}
 
 _Reply = TypeVar("_Reply")
 
@@ -51,6 +68,14 @@ class Folders(Protocol):
 
     def folder(self, key: str) -> Path:
         """Return a slice's folder."""
+        ...
+
+
+class Changes(Protocol):
+    """Whoever changes slices."""
+
+    async def change(self, wish: Wish) -> Changed:
+        """Change one, all that is wished or nothing. Raises AliquotError."""
         ...
 
 
@@ -88,6 +113,11 @@ class Node(Protocol):
     @property
     def ledger(self) -> Folders:
         """The slices."""
+        ...
+
+    @property
+    def changes(self) -> Changes:
+        """Who changes them."""
         ...
 
     @property
@@ -242,6 +272,15 @@ def _handlers(node: Node) -> grpc.GenericRpcHandler:
     async def slices(_: rpc_pb2.SlicesRequest, __: object) -> rpc_pb2.SlicesReply:
         return _slices_reply(node.readings.latest(), node.ledger)
 
+    async def change(request: rpc_pb2.SetRequest, context: Any) -> rpc_pb2.SetReply:  # noqa: ANN401
+        try:
+            return _set_reply(await node.changes.change(_wish(request)))
+        except AliquotError as error:
+            bad = isinstance(error, BadRequestError)
+            code = grpc.StatusCode.INVALID_ARGUMENT if bad else _REFUSED
+            await context.abort(code, printable(str(error))[:_MOST_REFUSAL])
+            raise
+
     def method(answer: Any, request: Any, reply: Any) -> Any:  # noqa: ANN401 - gRPC's have no type
         return grpc.unary_unary_rpc_method_handler(
             answer,
@@ -255,6 +294,7 @@ def _handlers(node: Node) -> grpc.GenericRpcHandler:
             "Version": method(version, rpc_pb2.VersionRequest, rpc_pb2.VersionReply),
             "Devices": method(devices, rpc_pb2.DevicesRequest, rpc_pb2.DevicesReply),
             "Slices": method(slices, rpc_pb2.SlicesRequest, rpc_pb2.SlicesReply),
+            "Set": method(change, rpc_pb2.SetRequest, rpc_pb2.SetReply),
         },
     )
 
@@ -298,7 +338,8 @@ def _slices_reply(snapshot: Snapshot, folders: Folders) -> rpc_pb2.SlicesReply:
         slices=[
             _slice(one, known, printable(str(folders.folder(one.piece.key))))
             for one in snapshot.slices
-        ]
+        ],
+        sampled_unix=snapshot.sampled_unix,
     )
 
 
@@ -327,6 +368,11 @@ def _slice(reading: SliceReading, known: dict[str, DeviceReading], path: str) ->
         ],
         unknown_functions=reading.unknown_functions,
         fault=printable(reading.fault),
+        policy=printable(piece.policy),
+        group=printable(piece.group),
+        quiet_ms=piece.quiet_ms,
+        floor=piece.floor,
+        native=piece.native,
     )
 
 
@@ -348,6 +394,56 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         processes=reading.processes,
         busy=reading.busy,
         memory_busy=reading.memory_busy,
+        cores_max=part.cores_max,
+        weight=part.weight,
+        priority=part.priority,
+        device_seconds=reading.device_seconds,
+        wait_seconds=reading.wait_seconds,
+        waits=reading.waits,
+        overruns=reading.overruns,
+        let_through=reading.let_through,
+        gate=reading.gate,
+        account=None if reading.account is None else rpc_pb2.Account(**asdict(reading.account)),
+    )
+
+
+def _wish(request: rpc_pb2.SetRequest) -> Wish:
+    """Raises BadRequestError."""
+    memory = known(request, "memory")
+    return Wish(
+        container=request.container,
+        device=request.device,
+        memory=None if memory is None else parse_size(memory, "--memory"),
+        policy=known(request, "policy"),
+        numbers={
+            key: getattr(request, field)
+            for field, key in _NUMBERS.items()
+            if request.HasField(field)
+        },
+    )
+
+
+def _set_reply(changed: Changed) -> rpc_pb2.SetReply:
+    piece = changed.piece
+    return rpc_pb2.SetReply(
+        key=printable(piece.key),
+        name=printable(piece.container.shown),
+        parts=[
+            rpc_pb2.Terms(
+                device_uuid=printable(part.uuid),
+                cap_bytes=part.memory_bytes,
+                cores=part.cores,
+                cores_max=part.cores_max,
+                weight=part.weight,
+                priority=part.priority,
+            )
+            for part in piece.parts
+        ],
+        policy=printable(piece.policy),
+        group=printable(piece.group),
+        quiet_ms=piece.quiet_ms,
+        floor=piece.floor,
+        notes=[printable(note) for note in changed.notes],
     )
 
 
@@ -387,6 +483,10 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the agent."""
         self._channel.close()
 
     def version(self) -> str:
@@ -402,20 +502,46 @@ class Client:
         """Return every slice of a container."""
         return self._ask("Slices", rpc_pb2.SlicesRequest(), rpc_pb2.SlicesReply.FromString)
 
-    def _ask(self, method: str, request: Any, read: Callable[[bytes], _Reply]) -> _Reply:  # noqa: ANN401
+    def change(self, wish: Wish) -> rpc_pb2.SetReply:
+        """Change a slice. Raises AliquotError too, BadRequestError among them, when it is refused.
+
+        ``numbers`` of the wish are by the keys of ``changes.PARSERS``.
+        """
+        fields = {field: wish.numbers.get(key) for field, key in _NUMBERS.items()}
+        request = rpc_pb2.SetRequest(
+            container=wish.container,
+            device=wish.device,
+            memory=None if wish.memory is None else wish.memory.text,
+            policy=wish.policy,
+            **fields,
+        )
+        return self._ask("Set", request, rpc_pb2.SetReply.FromString, _SET_SECONDS)
+
+    def _ask(
+        self,
+        method: str,
+        request: Any,  # noqa: ANN401 - messages have no type of their own
+        read: Callable[[bytes], _Reply],
+        seconds: float | None = None,
+    ) -> _Reply:
         call = self._channel.unary_unary(
             f"/{_SERVICE}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=read,
         )
         try:
-            reply: _Reply = call(request, timeout=self._seconds, wait_for_ready=True)
+            reply: _Reply = call(
+                request, timeout=self._seconds if seconds is None else seconds, wait_for_ready=True
+            )
         except grpc.RpcError as error:
             raise self._explained(method, error) from error
         return reply
 
-    def _explained(self, method: str, error: Any) -> reach.AgentError:  # noqa: ANN401 - a Call too
+    def _explained(self, method: str, error: Any) -> AliquotError:  # noqa: ANN401 - a Call too
         code = error.code()
+        if code in (grpc.StatusCode.INVALID_ARGUMENT, _REFUSED):
+            kind = AliquotError if code is _REFUSED else BadRequestError
+            return kind(printable(str(error.details())))
         where = f"the agent on {self._path}"
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return reach.AgentError(

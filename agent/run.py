@@ -15,29 +15,33 @@ import aliquot.shim
 import click
 from aliquot.shim import region
 
-from . import contexts, drivers, launch, rundir, sizes, visible
+from . import contexts, drivers, launch, policies, rundir, sizes, visible
 from .errors import AliquotError, BadRequestError, NoNamespaceError
 from .namespace import Cover
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_HELP = """Run CMD with a memory cap on one or more devices.
+_HELP = """Run CMD with a cap on one or more devices: on memory, on time, or on both.
 
 CMD and everything that it starts share one slice. An allocation beyond the cap gets CUDA's own
-out-of-memory error; the devices of the slice are the only ones that CMD sees.
+out-of-memory error, launches wait so that no more time is used than --cores says, and the devices
+of the slice are the only ones that CMD sees. Time is counted for this slice alone: what others on
+the device have of it is theirs to see to.
 
 \b
 Sizes:    4GiB 4096MiB 512KiB 1TiB (powers of 1024), 4GB 500MB 1KB (powers of 1000),
           4294967296 (bytes), 25% (of the device's memory)
+Cores:    30   30%   (of each device's time, 1 to 100)
 Devices:  0   0,1   GPU-5b0a   all   (numbers as CMD would see them, or beginnings of UUIDs)
 
 \b
 Examples:
   aliquot run --memory 4GiB --device 0 -- python train.py
-  aliquot run --memory 0=4GiB,1=25% -- python train.py
+  aliquot run --memory 0=4GiB,1=25% --cores 30 -- python train.py
 
-Without --memory, CUDA_DEVICE_MEMORY_LIMIT and CUDA_DEVICE_MEMORY_LIMIT_<i> are read as HAMi does.
+Without --memory, CUDA_DEVICE_MEMORY_LIMIT and CUDA_DEVICE_MEMORY_LIMIT_<i> are read as HAMi does,
+without --cores CUDA_DEVICE_SM_LIMIT.
 The status is CMD's; 128+n when signal n ended it; 127 or 126 when it could not be run; 2 when the
 request makes no sense; 1 when the slice could not be made."""
 
@@ -49,6 +53,7 @@ class _Slice:
     name: str | None
     installation: drivers.Installation
     version: int
+    cores: int
     shares: tuple[visible.Share, ...]
     context_bytes: Mapping[int, int]
     shim: Path
@@ -73,6 +78,9 @@ class _Voice:
 
 @click.command("run", help=_HELP, context_settings={"allow_interspersed_args": False})
 @click.option("--memory", metavar="SIZE|I=SIZE,…", help="What the slice may hold of each device.")
+@click.option(
+    "--cores", metavar="N", help="Percent of each device's time that the slice never passes."
+)
 @click.option("--device", metavar="SEL", help="The devices of the slice; all when not given.")
 @click.option("--name", metavar="NAME", help="What the slice is called in `aliquot ps`.")
 @click.option(
@@ -90,6 +98,7 @@ class _Voice:
 def run_command(
     context: click.Context,
     memory: str | None,
+    cores: str | None,
     device: str | None,
     name: str | None,
     mode: str,
@@ -104,9 +113,15 @@ def run_command(
             if memory is not None
             else sizes.limits_from_environment(os.environ)
         )
+        most = _cores(cores, os.environ)
+        if limits is None and most is None:
+            raise BadRequestError(
+                "no cap is given: add --memory, such as --memory 4GiB, "
+                "or --cores, such as --cores 30"
+            )
         if limits is None:
-            raise BadRequestError("no memory cap is given: add --memory, such as --memory 4GiB")
-        wanted = _plan(limits, device, name, voice)
+            limits = sizes.parse_limits("100%")
+        wanted = _plan(limits, most or policies.ALL_CORES, device, name, voice)
         status = _run(wanted, mode, command, voice)
     except AliquotError as error:
         if not as_json:
@@ -116,7 +131,17 @@ def run_command(
     context.exit(status)
 
 
-def _plan(limits: sizes.Limits, device: str | None, name: str | None, voice: _Voice) -> _Slice:
+def _cores(said: str | None, environment: Mapping[str, str]) -> int | None:
+    """Return the most of a device's time, None when nothing says it. Raises BadRequestError."""
+    if said is not None:
+        return policies.parse_cores(said, "--cores")
+    name = policies.HAMI_CORES
+    return policies.parse_hami_cores(environment[name], name) if name in environment else None
+
+
+def _plan(
+    limits: sizes.Limits, cores: int, device: str | None, name: str | None, voice: _Voice
+) -> _Slice:
     """Decide what the slice gets. Nothing is made yet, but for the memory of context costs."""
     if name is not None:
         rundir.check_name(name)
@@ -146,7 +171,7 @@ def _plan(limits: sizes.Limits, device: str | None, name: str | None, voice: _Vo
                 f"{where}: one context takes {sizes.format_size(cost)}, more than the cap of "
                 f"{sizes.format_size(share.cap_bytes)}: every program will be out of memory"
             )
-    return _Slice(name, installation, version, chosen, costs, shim.resolve())
+    return _Slice(name, installation, version, cores, chosen, costs, shim.resolve())
 
 
 def _refuse_nesting(installation: drivers.Installation, shim: Path) -> None:
@@ -246,6 +271,7 @@ def _region(wanted: _Slice) -> list[region.RegionDevice]:
             cap=share.cap_bytes,
             page_bytes=share.device.page_bytes,
             context_bytes=wanted.context_bytes[share.device.index],
+            cores=wanted.cores,
         )
         for share in wanted.shares
     ]
@@ -297,6 +323,7 @@ def _public(wanted: _Slice, mode: str) -> dict[str, Any]:
                 "name": share.device.name,
                 "total_bytes": share.device.total_bytes,
                 "cap_bytes": share.cap_bytes,
+                "cores_max": wanted.cores,
                 "context_bytes": wanted.context_bytes[share.device.index],
             }
             for share in wanted.shares

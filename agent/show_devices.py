@@ -120,13 +120,14 @@ def find(environment: Mapping[str, str]) -> Found:
         else:
             return Found(
                 by_agent=True,
-                devices=[_from_agent(one, rpc.known) for one in told.devices],
+                devices=[from_agent(one, rpc.known) for one in told.devices],
                 faults=list(told.faults),
             )
     return _ask_vendors(note)
 
 
-def _from_agent(one: Any, known: Any) -> Shown:  # noqa: ANN401 - a message's fields are its own
+def from_agent(one: Any, known: Any) -> Shown:  # noqa: ANN401 - a message's fields are its own
+    """Return a device that the agent told of; ``known`` is rpc.known."""
     return Shown(
         index=one.index,
         uuid=one.uuid,

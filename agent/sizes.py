@@ -139,6 +139,26 @@ def format_size(size_bytes: int) -> str:
     return f"{size_bytes / (1 << 30):.1f} GiB"
 
 
+def format_cores(cores: int, cores_max: int) -> str:
+    """Return percent of a device's time for people: the guaranteed, and what is never passed."""
+    return f"{cores}%" if cores == cores_max else f"{cores}-{cores_max}%"
+
+
+def format_share(received: float | None, wanted: float | None) -> str:
+    """Return shares of time for people: what was had of what was wanted; a dash: not known yet."""
+    if received is None or wanted is None:
+        return "-"
+    return f"{received * 100:.0f}/{wanted * 100:.0f}%"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a length of time for people, in the unit that it has one or more of."""
+    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds * 1000:.1f} ms"
+
+
 def _parse_hami(text: str, origin: str) -> Size:
     match = _HAMI_SIZE.fullmatch(text.strip())
     if not match:

@@ -23,6 +23,9 @@ class Request:
     and ``models`` name what is wanted, ``not_uuids`` and ``not_models`` what is not: beginnings of
     UUIDs, parts of model names in any case. ``placement`` is ``binpack`` or ``spread``, None where
     the configuration decides. ``sources`` says who asked, for messages.
+
+    ``cores_max``, ``weight`` and ``priority`` are as in Part, None where nobody has said them;
+    ``policy``, ``group``, ``quiet_ms``, ``floor`` and ``native`` are as in Slice.
     """
 
     count: int | None
@@ -35,13 +38,23 @@ class Request:
     placement: str | None = None
     memory_by_index: tuple[tuple[int, Size], ...] = ()
     sources: tuple[str, ...] = ()
+    cores_max: int | None = None
+    weight: int | None = None
+    priority: int | None = None
+    policy: str = "burst-share"
+    group: str = ""
+    quiet_ms: int = 100
+    floor: int = 0
+    native: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """What a slice holds of one device; ``enforcement`` says who holds the cap.
 
-    ``cores`` is what it was promised of the device's time, 0 to 100.
+    ``cores`` is what it is guaranteed of the device's time, 0 to 100; ``cores_max`` is what it
+    never passes, 1 to 100 and at least ``cores``. What is spare goes by ``weight``, 1 to 10,000,
+    and a higher ``priority``, -100 to 100, takes the device at once.
     """
 
     uuid: str
@@ -49,6 +62,9 @@ class Part:
     memory_bytes: int
     cores: int
     enforcement: str = "shim"
+    cores_max: int = 100
+    weight: int = 100
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +96,10 @@ class Slice:
     belongs to the process that asked for it, ``maker_pid``; from then on to ``init_pid``. A pid
     means the process with that start time (field 22 of /proc/PID/stat, clock ticks) only.
     ``cgroups`` are the lines of /proc/PID/cgroup of the first process.
+
+    ``policy`` is the name under which its sharing was asked for. Slices of one ``group`` in one
+    namespace get their devices together. Where it has the higher priority it keeps an idle device
+    for ``quiet_ms``, and leaves ``floor`` percent to the others. ``native``: it takes no turns.
     """
 
     key: str
@@ -92,6 +112,11 @@ class Slice:
     init_start: int = 0
     cgroups: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    policy: str = ""
+    group: str = ""
+    quiet_ms: int = 100
+    floor: int = 0
+    native: bool = False
 
     def part(self, uuid: str) -> Part | None:
         """Return what it holds of a device, None when that is nothing."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aliquot.shim import region
 
 from .devices import Device, Health, Sample
+from .sharing import Account
 from .slices import Part, Slice
 
 
@@ -36,6 +37,10 @@ class PartReading:
     device says that they hold, and ``unseen_bytes`` what of that stood uncharged in two rounds.
     ``processes`` counts those that hold something there, by the account that has more of them.
     ``busy`` and ``memory_busy`` are its shares of the device's time.
+
+    ``device_seconds``, ``wait_seconds``, ``waits``, ``overruns`` and ``let_through`` are what its
+    processes counted (region.UsedDevice) as far as it can be true; ``gate`` is one of region.GATES.
+    ``account`` is what the arbiter counted, None when no turns are given to it.
     """
 
     part: Part
@@ -47,6 +52,13 @@ class PartReading:
     processes: int | None = None
     busy: float | None = None
     memory_busy: float | None = None
+    device_seconds: float | None = None
+    wait_seconds: float | None = None
+    waits: int | None = None
+    overruns: int | None = None
+    let_through: int | None = None
+    gate: str | None = None
+    account: Account | None = None
 
     @property
     def memory_used_bytes(self) -> int | None:

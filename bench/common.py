@@ -146,6 +146,41 @@ class Bed:
                 here.append((float(first), float(second)))
         return {live: Samples(tuple(rounds)) for live, rounds in found.items()}
 
+    def samples(self, call: str, size: int, calls: int, threads: int, *, quick: bool) -> Samples:
+        """Time one call, in several processes one after the other: each has its own addresses."""
+        rounds: list[tuple[float, float]] = []
+        for _ in range(1 if quick else 5):
+            if threads == 1:
+                samples = self.measure(call, size, rounds=20 if quick else 400, calls=calls)
+            else:
+                # Threads meet before each block: it must be long beside the meeting, and beside the
+                # turns that they take on a core.
+                samples = self.measure(
+                    call,
+                    size,
+                    rounds=4 if quick else 10,
+                    chunks=10 if quick else 100,
+                    calls=calls,
+                    threads=threads,
+                )
+            rounds += samples[1].rounds
+        return Samples(tuple(rounds))
+
+    def open_gate(self) -> None:
+        """Say in the slice's grant that others are on the device, and that none of them wants it.
+
+        From then on launches are measured. Raises OSError.
+        """
+        from aliquot.shim._region import ffi, lib  # noqa: PLC0415 - only once it is built
+
+        offset = ffi.offsetof("struct aliquot_grant", "device", 0, "gate")
+        others = 1
+        word = others << 2 | lib.ALIQUOT_GATE_OPEN
+        grant = self.shim.parent / ".aliquot/grant"
+        grant.chmod(0o600)
+        with grant.open("r+b") as file:
+            os.pwrite(file.fileno(), word.to_bytes(8, "little"), offset)
+
     def instructions(self, call: str, size: int, live: int = 1) -> Figure:
         """Count the instructions that the shim adds to ``call``, with callgrind."""
         counts = []
@@ -192,7 +227,7 @@ def bed() -> Iterator[Bed]:
     shim, bare = _libraries()
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=fast_folder()) as name:
         folder = Path(name)
-        client = _compile(folder)
+        client = compile_c(folder, HERE / "client.c")
         uuid = _make_node(folder / "node")
         library = _make_slice(folder / "slice", shim, bare, uuid)
         environment = {
@@ -224,14 +259,14 @@ def _libraries() -> tuple[Path, Path]:
     return libraries
 
 
-def _compile(folder: Path) -> Path:
-    """Compile the client. Raises BenchError."""
-    client = folder / "client"
+def compile_c(folder: Path, *sources: Path) -> Path:
+    """Compile a program, named as its first source. Raises BenchError."""
+    program = folder / sources[0].stem
     compiler = os.environ.get("CC", "gcc")
     try:
         subprocess.run(
-            [compiler, "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", "-o", str(client),
-             str(HERE / "client.c"), "-ldl", "-lpthread"],
+            [compiler, "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", f"-I{HERE.parent / 'csrc'}",
+             "-o", str(program), *map(str, sources), "-ldl", "-lpthread"],
             check=True,
             capture_output=True,
             text=True,
@@ -241,8 +276,9 @@ def _compile(folder: Path) -> Path:
             f"there is no {compiler}: install gcc, or name a compiler in CC"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise BenchError(f"{compiler} does not compile client.c: {error.stderr}") from error
-    return client
+        name = sources[0].name
+        raise BenchError(f"{compiler} does not compile {name}: {error.stderr}") from error
+    return program
 
 
 def _make_slice(folder: Path, shim: Path, driver: Path, uuid: bytes) -> Path:

@@ -1,9 +1,9 @@
 """What Aliquot adds to the start of a container: its admission, its hooks and its mounts.
 
 A container is created and started by runc, and by aliquot-runtime with a slice of a device, in
-turn. Milliseconds of wall clock, and (``_cpu``) of processor time: of the runtime, the agent and the
-container's cgroup, which depends less on what else the machine does. Figures are the medians of the
-differences.
+turn. Milliseconds of wall clock, and (``_cpu``) of processor time: of the runtime, the agent and
+the container's cgroup, which depends less on what else the machine does. Figures are the medians
+of the differences.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import common
-from common import Bed, Figure, Options, Samples
+from common import Bed, Figure, Options
 
 PROCESSES: Final = (1, 8, 64)
 THREADS: Final = (1, 2, 8)
@@ -41,29 +41,6 @@ CALLS: Final = (
 )
 
 
-def _measure(bed: Bed, call: Call, threads: int, options: Options) -> Samples:
-    """Time one call, in several processes one after the other: each has its own addresses."""
-    rounds: list[tuple[float, float]] = []
-    for _ in range(1 if options.quick else 5):
-        if threads == 1:
-            samples = bed.measure(
-                call.call, call.size, rounds=20 if options.quick else 400, calls=call.calls
-            )
-        else:
-            # Threads meet before each block: it must be long beside the meeting, and beside the
-            # turns that they take on a core.
-            samples = bed.measure(
-                call.call,
-                call.size,
-                rounds=4 if options.quick else 10,
-                chunks=10 if options.quick else 100,
-                calls=call.calls,
-                threads=threads,
-            )
-        rounds += samples[1].rounds
-    return Samples(tuple(rounds))
-
-
 def run(bed: Bed, options: Options) -> dict[str, Figure]:
     """Measure every combination."""
     figures: dict[str, Figure] = {}
@@ -74,7 +51,9 @@ def run(bed: Bed, options: Options) -> dict[str, Figure]:
                 for threads in THREADS:
                     name = f"{call.name}_p{processes}_t{threads}"
                     common.progress(f"overhead: {name}")
-                    figures[name] = _measure(bed, call, threads, options).figure(target)
+                    figures[name] = bed.samples(
+                        call.call, call.size, call.calls, threads, quick=options.quick
+                    ).figure(target)
                 if options.instructions:
                     figures[f"{call.name}_p{processes}_instructions"] = bed.instructions(
                         call.call, call.size

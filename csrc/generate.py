@@ -27,7 +27,7 @@ CLASSES = {
     "release": "gives device memory back, or lets go of it",
     "query": "tells how much device memory there is",
     "launch": "runs on the compute units: kernels, graphs, memsets, copies within a device",
-    "copy": "moves data by other engines; measured, never delayed",
+    "copy": "moves data by other engines; never delayed, and no time of the compute units",
     "order": "orders work or waits for it; never delayed, since it releases others",
     "lifecycle": "begins or ends something that the slice's books may have to follow",
     "pass": "neither takes memory nor runs work",
@@ -216,28 +216,30 @@ def plain_exports(rows: list[Row]) -> str:
 
 
 def shim_table(rows: list[Row]) -> str:
-    """table.c: name and wrapper of each symbol; a missing wrapper fails the link by its name."""
+    """table.c: name and wrapper of each symbol; a missing wrapper fails the link by its name.
+
+    Names are one text, and wrappers are told by how far they lie from their entries, so that there
+    are no pointers that the loader would have to relocate.
+    """
     exported = _exported(rows)
-    wrapped = [symbol.name for row, symbol in exported if row.by == "shim"]
-    hidden = '__attribute__((visibility("hidden")))'
-    names = [f'    [F_{symbol.name}] = "{symbol.name}",' for _, symbol in exported]
+    names = [f'    "{symbol.name}\\0"' for _, symbol in exported]
+    entries = [f"aliquot_{s.name} - ." if row.by == "shim" else "0" for row, s in exported]
     return _source(
-        "Name and wrapper of each symbol; NULL where the driver's own address is handed out.",
+        "Name and wrapper of each symbol; none where the driver's own address is handed out.",
         [
-            '#include "functions.h"',
-            "",
-            *[f"{hidden} void aliquot_{name}(void);" for name in wrapped],
-            "",
-            f"{hidden} extern const char *const aliquot_fn_name[F_COUNT];",
-            f"{hidden} extern void *const aliquot_fn_wrapper[F_COUNT];",
-            "",
-            "const char *const aliquot_fn_name[F_COUNT] = {",
+            '__attribute__((visibility("hidden"))) extern const char aliquot_fn_names[];',
+            "const char aliquot_fn_names[] =",
             *names,
-            "};",
+            "    ;",
             "",
-            "void *const aliquot_fn_wrapper[F_COUNT] = {",
-            *[f"    [F_{name}] = (void *)aliquot_{name}," for name in wrapped],
-            "};",
+            "__asm__(",
+            r'    ".section .rodata.aliquot_fn_wrapper, \"a\"\n"',
+            r'    ".balign 4\n"',
+            r'    ".globl aliquot_fn_wrapper\n"',
+            r'    ".hidden aliquot_fn_wrapper\n"',
+            r'    "aliquot_fn_wrapper:\n"',
+            *[rf'    ".long {entry}\n"' for entry in entries],
+            r'    ".previous\n");',
         ],
     )
 

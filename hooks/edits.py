@@ -323,6 +323,8 @@ def _write_plan(bundle: Bundle, needs: Needs, folder: Path, show: Path) -> None:
         ),
         ("file", str(folder / "region/grant"), f"{REGION_FOLDER}/grant", "ro"),
         ("file", str(folder / "region/usage"), f"{REGION_FOLDER}/usage", "rw"),
+        # What is written into a FIFO is not written to its mount.
+        ("file", str(folder / "region/bell"), f"{REGION_FOLDER}/bell", "ro"),
         ("file", str(show), STAT_PATH, "ro"),
     ]
     if adapted:
@@ -353,7 +355,7 @@ def _library_line(library: Library, needs: Needs) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=32)
 def _names_of(sonames: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what a file's name is, if it is one of these libraries': libcuda.so, .so.1, .so.5.4."""
+    """Return the names of these libraries' files: libcuda.so, libcuda.so.1 and so on."""
     stems = "|".join(re.escape(soname.partition(".so")[0]) for soname in sonames)
     return re.compile(rf"({stems})\.so(\.[0-9]+)*" if sonames else _NOTHING)
 

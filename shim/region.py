@@ -22,11 +22,31 @@ if TYPE_CHECKING:
 
 MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
+MAX_WEIGHT: Final[int] = lib.ALIQUOT_MAX_WEIGHT
+# Either way from 0.
+MAX_PRIORITY: Final[int] = lib.ALIQUOT_MAX_PRIORITY
+# Of work that may be under way at a time, unless it is said otherwise.
+WINDOW_US: Final[int] = lib.ALIQUOT_WINDOW_US
 # A name and the NUL that ends it.
 MAX_NAME_BYTES: Final[int] = lib.ALIQUOT_NAME_BYTES - 1
+# The FIFO beside them, where an agent shares out time. Whoever is in the container may ring,
+# whatever its uid; only who made it listens.
+BELL: Final = "bell"
+_BELL_MODE: Final = 0o622
 # Of the two files.
 GRANT_BYTES: Final[int] = ffi.sizeof("struct aliquot_grant")
 USAGE_BYTES: Final[int] = ffi.sizeof("struct aliquot_usage")
+
+# What a gate can be, by the number in its word.
+GATES: Final = {
+    lib.ALIQUOT_GATE_FREE: "free",
+    lib.ALIQUOT_GATE_OPEN: "open",
+    lib.ALIQUOT_GATE_TURN: "turn",
+    lib.ALIQUOT_GATE_CLOSED: "closed",
+}
+
+# The bits of a gate's word that say which.
+_GATE_STATE: Final = 3
 
 # No device has as much; it keeps the sum of a slice within 63 bits, whatever its files say.
 _MOST_BYTES: Final = 1 << 53
@@ -65,7 +85,9 @@ class GrantedDevice:
 
     ``cap`` is None when memory is not limited; ``unclaimed`` are bytes seen on the device that no
     process has charged; ``context_bytes`` is 0 when the cost of a context is unknown. ``busy`` and
-    ``memory_busy`` are shares of time from 0 to 1, None when nobody measured them.
+    ``memory_busy`` are shares of time from 0 to 1, None when nobody measured them. ``cores`` is the
+    most that it may have of the device's time in percent, ``cores_min`` what it is guaranteed, and
+    ``gate`` what it may launch at the moment, one of ``GATES``.
     """
 
     uuid: bytes
@@ -77,6 +99,10 @@ class GrantedDevice:
     memory_busy: float | None
     cores: int
     by_driver: bool
+    cores_min: int = 0
+    weight: int = 100
+    priority: int = 0
+    gate: str = GATES[lib.ALIQUOT_GATE_FREE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +130,20 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class UsedDevice:
-    """What the slice made of one device: these figures outlive its processes."""
+    """What the slice made of one device: these figures outlive its processes.
+
+    ``device_ns`` is the device time that its processes charged, ``wait_ns`` what their threads
+    waited to launch, added up over ``waits``; ``overruns`` counts turns that were overstayed,
+    ``let_through`` launches that passed a closed gate, since older work waited for them.
+    """
 
     peak: int
     refusals: int
+    device_ns: int = 0
+    wait_ns: int = 0
+    waits: int = 0
+    overruns: int = 0
+    let_through: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +184,13 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
         raise OSError(-error, os.strerror(-error))
 
 
+def create_bell(dirfd: int) -> None:
+    """Make ``bell`` beside the files of a region. Raises OSError."""
+    os.mkfifo(BELL, _BELL_MODE, dir_fd=dirfd)
+    # The creation mode is cut by the umask.
+    os.chmod(BELL, _BELL_MODE, dir_fd=dirfd)
+
+
 def read_grant(fd: int, where: str) -> Grant:
     """Read the open file ``grant``; ``where`` names it in messages. Raises RegionError, OSError."""
     size = ffi.sizeof("struct aliquot_grant")
@@ -166,10 +209,27 @@ def read_grant(fd: int, where: str) -> Grant:
             memory_busy=_share(row.memory_busy_permille),
             cores=row.cores,
             by_driver=row.enforcement == lib.ALIQUOT_BY_DRIVER,
+            cores_min=row.cores_min,
+            weight=row.weight,
+            priority=row.priority,
+            gate=_gate(row.gate),
         )
         for row in grant.device[0 : grant.device_count]
     )
     return Grant(name=_text(grant.name), beat=grant.beat, devices=devices)
+
+
+def read_gate(fd: int, device: int) -> str:
+    """Return the gate of device number ``device`` in ``grant``, one of ``GATES``.
+
+    Raises OSError.
+    """
+    offset, size = _word(("device", device, "gate"))
+    return _gate(int.from_bytes(os.pread(fd, size, offset), "little"))
+
+
+def _gate(word: int) -> str:
+    return GATES[word & _GATE_STATE]
 
 
 def write_readings(
@@ -192,14 +252,42 @@ def write_readings(
     _write_word(fd, "device", device, "memory_busy_permille", value=_permille(memory_busy))
 
 
-def write_beat(fd: int, count: int) -> None:
-    """Say in ``grant``, open for writing, that the agent lives: a number that grows from 1."""
-    _write_word(fd, "beat", value=count)
+def write_cap(fd: int, device: int, cap: int | None) -> None:
+    """Write the cap of device number ``device``, bytes or None, into ``grant``, open for writing.
+
+    Running processes keep to it from their next request on: what they hold beyond it stays theirs,
+    and nothing more is given. Raises OSError.
+    """
+    _write_word(fd, "device", device, "cap", value=lib.ALIQUOT_NO_CAP if cap is None else cap)
+
+
+def write_terms(
+    fd: int,
+    device: int,
+    *,
+    cores: int,
+    cores_min: int,
+    weight: int,
+    priority: int,
+    window_us: int = WINDOW_US,
+) -> None:
+    """Write into ``grant``, open for writing, what the slice has of device ``device``'s time.
+
+    All but ``window_us`` are as RegionDevice says; that is the work, in predicted microseconds,
+    that may be under way at a time. Running processes keep to ``cores`` and ``window_us`` from
+    their next launch on; the others are for people, and the arbiter is told them by itself. Raises
+    OSError.
+    """
+    _write_word(fd, "device", device, "cores", value=cores)
+    _write_word(fd, "device", device, "cores_min", value=cores_min)
+    _write_word(fd, "device", device, "weight", value=weight)
+    _write_word(fd, "device", device, "priority", value=priority)
+    _write_word(fd, "device", device, "window_us", value=window_us)
 
 
 def _write_word(fd: int, *path: str | int, value: int) -> None:
     offset, size = _word(path)
-    os.pwrite(fd, value.to_bytes(size, "little"), offset)
+    os.pwrite(fd, value.to_bytes(size, "little", signed=value < 0), offset)
 
 
 @functools.cache
@@ -251,8 +339,16 @@ def read_usage(fd: int, where: str, device_count: int) -> Usage:
         if usage.slot[slot].pid and slot_alive(fd, slot)
     )
     devices = tuple(
-        UsedDevice(peak=min(row.peak, _MOST_BYTES), refusals=row.refusals)
-        for row in usage.device[0:count]
+        UsedDevice(
+            peak=min(row.peak, _MOST_BYTES),
+            refusals=row.refusals,
+            device_ns=time.device_ns,
+            wait_ns=time.wait_ns,
+            waits=time.waits,
+            overruns=time.overruns,
+            let_through=time.let_through,
+        )
+        for row, time in zip(usage.device[0:count], usage.time[0:count], strict=True)
     )
     return Usage(devices, processes, usage.unknown_functions, usage.lost_holds)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from . import cdi, run
+from . import cdi, run, trace
 from .node import Node, NodeError, load_node, profiles
 from .state import State, StateError, truth, truth_text
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
+# What is asked of a node whose folder is given last.
+_ON_DIRECTORY = ("--xid", "--trace")
 
 
 def _fail(text: str, status: int) -> NoReturn:
@@ -67,21 +69,43 @@ def _inject(directory: Path, device: int, xid: int) -> None:
         state.inject(device, xid)
 
 
+def _write_trace(directory: Path, file: Path) -> None:
+    tracer = trace.write(directory, file)
+    click.echo(f"{file}: {tracer.events} events")
+    _say_lost(tracer)
+
+
+def _say_lost(tracer: trace.Tracer) -> None:
+    if tracer.lost:
+        click.echo(
+            f"aliquot sim: the trace lacks {tracer.lost} turns and records, which came faster than "
+            "they were written",
+            err=True,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Ways:
-    """How a node is made: where it stays, whose it is, and where its CDI specification goes."""
+    """How a node is made: where it stays, whose it is, where CDI specification and trace go."""
 
     keep: Path | None = None
     shared: bool = False
     cdi: Path | None = None
+    trace: Path | None = None
 
 
 def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
     keep = ways.keep
     with run.prepared(node, keep, shared=ways.shared) as directory:
         try:
-            with cdi.written(node, directory, ways.cdi, keep=keep is not None):
+            with ExitStack() as stack:
+                stack.enter_context(cdi.written(node, directory, ways.cdi, keep=keep is not None))
+                tracer = None
+                if ways.trace is not None:
+                    tracer = stack.enter_context(trace.written(directory, ways.trace))
                 status = run.run_on(directory, command)
+            if tracer is not None:
+                _say_lost(tracer)
         except FileNotFoundError:
             _fail(f"{command[0]}: command not found", _NOT_FOUND)
         except OSError as error:
@@ -97,11 +121,13 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     """Refuse options that do not go together."""
     asked = [name for name, given in modes.items() if given]
     if len(asked) != 1:
-        raise click.UsageError("give one of --node, --truth, --xid and --profiles")
+        raise click.UsageError("give one of --node, --trace, --truth, --xid and --profiles")
     if asked == ["--node"]:
         if not command:
             raise click.UsageError("no command to run: write it after --")
-    elif ways != _Ways() or (command and asked != ["--xid"]):
+    elif asked == ["--trace"] and len(command) != 1:
+        raise click.UsageError("write it so: --trace FILE DIR, or --node … --trace FILE -- CMD")
+    elif replace(ways, trace=None) != _Ways() or (command and asked[0] not in _ON_DIRECTORY):
         raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
 
 
@@ -147,6 +173,14 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     metavar="DIR",
     help="Show who holds what on the node in DIR.",
 )
+@click.option(
+    "--trace",
+    "trace_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write who occupied the devices when into FILE, a Chrome trace, which Perfetto opens: "
+    "while CMD runs, or what the node in DIR has on record.",
+)
 @click.option("--profiles", "list_profiles", is_flag=True, help="List the profiles.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print JSON; with CMD, a report when it has ended."
@@ -160,6 +194,7 @@ def sim_command(
     xid: int | None,
     device: int | None,
     truth_of: Path | None,
+    trace_file: Path | None,
     list_profiles: bool,
     as_json: bool,
     command: tuple[str, ...],
@@ -171,10 +206,11 @@ def sim_command(
     modes = {
         "--node": which is not None,
         "--truth": truth_of is not None,
+        "--trace": trace_file is not None and which is None,
         "--xid": xid is not None,
         "--profiles": list_profiles,
     }
-    ways = _Ways(keep, shared, cdi_folder)
+    ways = _Ways(keep, shared, cdi_folder, trace_file)
     _check(modes, ways, command)
     if (device is None) != (xid is None) or (xid is not None and len(command) != 1):
         raise click.UsageError("write it so: --xid N --device I DIR")
@@ -185,6 +221,8 @@ def sim_command(
             _print_truth(truth_of, as_json)
         elif xid is not None and device is not None:
             _inject(Path(command[0]), device, xid)
+        elif trace_file is not None and which is None:
+            _write_trace(Path(command[0]), trace_file)
         elif which is not None:
             node = load_node(which)
             sys.stdout.flush()

@@ -53,6 +53,18 @@ COSTS: Final = (
     "stream_wait_event_ns",
     "copy_ns",
     "sync_ns",
+    "context_destroy_ns",
+    "stream_create_ns",
+    "stream_destroy_ns",
+    "event_create_ns",
+    "event_destroy_ns",
+    "host_alloc_ns",
+    "host_free_ns",
+    "module_unload_ns",
+    "host_func_ns",
+    "mem_op_ns",
+    "nvml_ns",
+    "call_ns",
 )
 """Host-side costs of calls, in the order of csrc/sim/state.h's ``enum sim_cost``."""
 
@@ -106,6 +118,9 @@ class Device:
     bus_width_bits: int = 5120
     l2_cache: int = 40 << 20
     time_slice_ns: int = 2_000_000
+    switch_ns: int = 0
+    mps: bool = False
+    copy_engines: int = 3
     release_delay_ns: int = 0
     kernel_ns: int = 2_000
     wave_ns: int = 2_000
@@ -121,6 +136,7 @@ class Node:
 
     ``driver`` is the driver's release as NVML and file names say it: ``580.65.06``.
     ``memory_limits``: the driver takes limits of memory for cgroups, as NVIDIA's do since 615.
+    ``trace``: what is done is recorded from the start, for whoever asks later.
     """
 
     name: str
@@ -128,6 +144,7 @@ class Node:
     devices: tuple[Device, ...]
     driver: str
     memory_limits: bool = False
+    trace: bool = False
 
     @classmethod
     def of(
@@ -192,6 +209,12 @@ class _WrongError(Exception):
 def _whole(value: object, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise _WrongError(f"{value!r} is not a whole number from {low} to {high}")
+    return value
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _WrongError(f"{value!r} is neither true nor false")
     return value
 
 
@@ -299,6 +322,9 @@ _DEVICE_KEYS: Final[Mapping[str, _Reader]] = {
     "bus_width_bits": partial(_whole, low=1, high=1 << 20),
     "l2_cache": partial(_size, low=0, high=(1 << 31) - 1),
     "time_slice_ns": partial(_whole, low=1_000, high=10**10),
+    "switch_ns": partial(_whole, low=0, high=10**9),
+    "mps": _truth,
+    "copy_engines": partial(_whole, low=1, high=16),
     "release_delay_ns": _TIME,
     "kernel_ns": _TIME,
     "wave_ns": _TIME,
@@ -306,7 +332,15 @@ _DEVICE_KEYS: Final[Mapping[str, _Reader]] = {
     "device_copy_mb_per_s": _SPEED,
     "peer_copy_mb_per_s": _SPEED,
 }
-_NODE_KEYS: Final = ("name", "driver_version", "driver", "memory_limits", "costs", "device")
+_NODE_KEYS: Final = (
+    "name",
+    "driver_version",
+    "driver",
+    "memory_limits",
+    "trace",
+    "costs",
+    "device",
+)
 # A release of NVIDIA's driver for each CUDA version from which on it is told.
 _RELEASES: Final = (
     (13_000, "580.65.06"),
@@ -384,9 +418,10 @@ def _read_node(reading: _Reading, table: Mapping[str, object], name: str) -> Nod
     release = None
     if "driver" in table:
         release = reading.value(("driver",), table["driver"], _release)
-    limits = table.get("memory_limits", False)
-    if not isinstance(limits, bool):
-        reading.wrong(("memory_limits",), f"{limits!r} is neither true nor false")
+    limits, trace = (
+        reading.value((key,), table.get(key, False), _truth) is True
+        for key in ("memory_limits", "trace")
+    )
     costs = _read_costs(reading, ("costs",), table.get("costs", {}))
     listed = table.get("device", [])
     if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
@@ -401,7 +436,7 @@ def _read_node(reading: _Reading, table: Mapping[str, object], name: str) -> Nod
     if not 1 <= len(devices) <= MAX_DEVICES:
         reading.wrong(("device",), f"a node has 1 to {MAX_DEVICES} devices, not {len(devices)}")
         return None
-    node = replace(Node.of(name, devices, version, release), memory_limits=limits is True)
+    node = replace(Node.of(name, devices, version, release), memory_limits=limits, trace=trace)
     return _check_together(reading, node, listed, origins)
 
 

@@ -26,7 +26,11 @@ class StateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeviceTruth:
-    """One device. ``total_bytes`` is CUDA's; ``reserved_bytes`` is beside it."""
+    """One device. ``total_bytes`` is CUDA's; ``reserved_bytes`` is beside it.
+
+    ``busy_ns``: how long kernels of anybody have run so far; ``switched_ns``: how long it went from
+    one process to another.
+    """
 
     uuid: str
     model: str
@@ -34,6 +38,8 @@ class DeviceTruth:
     free_bytes: int
     reserved_bytes: int
     page_bytes: int
+    busy_ns: int
+    switched_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,14 @@ class ProcessTruth:
     """What one process holds of each device.
 
     ``pid`` is as the process knows itself. ``dead``: it was killed, and its memory is still within
-    the node's release delay.
+    the node's release delay. ``ran_ns`` is the device time that it has had so far.
     """
 
     pid: int
     group: str
     dead: bool
     used_bytes: tuple[int, ...]
+    ran_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,7 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
     config.name = node.name.encode()
     config.driver_text = node.driver.encode()
     config.memory_limits = node.memory_limits
+    config.trace = node.trace
     for made, device in zip(config.devices, node.devices, strict=False):
         made.name = device.model.encode()
         made.uuid = device.uuid
@@ -121,6 +129,9 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
         made.context_bytes = device.context
         made.pool_chunk = -(-device.pool_chunk // device.page_size) * device.page_size
         made.slice_ns = device.time_slice_ns
+        made.switch_ns = device.switch_ns
+        made.mps = device.mps
+        made.copy_engines = device.copy_engines
         made.release_delay_ns = device.release_delay_ns
         made.kernel_ns = device.kernel_ns
         made.wave_ns = device.wave_ns
@@ -194,6 +205,59 @@ class State:
             )
         lib.sim_state_inject(self._state, device, xid)
 
+    # What sim/trace.py reads. The buffers are cffi's, so that long traces make no garbage.
+
+    def models(self) -> list[str]:
+        """Return the devices' names."""
+        return [_said(config.name) for config in self._configs()]
+
+    def _configs(self) -> Any:  # noqa: ANN401 - cffi's values have no types
+        if not self._state:
+            raise StateError("the state is closed")
+        return self._state.node.devices[0 : self._state.node.device_count]
+
+    def together(self, device: int) -> bool:
+        """Whether processes run together on a device, as under MPS."""
+        return bool(self._state.node.devices[device].mps)
+
+    def launch_cost(self, device: int) -> int:
+        """Return the host time of a launch, in nanoseconds."""
+        return int(self._state.node.devices[device].cost_ns[lib.SIM_COST_LAUNCH])
+
+    def trace(self) -> None:
+        """Let what is done be recorded from now on."""
+        lib.sim_state_trace(self._state)
+
+    def recorded(self, device: int) -> tuple[int, int]:
+        """Return how many turns and how many records of a device there have ever been."""
+        counts = ffi.new("uint64_t[2]")
+        lib.sim_state_recorded(self._state, device, counts, counts + 1)
+        return int(counts[0]), int(counts[1])
+
+    def turns(self, device: int, first: Any, turns: Any, room: int, lost: Any) -> int:  # noqa: ANN401
+        """Read turns as ``sim_timeline_turns`` does."""
+        return int(lib.sim_state_turns(self._state, device, first, turns, room, lost))
+
+    def records(
+        self,
+        device: int,
+        first: Any,  # noqa: ANN401
+        records: Any,  # noqa: ANN401
+        room: int,
+        skip: bool,
+        lost: Any,  # noqa: ANN401
+    ) -> int:
+        """Read records as ``sim_state_records`` does."""
+        return int(lib.sim_state_records(self._state, device, first, records, room, skip, lost))
+
+    def process(self, number: int, process: Any) -> bool:  # noqa: ANN401
+        """Read what is known of a process; false when that is gone."""
+        return bool(lib.sim_state_process(self._state, number, process))
+
+    def group(self, number: int) -> str:
+        """Return a group's name."""
+        return _said(lib.sim_state_group(self._state, number))
+
     def truth(self) -> Truth:
         """Clear up after the dead, then count what everybody holds."""
         if not self._state:
@@ -209,11 +273,19 @@ class State:
                 free_bytes=truth.free_bytes[index],
                 reserved_bytes=truth.reserved_bytes[index],
                 page_bytes=config.page_size,
+                busy_ns=truth.busy_ns[index],
+                switched_ns=truth.switched_ns[index],
             )
             for index, config in enumerate(self._state.node.devices[0:count])
         )
         processes = tuple(
-            ProcessTruth(item.pid, _said(item.group), bool(item.dead), tuple(item.bytes[0:count]))
+            ProcessTruth(
+                item.pid,
+                _said(item.group),
+                bool(item.dead),
+                tuple(item.bytes[0:count]),
+                tuple(item.ran_ns[0:count]),
+            )
             for item in truth.processes[0 : truth.process_count]
         )
         groups = tuple(
@@ -237,12 +309,14 @@ def truth_text(found: Truth) -> str:
     """Return the truth for people: one line a device, a process and a group."""
     lines = [
         f"device {index}: {device.uuid} {device.model}: "
-        f"{_mib(device.total_bytes - device.free_bytes)} of {_mib(device.total_bytes)} held"
+        f"{_mib(device.total_bytes - device.free_bytes)} of {_mib(device.total_bytes)} held, "
+        f"{_ms(device.busy_ns)} busy"
         for index, device in enumerate(found.devices)
     ]
     lines += [
         f"process {item.pid}{' (dead)' if item.dead else ''}{_in_group(item.group)}: "
         + _per_device(item.used_bytes)
+        + f"; ran {', '.join(map(_ms, item.ran_ns))}"
         for item in found.processes
     ]
     lines += [
@@ -259,6 +333,10 @@ def _in_group(name: str) -> str:
 
 def _per_device(sizes: tuple[int, ...]) -> str:
     return ", ".join(_mib(size) for size in sizes)
+
+
+def _ms(time: int) -> str:
+    return f"{time / 1_000_000:.1f} ms"
 
 
 def _mib(size: int) -> str:

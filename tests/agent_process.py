@@ -1,9 +1,10 @@
 """An agent in a process of its own, with a paper vendor: what tests start, kill and start again.
 
-    agent_process.py BASE LIB READY [KILL_AT_LINE]
+    agent_process.py BASE LIB READY [KILL_AT_LINE | tools]
 
 It writes to the descriptor READY once it is ready. With KILL_AT_LINE it kills itself after so many
-lines of the agent's modules that keep the books, counted from then on in all threads.
+lines of the agent's modules that keep the books, counted from then on in all threads. With
+``tools`` it reads its slices, and answers tools.
 """
 
 from __future__ import annotations
@@ -17,24 +18,27 @@ from types import FrameType
 from typing import Any
 
 from aliquot.agent import admission, deposit, keeper, ledger, wire
-from aliquot.agent.daemon import Daemon, Parts, run_loop
+from aliquot.agent.daemon import Daemon, Parts, _services, run_loop
 from aliquot.agent.journal import log_to_stderr
 
 from agent_parts import TOOLS, PaperVendor, PlainConfig
 
-BOOKKEEPERS = frozenset(module.__file__ for module in (admission, deposit, keeper, ledger, wire))
+BOOKKEEPERS = frozenset(
+    str(module.__file__) for module in (admission, deposit, keeper, ledger, wire)
+)
 
 
 class Killer:
     """Kills this process at a line, wherever in its threads."""
 
-    def __init__(self, lines: int) -> None:
-        """Let so many lines pass."""
+    def __init__(self, lines: int, files: frozenset[str] = BOOKKEEPERS) -> None:
+        """Let so many lines of these files pass."""
         self._left = lines
+        self._files = files
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Any:
         """Count, as what sys.settrace is given."""
-        if frame.f_code.co_filename not in BOOKKEEPERS:
+        if frame.f_code.co_filename not in self._files:
             return None
         if event == "line":
             self._left -= 1
@@ -43,7 +47,9 @@ class Killer:
         return self
 
 
-def serve(base: Path, lib: Path, ready: int, lines: int | None = None) -> None:
+def serve(
+    base: Path, lib: Path, ready: int, lines: int | None = None, *, tools: bool = False
+) -> None:
     """Run an agent to its end."""
     for name in ("aliquot-hook", "aliquot-stat", "libcuda.so.1"):
         file = base.parent / name
@@ -54,6 +60,7 @@ def serve(base: Path, lib: Path, ready: int, lines: int | None = None) -> None:
         load=lambda: ((vendor,), ()),
         tools=TOOLS,
         programs=lambda: (base.parent / "aliquot-hook", base.parent / "aliquot-stat"),
+        services=[one for one in _services() if tools and one[0] in ("readings", "tools")],
     )
 
     def tell() -> None:
@@ -74,4 +81,6 @@ async def _run(daemon: Daemon, tell: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *map(int, sys.argv[4:]))
+    more = sys.argv[4:]
+    lines = [int(word) for word in more if word != "tools"]
+    serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *lines, tools="tools" in more)

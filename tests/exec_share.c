@@ -16,20 +16,21 @@ static void wait_for_start(void) {
     CHECK(fgets(line, sizeof line, stdin) != NULL);
 }
 
-/* TOTAL EACH: runs kernels of EACH ms, TOTAL ms in all, and prints how long that took. */
+/* TOTAL EACH [BLOCKS]: runs kernels of EACH ms, TOTAL ms in all, and prints how long that took. */
 static void busy(void) {
     double total = client_number(0), each = client_number(1);
+    unsigned blocks = client_number(2) > 0 ? (unsigned)client_number(2) : 4000;
     client_start(0);
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
     int count = (int)(total / each + 0.5), first = count < 900 ? count : 900;
     shut(stream, 0);
     CUevent before = mark(stream);
     for (int i = 0; i < first; i++)
-        run(stream, ns(each), 4000);
+        run(stream, ns(each), blocks);
     wait_for_start();
     open_gate(0);
     for (int i = first; i < count; i++)
-        run(stream, ns(each), 4000);
+        run(stream, ns(each), blocks);
     CUevent after = mark(stream);
     OK(cuStreamSynchronize(stream));
     printf("%f\n", between(before, after));

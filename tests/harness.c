@@ -13,6 +13,7 @@
  * Prints one JSON object. The numbers are the same every time.
  */
 #include "arbiter/arbiter.h"
+#include "arbiter/seen.h"
 #include "core/limiter.h"
 #include "harness.h"
 
@@ -21,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CONTAINERS = 64, MAX_PROCESSES = 8, TICK_MS = 5, MAX_TICKS = 1 << 18 };
+enum { MAX_CONTAINERS = 64, MAX_PROCESSES = 8 };
 
 /* What things cost on a host: published figures, see docs/sharing.md. */
 static struct {
@@ -56,7 +57,7 @@ struct container {
     struct aliquot_usage *usage;
     int member;
     bool rung;
-    unsigned stale[DEVICES][MAX_PROCESSES];
+    struct aliquot_passed_over over[DEVICES][MAX_PROCESSES];
     struct process *process[MAX_PROCESSES];
     uint64_t launches, worst_wait_ns, waits[5];
     uint64_t flags;
@@ -77,7 +78,7 @@ struct process {
 static struct container *containers[MAX_CONTAINERS];
 static unsigned container_count;
 static struct aliquot_arbiter *arbiter;
-static uint64_t seed = 1, steps, end_ns;
+static uint64_t seed = 1, steps, wakeups, end_ns;
 
 static uint64_t jitter(uint64_t ns) {
     seed = seed * 6364136223846793005ull + 1442695040888963407ull;
@@ -201,40 +202,28 @@ static const struct aliquot_limiter_seam seam = {
 
 /* -- The agent ----------------------------------------------------------------------------------- */
 
+/* The words of a container's processes; those of the dead speak of nobody. */
+static uint32_t read_flow(const struct container *container, unsigned column, uint64_t *flow) {
+    for (unsigned i = 0; i < container->procs; i++)
+        flow[i] = container->process[i]->dead ? 0 : atomic_load(&container->usage->flow[column][i]);
+    return (uint32_t)container->procs;
+}
+
 static void see(struct container *container, unsigned column) {
-    struct aliquot_seen seen = {
-        .device_ns = atomic_load(&container->usage->time[column].device_ns),
-    };
-    uint32_t number = aliquot_gate_number(atomic_load(&container->grant.device[column].gate));
-    for (unsigned i = 0; i < container->procs; i++) {
-        uint64_t flow = atomic_load(&container->usage->flow[column][i]);
-        bool waiting = aliquot_flow_waiting(flow) != 0;
-        bool begun = aliquot_flow_number(flow) == (number & 0xffff);
-        if (container->process[i]->dead)
-            continue;
-        /* It was given a turn and did nothing with it: until it rings again, nobody is there. */
-        if (waiting && container->stale[column][i] == aliquot_flow_rings(flow) + 1)
-            waiting = false;
-        seen.waiting |= waiting;
-        seen.active |= aliquot_flow_active(flow);
-        seen.begun |= begun;
-        seen.late |= waiting && !begun;
-        if (aliquot_flow_left_ns(flow) > seen.left_ns)
-            seen.left_ns = aliquot_flow_left_ns(flow);
-    }
+    struct aliquot_seen seen;
+    uint64_t flow[MAX_PROCESSES];
+    uint32_t count = read_flow(container, column, flow);
+    aliquot_seen_make(flow, container->over[column], count,
+                      atomic_load(&container->grant.device[column].gate),
+                      atomic_load(&container->usage->time[column].device_ns), &seen);
     aliquot_arbiter_see(arbiter, container->member + (int)column, &seen);
 }
 
-static void note_stale(struct container *container, unsigned column, uint64_t old, uint64_t fresh) {
-    if (aliquot_gate_state(old) != ALIQUOT_GATE_TURN ||
-        aliquot_gate_state(fresh) == ALIQUOT_GATE_TURN)
-        return;
-    for (unsigned i = 0; i < container->procs; i++) {
-        uint64_t flow = atomic_load(&container->usage->flow[column][i]);
-        if (aliquot_flow_waiting(flow) &&
-            aliquot_flow_number(flow) != (aliquot_gate_number(old) & 0xffff))
-            container->stale[column][i] = aliquot_flow_rings(flow) + 1;
-    }
+static void note_gate(struct container *container, unsigned column, uint64_t fresh) {
+    uint64_t flow[MAX_PROCESSES];
+    uint32_t count = read_flow(container, column, flow);
+    aliquot_seen_gate(flow, container->over[column], count, container->grant.device[column].gate,
+                      fresh);
 }
 
 static uint64_t planned_ns;
@@ -243,6 +232,7 @@ static void agent_timer(void *argument);
 static void agent_look(void) {
     struct aliquot_gate_change change[256];
     uint64_t next;
+    wakeups++;
     for (bool again = true; again;) {
         for (unsigned i = 0; i < container_count; i++)
             for (unsigned column = 0; column < containers[i]->devices; column++)
@@ -260,7 +250,7 @@ static void agent_look(void) {
                 int column = change[i].member - one->member;
                 if (column < 0 || column >= (int)one->devices)
                     continue;
-                note_stale(one, (unsigned)column, one->grant.device[column].gate, change[i].gate);
+                note_gate(one, (unsigned)column, change[i].gate);
                 atomic_store(&one->grant.device[column].gate, change[i].gate);
                 wake_word(&one->grant.device[column].gate);
             }
@@ -511,7 +501,8 @@ static void begin(struct container *container, unsigned number, bool alone) {
 }
 
 int main(int argc, char **argv) {
-    uint64_t agent_ends_ms = 0, agent_comes_ms = 0, alone = 0, round_us = 0;
+    uint64_t agent_ends_ms = 0, agent_comes_ms = 0, alone = 0, round_us = 0, tick_us = 5000;
+    uint64_t settled_ms = 200;
     if (argc < 3)
         return 2;
     end_ns = (uint64_t)(atof(argv[1]) * 1e9);
@@ -535,6 +526,8 @@ int main(int argc, char **argv) {
             {"depth", &cost.depth},
             {"alone", &alone},
             {"round_us", &round_us},
+            {"tick_us", &tick_us},
+            {"settled_ms", &settled_ms},
             {"agent_ends_ms", &agent_ends_ms},
             {"agent_comes_ms", &agent_comes_ms},
         };
@@ -549,7 +542,7 @@ int main(int argc, char **argv) {
             containers[container_count++] = parse(argv[i]);
     }
     for (unsigned i = 0; i < DEVICES; i++)
-        gpu_init(i, &(struct gpu_settings){cost.slice, cost.change});
+        gpu_init(i, &(struct gpu_settings){cost.slice, cost.change, settled_ms * 1000000});
     if (alone)
         cost.agent = 0;
     arbiter = aliquot_arbiter_new(&(struct aliquot_arbiter_settings){.round_ns = round_us * 1000});
@@ -570,8 +563,9 @@ int main(int argc, char **argv) {
         for (unsigned j = 0; j < containers[i]->devices; j++)
             if (containers[i]->device[j] >= devices)
                 devices = containers[i]->device[j] + 1;
-    printf("{\"tick_ms\": %d, \"busy_ns\": [", TICK_MS);
-    for (uint64_t now = 0; now <= end_ns; now += TICK_MS * 1000000) {
+    tick_us = tick_us ? tick_us : 1;
+    printf("{\"tick_ms\": %g, \"busy_ns\": [", (double)tick_us / 1000);
+    for (uint64_t now = 0; now <= end_ns; now += tick_us * 1000) {
         clock_run(now);
         printf("%s[", now ? ", " : "");
         for (unsigned d = 0; d < devices; d++) {
@@ -582,7 +576,10 @@ int main(int argc, char **argv) {
         }
         printf("]");
     }
-    printf("], \"steps\": %lu, \"containers\": [", steps);
+    printf("], \"steps\": %lu, \"wakeups\": %lu, \"longest_idle_ns\": [", steps, wakeups);
+    for (unsigned d = 0; d < devices; d++)
+        printf("%s%lu", d ? ", " : "", gpu_longest_idle(d));
+    printf("], \"containers\": [");
     for (unsigned i = 0; i < container_count; i++) {
         const struct container *one = containers[i];
         printf(

@@ -44,6 +44,7 @@ struct event {
 
 struct gpu_settings {
     uint64_t slice_ns, switch_ns;
+    uint64_t settled_ns; /* from when on idle stretches count */
 };
 
 struct context; /* one process on one device */
@@ -67,6 +68,7 @@ void gpu_kick(unsigned device);
 /* The truth up to now: device time that a container's kernels had, that of switches, and of nobody. */
 uint64_t gpu_busy(unsigned device, unsigned container);
 uint64_t gpu_idle(unsigned device);
+uint64_t gpu_longest_idle(unsigned device); /* at a stretch, since it is settled */
 bool gpu_has_work(unsigned device, unsigned container);
 
 #endif

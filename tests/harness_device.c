@@ -37,6 +37,7 @@ static struct gpu {
     uint64_t slice_end_ns; /* of the holder */
     uint64_t switch_end_ns;
     uint64_t busy_ns[CONTEXTS], idle_ns;
+    uint64_t idle_from_ns, longest_idle_ns; /* idle_from_ns 0: it is not idle */
     uint64_t arrivals, tick_ns;
 } gpus[DEVICES];
 
@@ -93,6 +94,16 @@ static void finish(struct stream *stream, uint64_t now) {
         task_wake(stream->waiter, now);
 }
 
+/* An idle stretch is over, or looked at. */
+static void note_idle(struct gpu *gpu) {
+    uint64_t from_ns = gpu->idle_from_ns;
+    if (from_ns && from_ns < gpu->settings.settled_ns)
+        from_ns = gpu->settings.settled_ns;
+    if (from_ns && gpu->now_ns > from_ns && gpu->now_ns - from_ns > gpu->longest_idle_ns)
+        gpu->longest_idle_ns = gpu->now_ns - from_ns;
+    gpu->idle_from_ns = 0;
+}
+
 /* Goes on to `now`; returns when something happens next. */
 static uint64_t advance(struct gpu *gpu, uint64_t now) {
     /* A task may have been here a little before its time. */
@@ -104,6 +115,8 @@ static uint64_t advance(struct gpu *gpu, uint64_t now) {
         if (!stream || gpu->now_ns >= gpu->slice_end_ns) {
             struct context *next = turn_after(gpu, holder, gpu->now_ns);
             if (!next) {
+                if (!gpu->idle_from_ns)
+                    gpu->idle_from_ns = gpu->now_ns + 1;
                 gpu->idle_ns += now - gpu->now_ns;
                 gpu->now_ns = now;
                 return UINT64_MAX;
@@ -114,6 +127,7 @@ static uint64_t advance(struct gpu *gpu, uint64_t now) {
             gpu->slice_end_ns = gpu->now_ns + gpu->settings.slice_ns;
             continue;
         }
+        note_idle(gpu);
         if (gpu->now_ns < gpu->switch_end_ns) {
             if (now < gpu->switch_end_ns) {
                 gpu->now_ns = now;
@@ -239,6 +253,13 @@ uint64_t gpu_busy(unsigned device, unsigned container) {
 uint64_t gpu_idle(unsigned device) {
     advance(&gpus[device], clock_now());
     return gpus[device].idle_ns;
+}
+
+uint64_t gpu_longest_idle(unsigned device) {
+    struct gpu *gpu = &gpus[device];
+    advance(gpu, clock_now());
+    note_idle(gpu);
+    return gpu->longest_idle_ns;
 }
 
 bool gpu_has_work(unsigned device, unsigned container) {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aliquot.shim import region
 
 from commands import PATIENCE_SECONDS
 
@@ -214,6 +215,9 @@ class Bundle:
             folder.mkdir(parents=True)
         (self.slice / "region/grant").write_text("grant")
         (self.slice / "region/usage").write_text("usage")
+        fd = os.open(self.slice / "region", os.O_RDONLY | os.O_DIRECTORY)
+        region.create_bell(fd)
+        os.close(fd)
         self.lines: list[tuple[str, ...]] = [
             ("aliquot-plan", "1"),
             ("root", str(self.root)),

@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aliquot.agent import rpc
+from aliquot.agent.changes import Changed, Wish
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
+from aliquot.agent.errors import AliquotError
 from aliquot.agent.readings import Readings
+from aliquot.agent.sharing import Account
 from aliquot.agent.slices import Container, Part, Slice
 from aliquot.hooks.plan import Needs
 from aliquot.shim import region
@@ -56,6 +59,7 @@ class Books:
         self.base = base
         self.asked: list[int] = []
         self._slices: dict[str, Slice] = {}
+        self._watchers: list[Callable[[], None]] = []
         self._devices = {one.uuid: one for one in devices}
 
     def add(
@@ -84,24 +88,44 @@ class Books:
         fd = os.open(folder, os.O_RDONLY)
         try:
             region.create(fd, name, [self._row(part) for part in parts])
+            region.create_bell(fd)
         finally:
             os.close(fd)
-        self._slices[name] = piece
+        self.put(piece)
         return piece
 
     def _row(self, part: Part) -> region.RegionDevice:
         return region.RegionDevice(
-            self._devices[part.uuid].uuid_bytes, part.memory_bytes, 2 * MIB, 0, part.cores
+            self._devices[part.uuid].uuid_bytes,
+            part.memory_bytes,
+            2 * MIB,
+            0,
+            part.cores_max,
+            cores_min=part.cores,
+            weight=part.weight,
+            priority=part.priority,
+            shared=True,
         )
 
     def put(self, piece: Slice) -> None:
         """Say something else of a slice."""
         self._slices[piece.key] = piece
+        self._tell()
 
     def remove(self, key: str) -> None:
         """Take a slice back."""
         del self._slices[key]
         shutil.rmtree(self.base / key)
+        self._tell()
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Have ``changed`` called after each change; returns what ends that."""
+        self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def slices(self) -> tuple[Slice, ...]:
         """All slices, in the order in which they were added."""
@@ -200,6 +224,14 @@ class Passed:
     socket: socket.socket
 
 
+class Fixed:
+    """Changes no slice."""
+
+    async def change(self, wish: Wish) -> Changed:
+        """Refuse."""
+        raise AliquotError(f"{wish.container} stays as it is")
+
+
 class Node:
     """An agent's parts without the agent; it is what the parts ask of the daemon."""
 
@@ -210,7 +242,10 @@ class Node:
         self.passed: dict[str, Passed] = {}
         self.ledger = Books(folder / "containers", self.devices)
         self.config = Settings(folder)
-        self.readings = Readings(self)
+        self.changes: rpc.Changes = Fixed()
+        # What the arbiter says, by slice and device.
+        self.accounts: dict[tuple[str, str], Account] = {}
+        self.readings = Readings(self, lambda: self.accounts)
 
     def sample(self) -> None:
         """Take one round of readings."""
@@ -221,9 +256,22 @@ class Node:
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
 
-def part(one: Device, memory_bytes: int = 4 * GIB, cores: int = 50) -> Part:
-    """A part of a device."""
-    return Part(one.uuid, one.vendor, memory_bytes, cores)
+def part(one: Device, memory_bytes: int = 4 * GIB, cores: int = 50, **terms: int) -> Part:
+    """A part of a device; ``terms`` are those of slices.Part."""
+    return Part(one.uuid, one.vendor, memory_bytes, cores, **terms)  # type: ignore[arg-type]
+
+
+# Of a slice that got 28 of the 30 percent that it wanted.
+ACCOUNT = Account(
+    held_seconds=12.5,
+    split_seconds=0.5,
+    wanted_seconds=20.25,
+    turns=321,
+    overtaken=2,
+    preempted=3,
+    wanted=0.3,
+    received=0.28,
+)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Where the parts of the file lie; region.h says so.
 _DEVICES = 1024
+_TIMES = 2048
 _CHARGES = 4096
 _SLOTS = 4096 + 131072
 
@@ -17,6 +18,21 @@ def write_figures(path: Path, device: int, peak: int, refusals: int) -> None:
     """Write what the slice made of a device."""
     with path.open("r+b") as file:
         os.pwrite(file.fileno(), struct.pack("=QQ", peak, refusals), _DEVICES + device * 64)
+
+
+def write_time(
+    path: Path,
+    device: int,
+    device_ns: int = 0,
+    wait_ns: int = 0,
+    waits: int = 0,
+    overruns: int = 0,
+    let_through: int = 0,
+) -> None:
+    """Write what the slice counted of its time on a device."""
+    figures = struct.pack("=QQQQQQQ", 0, device_ns, 0, wait_ns, waits, overruns, let_through)
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), figures, _TIMES + device * 128)
 
 
 class Slot:

@@ -71,9 +71,14 @@ class SimNode:
     """A node of which slices have the first device, with the processes' state in a folder."""
 
     directory: Path
-    device: Device
+    devices: tuple[Device, ...]
     library: Path
     state: State
+
+    @property
+    def device(self) -> Device:
+        """The one that slices have."""
+        return self.devices[0]
 
     def truth(self, group: str) -> GroupTruth:
         """What the simulator itself counts for the processes of a slice."""
@@ -106,7 +111,7 @@ def simulated(library: Path, memory: int, **settings: Any) -> Iterator[SimNode]:
         create(node, directory)
         state = State(directory)
         try:
-            yield SimNode(directory, node.devices[0], library, state)
+            yield SimNode(directory, node.devices, library, state)
         finally:
             state.close()
 

@@ -18,6 +18,8 @@ from aliquot.agent import processes
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.keeper import Keeper
 from aliquot.agent.ledger import Ledger
+from aliquot.agent.slices import Part, Request
+from aliquot.shim import region
 
 import agent_parts
 from agent_desk import Desk, Story, peer, waiting_for
@@ -86,6 +88,36 @@ def test_a_container_gets_a_slice_and_its_bundle_is_changed(act: Callable[[Story
             shim = (folder / "plan").read_text().split()[1]
             assert shim == str(desk.deposit.put(desk.folder / "libcuda.so.1"))
             assert shim.startswith(f"{desk.folder}/lib/")
+
+    act(story)
+
+
+def test_what_was_asked_of_time_is_in_the_ledger_and_the_grant(
+    act: Callable[[Story], None],
+) -> None:
+    asked = Request(1, policy="weak", group="train", quiet_ms=7, floor=8)
+    tools = dataclasses.replace(
+        TOOLS,
+        read=lambda *_: asked,
+        place=lambda *_: (Part("PAPER-01", "paper", GIB, 20, "shim", 60, 7, -5),),
+    )
+
+    async def story(desk: Desk) -> None:
+        desk.tools = tools
+        await desk.create(desk.bundle())
+        (piece,) = desk.ledger.slices()
+        assert (piece.policy, piece.group) == ("weak", "train")
+        assert (piece.quiet_ms, piece.floor, piece.native) == (7, 8, False)
+        grant = (desk.ledger.region(piece.key) / "grant").read_bytes()
+
+        def word(field: str) -> int:
+            offset, size = region._word(("device", 0, field))
+            signed = field == "priority"
+            return int.from_bytes(grant[offset : offset + size], "little", signed=signed)
+
+        words = [word(one) for one in ("cap", "cores_min", "cores", "weight", "priority")]
+        assert words == [GIB, 20, 60, 7, -5]
+        assert word("window_us") == 5 * region.WINDOW_US
 
     act(story)
 

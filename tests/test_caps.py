@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aliquot.shim import region
 
 from slices import MIB
 from tenants import (
@@ -236,6 +237,28 @@ def test_a_graph_at_the_cap_is_launched_again_and_again(here: Slice, tenant: Pat
         assert one.do("get", "graph", 3, 120 * MIB, 1 + 4 * 1) == SUCCESS
         assert one.do("poke", 3, launch) == OUT_OF_MEMORY
     assert here.truth().max_used_bytes[0] == SMALL_CAP
+
+
+def test_a_cap_that_is_changed_holds_for_who_runs(here: Slice, tenant: Path) -> None:
+    grant = here.usage_path.with_name("grant")
+    half = SMALL_CAP // 2
+    # As the agent may, who made it.
+    grant.chmod(0o644)
+    with serve(here, tenant) as one, grant.open("r+b") as file:
+        assert one.do("get", "linear", 0, REST, 0) == SUCCESS
+        assert one.do("get", "linear", 1, 4096, 0) == OUT_OF_MEMORY
+        region.write_cap(file.fileno(), 0, SMALL_CAP + half)
+        assert one.do("get", "linear", 1, half, 0) == SUCCESS
+        assert one.do("get", "linear", 2, 4096, 0) == OUT_OF_MEMORY
+        # Below what is held: nothing is taken, and nothing more is given until enough is freed.
+        region.write_cap(file.fileno(), 0, SMALL_CAP)
+        expect(here, SMALL_CAP + half)
+        assert one.do("get", "linear", 2, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("give", 1, 4) == SUCCESS
+        assert one.do("get", "linear", 2, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("give", 0, 4) == SUCCESS
+        assert one.do("get", "linear", 2, REST, 0) == SUCCESS
+        assert one.do("get", "linear", 3, 4096, 0) == OUT_OF_MEMORY
 
 
 # -- Between processes ----------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def test_sizes_are_shown_in_the_unit_that_fits(size: int, shown: str) -> None:
 def test_help_is_there_for_everybody() -> None:
     top = aliquot("--help")
     assert top.returncode == 0
-    for name in ("run", "ps", "devices", "sim"):
+    for name in ("run", "ps", "set", "devices", "sim"):
         assert re.search(rf"^  {name} ", top.stdout, re.MULTILINE)
         own = aliquot(name, "--help")
         assert own.returncode == 0, own.stderr
@@ -170,6 +170,17 @@ def test_the_version_is_the_distributions() -> None:
         (["ps", "--walk"], "--walk"),
         (["ps", "extra"], "extra"),
         (["devices", "extra"], "extra"),
+        (["set"], "CONTAINER"),
+        (["set", "x"], "nothing is to be changed: add --memory"),
+        (["set", "x", "--cores", "101"], "--cores: '101'"),
+        (["set", "x", "--cores-max", "0"], "--cores-max: '0'"),
+        (["set", "x", "--weight", "heavy"], "--weight: 'heavy' is not a weight"),
+        (["set", "x", "--priority", "-101"], "--priority: '-101'"),
+        (["set", "x", "--policy", "fair"], "--policy: 'fair' is not a policy"),
+        (["set", "x", "--quiet", "1s"], "--quiet: '1s'"),
+        (["set", "x", "--floor", "91"], "--floor: '91'"),
+        (["set", "x", "--memory", "4Gi"], "--memory: 'Gi'"),
+        (["run", "--cores", "0", "--", "ls"], "--cores: '0'"),
         (["--walk"], "--walk"),
     ],
 )
@@ -237,6 +248,8 @@ def test_the_pages_name_no_file_that_is_not_there() -> None:
 
 def test_every_option_is_in_the_page_on_running() -> None:
     page = (ROOT / "docs/running.md").read_text(encoding="utf-8")
-    for command in ("run", "ps", "devices"):
-        for option in re.findall(r"^  (--[a-z]+)", aliquot(command, "--help").stdout, re.MULTILINE):
+    for command in ("run", "ps", "set", "devices"):
+        for option in re.findall(
+            r"^  (--[a-z-]+)", aliquot(command, "--help").stdout, re.MULTILINE
+        ):
             assert f"`{option}" in page or option == "--help", f"{command} {option}"

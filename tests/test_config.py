@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,26 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         sources = ["hami", "annotations"]
         vendors = ["nvidia"]
         withhold = false
+        [sharing]
+        policy = "fixed-share"
+        quiet_ms = 0
+        floor = 90
+        native = true
+        max_containers = 1
+        round_ms = 50
         [limits.container]
         devices = 2
         memory = "50%"
         cores = 30
+        cores_max = 60
+        priority = -5
+        weight = 1000
         [limits.namespace.team-a]
         devices = 0
         memory = 4294967296
         cores = 250
+        priority = 100
+        weight = 1
         [limits.namespace."*"]
         cores = 0
         """,
@@ -82,9 +95,13 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         sources=("hami", "annotations"),
         vendors=("nvidia",),
         withhold=False,
+        sharing=config.Shares("fixed-share", 0, 90, True, 1, 50),
         limits=config.Limits(
-            Ceiling(2, parse_size("50%", ""), 30),
-            {"team-a": Ceiling(0, parse_size("4294967296", ""), 250), "*": Ceiling(cores=0)},
+            Ceiling(2, parse_size("50%", ""), 30, 60, -5, 1000),
+            {
+                "team-a": Ceiling(0, parse_size("4294967296", ""), 250, None, 100, 1),
+                "*": Ceiling(cores=0),
+            },
         ),
     )
     assert read.limits.of_namespace("team-a")[1].cores == 250
@@ -161,7 +178,23 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         ('vendors = ["NVIDIA Corporation"]', "vendors"),
         ("vendors = [[]]", "vendors"),
         ("withhold = 1", "withhold"),
+        ("sharing = 1", "sharing"),
+        ('sharing.policy = "fair"', "sharing.policy"),
+        ("sharing.policy = 3", "sharing.policy"),
+        ("sharing.quiet_ms = 10001", "sharing.quiet_ms"),
+        ("sharing.quiet_ms = 0.5", "sharing.quiet_ms"),
+        ("sharing.floor = 91", "sharing.floor"),
+        ("sharing.floor = true", "sharing.floor"),
+        ("sharing.native = 1", "sharing.native"),
+        ("sharing.max_containers = 0", "sharing.max_containers"),
+        ("sharing.round_ms = 0", "sharing.round_ms"),
+        ("sharing.window_us = 5", "sharing.window_us"),
         ("limits = 1", "limits"),
+        ("limits.container.cores_max = 0", "limits.container.cores_max"),
+        ("limits.container.priority = 101", "limits.container.priority"),
+        ("limits.container.weight = 0", "limits.container.weight"),
+        ("limits.namespace.a.priority = -101", "limits.namespace.a.priority"),
+        ("limits.namespace.a.cores_max = 5", "limits.namespace.a.cores_max"),
         ("limits.container = []", "limits.container"),
         ("limits.container.devices = 0", "limits.container.devices"),
         ("limits.container.cores = 101", "limits.container.cores"),
@@ -234,7 +267,7 @@ def test_whatever_the_file_holds_it_is_a_configuration_or_lines(table: dict[str,
         assert isinstance(read.runtime_dir, Path)
         assert all(isinstance(name, str) for name in (*read.sources, *read.vendors))
         assert isinstance(read.limits.container.memory, Size | None)
-    assert set(table) - set(config._READERS) - {"limits"} == set() or said
+    assert set(table) - set(config._READERS) - {"limits", "sharing"} == set() or said
 
 
 def test_the_commands_print_a_line_for_each_mistake(tmp_path: Path) -> None:
@@ -262,14 +295,17 @@ def test_the_page_has_every_key_with_its_default_and_no_other() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     assert tuple(re.findall(r"^### `([^`]+)`$", page, re.MULTILINE)) == config.KEYS
     top = [key for key in config.KEYS if not key.startswith("limits.")]
-    assert {*top, "limits"} == {field.name for field in fields(Config)}
+    tables = {*(key.partition(".")[0] for key in top), "limits"}
+    assert tables == {field.name for field in fields(Config)}
+    readers = {**config._READERS}
+    readers |= {f"sharing.{key}": read for key, read in config._SHARING_READERS.items()}
     for section in page.split("\n### ")[1:]:
         key = section.partition("`")[2].partition("`")[0]
         shown = re.search(r"^Default: `(.+)`$", section, re.MULTILINE)
         assert bool(shown) == (key in top), key
         if shown:
-            default = getattr(Config(), key)
-            said = config._READERS[key](tomllib.loads(f"x = {shown[1]}")["x"])
+            default = attrgetter(key)(Config())
+            said = readers[key](tomllib.loads(f"x = {shown[1]}")["x"])
             assert said == default, key
 
 
@@ -284,5 +320,6 @@ def test_the_sample_is_accepted_and_shows_the_defaults() -> None:
     assert said == []
     limits = values.pop("limits")
     assert Config(**values) == Config()
-    assert set(values) == set(config._READERS)
-    assert None not in (limits.container.cores, limits.namespace["*"].cores)
+    assert set(values) == {*config._READERS, "sharing"}
+    assert None not in [getattr(limits.container, key) for key in config._CONTAINER_READERS]
+    assert None not in (limits.namespace["*"].cores, limits.namespace["online"].priority)

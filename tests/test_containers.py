@@ -112,6 +112,28 @@ def test_what_a_container_holds_shows_while_it_holds_it(site: Site) -> None:
         )
 
 
+def test_what_a_container_has_is_changed_while_it_runs(site: Site) -> None:
+    with (
+        site.pod("live", environment={**CAPPED, "ALIQUOT_CORES": "30"}) as pod,
+        site.pod("beside", environment={**CAPPED, "ALIQUOT_CORES": "50"}),
+    ):
+        assert site.fill(pod).total == 2 * GIB
+        changed = ("set", "default/live/main", "--memory", "3GiB", "--cores", "50", "--json")
+        (device,) = json.loads(site.aliquot(*changed).stdout)["devices"]
+        assert (device["cap_bytes"], device["cores"], device["cores_max"]) == (3 * GIB, 50, 100)
+        filled = site.fill(pod)
+        assert (filled.total, filled.refused) == (3 * GIB, OUT_OF_MEMORY)
+        refused = site.aliquot("set", "default/live/main", "--cores", "51", check=False)
+        assert refused.returncode == 1
+        assert "has 50% of its time free, 51% are asked for" in refused.stderr
+        # It is so for good, whoever comes and goes.
+        site.agent.end(signal.SIGKILL)
+        site.agent.start()
+        site.until(lambda: set(site.slices()) == {"live", "beside"}, "the slices as they were")
+        assert site.slices()["live"]["devices"][0]["cap_bytes"] == 3 * GIB
+        assert site.fill(pod).total == 3 * GIB
+
+
 def test_twenty_containers_at_once_hold_their_caps(site: Site) -> None:
     names = [f"many{number}" for number in range(20)]
     with contextlib.ExitStack() as stack:

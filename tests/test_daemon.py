@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,136 +13,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import pytest
-from aliquot.agent import processes, sockets, wire
+from aliquot.agent import sockets, wire
 from aliquot.agent.errors import AliquotError
-from aliquot.agent.ledger import Ledger, key_of
+from aliquot.agent.ledger import Ledger
+from aliquot.shim import region
 
 import agent_process
-from agent_parts import NEEDS_ROOT, make_bundle, mounted_below, swept
+from agent_node import Node, end
+from agent_parts import NEEDS_ROOT, make_bundle, swept
 from commands import ALIQUOT, wait_for
+from sharers import FREE, Watched
 
 pytestmark = NEEDS_ROOT
-
-# A runtime, as runc is for the agent: asks, starts a first process, tells of it, and says what came
-# of it. What it started lives until the test ends it, unless the agent did not have it.
-_RUNTIME = """
-import os, sys
-from pathlib import Path
-from aliquot.agent import wire
-from aliquot.agent.errors import AliquotError
-from aliquot.agent.ledger import key_of
-base, bundle = Path(sys.argv[1]), sys.argv[2]
-name = Path(bundle).name
-folder = str(base / "containers" / key_of(name, bundle))
-def ask(kind, **fields):
-    wire.ask(base / "runtime.sock", kind, fields)
-try:
-    ask(wire.CREATE, id=name, bundle=bundle)
-except (OSError, AliquotError) as error:
-    sys.exit(f"not created: {error}")
-init = os.fork()
-if init == 0:
-    os.setsid()
-    for number in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_RDWR), number)
-    os.execvp("sleep", ["sleep", "1000"])
-try:
-    ask(wire.CREATE_RUNTIME, slice=folder, id=name, pid=str(init), bundle=bundle)
-except (OSError, AliquotError) as error:
-    os.kill(init, 9)
-    os.waitpid(init, 0)
-    try:
-        ask(wire.POSTSTOP, slice=folder, id=name)
-    except (OSError, AliquotError):
-        pass
-    sys.exit(f"not started: {error}")
-print(init)
-"""
-
-
-class Node:
-    """A folder with an agent's files, and its agents."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.base = folder / "run"
-        self.lib = folder / "lib"
-        self.running: list[int] = []
-
-    @contextlib.contextmanager
-    def agent(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """An agent that is ready."""
-        reading, writing = os.pipe()
-        file = agent_process.__file__
-        with subprocess.Popen(
-            [sys.executable, file, str(self.base), str(self.lib), str(writing), *arguments],
-            pass_fds=(writing,),
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
-            os.close(writing)
-            try:
-                with open(reading, "rb") as ready:  # noqa: PTH123 - an open file
-                    assert ready.read(1) == b"r", process.communicate()[1]
-                yield process
-            finally:
-                process.kill()
-
-    def start(self, bundle: Path) -> subprocess.CompletedProcess[str]:
-        """Run a container as a runtime does; its first process is in ``running`` if it runs."""
-        result = subprocess.run(
-            [sys.executable, "-c", _RUNTIME, str(self.base), str(bundle)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        if result.returncode == 0:
-            self.running.append(int(result.stdout))
-        return result
-
-    def ask(self, kind: int, **fields: str) -> None:
-        """Ask the agent as a hook does."""
-        wire.ask(self.base / "runtime.sock", kind, fields)
-
-    def stop(self, bundle: Path, pid: int) -> None:
-        """End a container, and tell the agent."""
-        end(pid)
-        self.running.remove(pid)
-        folder = self.base / "containers" / key_of(bundle.name, str(bundle))
-        self.ask(wire.POSTSTOP, slice=str(folder), id=bundle.name)
-
-    def names(self) -> set[str]:
-        """The containers that have a slice on disk, by the folders that are there."""
-        return {path.name[:-9] for path in (self.base / "containers").iterdir()}
-
-    def check_books(self) -> None:
-        """Whoever lives has a whole slice, and nobody else has anything."""
-        ledger = Ledger(self.base)
-        ledger.open()
-        assert ledger.faults == []
-        held = {piece.init_pid for piece in ledger.slices()}
-        assert held == {pid for pid in self.running if processes.start_time(pid)}
-        assert len(mounted_below(self.base)) == len(ledger.slices()) == len(self.names())
-
-
-def end(pid: int) -> None:
-    """Kill a process that is not ours to wait for, and return when it has ended."""
-    fd = os.pidfd_open(pid)
-    os.kill(pid, signal.SIGKILL)
-    with open(fd, "rb", buffering=0) as file:  # noqa: PTH123 - an open file
-        _readable(file)
-
-
-def _readable(file: IO[bytes]) -> None:
-    import select  # noqa: PLC0415 - a moment's need
-
-    poll = select.poll()
-    poll.register(file, select.POLLIN)
-    assert poll.poll(60_000)
 
 
 @pytest.fixture
@@ -210,6 +95,91 @@ def test_the_next_agent_takes_up_what_lives_and_settles_what_ended(node: Node) -
         node.check_books()
         node.stop(node.folder / "one", node.running[0])
         node.check_books()
+
+
+def test_the_next_agent_makes_grants_what_the_ledger_says(node: Node) -> None:
+    with node.agent() as agent:
+        node.start(make_bundle(node.folder / "one"))
+        agent.kill()
+        agent.wait()
+    ledger = Ledger(node.base)
+    ledger.open()
+    (piece,) = ledger.slices()
+    (part,) = piece.parts
+    # An agent was killed after it had written a change down, and before it told the container.
+    part = dataclasses.replace(part, memory_bytes=part.memory_bytes // 2, cores=20, cores_max=30)
+    ledger.replace(dataclasses.replace(piece, parts=(part,)))
+    path = ledger.region(piece.key) / "grant"
+    for _ in range(2):
+        with node.agent(), path.open("rb") as file:
+            (granted,) = region.read_grant(file.fileno(), str(path)).devices
+        assert (granted.cap, granted.cores) == (part.memory_bytes, 30)
+
+
+def test_running_containers_take_turns_whatever_becomes_of_the_agent(node: Node) -> None:
+    with node.agent():
+        for name in ("one", "two"):
+            assert node.start(make_bundle(node.folder / name)).returncode == 0
+        ledger = Ledger(node.base)
+        ledger.open()
+        found = [Watched(ledger.region(piece.key)) for piece in ledger.slices()]
+        wait_for(lambda: all(one.beat() for one in found), "an arbiter")
+        wait_for(lambda: FREE not in {one.gate().state for one in found}, "a shared device")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # Gates stay as they are without an agent, and whoever looks sees that it is gone.
+        states = [one.gate().state for one in found]
+        beats = [one.beat() for one in found]
+        with node.agent() as agent:
+            for one, beat in zip(found, beats, strict=True):
+                wait_for(lambda one=one, beat=beat: one.beat() > beat + 1, "a beat")  # type: ignore[misc]
+            agent.send_signal(number)
+            agent.wait()
+        beats = [one.beat() for one in found]
+        assert [one.gate().state for one in found] == states
+        assert [one.beat() for one in found] == beats
+    with node.agent():
+        node.stop(node.folder / "two", node.running[1])
+        wait_for(lambda: found[0].gate().state == FREE, "the device for itself")
+    for one in found:
+        one.close()
+
+
+def test_what_a_container_has_is_changed_by_the_agent_that_runs(node: Node) -> None:
+    def change(*said: str) -> None:
+        done = subprocess.run(
+            [*ALIQUOT, "set", "one", *said],
+            env={**os.environ, "ALIQUOT_RUNTIME_DIR": str(node.base)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def gate_is(state: str) -> None:
+        # It is the arbiter's to write, as soon as it has been told.
+        with path.open("rb") as file:
+            wait_for(lambda: region.read_gate(file.fileno(), 0) == state, f"a gate that is {state}")
+
+    with node.agent("tools") as agent:
+        node.start(make_bundle(node.folder / "one"))
+        (folder,) = (node.base / "containers").iterdir()
+        path = folder / "region/grant"
+        gate_is("free")
+        change("--cores-max", "50")
+        gate_is("open")
+        change("--cores-max", "100")
+        gate_is("free")
+        change("--cores-max", "50", "--priority", "-4")
+        gate_is("open")
+        agent.kill()
+        agent.wait()
+    with node.agent("tools"), path.open("rb") as file:
+        (granted,) = region.read_grant(file.fileno(), str(path)).devices
+        assert (granted.cores_min, granted.cores, granted.priority) == (10, 50, -4)
+        gate_is("open")
+        change("--policy", "native")
+        gate_is("free")
 
 
 def test_there_is_one_agent_a_base(node: Node) -> None:

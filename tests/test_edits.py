@@ -247,6 +247,7 @@ def test_the_plan_says_what_lies_where(desk: Desk) -> None:
         [f"{host}/nvidia-smi", "/usr/bin/nvidia-smi", "ro"],
         [f"{folder}/region/grant", "/run/aliquot/grant", "ro"],
         [f"{folder}/region/usage", "/run/aliquot/usage", "rw"],
+        [f"{folder}/region/bell", "/run/aliquot/bell", "ro"],
         [str(STAT), "/usr/bin/aliquot-stat", "ro"],
     ]
     assert ["/usr/local/cuda*/compat"] in desk.planned("scan")
@@ -415,7 +416,7 @@ def test_the_hook_reads_every_plan(desk: Desk, tmp_path: Path) -> None:
         desk.set({**LEAST, "process": {"env": [f"LD_LIBRARY_PATH={text}"], "cwd": "/w/../v/"}})
         desk.apply()
         scans = len(desk.planned("scan"))
-        assert re.search(rf"^yes =\w+ =\w+ 2 1 4 {scans} 1 ", answer()), (text, answer())
+        assert re.search(rf"^yes =\w+ =\w+ 2 1 5 {scans} 1 ", answer()), (text, answer())
 
 
 def test_a_damaged_cache_leaves_no_plan(desk: Desk) -> None:

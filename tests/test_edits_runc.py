@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ class Container:
         fd = os.open(self.slice / "region", os.O_RDONLY | os.O_DIRECTORY)
         uuid = bytes.fromhex(UUIDS[0].removeprefix("GPU-").replace("-", ""))
         region.create(fd, "runc", [region.RegionDevice(uuid, CAP, 2 * MIB, MIB)])
+        region.create_bell(fd)
         os.close(fd)
         subprocess.run([str(RUNC), "spec"], cwd=folder, check=True)
 
@@ -144,6 +146,27 @@ def test_what_a_container_sees(container: Container) -> None:
     for path in ("/run/aliquot/grant", "/run/aliquot/usage", "/usr/bin/aliquot-stat"):
         assert f" {path}\n" in out, path
     assert UUIDS[0] in out
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("uid", [0, 1234])
+def test_whoever_is_in_a_container_may_ring(
+    container: Container, uid: int, read_only: bool
+) -> None:
+    home = next(path.parent for path in (container.root / "usr/lib").rglob("libc.so.6"))
+    beside = f"/{home.relative_to(container.root)}/.aliquot/bell"
+    container.configure(
+        f"for bell in /run/aliquot/bell {beside}; do echo $bell >$bell && chmod 0 $bell; done",
+        read_only=read_only,
+        user={"uid": uid, "gid": uid},
+    )
+    container.change()
+    bell = os.open(container.slice / "region/bell", os.O_RDWR | os.O_NONBLOCK)
+    result = container.run()
+    heard = os.read(bell, 4096).decode().splitlines()
+    os.close(bell)
+    assert heard == ["/run/aliquot/bell", beside], result.stderr
+    assert stat.S_IMODE((container.slice / "region/bell").stat().st_mode) == 0o622
 
 
 def test_it_starts_a_second_time_from_the_same_bundle(container: Container) -> None:

@@ -20,7 +20,7 @@ from aliquot.agent import ledger as ledger_module
 from aliquot.agent import mounts, processes
 from aliquot.agent.errors import AliquotError, BadRequestError
 from aliquot.agent.ledger import Ledger, key_of
-from aliquot.agent.slices import Slice, to_json
+from aliquot.agent.slices import Part, Slice, to_json
 from aliquot.shim import region
 
 from agent_parts import (
@@ -100,6 +100,31 @@ def test_a_region_is_a_small_file_system_of_its_own(ledger: Ledger) -> None:
         fill()
 
 
+def test_a_region_has_a_bell_that_anybody_may_ring(ledger: Ledger) -> None:
+    before = os.umask(0o077)
+    try:
+        ledger.add(piece := make_slice(), region_devices())
+    finally:
+        os.umask(before)
+    status = (ledger.region(piece.key) / "bell").lstat()
+    assert stat.S_ISFIFO(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == 0o622
+
+
+def test_who_watches_the_ledger_is_told_of_each_change(ledger: Ledger) -> None:
+    seen: list[tuple[Slice, ...]] = []
+    unwatch = ledger.watch(lambda: seen.append(ledger.slices()))
+    piece = make_slice()
+    ledger.add(piece, region_devices())
+    told = dataclasses.replace(piece, init_pid=5)
+    ledger.replace(told)
+    ledger.remove(piece.key)
+    assert seen == [(piece,), (told,), ()]
+    unwatch()
+    ledger.add(piece, region_devices())
+    assert len(seen) == 3
+
+
 def test_a_region_says_what_the_slice_may_hold(ledger: Ledger) -> None:
     piece = make_slice()
     ledger.add(piece, region_devices(2))
@@ -107,7 +132,7 @@ def test_a_region_says_what_the_slice_may_hold(ledger: Ledger) -> None:
         grant = region.read_grant(file.fileno(), "grant")
     assert grant.name == "c1"
     assert [one.uuid for one in grant.devices] == [bytes([1]) * 16, bytes([2]) * 16]
-    assert {(one.cap, one.cores, one.page_bytes) for one in grant.devices} == {(GIB, 10, 2 << 20)}
+    assert {(one.cap, one.cores, one.page_bytes) for one in grant.devices} == {(GIB, 40, 2 << 20)}
 
 
 def test_a_long_name_is_cut_to_what_a_region_holds(ledger: Ledger) -> None:
@@ -396,6 +421,13 @@ def _part_with(**others: Any) -> str:
         _part_with(memory_bytes="1"),
         _part_with(cores=-1),
         _part_with(cores=101),
+        _part_with(cores_max=0),
+        _part_with(cores_max=101),
+        _part_with(cores=51, cores_max=50),
+        _part_with(weight=0),
+        _part_with(weight=10001),
+        _part_with(priority=-101),
+        _part_with(priority=True),
         _part_with(uuid=""),
         _part_with(uuid=7),
     ],
@@ -455,7 +487,8 @@ def test_what_a_damaged_entry_held_stays_reserved_while_a_process_has_a_slot(
         (held,) = again.reserved(devices)
         assert held.container.id == "c1"
         (part,) = held.parts
-        assert (part.uuid, part.memory_bytes, part.cores) == ("PAPER-01", GIB, 10)
+        # What is reserved of its time is what it was guaranteed, not what it might have.
+        assert part == Part("PAPER-01", "paper", GIB, 10, "shim", 40)
         assert again.settle_broken() == ()
         with pytest.raises(AliquotError, match="already"):
             again.add(piece, region_devices())

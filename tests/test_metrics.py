@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,11 +19,12 @@ from aliquot.agent import metrics
 from aliquot.agent.devices import DeviceProcess, Sample
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.slices import Container
+from aliquot.shim import region
 from prometheus_client.parser import text_string_to_metric_families
 
 from commands import PATIENCE_SECONDS
-from reading_parts import GIB, MIB, Board, Node, device, part
-from slots import Slot, write_figures
+from reading_parts import ACCOUNT, GIB, MIB, Board, Node, device, part
+from slots import Slot, write_figures, write_time
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
@@ -111,9 +113,12 @@ def value(text: str, name: str, **labels: str) -> float:
 def busy_node(node: Node, board: Board) -> None:
     """Give a node a slice with every reading that there is."""
     line = Path("/proc/self/cgroup").read_text().splitlines()[0]
-    node.ledger.add("one", part(ZERO, 4 * GIB, 25), cgroups=(line,))
+    promised = part(ZERO, 4 * GIB, 25, cores_max=60, weight=300, priority=-7)
+    node.ledger.add("one", promised, cgroups=(line,))
+    node.accounts["one", ZERO.uuid] = ACCOUNT
     usage = node.ledger.region("one") / "usage"
     write_figures(usage, 0, peak=700 * MIB, refusals=3)
+    write_time(usage, 0, 2_500_000_000, 750_000_000, waits=40, overruns=5, let_through=6)
     slot = Slot(usage, 0)
     slot.charge(0, 600 * MIB)
     board.rows = [DeviceProcess(ZERO.uuid, os.getpid(), 640 * MIB, 0.25, 0.1)]
@@ -154,7 +159,7 @@ def test_names_and_units_are_as_prometheus_has_them() -> None:
         assert (told.kind == "counter") == name.endswith("_total")
         assert (told.kind == "info") == name.endswith("_info")
         if told.kind == "gauge":
-            counts = ("processes", "slices", "healthy")
+            counts = ("processes", "slices", "healthy", "weight", "priority")
             assert name.endswith((*(f"_{unit}" for unit in UNITS), *counts)), name
 
 
@@ -180,8 +185,19 @@ def test_every_reading_has_its_value(node: Node, board: Board) -> None:
         "refusals_total": 3,
         "processes": 1,
         "unseen_bytes": 40 * MIB,
-        "cores_ratio": 0.25,
         "busy_ratio": 0.25,
+        "cores_min_ratio": 0.25,
+        "cores_max_ratio": 0.6,
+        "weight": 300,
+        "priority": -7,
+        "wanted_ratio": 0.3,
+        "received_ratio": 0.28,
+        "device_seconds_total": 2.5,
+        "held_seconds_total": 12.5,
+        "wait_seconds_total": 0.75,
+        "turns_total": 321,
+        "overruns_total": 5,
+        "let_through_total": 6,
     }
     for name, wanted in expected.items():
         assert value(text, f"aliquot_container_{name}", **mine) == wanted, name
@@ -212,7 +228,10 @@ def test_what_cannot_be_told_has_no_sample(node: Node, board: Board) -> None:
     # Nothing was read yet: only what is promised is known.
     assert {name for name in before if "container" in name} == {
         "aliquot_container_memory_cap_bytes",
-        "aliquot_container_cores_ratio",
+        "aliquot_container_cores_min_ratio",
+        "aliquot_container_cores_max_ratio",
+        "aliquot_container_weight",
+        "aliquot_container_priority",
         "aliquot_container_info",
     }
     assert "aliquot_agent_sample_timestamp_seconds" not in before
@@ -234,6 +253,87 @@ def test_a_slice_counts_from_its_admission_and_not_after_its_end(node: Node) -> 
     text = scrape(node)
     assert value(text, "aliquot_device_memory_allocated_bytes", device_uuid=ZERO.uuid) == 0
     assert "aliquot_container_" not in text
+
+
+COUNTERS = ("refusals", "device_seconds", "wait_seconds", "overruns", "let_through")
+
+
+def counters(node: Node) -> dict[str, float]:
+    """What is counted of the one container now."""
+    node.sample()
+    text = scrape(node)
+    return {name: value(text, f"aliquot_container_{name}_total", pod="one") for name in COUNTERS}
+
+
+def test_counters_never_fall_whatever_a_container_writes(node: Node) -> None:
+    node.ledger.add("one", part(ZERO))
+    usage = node.ledger.region("one") / "usage"
+    write_figures(usage, 0, peak=GIB, refusals=9)
+    write_time(usage, 0, 9_000_000_000, 8_000_000_000, waits=7, overruns=6, let_through=5)
+    before = counters(node)
+    assert before == dict(zip(COUNTERS, (9, 9, 8, 6, 5), strict=True))
+    write_figures(usage, 0, peak=0, refusals=0)
+    write_time(usage, 0)
+    assert counters(node) == before
+    write_time(usage, 0, 10_000_000_000, 7_000_000_000, overruns=7)
+    assert counters(node) == {**before, "device_seconds": 10, "overruns": 7}
+
+
+def test_nobody_has_used_more_time_than_has_passed(node: Node) -> None:
+    piece = node.ledger.add("one", part(ZERO))
+    node.ledger.put(replace(piece, created_unix_ns=time.time_ns()))
+    started = piece.created_unix_ns
+    usage = node.ledger.region("one") / "usage"
+    most = 2**64 - 1
+    write_figures(usage, 0, peak=most, refusals=most)
+    write_time(usage, 0, most, most, most, most, most)
+    told = counters(node)
+    assert 0 <= told["device_seconds"] <= (time.time_ns() - started) / 1e9
+    assert told["wait_seconds"] <= told["device_seconds"] * region.MAX_SLOTS * 1024
+    # Whose number it is to lie about.
+    assert {told[name] for name in ("refusals", "overruns", "let_through")} == {float(most)}
+    again = counters(node)
+    assert all(again[name] >= told[name] for name in COUNTERS)
+
+
+def test_a_container_that_is_made_anew_counts_anew(node: Node) -> None:
+    piece = node.ledger.add("one", part(ZERO))
+    usage = node.ledger.region("one") / "usage"
+    write_time(usage, 0, 9_000_000_000)
+    assert counters(node)["device_seconds"] == 9
+    write_time(usage, 0, 1_000_000_000)
+    node.ledger.put(replace(piece, created_unix_ns=piece.created_unix_ns + 1))
+    assert counters(node)["device_seconds"] == 1
+
+
+def test_new_terms_are_told_from_the_moment_that_they_hold(node: Node, board: Board) -> None:
+    busy_node(node, board)
+    (piece,) = node.ledger.slices()
+    changed = part(ZERO, 2 * GIB, 10, cores_max=20)
+    node.ledger.put(replace(piece, parts=(changed,)))
+    text = scrape(node)
+    assert value(text, "aliquot_container_cores_min_ratio", pod="one") == 0.1
+    assert value(text, "aliquot_container_cores_max_ratio", pod="one") == 0.2
+    assert value(text, "aliquot_container_memory_cap_bytes", pod="one") == 2 * GIB
+    assert value(text, "aliquot_container_device_seconds_total", pod="one") == 2.5
+
+
+def test_while_nothing_is_measured_there_is_no_share(node: Node, board: Board) -> None:
+    busy_node(node, board)
+    node.accounts["one", ZERO.uuid] = replace(ACCOUNT, wanted=None, received=None)
+    found = samples(scrape(node))
+    for name in ("wanted_ratio", "received_ratio"):
+        assert f"aliquot_container_{name}" not in found
+    assert "aliquot_container_held_seconds_total" in found
+
+
+def test_without_an_arbiter_there_is_no_share(node: Node, board: Board) -> None:
+    busy_node(node, board)
+    node.accounts.clear()
+    found = samples(scrape(node))
+    for name in ("wanted_ratio", "received_ratio", "held_seconds_total", "turns_total"):
+        assert f"aliquot_container_{name}" not in found
+    assert "aliquot_container_device_seconds_total" in found
 
 
 def test_no_series_is_there_twice(node: Node) -> None:
@@ -313,7 +413,8 @@ def test_the_page_shows_devices_and_slices_and_leads_to_the_metrics(
         assert read.tags.count("table") == 2
         assert read.cells[0] == "Aliquot"
         for told in (ZERO.uuid, "Acme 0", "16.0 GiB", "default/one/main", "640.0 MiB", "40.0 MiB",
-                     "700.0 MiB", "25%", "shim", "ok", "XID 79: <it> has fallen off"):  # fmt: skip
+                     "700.0 MiB", "25-60%", "30%", "28%", "shim", "ok",
+                     "XID 79: <it> has fallen off"):  # fmt: skip
             assert told in read.cells, told
         # What is there to be read is no other's to load.
         assert "url(" not in body

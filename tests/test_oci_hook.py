@@ -47,8 +47,12 @@ def test_home_gets_driver_libraries_and_region(bundle: Bundle) -> None:
         region,
         f"{region}/grant",
         f"{region}/usage",
+        f"{region}/bell",
         f"{region}/libcuda-driver.so.1",
-        write=[f"{region}/grant", f"{region}/usage", looked[0], f"{region}/libcuda-driver.so.1"],
+        write=[
+            *(f"{region}/{name}" for name in ("grant", "usage", "bell", "libcuda-driver.so.1")),
+            looked[0],
+        ],
     )
     assert seen.code == 0, seen.stderr
     assert (seen.stdout, seen.stderr) == ("", "")
@@ -60,10 +64,14 @@ def test_home_gets_driver_libraries_and_region(bundle: Bundle) -> None:
     assert seen.text(f"{HOME}/libc.so.6") == "libc"
     assert seen.text(f"{HOME}/libptx.so.1") == seen.text(f"{HOME}/libptx.so.550.1") == "host ptx"
     assert seen.text(f"{HOME}/libvulkan.so.1") == ""
-    assert seen.seen[region]["names"] == ["grant", "libcuda-driver.so.1", "usage"]
+    assert seen.seen[region]["names"] == ["bell", "grant", "libcuda-driver.so.1", "usage"]
     assert seen.text(f"{region}/libcuda-driver.so.1") == "host driver"
     assert seen.text(f"{region}/grant") == "grant"
     assert seen.seen[f"{region}/usage"]["writable"] is True
+    # A FIFO can be written to where its mount cannot.
+    assert stat.S_ISFIFO(seen.seen[f"{region}/bell"]["mode"])
+    assert seen.seen[f"{region}/bell"]["ro"]
+    assert seen.seen[f"{region}/bell"]["writable"] is True
     for path in (f"{region}/grant", looked[0], f"{region}/libcuda-driver.so.1"):
         assert seen.seen[path]["writable"] == 30  # EROFS
     assert (bundle.root / HOME[1:] / "libcuda.so.440").read_text() == "old"
@@ -242,7 +250,7 @@ def test_a_region_folder_that_is_there_is_covered(
         region, f"{region}/grant", f"{region}/usage", f"{region}/libcuda-driver.so.1", "/elsewhere"
     )
     assert seen.code == 0, seen.stderr
-    assert seen.seen[region]["names"] == ["grant", "libcuda-driver.so.1", "usage"]
+    assert seen.seen[region]["names"] == ["bell", "grant", "libcuda-driver.so.1", "usage"]
     assert stat.S_IMODE(seen.seen[region]["mode"]) == 0o755
     assert seen.text(f"{region}/grant") == "grant"
     assert seen.text(f"{region}/usage") == "usage"

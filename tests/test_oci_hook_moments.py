@@ -227,22 +227,27 @@ def folder() -> Iterator[Path]:
 HOME = "/usr/lib/x86_64-linux-gnu"
 SCRIPT = (
     f"cd {HOME} && busybox cat libcuda.so.1 .aliquot/libcuda-driver.so.1 .aliquot/grant && "
-    "echo && : >> .aliquot/usage && echo wrote && (: >> libcuda.so) 2>/dev/null || echo kept"
+    "echo && : >> .aliquot/usage && echo wrote && "
+    "(: >> libcuda.so) 2>/dev/null || echo kept"
 ).replace("busybox", "/bin/busybox")
 
 
 @needs_runc
 @pytest.mark.parametrize("userns", [False, True])
 def test_a_real_container_has_its_slice(folder: Path, userns: bool) -> None:
-    container = Container(folder / "b", SCRIPT, userns=userns)
+    script = f"{SCRIPT}; echo rang > .aliquot/bell"
+    container = Container(folder / "b", script, userns=userns)
     container.bundle.usual()
     container.bundle.image_link(f"{HOME}/libcuda.so.1", "/proc/self/exe")
     (container.bundle.slice / "region/usage").chmod(0o666)
     container.write()
+    bell = os.open(container.bundle.slice / "region/bell", os.O_RDWR | os.O_NONBLOCK)
     before = Path("/proc/self/mountinfo").read_text()
     with granting(container.base) as agent:
         result = container.call("run", container.id)
     assert result.returncode == 0, (result.stderr, container.said())
+    assert os.read(bell, 4096) == b"rang\n"
+    os.close(bell)
     assert result.stdout == "host shimhost drivergrant\nwrote\nkept\n"
     kinds = [kind for kind, _, _ in agent.asked]
     assert kinds == [oci.CREATE, oci.CREATE_RUNTIME, oci.POSTSTOP]

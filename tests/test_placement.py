@@ -153,6 +153,103 @@ def test_hamis_limits_are_by_the_containers_own_numbers() -> None:
     assert "no 2 of which fit the sizes in their order" in text
 
 
+# -- How time is shared --------------------------------------------------------------------------
+
+
+def terms(request: Request, config: Config | None = None) -> tuple[int, int, int, int]:
+    """What a slice of one device is guaranteed, may have at most, its weight and priority."""
+    (part,) = put(request, [device(0)], config=config)
+    return part.cores, part.cores_max, part.weight, part.priority
+
+
+@pytest.mark.parametrize(
+    ("request_", "came_to"),
+    [
+        (ask(cores=30), (30, 100, 100, 0)),
+        (ask(memory="1GiB"), (0, 100, 100, 0)),
+        (ask(), (100, 100, 100, 0)),
+        (ask(cores=30, cores_max=60, weight=7, priority=-3), (30, 60, 7, -3)),
+        # A part of its time is no whole device.
+        (ask(cores_max=60), (0, 60, 100, 0)),
+        (ask(cores=30, cores_max=30, policy="fixed-share"), (30, 30, 100, 0)),
+        # By the node's own policy.
+        (ask(policy="fixed-share"), (100, 100, 100, 0)),
+        (ask(memory="1GiB", policy="fixed-share"), (0, 100, 100, 0)),
+        (ask(cores=0, policy="best-effort"), (0, 100, 100, 0)),
+        (ask(cores=0, policy="native", native=True), (0, 100, 100, 0)),
+    ],
+)
+def test_what_is_left_open_of_time_follows_from_the_rest(
+    request_: Request, came_to: tuple[int, ...]
+) -> None:
+    assert terms(request_) == came_to
+
+
+def test_only_what_is_guaranteed_is_reserved() -> None:
+    devices = [device(0)]
+    held = [slice_of("a", (devices[0], GIB, 70))]
+    for request in (
+        ask(memory="1GiB", cores=30),
+        ask(memory="1GiB"),
+        ask(memory="1GiB", cores=0, policy="best-effort"),
+        ask(memory="1GiB", cores=0, policy="native", native=True),
+    ):
+        (part,) = put(request, devices, held)
+        assert part.cores_max == 100
+    assert "has 30% of its time free" in refusal(ask(memory="1GiB", cores=31), devices, held)
+
+
+def test_what_is_had_at_most_is_within_the_ceiling() -> None:
+    config = limited(container=Ceiling(cores_max=60))
+    assert terms(ask(cores=30), config) == (30, 60, 100, 0)
+    assert terms(ask(), config) == (60, 60, 100, 0)
+    assert terms(ask(cores=30, cores_max=60), config) == (30, 60, 100, 0)
+    for request in (ask(cores_max=61), ask(cores=61), ask(cores=61, cores_max=100)):
+        text = refusal(request, [device(0)], config=config)
+        assert text.endswith("of a device's time: at most 60% (limits.container.cores_max)")
+    # What is guaranteed has a ceiling of its own.
+    config = limited(container=Ceiling(cores=40))
+    assert terms(ask(), config) == (40, 100, 100, 0)
+    assert terms(ask(policy="fixed-share"), config) == (40, 40, 100, 0)
+
+
+def test_nobody_goes_before_others_by_asking() -> None:
+    text = refusal(ask(priority=1), [device(0)])
+    assert text == "team/pod/app asks for priority 1: at most 0 (limits.container.priority)"
+    assert terms(ask(priority=-100))[3] == -100
+    for config, most, key in (
+        (limited(container=Ceiling(priority=5)), 5, "limits.container.priority"),
+        (limited(team=Ceiling(priority=7)), 7, "limits.namespace.team.priority"),
+        (limited(other=Ceiling(priority=6)), 6, 'limits.namespace."*".priority'),
+        # What is said of the namespace counts before what is said of all.
+        (
+            limited(container=Ceiling(priority=90), team=Ceiling(priority=-8)),
+            -8,
+            "limits.namespace.team.priority",
+        ),
+        (
+            limited(container=Ceiling(priority=4), team=Ceiling(cores=400)),
+            4,
+            "limits.container.priority",
+        ),
+    ):
+        assert terms(ask(priority=most), config)[3] == most
+        # Who says none does not come before who may say this much.
+        assert terms(ask(), config)[3] == min(most, 0)
+        text = refusal(ask(priority=most + 1), [device(0)], config=config)
+        assert text.endswith(f"at most {most} ({key})")
+
+
+def test_a_weight_has_a_ceiling_where_one_is_written() -> None:
+    assert terms(ask(weight=10_000))[2] == 10_000
+    config = limited(container=Ceiling(weight=50), team=Ceiling(weight=80))
+    assert terms(ask(weight=80), config)[2] == 80
+    assert terms(ask(), config)[2] == 80
+    assert "at most 80 (limits.namespace.team.weight)" in refusal(
+        ask(weight=81), [device(0)], config=config
+    )
+
+
 # -- Which device --------------------------------------------------------------------------------
 
 

@@ -11,22 +11,39 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aliquot.agent import rundir
 from aliquot.agent.devices import DeviceProcess
+from aliquot.agent.sharing import Account
 from aliquot.agent.slices import Container
 from aliquot.shim import region
 
 from commands import ALIQUOT, TESTS, Desk, desk, odd_driver, one_line, wait_for
-from reading_parts import NOBODY, Board, Node, device, part, reachable, served
-from slots import Slot, write_figures
+from reading_parts import ACCOUNT, NOBODY, Board, Node, device, part, reachable, served
+from slots import Slot, write_figures, write_time
 
 HOLDER = str(TESTS / "holder.py")
 MIB = 1 << 20
 GIB = 1 << 30
+# What there is to say of the time of a run that has the device for itself.
+NO_TIME: dict[str, Any] = {
+    "cores": 0,
+    "cores_max": 100,
+    "weight": 100,
+    "priority": 0,
+    "gate": "free",
+    "busy": None,
+    "device_seconds": 0,
+    "wait_seconds": 0,
+    "waits": 0,
+    "overruns": 0,
+    "let_through": 0,
+    **dict.fromkeys(one.name for one in fields(Account)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +91,9 @@ def test_nothing_is_a_table_without_lines_and_an_empty_list(here: Desk) -> None:
     shown = here.run("ps")
     assert (shown.returncode, shown.stderr) == (0, "")
     assert shown.stdout.split() == (
-        ["SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "CAP", "PEAK", "REFUSALS", "STATE"]
-    )
+        ["SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "CAP", "PEAK", "REFUSALS", "CORES",
+         "STATE"]
+    )  # fmt: skip
     assert json.loads(here.run("ps", "--json").stdout) == {"slices": [], "faults": []}
     assert not here.runtime.exists()
 
@@ -104,6 +122,7 @@ def test_it_shows_what_each_slice_and_process_holds(here: Desk) -> None:
             "peak_bytes": 700 * MIB + context,
             "refusals": 1,
             "enforcement": "shim",
+            **NO_TIME,
         }
         owner = ("kind", "namespace", "pod", "container", "container_id")
         assert [one[key] for key in owner] == ["run", None, None, None, None]
@@ -113,7 +132,8 @@ def test_it_shows_what_each_slice_and_process_holds(here: Desk) -> None:
         assert [d["cap_bytes"] for d in other["devices"]] == [4 * GIB, 8 * GIB]
         lines = here.run("ps").stdout.splitlines()
     assert re.fullmatch(
-        r"one +0 GPU-1a1a1a1a +Odd 0 +1 process +70\d\.\d MiB +1\.0 GiB +70\d\.\d MiB +1 +running",
+        r"one +0 GPU-1a1a1a1a +Odd 0 +1 process +70\d\.\d MiB +1\.0 GiB +70\d\.\d MiB +1"
+        r" +0-100% +running",
         lines[1],
     )
     assert re.fullmatch(rf" +{process['pid']} {process['command']} +70\d\.\d MiB", lines[2])
@@ -207,6 +227,21 @@ def test_what_is_no_file_is_one_line_and_never_waited_for(here: Desk, what: str)
         assert "run-odd" in one_line(result)
 
 
+def test_times_that_cannot_be_are_shown_and_stay_in_their_columns(here: Desk) -> None:
+    with made_by_hand(here, "odd") as path:
+        usage = path / "lib/.aliquot/usage"
+        most = 2**64 - 1
+        write_time(usage, 0, most, most, most, most, most)
+        (row,) = here.slices()[0]["devices"]
+        head, line, *_ = here.run("ps", "--wide").stdout.splitlines()
+    assert row["waits"] == row["overruns"] == row["let_through"] == most
+    assert row["device_seconds"] == row["wait_seconds"] == pytest.approx(most / 1e9)
+    for name in ("TIME", "WAIT"):
+        end = head.index(name) + len(name)
+        assert line[:end].endswith("  213504.0 d")
+        assert line[end : end + 1] == " "
+
+
 def test_a_slice_that_is_being_made_is_starting(here: Desk) -> None:
     here.runtime.mkdir(mode=0o700)
     run = rundir.create(here.runtime, "young")
@@ -298,11 +333,16 @@ def node(here: Desk) -> Iterator[Node]:
 def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node) -> None:
     zero, one = node.devices
     line = Path("/proc/self/cgroup").read_text().splitlines()[0]
-    node.ledger.add("train", part(zero, 3 * GIB, 30), part(one, GIB), cgroups=(line,))
+    promised = part(zero, 3 * GIB, 30, cores_max=90, weight=250, priority=-5)
+    piece = node.ledger.add("train", promised, part(one, GIB), cgroups=(line,))
+    shared = {"policy": "burst-share", "group": "ring", "quiet_ms": 20, "floor": 5}
+    node.ledger.put(replace(piece, **shared))  # type: ignore[arg-type]
+    node.accounts["train", zero.uuid] = ACCOUNT
     bare = Container("0123456789abcdef0123456789abcdef", "/bundle", "moby")
     node.ledger.add("bare", part(one, GIB), container=bare, init_pid=0)
     usage = node.ledger.region("train") / "usage"
     write_figures(usage, 0, peak=700 * MIB, refusals=3)
+    write_time(usage, 0, 2_500_000_000, 90_000_000_000, waits=40, overruns=5, let_through=6)
     slot = Slot(usage, 0, 12, b"train.py")
     slot.charge(0, 600 * MIB)
     node.vendors[0].rows = [DeviceProcess(zero.uuid, os.getpid(), 640 * MIB, 0.5, None)]
@@ -311,6 +351,7 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
     with made_by_hand(here, "by-hand"), served(node):
         run, train, bare_one = here.slices()
         text = here.run("ps").stdout
+        wide = here.run("ps", "--wide").stdout
     slot.die()
     assert [piece["kind"] for piece in (run, train, bare_one)] == ["run", "container", "container"]
     # One schema: whoever reads one can read the other.
@@ -327,6 +368,25 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
         "peak_bytes": 700 * MIB,
         "refusals": 3,
         "enforcement": "shim",
+        "cores": 30,
+        "cores_max": 90,
+        "weight": 250,
+        "priority": -5,
+        "gate": "closed",
+        "busy": 0.5,
+        "device_seconds": 2.5,
+        "wait_seconds": 90.0,
+        "waits": 40,
+        "overruns": 5,
+        "let_through": 6,
+        "held_seconds": 12.5,
+        "split_seconds": 0.5,
+        "wanted_seconds": 20.25,
+        "turns": 321,
+        "overtaken": 2,
+        "preempted": 3,
+        "wanted": 0.3,
+        "received": 0.28,
     }
     assert {key: value for key, value in train.items() if key not in ("devices", "processes")} == {
         "name": "default/train/main",
@@ -341,6 +401,11 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
         "command": [],
         "started": "2023-11-14T22:13:20+00:00",
         "unknown_functions": 0,
+        "policy": "burst-share",
+        "group": "ring",
+        "quiet_ms": 20,
+        "floor_percent": 5,
+        "native": False,
     }
     (process,) = train["processes"]
     assert (process["pid"], process["command"]) == (12, "train.py")
@@ -348,15 +413,28 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
     assert (bare_one["name"], bare_one["state"]) == (bare.id[:24], "starting")
     lines = text.splitlines()
     assert lines[0].split() == [
-        "SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "UNSEEN", "CAP", "PEAK", "REFUSALS", "BY",
-        "STATE",
+        "SLICE", "DEVICE", "MODEL", "PROCESS", "CHARGE", "UNSEEN", "CAP", "PEAK", "REFUSALS",
+        "CORES", "SHARE", "BY", "STATE",
     ]  # fmt: skip
     assert re.fullmatch(
         rf"default/train/main +0 {zero.uuid[:12]} +Acme 0 +1 process +600\.0 MiB +40\.0 MiB"
-        r" +3\.0 GiB +700\.0 MiB +3 +shim +running",
+        r" +3\.0 GiB +700\.0 MiB +3 +30-90% +28/30% +shim +running",
         lines[2],
     )
     assert re.fullmatch(r" +12 train\.py +600\.0 MiB", lines[3])
+    lines = wide.splitlines()
+    assert lines[0].split()[9:] == [
+        "CORES", "SHARE", "WEIGHT", "PRIORITY", "GATE", "TIME", "WAIT", "TURNS", "BY", "STATE",
+    ]  # fmt: skip
+    assert re.search(
+        r" 30-90% +28/30% +250 +-5 +closed +2\.5 s +1\.5 min +321 +shim +running$", lines[2]
+    )
+    assert re.search(r" 50-100% +- +100 +0 +closed +0\.0 ms +0\.0 ms +- +shim$", lines[4])
+    for name in ("CORES", "SHARE", "WEIGHT", "PRIORITY", "TIME", "WAIT", "TURNS"):
+        # Numbers end where their heads do.
+        end = lines[0].index(name) + len(name)
+        assert all(lines[row][end - 1] != " " for row in (2, 4)), name
+        assert all(lines[row][end : end + 1] == " " for row in (2, 4)), name
 
 
 def test_what_is_not_known_of_a_container_is_no_nought(here: Desk, node: Node) -> None:
@@ -367,7 +445,9 @@ def test_what_is_not_known_of_a_container_is_no_nought(here: Desk, node: Node) -
     (told,) = piece["devices"]
     for key in ("charge_bytes", "unclaimed_bytes", "unseen_bytes", "peak_bytes", "refusals"):
         assert told[key] is None
-    assert row[-8:] == ["-", "-", "4.0", "GiB", "-", "-", "shim", "starting"]
+    for key in NO_TIME.keys() - {"cores", "cores_max", "weight", "priority"}:
+        assert told[key] is None, key
+    assert row[-10:] == ["-", "-", "4.0", "GiB", "-", "-", "50-100%", "-", "shim", "starting"]
 
 
 def test_a_container_that_scribbles_is_a_line_and_hides_no_other(here: Desk, node: Node) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -477,52 +476,20 @@ def open_grants(node: Node) -> list[str]:
     return sorted(name for name in found if str(node.config.runtime_dir) in name)
 
 
-def beat(node: Node, key: str) -> int:
-    return node.ledger.grant(key).beat
-
-
-def test_every_grant_gets_the_beat_and_is_open_once(node: Node) -> None:
+def test_every_grant_is_open_once(node: Node) -> None:
     async def story() -> None:
         node.ledger.add("one", part(ZERO))
+        node.ledger.add("two", part(ZERO))
         async with running(node):
-            await _until(lambda: beat(node, "one") >= 2)
-            node.ledger.add("two", part(ZERO))
-            await _until(lambda: beat(node, "two") >= 2)
             grants = [str(node.ledger.region(name) / "grant") for name in ("one", "two")]
-            assert [name for name in open_grants(node) if name.endswith("grant")] == grants
+            await _until(
+                lambda: [name for name in open_grants(node) if name.endswith("grant")] == grants
+            )
             node.ledger.remove("one")
             await _until(lambda: not [name for name in open_grants(node) if "/one/" in name])
         assert open_grants(node) == []
-        # The next agent goes on counting.
-        last = beat(node, "two")
-        again = Node(node.config.runtime_dir, *node.vendors)
-        again.ledger = node.ledger
-        async with running(again):
-            await _until(lambda: beat(node, "two") > last)
 
     asyncio.run(story())
-
-
-def test_a_vendor_that_hangs_does_not_stop_the_beat(node: Node, board: Board) -> None:
-    gate = threading.Event()
-
-    def hang() -> None:
-        gate.wait(PATIENCE_SECONDS)
-
-    board.meanwhile = hang
-
-    async def story() -> None:
-        node.ledger.add("one", part(ZERO))
-        async with running(node):
-            await _until(lambda: beat(node, "one") >= 3)
-            assert node.readings.latest().sampled_unix is None
-            gate.set()
-            await _until(lambda: node.readings.latest().sampled_unix is not None)
-
-    try:
-        asyncio.run(story())
-    finally:
-        gate.set()
 
 
 def test_a_round_that_fails_is_told_once_and_not_the_last(
@@ -542,8 +509,7 @@ def test_a_round_that_fails_is_told_once_and_not_the_last(
             await _until(lambda: len(rounds) > 10)
 
     asyncio.run(story())
-    # Once by each of the two loops.
-    assert len([r for r in caplog.records if "reading failed" in r.getMessage()]) == 2
+    assert len([r for r in caplog.records if "reading failed" in r.getMessage()]) == 1
 
 
 def test_a_region_is_read_as_large_as_it_is(node: Node, here: str) -> None:

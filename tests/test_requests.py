@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from aliquot.agent import requests
-from aliquot.agent.config import ANNOTATIONS, ENVIRONMENT, HAMI, Config
+from aliquot.agent.config import ANNOTATIONS, ENVIRONMENT, HAMI, Config, Shares
 from aliquot.agent.errors import BadRequestError
+from aliquot.agent.policies import CGPU, HAMI_CORES, POLICIES
 from aliquot.agent.sizes import HAMI_LIMIT
 from aliquot.agent.slices import Request
 from hypothesis import given
@@ -25,8 +26,9 @@ def read(
     environment: Mapping[str, str] | None = None,
     name: str = "",
     sources: tuple[str, ...] = (ANNOTATIONS, ENVIRONMENT, HAMI),
+    sharing: Shares = Shares(),  # noqa: B008 - it cannot be changed
 ) -> Request | None:
-    config = replace(Config(), sources=sources)
+    config = replace(Config(), sources=sources, sharing=sharing)
     return requests.read(annotations or {}, environment or {}, name, config)
 
 
@@ -71,6 +73,13 @@ def test_annotations_and_environment_say_the_same_things() -> None:
         "devices": "2",
         "memory": "4GiB",
         "cores": "30",
+        "cores-max": "60%",
+        "weight": "250",
+        "priority": "-7",
+        "policy": "burst-share",
+        "group": "train.1",
+        "quiet": "50 ms",
+        "floor": "5",
         "model": "A100, h100",
         "not-model": "T4",
         "uuid": "GPU-aa,GPU-bb",
@@ -91,6 +100,13 @@ def test_annotations_and_environment_say_the_same_things() -> None:
         not_models=("T4",),
         placement="spread",
         sources=annotated.sources,
+        cores_max=60,
+        weight=250,
+        priority=-7,
+        policy="burst-share",
+        group="train.1",
+        quiet_ms=50,
+        floor=5,
     )
     assert replace(spoken, sources=()) == replace(annotated, sources=())
     assert "annotation aliquot.dev/memory" in annotated.sources
@@ -174,6 +190,12 @@ def test_an_empty_variable_undoes_what_an_image_says() -> None:
         ("memory", "4Gi"), ("memory", ""), ("memory", "0"), ("memory", "101%"),
         ("memory", "1\n2"), ("memory", "9" * 5000), ("memory", "4GiB\x1b[2J"),
         ("cores", "0"), ("cores", "101"), ("cores", "ten"), ("cores", "-5"), ("cores", "5.5"),
+        ("cores-max", "0"), ("cores-max", "101"), ("cores-max", "all"), ("weight", "0"),
+        ("weight", "10001"), ("weight", "1.5"), ("weight", ""), ("priority", "101"),
+        ("priority", "-101"), ("priority", "high"), ("priority", "--1"), ("policy", ""),
+        ("policy", "fair"), ("policy", "6"), ("policy", "-1"), ("policy", "9" * 5000),
+        ("group", ""), ("group", "a/b"), ("group", "-a"), ("group", "g" * 64),
+        ("quiet", "10001"), ("quiet", "1s"), ("quiet", "-1"), ("floor", "91"), ("floor", "-1"),
         ("model", ""), ("model", "A100,,T4"), ("model", "A\x00"), ("model", "x" * 200),
         ("not-model", ","), ("uuid", "GPU-aa;rm"), ("uuid", ","), ("uuid", "../../x"),
         ("uuid", ",".join(["a"] * 300)), ("not-uuid", "é"), ("placement", "best"),
@@ -197,7 +219,8 @@ def test_what_makes_no_sense_is_one_line_with_source_and_key(key: str, text: str
         ("aliquot.dev/memroy.app", "did you mean aliquot.dev/memory.app?"),
         ("aliquot.dev/Memory", "aliquot.dev/memory"),
         ("aliquot.dev/", "known are devices, memory"),
-        ("aliquot.dev/priority", "known are devices, memory"),
+        ("aliquot.dev/priorities", "did you mean aliquot.dev/priority?"),
+        ("aliquot.dev/core-max", "did you mean aliquot.dev/cores-max?"),
         ("aliquot.dev/memory.", "names no container"),
         ("aliquot.dev/a\nb", "aliquot.dev/a?b"),
         ("aliquot.dev/" + "x" * 100_000, "known are devices, memory"),
@@ -244,8 +267,154 @@ def test_whatever_is_said_is_a_request_or_one_line(
     else:
         if request:
             assert request.count is None or request.count >= 1
-            assert request.cores is None or 1 <= request.cores <= 100
+            least = 0 if not POLICIES[request.policy].guarantees else 1
+            assert request.cores is None or least <= request.cores <= 100
+            assert request.cores_max is None or (request.cores or 1) <= request.cores_max <= 100
+            assert request.weight is None or 1 <= request.weight <= 10_000
+            assert 0 <= request.quiet_ms <= 10_000
+            assert 0 <= request.floor <= 90
             assert request.sources
+
+
+# -- How time is shared --------------------------------------------------------------------------
+
+
+def shares(said: dict[str, str], sharing: Shares | None = None) -> tuple[object, ...]:
+    """Policy, cores, the most of them and weight of a request."""
+    request = read({f"aliquot.dev/{key}": text for key, text in said.items()}, sharing=sharing
+                   or Shares())  # fmt: skip
+    assert request is not None
+    assert request.native == (request.policy == "native")
+    return (request.policy, request.cores, request.cores_max, request.weight)
+
+
+@pytest.mark.parametrize(
+    ("said", "came_to"),
+    [
+        ({"cores": "30"}, ("burst-share", 30, None, None)),
+        ({"cores": "30", "cores-max": "30"}, ("burst-share", 30, 30, None)),
+        ({"memory": "1GiB", "cores-max": "30"}, ("burst-share", None, 30, None)),
+        ({"policy": "burst-share", "cores": "30"}, ("burst-share", 30, None, None)),
+        ({"policy": "fixed-share", "cores": "30"}, ("fixed-share", 30, 30, None)),
+        ({"policy": "fixed", "cores": "30", "weight": "7"}, ("fixed", 30, 30, 7)),
+        ({"policy": "best-effort"}, ("best-effort", 0, None, None)),
+        ({"policy": "best-effort", "cores-max": "40"}, ("best-effort", 0, 40, None)),
+        ({"policy": "average"}, ("average", 5, 5, None)),
+        ({"policy": "preemptive", "cores": "20"}, ("preemptive", 20, None, None)),
+        ({"policy": "weighted-preemptive", "cores": "20"}, ("weighted-preemptive", 20, None, 20)),
+        (
+            {"policy": "weighted-preemptive", "cores": "20", "weight": "3"},
+            ("weighted-preemptive", 20, None, 3),
+        ),
+        ({"policy": "weak", "cores": "20"}, ("weak", 20, None, None)),
+    ],
+)
+def test_a_policy_is_what_its_numbers_are(
+    said: dict[str, str], came_to: tuple[object, ...]
+) -> None:
+    assert shares(said) == came_to
+
+
+def test_cgpus_numbers_are_its_names() -> None:
+    named = ("average", "preemptive", "weighted-preemptive", "fixed", "weak", "native")
+    sharing = Shares(native=True)
+    for number, name in enumerate(named):
+        keys = {"cores": "20"} if name in ("weighted-preemptive", "fixed") else {"memory": "1GiB"}
+        by_number = shares({**keys, "policy": str(number)}, sharing)
+        assert by_number == shares({**keys, "policy": name}, sharing)
+        assert by_number[0] == name
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            {"policy": "fixed-share", "cores": "30", "cores-max": "60"},
+            (
+                "annotation aliquot.dev/cores-max: says nothing beside policy fixed-share, "
+                "which has just its cores: leave one of them out"
+            ),
+        ),
+        (
+            {"cores": "30", "cores-max": "20"},
+            (
+                "annotation aliquot.dev/cores-max: 20% are less than the 30% that are guaranteed "
+                "(annotation aliquot.dev/cores)"
+            ),
+        ),
+        (
+            {"policy": "fixed-share"},
+            (
+                "annotation aliquot.dev/policy: fixed-share needs to know how much that is: "
+                "add aliquot.dev/cores"
+            ),
+        ),
+        ({"policy": "3", "memory": "1GiB"}, "fixed needs to know how much that is"),
+        ({"policy": "best-effort", "cores": "3"}, "aliquot.dev/cores: says nothing beside"),
+        ({"policy": "average", "cores": "3"}, "aliquot.dev/cores: says nothing beside"),
+        ({"policy": "average", "cores-max": "3"}, "aliquot.dev/cores-max: says nothing beside"),
+        ({"policy": "preemptive", "weight": "3"}, "aliquot.dev/weight: says nothing beside"),
+        ({"policy": "weighted-preemptive"}, "add aliquot.dev/cores or aliquot.dev/weight"),
+        (
+            {"floor": "10"},
+            (
+                "annotation aliquot.dev/floor: is about those of lower priority: "
+                "add aliquot.dev/priority"
+            ),
+        ),
+        ({"quiet": "10"}, "annotation aliquot.dev/quiet: is about those of lower priority"),
+        (
+            {"floor": "30", "cores": "80", "priority": "1"},
+            (
+                "annotation aliquot.dev/floor: 30% for others and 80% that are guaranteed "
+                "(annotation aliquot.dev/cores) are more than the device"
+            ),
+        ),
+    ],
+)
+def test_what_contradicts_itself_is_one_line(said: dict[str, str], told: str) -> None:
+    assert told in refusal({f"aliquot.dev/{key}": text for key, text in said.items()})
+
+
+def test_in_the_environment_a_contradiction_names_variables() -> None:
+    said = refusal({}, {"ALIQUOT_POLICY": "fixed-share"})
+    assert said.startswith("environment ALIQUOT_POLICY: ")
+    assert said.endswith("add ALIQUOT_CORES")
+
+
+def test_no_turns_are_to_be_had_only_where_the_node_allows_it() -> None:
+    asked = {"aliquot.dev/policy": "native"}
+    assert refusal(asked).endswith("is not to be had on this node (sharing.native)")
+    for sharing in (Shares(native=True), Shares(policy="native")):
+        request = read(asked, sharing=sharing)
+        assert request is not None
+        assert (request.native, request.cores) == (True, 0)
+    with pytest.raises(BadRequestError, match="says nothing beside policy native"):
+        read({**asked, "aliquot.dev/group": "g"}, sharing=Shares(native=True))
+
+
+def test_the_nodes_policy_is_for_those_who_say_nothing_else() -> None:
+    assert shares({"cores": "30"}, Shares("fixed-share")) == ("fixed-share", 30, 30, None)
+    assert shares({"memory": "1GiB"}, Shares("fixed-share")) == ("fixed-share", None, None, None)
+    assert shares({"memory": "1GiB"}, Shares("best-effort")) == ("best-effort", 0, None, None)
+    average = Shares("average", max_containers=3)
+    assert shares({"memory": "1GiB"}, average) == ("average", 33, 33, None)
+    weighted = Shares("weighted-preemptive")
+    assert shares({"memory": "1GiB"}, weighted) == ("weighted-preemptive", None, None, 1)
+    assert shares({"memory": "1GiB"}, Shares("native"))[0] == "native"
+    # Whoever says a number that it leaves no room for has the number.
+    for policy in ("best-effort", "average", "native"):
+        assert shares({"cores": "30"}, Shares(policy)) == ("burst-share", 30, None, None)
+    capped = {"cores": "30", "cores-max": "50"}
+    assert shares(capped, Shares("fixed-share")) == ("burst-share", 30, 50, None)
+    # And whoever names a policy has that.
+    assert shares({"policy": "best-effort"}, Shares("fixed-share"))[0] == "best-effort"
+
+
+def test_what_is_not_said_of_quiet_and_floor_is_the_nodes() -> None:
+    request = read({"aliquot.dev/memory": "1GiB"}, sharing=Shares(quiet_ms=7, floor=8))
+    assert request is not None
+    assert (request.quiet_ms, request.floor) == (7, 8)
 
 
 # -- HAMi's --------------------------------------------------------------------------------------
@@ -263,7 +432,8 @@ def test_hamis_variables_are_what_hami_takes_them_for() -> None:
     )
     assert request.count is None
     assert request.uuids == ("GPU-aa", "GPU-bb")
-    assert request.cores == 30
+    # It is a share that is never passed.
+    assert (request.policy, request.cores, request.cores_max) == ("fixed-share", 30, 30)
     assert memory(request) == 4 * GIB
     assert [(i, size.of(1)) for i, size in request.memory_by_index] == [(1, 2 * GIB)]
     assert "environment NVIDIA_VISIBLE_DEVICES" in request.sources
@@ -326,8 +496,14 @@ def test_the_page_has_every_key() -> None:
     page = (ROOT / "docs/requests.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `aliquot.dev/([a-z-]+)` \| `([A-Z_]+)` \|", page, re.MULTILINE)
     assert rows == [(key, requests.variable(key)) for key in requests.KEYS]
-    for name in (HAMI_LIMIT, requests.HAMI_CORES, requests.HAMI_DEVICES):
+    for name in (HAMI_LIMIT, HAMI_CORES, requests.HAMI_DEVICES):
         assert f"`{name}`" in page
+
+
+def test_the_page_has_every_policy_with_its_number() -> None:
+    page = (ROOT / "docs/requests.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (?:([0-9]) )?\|", page, re.MULTILINE)
+    assert rows == [(name, str(CGPU.index(name)) if name in CGPU else "") for name in POLICIES]
 
 
 def test_the_pages_pod_asks_for_what_the_page_says() -> None:

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
+from aliquot.shim import region
+from aliquot.shim._region import lib
 
 from commands import ALIQUOT, UUIDS, Desk, needs_namespaces, odd_desk, odd_driver, one_line
 
@@ -40,7 +42,10 @@ def here(driver: Path, shim_library: Path, tmp_path: Path) -> Desk:
         (["--memory", "0.000000001%"], "is no memory"),
         (["--memory", "1GiB", "--name", "../x"], "is not a name"),
         (["--memory", "1GiB", "--name", "n" * 64], "is not a name"),
-        ([], "no memory cap"),
+        (["--cores", "0"], "--cores: '0' is not a share of a device's time"),
+        (["--memory", "1GiB", "--cores", "101"], "whole number from 1 to 100"),
+        (["--cores", "half"], "--cores: 'half'"),
+        ([], "no cap is given: add --memory"),
     ],
 )
 def test_an_impossible_request_is_one_line_and_leaves_nothing(
@@ -83,6 +88,51 @@ def _caps(here: Desk, arguments: list[str], env: dict[str, str]) -> list[int]:
     events = [json.loads(line) for line in result.stderr.splitlines()]
     (started,) = [event for event in events if event["event"] == "started"]
     return [device["cap_bytes"] for device in started["devices"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "cores", "gate"),
+    [
+        (["--memory", "1GiB"], {}, 100, "FREE"),
+        (["--memory", "1GiB", "--cores", "100"], {}, 100, "FREE"),
+        (["--memory", "1GiB", "--cores", "30%"], {}, 30, "OPEN"),
+        (["--cores", "30"], {}, 30, "OPEN"),
+        ([], {"CUDA_DEVICE_SM_LIMIT": "40"}, 40, "OPEN"),
+        (["--memory", "1GiB"], {"CUDA_DEVICE_SM_LIMIT": "40"}, 40, "OPEN"),
+        (["--cores", "7"], {"CUDA_DEVICE_SM_LIMIT": "40"}, 7, "OPEN"),
+        (["--memory", "1GiB"], {"CUDA_DEVICE_SM_LIMIT": "0"}, 100, "FREE"),
+    ],
+)
+def test_a_cap_on_time_is_in_the_grant(
+    here: Desk,
+    tmp_path: Path,
+    arguments: list[str],
+    env: dict[str, str],
+    cores: int,
+    gate: str,
+) -> None:
+    copy = tmp_path / "grant"
+    script = 'cp "${LD_LIBRARY_PATH%%:*}/.aliquot/grant" "$0"'
+    command = ["--mode", "environment", "--", "sh", "-c", script, str(copy)]
+    result = here.run("run", "--device", "0", *arguments, *command, env=env)
+    assert result.returncode == 0, result.stderr
+    with copy.open("rb") as file:
+        (granted,) = region.read_grant(file.fileno(), "grant").devices
+        offset, size = region._word(("device", 0, "gate"))
+        word = int.from_bytes(os.pread(file.fileno(), size, offset), "little")
+    assert granted.cores == cores
+    # Without a cap on memory either, all of it is had.
+    assert granted.cap == (1 << 30 if "--memory" in arguments else 1 << 34)
+    assert word & 3 == getattr(lib, f"ALIQUOT_GATE_{gate}")
+
+
+def test_a_cap_on_time_that_hami_would_drop_is_refused(here: Desk) -> None:
+    for value in ("", "101", "x", "-1"):
+        result = here.run(
+            "run", "--memory", "1GiB", "--", "true", env={"CUDA_DEVICE_SM_LIMIT": value}
+        )
+        assert result.returncode == 2
+        assert "CUDA_DEVICE_SM_LIMIT: " in one_line(result)
 
 
 @pytest.mark.parametrize("value", ["", "x", "4GiB", "-1", "0", "1.5g", "099", "1t"])

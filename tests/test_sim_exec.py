@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from aliquot.sim.node import load_node
 from aliquot.sim.state import create, environment
 
 from clients import need
+from exec_programs import cases, compile_program
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = (
@@ -54,11 +54,6 @@ time_slice_ns = 2_000_000
 kernel_ns = 0
 wave_ns = 0
 """
-
-
-def cases(program: str) -> list[str]:
-    """The names in a program's table of cases."""
-    return re.findall(r'^    \{"(\w+)",', (HERE / f"{program}.c").read_text(), re.MULTILINE)
 
 
 @dataclass
@@ -102,16 +97,7 @@ def programs(
     """The folder of the compiled programs."""
     folder = tmp_path_factory.mktemp("exec")
     for program in (*PROGRAMS, SHARE, RANDOM):
-        subprocess.run(
-            [
-                *("gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
-                *("-I", header_folder("13.5"), "-o", folder / program, HERE / f"{program}.c"),
-                *("-L", sim_library.parent, "-l:libcuda.so.1", "-lpthread"),
-                # A library built with a sanitizer leaves its names to whoever loads it.
-                "-Wl,--unresolved-symbols=ignore-in-shared-libs",
-            ],
-            check=True,
-        )
+        compile_program(program, folder, header_folder("13.5"), sim_library)
     return folder
 
 
@@ -170,7 +156,7 @@ def timeline_probe(folder: Path, *flags: str) -> Path:
     program = folder / "timeline"
     source = HERE.parent / "csrc"
     command: list[str | Path] = ["gcc", "-std=gnu11", "-g", *flags, "-I", source, "-o", program]
-    command += [HERE / "timeline_probe.c", source / "sim/timeline.c", "-lpthread"]
+    command += [HERE / "timeline_probe.c", *sorted(source.glob("sim/timeline*.c")), "-lpthread"]
     subprocess.run(command, check=True)
     return program
 

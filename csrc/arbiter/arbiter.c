@@ -281,6 +281,20 @@ int aliquot_arbiter_change(struct aliquot_arbiter *arbiter, uint64_t now, int me
     return 0;
 }
 
+void aliquot_arbiter_found(struct aliquot_arbiter *arbiter, uint64_t now, int member) {
+    struct party *party = arbiter->members[member].party;
+    bool free = true;
+    /* Of a group that takes turns already, it is one more member. */
+    if (party->state != RESTING)
+        return;
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        free &= !arbiter->device[party->stakes[i]->device].holder;
+    if (free)
+        arbiter_keep(arbiter, party, now);
+    else
+        arbiter_close(arbiter, party, now);
+}
+
 void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
                          const struct aliquot_seen *seen) {
     arbiter->members[member].seen = *seen;
@@ -288,7 +302,13 @@ void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
 
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member) {
     const struct party *party = arbiter->members[member].party;
-    return party->state == DRAINING || party->overtaken || (party->state == HOLDING && party->turn);
+    return party->state == DRAINING || party->overtaken ||
+           (party->state == HOLDING && (party->turn || party->courted));
+}
+
+bool aliquot_arbiter_due(const struct aliquot_arbiter *arbiter, int member, uint64_t now) {
+    return aliquot_arbiter_watched(arbiter, member) &&
+           now >= arbiter->members[member].party->due_ns;
 }
 
 uint64_t aliquot_arbiter_gate(const struct aliquot_arbiter *arbiter, int member) {

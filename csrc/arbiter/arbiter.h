@@ -84,6 +84,11 @@ void aliquot_arbiter_leave(struct aliquot_arbiter *arbiter, uint64_t now, int me
 int aliquot_arbiter_change(struct aliquot_arbiter *arbiter, uint64_t now, int member,
                            const struct aliquot_terms *terms);
 
+/* The container that came last, of which `member` is one, has its devices already, from an arbiter
+ * before this one. It goes on until somebody else wants them; where others go on already, it is
+ * closed and drains. */
+void aliquot_arbiter_found(struct aliquot_arbiter *arbiter, uint64_t now, int member);
+
 /* What the caller saw of a member since the last step. Whoever was not looked at is as before. */
 void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
                          const struct aliquot_seen *seen);
@@ -91,6 +96,10 @@ void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
 /* The member must be looked at before the next step: it holds a gate, drains, or its news depend on
  * the passing of time. (Others ring.) */
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member);
+
+/* Of whoever rings with all his news, it is enough to look when the passing of time is news too. (An
+ * opened gate is no news; a closed one is, see below.) */
+bool aliquot_arbiter_due(const struct aliquot_arbiter *arbiter, int member, uint64_t now);
 
 /* A gate that is to be written: region.h's word. */
 struct aliquot_gate_change {

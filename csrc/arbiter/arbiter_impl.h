@@ -1,4 +1,4 @@
-/* What arbiter.c (who is there) and step.c (who goes) share. */
+/* What arbiter.c (who is there), shares.c (who is owed how much) and step.c (who goes) share. */
 #ifndef ALIQUOT_ARBITER_IMPL_H
 #define ALIQUOT_ARBITER_IMPL_H
 
@@ -12,10 +12,14 @@
 /* Who wanted a device so lately counts among those who share it: what a program does between two
  * launches is no reason to give its part to others for good. */
 #define RECENT_ROUNDS 4
+/* Whether who keeps an idle device by his priority has anything to do is looked at so often. */
+#define COURT_NS (5 * MS)
 /* Nobody who wants a device gets less: a kernel that others wait for must come to its end. */
 #define LEAST_SHARE 0.01
 /* So much of a turn may have gone into handing the device over; that is charged to nobody. */
 #define HANDOVER_NS (100 * US)
+/* Who is overtaken falls no further behind, in virtual time. */
+#define LONGEST_DEBT_NS (2000 * MS)
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 
@@ -54,14 +58,18 @@ struct party {
     uint32_t floor;
     uint64_t quiet_ns;
     bool native; /* takes part in nothing */
+    bool lone;   /* shares with nobody, and has no cap: it asks for nothing */
 
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
     bool overtaken;      /* others go although it has not drained */
     bool wanting;        /* waits, or holds */
+    bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */
+    bool gave_way;       /* DRAINING because it was quiet: that is no work */
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
     uint64_t closed_ns;  /* DRAINING: since when */
+    uint64_t due_ns;     /* not RESTING: when it is looked at, whatever happens */
     uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */
     uint64_t wanted_ns;  /* when it last wanted anything; 0: never */
     uint64_t busy_ns;    /* when it last had something on a device; 0: never */
@@ -88,8 +96,47 @@ struct aliquot_arbiter {
     struct device device[ALIQUOT_ARBITER_DEVICES];
 };
 
+static inline uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static inline bool any_active(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->member_count; i++)
+        if (arbiter->members[party->members[i]].seen.active)
+            return true;
+    return false;
+}
+
+/* It would take the devices if it got them. */
+static inline bool asks(const struct party *party) {
+    return party->wanting && !party->native && !party->lone &&
+           (party->state == RESTING || party->overtaken);
+}
+
+static inline bool occupies(const struct party *party) {
+    return (party->state == HOLDING && party->turn) || party->state == DRAINING || party->overtaken;
+}
+
+/* -- shares.c ---------------------------------------------------------------------------------- */
+
 /* Adds up what has passed. */
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
+
+/* First what each is guaranteed, then the rest by weight, to nobody more than his cap. Only those of
+ * the priority that is served now share. */
+void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
+                         int32_t priority, uint64_t now);
+
+/* The priority that is served on a device now, and `*until`: how long for want of anything to do. */
+int32_t arbiter_served(const struct device *device, uint64_t now, const struct party **top,
+                       uint64_t *until);
+
+/* Whether a lower priority may go by what it was left. */
+bool arbiter_floor_allows(const struct aliquot_arbiter *arbiter, const struct device *device);
+
+/* -- step.c ------------------------------------------------------------------------------------ */
+
+/* A party goes on with its devices until somebody else wants them. */
+void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 
 /* Closes the gates of a party that holds: it drains. */
 void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);

@@ -1,6 +1,7 @@
 /* The arbiter's thread in the agent: looks at what rings, lets the arbiter decide, opens gates.
  *
- * One thread sleeps on all bells and one timer. A container's `usage` is hostile input: it is read by
+ * One thread sleeps on all bells and one timer. It writes the beat of each grant too: what shows that
+ * time is shared out is the life of who does it. A container's `usage` is hostile input: it is read by
  * pread into a buffer of our own, never mapped; bells are drained within a bound, and a container
  * that rings without end is listened to at most once in 200 us. Grants are mapped, since only we
  * write them; a change is followed by a FUTEX_WAKE on the low half of the gate.
@@ -21,6 +22,10 @@ struct aliquot_runner *aliquot_runner_start(const struct aliquot_arbiter_setting
 /* Ends it; all gates stay as they are. */
 void aliquot_runner_stop(struct aliquot_runner *runner);
 
+/* While it is on, nothing is decided: several containers come as one, so that none of them is alone
+ * for a moment and none is closed for another that comes next. */
+void aliquot_runner_gather(struct aliquot_runner *runner, bool on);
+
 /* A container comes: `grant`, `usage` and `bell` are open descriptors (bell O_RDWR | O_NONBLOCK; -1:
  * it has none and is looked at each 10 ms), which are duplicated. Column i of its region is device
  * `device[i]` of the node. Returns a number >= 0 or a negative errno: -EINVAL for a grant that is
@@ -35,7 +40,8 @@ int aliquot_runner_read(struct aliquot_runner *runner, int container, uint32_t c
                         struct aliquot_account *account);
 
 /* Writes a cap of cores (percent), minimum, weight, priority into a grant's column: what the
- * container itself keeps to and shows. The gate's number changes, so that running threads notice. */
+ * container itself keeps to and shows. Where threads may be far ahead, since nobody else wants the
+ * device, the gate's number changes, so that they notice. */
 int aliquot_runner_write_terms(struct aliquot_runner *runner, int container, uint32_t column,
                                uint32_t cores, uint32_t cores_min, uint32_t weight,
                                int32_t priority);

@@ -36,6 +36,7 @@ struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *s
         atomic_init(&limiter->front[i].epoch, 1);
         flow[i].device = i;
         flow[i].pace = 1024;
+        flow[i].sharers = 1;
         flow[i].let_pause_ns = OVERDUE_NS;
         /* Marks at 0 would be those of a flow that has given nothing. */
         flow[i].given_ns = flow[i].charged_ns = flow[i].marked_ns = 1;
@@ -53,8 +54,12 @@ void aliquot_limiter_free(struct aliquot_limiter *limiter) {
 
 struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter) {
     struct aliquot_thread *thread = calloc(1, sizeof *thread);
-    if (!thread)
-        return NULL;
+    if (thread)
+        aliquot_thread_begin(thread, limiter);
+    return thread;
+}
+
+void aliquot_thread_begin(struct aliquot_thread *thread, struct aliquot_limiter *limiter) {
     thread->limiter = limiter;
     aliquot_lock(&limiter->state->lock);
     thread->next = limiter->state->threads;
@@ -63,13 +68,12 @@ struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter) {
         thread->next->link = &thread->next;
     limiter->state->threads = thread;
     aliquot_unlock(&limiter->state->lock);
-    return thread;
 }
 
 static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                       struct aliquot_part *part, uint64_t now);
 
-void aliquot_thread_free(struct aliquot_thread *thread) {
+void aliquot_thread_end(struct aliquot_thread *thread) {
     struct aliquot_limiter *limiter = thread->limiter;
     for (uint32_t i = 0; i < limiter->device_count; i++) {
         struct aliquot_flow *flow = &limiter->flow[i];
@@ -82,6 +86,10 @@ void aliquot_thread_free(struct aliquot_thread *thread) {
     if (thread->next)
         thread->next->link = thread->link;
     aliquot_unlock(&limiter->state->lock);
+}
+
+void aliquot_thread_free(struct aliquot_thread *thread) {
+    aliquot_thread_end(thread);
     free(thread);
 }
 
@@ -117,6 +125,7 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
         /* A turn that follows on one of ours goes on from its end. */
         uint64_t from = flow->turn && flow->turn_end_ns > now ? flow->turn_end_ns : now;
         flow->turn_end_ns = from + aliquot_gate_turn_ns(gate);
+        flow->turn_begin_ns = now;
         flow->turn_used = false;
         flow->grace_ns = 0;
         flow->offered = false;
@@ -128,7 +137,7 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
 void aliquot_flow_publish(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                           uint64_t now) {
     uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);
-    uint64_t left_ns = flow_left(flow, now);
+    uint64_t left_ns = flow_own(flow, now);
     if (flow->unmeasured_ns > now)
         left_ns = most(left_ns, flow->unmeasured_ns - now);
     /* seq_cst: pairs with the arbiter's, which closes a gate and then reads this; whoever becomes
@@ -151,7 +160,7 @@ static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow
     uint64_t back = (uint64_t)left;
     flow->given_ns -= least(back, flow->given_ns - flow->charged_ns);
     flow->marked_ns = least(flow->marked_ns, flow->given_ns);
-    flow->due_ns -= least(flow_paced(flow, back), flow_left(flow, now));
+    flow->due_ns -= least(flow_paced(flow, back) * flow->sharers, flow_left(flow, now));
     aliquot_meter_cap(limiter, flow->device, -left, now);
 }
 
@@ -179,23 +188,34 @@ static void note_lane(struct aliquot_flow *flow, uint64_t key, enum aliquot_lane
     *oldest = (struct lane){.key = key, .kind = kind, .used_ns = now};
 }
 
-/* What other processes of the slice have under way on the device, as they said last: the device takes
- * turns between them, so that all of it comes before the end of ours. */
-static uint64_t left_of_others(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                               uint64_t now) {
+void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
     uint32_t slots = atomic_load_explicit(&limiter->usage->high_water, memory_order_relaxed);
-    if (slots <= 64 || now - flow->counted_ns >= 100 * US) {
-        const _Atomic uint64_t *word = limiter->usage->flow[flow->device];
-        flow->counted_ns = now;
-        flow->others_ns = 0;
-        for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
-            uint64_t other = atomic_load_explicit(&word[i], memory_order_relaxed);
-            if (i != limiter->slot && aliquot_flow_active(other))
-                flow->others_ns += aliquot_flow_left_ns(other);
+    if (slots > 64 && now - flow->counted_ns < 100 * US)
+        return;
+    const _Atomic uint64_t *words = limiter->usage->flow[flow->device];
+    uint32_t sharers = 1;
+    flow->counted_ns = now;
+    flow->others_ns = 0;
+    for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
+        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
+        if (i == limiter->slot || !aliquot_flow_active(word))
+            continue;
+        uint64_t left = aliquot_flow_left_ns(word);
+        if (i < FOLLOWED) {
+            /* It said so a while ago, and has had its part of the time since. */
+            struct followed *followed = &flow->followed[i];
+            if (followed->word != word)
+                *followed = (struct followed){word, now};
+            left -= least(left, (now - followed->since_ns) / flow->sharers);
         }
+        flow->others_ns += left;
+        sharers += left > 0;
     }
-    uint64_t passed = now - flow->counted_ns;
-    return flow->others_ns > passed ? flow->others_ns - passed : 0;
+    if (sharers != flow->sharers && flow->due_ns > now)
+        flow->due_ns = now + (flow->due_ns - now) * sharers / flow->sharers;
+    flow->sharers = sharers;
+    if (sharers > 1)
+        flow->mixed_ns = now;
 }
 
 /* -- Waiting ------------------------------------------------------------------------------------ */
@@ -218,14 +238,21 @@ static uint64_t window_of(const struct aliquot_limiter *limiter, uint32_t device
 
 /* Whether a launch of predicted `ns` may go now. `*room` is how much more may. */
 static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                          unsigned state, uint64_t ns, uint64_t now, uint64_t *room,
-                          uint64_t *until) {
+                          unsigned state, uint64_t ns, uint64_t waited_ns, uint64_t now,
+                          uint64_t *room, uint64_t *until) {
     uint64_t window = window_of(limiter, flow->device);
-    uint64_t left = flow_left(flow, now);
+    aliquot_flow_count(limiter, flow, now);
+    uint64_t left = flow_own(flow, now);
+    /* Who may not go by the cap asks for no turn. */
+    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, waited_ns, now);
+    if (allowed > now) {
+        *until = allowed + TOLERANCE_NS / 2;
+        return LATER;
+    }
     if (state == ALIQUOT_GATE_CLOSED)
         return GATE;
     if (state == ALIQUOT_GATE_TURN) {
-        uint64_t start = now + left + left_of_others(limiter, flow, now);
+        uint64_t start = now + left + flow->others_ns;
         uint64_t paced = flow_paced(flow, ns);
         /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
          * turn's first. */
@@ -236,17 +263,12 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
     } else {
         *room = window;
     }
-    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, now);
-    if (allowed > now) {
-        *until = allowed + TOLERANCE_NS / 2;
-        return LATER;
-    }
     /* Where nothing else limits it, a launch that nobody has measured need not be waited for: it only
      * stands for more of the work that may be under way. */
     bool strict = state == ALIQUOT_GATE_TURN || capped(limiter, flow->device);
     if (left > window || flow->mark_count >= (strict ? MARKS : LOOSE_MARKS) ||
         (strict && aliquot_meter_late(flow, now))) {
-        *until = left > window ? flow->due_ns - window : now;
+        *until = left > window ? flow->due_ns - window * flow->sharers : now;
         return LATER;
     }
     *room = least(*room, window / 4);
@@ -254,16 +276,22 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
 }
 
 /* A kernel of ours that is far beyond its time may wait for this very launch: it is let through, one
- * at a time. */
-static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
+ * at a time. Where nobody else wants the device, and the cap has room, all are: a stream that waits for
+ * the host may be filled by then. */
+static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *flow, unsigned state,
+                        uint64_t now) {
     bool stuck;
-    if (now - flow->let_ns < flow->let_pause_ns)
+    bool all =
+        state < ALIQUOT_GATE_TURN && aliquot_meter_allowed(limiter, flow->device, 0, now) <= now;
+    if (!all && now - flow->let_ns < flow->let_pause_ns)
         return false;
     if (aliquot_meter_drained(limiter, flow, now, &stuck) || !stuck)
         return false;
+    if (all)
+        return true;
     /* If it was not this one, the next has to wait longer: it may just be a long kernel. */
     flow->let_ns = now;
-    flow->let_pause_ns = least(4 * flow->let_pause_ns, 1000 * MS);
+    flow->let_pause_ns = least(4 * flow->let_pause_ns, 5000 * MS);
     /* relaxed: a figure. */
     atomic_fetch_add_explicit(&limiter->usage->time[flow->device].let_through, 1,
                               memory_order_relaxed);
@@ -276,8 +304,9 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     bool ring = false;
     if (verdict == GATE) {
         flow->rings++;
-        ring = atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 ||
-               now - flow->rung_ns >= WAIT_NS / 2;
+        /* One that has work on the device rings when that is done. */
+        ring = (atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 && !flow->active) ||
+               now - flow->rung_ns >= RING_NS;
         if (ring)
             flow->rung_ns = now;
         until = now + WAIT_NS;
@@ -361,7 +390,7 @@ static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *f
     if (!flow->mark_count && !flow_left(flow, now))
         flow->gap_ns = now;
     flow->given_ns += part;
-    flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part);
+    flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part) * flow->sharers;
     flow->turn_used = true;
     flow->grace_ns = 0;
     flow->offered = false;
@@ -393,6 +422,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
 
     uint64_t waited_from = 0, now = now_of(limiter);
     aliquot_ticket ticket = 0;
+    bool rouse = false;
     aliquot_lock(&flow->lock);
     if (!flow->observed)
         start_observer(limiter, flow);
@@ -406,13 +436,14 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
             aliquot_meter_look(limiter, flow, now);
         uint64_t room = 0, until = 0;
-        enum verdict verdict = judge(limiter, flow, state, ns, now, &room, &until);
+        enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
+                                     now, &room, &until);
         if (verdict != PASS) {
-            if (let_through(limiter, flow, now))
+            if (let_through(limiter, flow, state, now))
                 room = 0;
             else {
                 bool counts =
-                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, now) > now;
+                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, 0, now) > now;
                 if (counts && !waited_from)
                     waited_from = now;
                 wait_for(limiter, flow, verdict, gate, until, now);
@@ -422,6 +453,10 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         bool was = flow->active;
         flow->active = true;
         ticket = give(thread, flow, gate, ns, measured_ns, room, now);
+        /* Marks fill a stream too. One that is stuck must have room for all that the program puts there
+         * before it sees to it that it goes on. */
+        if (verdict != PASS && flow->mark_count >= LOOSE_MARKS)
+            ticket &= ~(aliquot_ticket)(TICKET_MARK | TICKET_MEASURE);
         aliquot_flow_publish(limiter, flow, now);
         /* The gate may have closed before the arbiter could see that we are active: what has not been
          * launched is given back, and it is tried again. (Who is let through goes.) */
@@ -434,12 +469,17 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
             aliquot_flow_publish(limiter, flow, now);
             continue;
         }
+        /* The observer of an idle device sleeps for long. */
+        rouse = !was && flow->observe_ns > flow->due_ns + 2 * TICK_NS;
         break;
     }
     flow->launching++;
+    aliquot_unlock(&flow->lock);
+    thread->entered_ns = now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
-    aliquot_unlock(&flow->lock);
+    if (rouse)
+        wake_waiting(limiter, (uint32_t)device);
     if (waited_from) {
         struct aliquot_usage_time *time = &limiter->usage->time[device];
         /* relaxed: figures. */
@@ -464,12 +504,16 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
+    /* Before the mark, which costs as much as a launch. */
+    uint64_t launched_ns = now_of(limiter);
+    void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;
     uint64_t now = now_of(limiter);
-    void *event = done && ticket & TICKET_MARK && flow->mark_count < MARKS
-                      ? limiter->seam->mark(limiter->env, launch)
-                      : NULL;
+    if (event && flow->mark_count == MARKS) {
+        limiter->seam->drop(limiter->env, event);
+        event = NULL;
+    }
     if (event) {
         uint64_t measured_ns, window = window_of(limiter, flow->device);
         uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
@@ -483,9 +527,9 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .before = before,
             .launch = *launch,
             .spent_ns = spent,
-            .host_ns = now,
-            .due_ns = (ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS) +
-                      left_of_others(limiter, flow, now),
+            .entered_ns = thread->entered_ns,
+            .host_ns = launched_ns,
+            .due_ns = ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS,
             .unmeasured = !ns,
             .launch_ns = ns ? ns : (uint32_t)window,
         };
@@ -494,68 +538,5 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
         limiter->seam->drop(limiter->env, before);
     }
     aliquot_unlock(&flow->lock);
-    errno = saved;
-}
-
-/* -- Around it ---------------------------------------------------------------------------------- */
-
-void aliquot_waited(struct aliquot_limiter *limiter) {
-    int saved = errno;
-    for (uint32_t i = 0; i < limiter->device_count; i++) {
-        struct aliquot_flow *flow = &limiter->flow[i];
-        if (aliquot_gate_state(gate_word(limiter, i)) < ALIQUOT_GATE_TURN)
-            continue;
-        aliquot_lock(&flow->lock);
-        uint64_t now = now_of(limiter);
-        if (flow->mark_count && now - flow->look_ns >= 20 * US)
-            aliquot_meter_look(limiter, flow, now);
-        aliquot_unlock(&flow->lock);
-    }
-    errno = saved;
-}
-
-static void forget(struct aliquot_limiter *limiter) {
-    aliquot_lock(&limiter->state->lock);
-    /* release: pairs with the acquire in forget_known. */
-    atomic_fetch_add_explicit(&limiter->state->generation, 1, memory_order_release);
-    aliquot_unlock(&limiter->state->lock);
-    for (uint32_t i = 0; i < limiter->device_count; i++) {
-        struct aliquot_flow *flow = &limiter->flow[i];
-        aliquot_lock(&flow->lock);
-        aliquot_flow_void(limiter, flow, now_of(limiter));
-        aliquot_unlock(&flow->lock);
-    }
-}
-
-void aliquot_limiter_forget_lane(struct aliquot_limiter *limiter, uint64_t lane,
-                                 bool (*belongs)(void *context, uint64_t lane), void *context) {
-    int saved = errno;
-    for (uint32_t i = 0; i < limiter->device_count; i++) {
-        struct aliquot_flow *flow = &limiter->flow[i];
-        aliquot_lock(&flow->lock);
-        for (uint32_t row = 0; row < LANES; row++) {
-            uint64_t key = flow->lanes[row].key;
-            if (key && (lane ? key == lane : belongs(context, key)))
-                flow->lanes[row] = (struct lane){0};
-        }
-        aliquot_unlock(&flow->lock);
-    }
-    aliquot_lock(&limiter->state->lock);
-    for (uint32_t i = 0; i < LEARNED; i++) {
-        struct learned *learned = &limiter->state->learned[i];
-        if (learned->ns && (lane ? learned->lane == lane : belongs(context, learned->lane)))
-            *learned = (struct learned){0};
-    }
-    aliquot_unlock(&limiter->state->lock);
-    forget(limiter);
-    errno = saved;
-}
-
-void aliquot_limiter_forget_known(struct aliquot_limiter *limiter) {
-    int saved = errno;
-    aliquot_lock(&limiter->state->lock);
-    memset(limiter->state->learned, 0, sizeof limiter->state->learned);
-    aliquot_unlock(&limiter->state->lock);
-    forget(limiter);
     errno = saved;
 }

@@ -38,7 +38,8 @@ enum aliquot_lane_kind {
 };
 
 /* What the limiter needs of the world. `env` is the process' own. None of it is called with a lock of
- * the limiter held, except now, mark, reached, drop and idle, which do not wait. */
+ * the limiter held, except now, reached, drop and idle, which do not wait. (A mark may: a stream takes
+ * so many launches and then lets its launcher wait.) */
 struct aliquot_limiter_seam {
     /* CLOCK_MONOTONIC. */
     uint64_t (*now)(void *env);
@@ -94,6 +95,7 @@ struct aliquot_thread {
     struct aliquot_known known[ALIQUOT_KNOWN];
     uint64_t generation; /* of what is known: see aliquot_limiter_forget_lane */
     void *before;        /* mark before the launch that is under way, where it is measured */
+    uint64_t entered_ns; /* when the launch that is under way was let go */
     struct aliquot_limiter *limiter;
     struct aliquot_thread *next, **link; /* of the limiter's list; under its lock */
 };
@@ -132,6 +134,10 @@ void aliquot_limiter_free(struct aliquot_limiter *limiter);
 struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter);
 void aliquot_thread_free(struct aliquot_thread *thread);
 
+/* The same in memory of the caller's, which is zeroed at the beginning. */
+void aliquot_thread_begin(struct aliquot_thread *thread, struct aliquot_limiter *limiter);
+void aliquot_thread_end(struct aliquot_thread *thread);
+
 /* What aliquot_gate returned, to be handed to aliquot_launched. 0: that need not be called. */
 typedef uint32_t aliquot_ticket;
 
@@ -149,25 +155,31 @@ static inline uint32_t aliquot_known_place(const struct aliquot_launch *launch) 
 }
 static_assert(ALIQUOT_KNOWN == 256, "the place is eight bits");
 
+/* Whether a launch may go at once: then its prediction was taken from the thread's part. */
+static inline bool aliquot_gate_passes(struct aliquot_thread *thread,
+                                       const struct aliquot_launch *launch) {
+    const struct aliquot_known *known = &thread->known[aliquot_known_place(launch)];
+    if (__builtin_expect(known->what != launch->what || known->lane != launch->lane, 0))
+        return false;
+    struct aliquot_part *part = &thread->part[known->device];
+    const struct aliquot_front *front = &thread->limiter->front[known->device];
+    /* relaxed, all: a word that is read late is as if the launch had come a moment earlier. */
+    int64_t left = atomic_load_explicit(&part->left_ns, memory_order_relaxed) - known->ns;
+    if (__builtin_expect(
+            left < 0 || atomic_load_explicit(front->gate, memory_order_relaxed) != part->gate ||
+                atomic_load_explicit(&front->epoch, memory_order_relaxed) != part->epoch,
+            0))
+        return false;
+    atomic_store_explicit(&part->left_ns, left, memory_order_relaxed);
+    return true;
+}
+
 /* Before a launch. */
 static inline aliquot_ticket aliquot_gate(struct aliquot_thread *thread,
                                           const struct aliquot_launch *launch) {
-    const struct aliquot_known *known = &thread->known[aliquot_known_place(launch)];
-    if (__builtin_expect(known->what == launch->what && known->lane == launch->lane, 1)) {
-        struct aliquot_part *part = &thread->part[known->device];
-        const struct aliquot_front *front = &thread->limiter->front[known->device];
-        /* relaxed, all: a word that is read late is as if the launch had come a moment earlier. */
-        int64_t left = atomic_load_explicit(&part->left_ns, memory_order_relaxed) - known->ns;
-        if (__builtin_expect(
-                left >= 0 &&
-                    atomic_load_explicit(front->gate, memory_order_relaxed) == part->gate &&
-                    atomic_load_explicit(&front->epoch, memory_order_relaxed) == part->epoch,
-                1)) {
-            atomic_store_explicit(&part->left_ns, left, memory_order_relaxed);
-            return 0;
-        }
-    }
-    return aliquot_gate_enter(thread, launch);
+    return __builtin_expect(aliquot_gate_passes(thread, launch), 1)
+               ? 0
+               : aliquot_gate_enter(thread, launch);
 }
 
 /* -- Around it --------------------------------------------------------------------------------- */
@@ -181,8 +193,10 @@ void aliquot_waited(struct aliquot_limiter *limiter);
 void aliquot_limiter_forget_lane(struct aliquot_limiter *limiter, uint64_t lane,
                                  bool (*belongs)(void *context, uint64_t lane), void *context);
 
-/* Kernels (or graphs) may be other ones under the same names from now on: predictions go. */
+/* Kernels (or graphs) may be other ones under the same names from now on: predictions go; or only
+ * those of what has one name. */
 void aliquot_limiter_forget_known(struct aliquot_limiter *limiter);
+void aliquot_limiter_forget_what(struct aliquot_limiter *limiter, uint64_t what);
 
 /* The loop of an observer; there is one for each device that was launched on. It never returns, but
  * in a harness that ends its limiter by aliquot_limiter_stop. */

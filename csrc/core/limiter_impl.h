@@ -10,6 +10,7 @@ enum {
     LANES = 64,      /* of a device that are asked whether they are idle; those of late */
     MARKS = 32,      /* of a device under way */
     LOOSE_MARKS = 8, /* the same where nobody else wants the device, and there is no cap */
+    FOLLOWED = 64,   /* processes of the slice that are followed more closely */
     LEARNED = 1024,  /* launches of which the length is known; direct-mapped */
     TICKET_MARK = 1, /* an event is to be put behind the launch */
     TICKET_MEASURE = 2,
@@ -24,8 +25,9 @@ enum {
 #define TOLERANCE_NS (8 * MS)
 /* A beat that stands still for so long is a dead agent's. */
 #define BEAT_NS (1000 * MS)
-/* Who waits looks up and rings again after it. */
+/* Who waits looks up after it, and rings again after that. */
 #define WAIT_NS (10 * MS)
+#define RING_NS (100 * MS)
 /* In its turn, a process without work keeps the device for so long: less than what it costs to give
  * it away. */
 #define GRACE_NS (200 * US)
@@ -33,6 +35,8 @@ enum {
 #define OVERDUE_NS (20 * MS)
 /* A launch that nobody has measured may be long: what the arbiter is told of it. */
 #define UNMEASURED_NS (50 * MS)
+/* While nobody else wants the device, figures may be so old. */
+#define TICK_NS (10 * MS)
 /* How often what is known is measured again, and how often anything is. */
 #define STALE_NS (1000 * MS)
 #define SAMPLE_NS (10 * MS)
@@ -42,10 +46,11 @@ struct mark {
     void *event;  /* NULL: free */
     void *before; /* where the launch is measured by itself: an event before it */
     struct aliquot_launch launch;
-    uint64_t spent_ns;  /* the flow's, this launch included */
-    uint64_t host_ns;   /* when it was launched */
-    uint64_t due_ns;    /* when it was expected to be done */
-    uint32_t launch_ns; /* predicted for the launch itself */
+    uint64_t spent_ns;   /* the flow's, this launch included */
+    uint64_t entered_ns; /* when it was let go: not later than its launch */
+    uint64_t host_ns;    /* when the driver had taken it */
+    uint64_t due_ns;     /* when it was expected to be done */
+    uint32_t launch_ns;  /* predicted for the launch itself */
     bool unmeasured;
 };
 
@@ -78,10 +83,10 @@ struct aliquot_flow {
     uint64_t sampled_ns;    /* clock: when a launch was measured by itself last */
 
     /* The turn. */
-    uint32_t number;      /* of the gate that `turn_end_ns` belongs to */
-    bool turn;            /* `number` is that of a turn */
-    bool turn_used;       /* something was launched in it */
-    uint64_t turn_end_ns; /* clock */
+    uint32_t number;                     /* of the gate that `turn_end_ns` belongs to */
+    bool turn;                           /* `number` is that of a turn */
+    bool turn_used;                      /* something was launched in it */
+    uint64_t turn_begin_ns, turn_end_ns; /* clock */
 
     bool active;           /* as in the flow word */
     bool offered;          /* those who wait were told to try again, and nobody has since */
@@ -91,9 +96,16 @@ struct aliquot_flow {
     uint64_t let_pause_ns; /* before another one is let through */
     uint64_t let_ns;       /* clock: when a launch was let through last */
     uint64_t look_ns;      /* clock: when marks were looked at last */
+    uint64_t observe_ns;   /* clock: when the observer looks next, if nobody wakes it */
     uint64_t grace_ns;     /* clock: since when it has had nothing to do in its turn; 0: it has */
     /* What other processes of the slice had under way, and when that was added up. */
     uint64_t others_ns, counted_ns;
+    uint64_t mixed_ns; /* clock: when others of the slice last had something under way */
+    uint32_t sharers;  /* processes of the slice that have something under way, this one included */
+
+    struct followed {
+        uint64_t word, since_ns;
+    } followed[FOLLOWED]; /* flow words of other processes, and when they were first seen */
 
     uint32_t mark_count;
     struct mark marks[MARKS];
@@ -147,6 +159,10 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
 /* Writes the flow word. */
 void aliquot_flow_publish(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now);
 
+/* Adds up what other processes of the slice have under way on the device, as they said last. The
+ * device takes turns between them. */
+void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now);
+
 /* Takes back what threads were given and have not used. */
 void aliquot_flow_void(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now);
 
@@ -176,6 +192,11 @@ static inline uint64_t flow_left(const struct aliquot_flow *flow, uint64_t now) 
     return flow->due_ns > now ? flow->due_ns - now : 0;
 }
 
+/* Device time of its own that this takes. */
+static inline uint64_t flow_own(const struct aliquot_flow *flow, uint64_t now) {
+    return flow_left(flow, now) / flow->sharers;
+}
+
 /* Time of the device that predicted `ns` take at the pace of late. */
 static inline uint64_t flow_paced(const struct aliquot_flow *flow, uint64_t ns) {
     return ns * flow->pace >> 10;
@@ -184,7 +205,9 @@ static inline uint64_t flow_paced(const struct aliquot_flow *flow, uint64_t ns) 
 /* The cap's bucket: `ns` of device time were used, or (negative) were not. */
 void aliquot_meter_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t now);
 
-/* When the cap lets the slice go on; not later than now: it may. */
-uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t now);
+/* When the cap lets the slice go on; not later than now: it may. `waited_ns`: how long the caller has
+ * waited for it. */
+uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t waited_ns,
+                               uint64_t now);
 
 #endif

@@ -6,7 +6,24 @@
 /* A launch that is found done so soon after the host made it had not been waiting behind others. */
 #define BACKLOG_NS (20 * US)
 
+/* Who used the device so lately may have had a part of what is measured. */
+#define MIXED_NS (50 * MS)
+
+/* Work that ends so soon after a launch was let through had waited for it. */
+#define HELPED_NS (10 * MS)
+
+/* Time before what is charged that other processes of the slice may have left uncharged. */
+#define HOLES_NS (5 * MS)
+
 /* -- What is known of launches ------------------------------------------------------------------ */
+
+/* Whether anything of ours may have run between a mark and the launch behind it. */
+static bool crowded(const struct aliquot_flow *flow, uint64_t now) {
+    unsigned lanes = 0;
+    for (uint32_t i = 0; i < LANES; i++)
+        lanes += flow->lanes[i].key && now - flow->lanes[i].used_ns < MIXED_NS;
+    return lanes > 1 || now - flow->mixed_ns < MIXED_NS;
+}
 
 static struct learned *learned_at(struct aliquot_limiter *limiter,
                                   const struct aliquot_launch *launch) {
@@ -26,8 +43,12 @@ uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_l
     return ns;
 }
 
-static void learn(struct aliquot_limiter *limiter, const struct aliquot_launch *launch,
-                  uint64_t took_ns, uint64_t now) {
+static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
+                  const struct aliquot_launch *launch, uint64_t took_ns, uint64_t now) {
+    bool shared = crowded(flow, now);
+    /* If all that is predicted takes less time than predicted, this does too. */
+    if (shared && flow->pace < 1024)
+        took_ns = flow_paced(flow, took_ns);
     aliquot_lock(&limiter->state->lock);
     struct learned *learned = learned_at(limiter, launch);
     bool known = learned->ns && learned->what == launch->what && learned->lane == launch->lane;
@@ -35,6 +56,7 @@ static void learn(struct aliquot_limiter *limiter, const struct aliquot_launch *
      * itself: less is believed sooner than more. */
     uint64_t ns = !known                  ? took_ns
                   : took_ns < learned->ns ? (learned->ns + 3 * took_ns) / 4
+                  : shared                ? (31ull * learned->ns + took_ns) / 32
                                           : (3ull * learned->ns + took_ns) / 4;
     *learned = (struct learned){
         .what = launch->what,
@@ -72,14 +94,18 @@ void aliquot_meter_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t
                                                     memory_order_relaxed));
 }
 
-uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t now) {
+uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t waited_ns,
+                               uint64_t now) {
     if (cap_of(limiter, device) == 100)
         return now;
+    /* Whom other processes of the slice always forestall may be further ahead than they. */
+    uint64_t patience_ns = waited_ns > 2 * TOLERANCE_NS ? waited_ns - 2 * TOLERANCE_NS : 0;
+    uint64_t ahead_ns = TOLERANCE_NS + least(patience_ns, 4 * TOLERANCE_NS);
     uint64_t allowed =
         atomic_load_explicit(&limiter->usage->time[device].allowed_ns, memory_order_relaxed);
-    if (allowed <= now + TOLERANCE_NS || allowed - now > 3600ull * 1000 * MS)
+    if (allowed <= now + ahead_ns || allowed - now > 3600ull * 1000 * MS)
         return now;
-    return allowed - TOLERANCE_NS;
+    return allowed - ahead_ns;
 }
 
 /* -- Charging ----------------------------------------------------------------------------------- */
@@ -88,14 +114,15 @@ uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device,
  * what they charge end to end, so that what is charged is never more than what has passed. Returns
  * what was charged. */
 static uint64_t charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t from_ns,
-                       uint64_t to_ns, uint64_t ns) {
+                       uint64_t to_ns, uint64_t ns, uint64_t holes_ns) {
     struct aliquot_usage_time *time = &limiter->usage->time[device];
     /* relaxed: each span is charged by who moves the word over it; the sums are figures. */
     uint64_t until = atomic_load_explicit(&time->charged_until_ns, memory_order_relaxed);
     uint64_t charged, start;
     do {
+        start = from_ns - least(from_ns, holes_ns);
         /* A word from the future was scribbled. */
-        start = until > from_ns && until < to_ns + 3600ull * 1000 * MS ? until : from_ns;
+        start = until > start && until < to_ns + 3600ull * 1000 * MS ? until : start;
         if (start >= to_ns)
             return 0;
         charged = least(ns, to_ns - start);
@@ -115,14 +142,18 @@ static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *f
     uint64_t predicted = spent_ns > flow->charged_ns ? spent_ns - flow->charged_ns : 0;
     if (flow->busy_ns && end_ns > flow->busy_ns) {
         uint64_t passed = end_ns - flow->busy_ns;
+        bool mixed = now - flow->mixed_ns < MIXED_NS;
+        /* Nothing of ours ran before the turn. */
+        uint64_t base_ns = least(flow->busy_ns, most(flow->turn_begin_ns, end_ns - HOLES_NS));
         queued = queued && flow->gap_ns <= flow->busy_ns;
         uint64_t charged = charge(limiter, flow->device, flow->busy_ns, end_ns,
-                                  queued ? passed : least(passed, predicted));
+                                  queued ? passed : least(passed, predicted),
+                                  mixed && !queued ? flow->busy_ns - base_ns : 0);
         /* The prediction was counted when it was given out. */
         aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
-        if (!queued) {
+        if (mixed || (!queued && !crowded(flow, now))) {
             flow->pace = (flow->pace * 3 + 1024) / 4;
-        } else if (predicted > 100 * US && !flow->others_ns &&
+        } else if (queued && predicted > 100 * US &&
                    !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
@@ -154,7 +185,7 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         uint64_t start_ns = most(began_ns, least(most(mark->host_ns, flow->busy_ns), at_ns));
         unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
         length = (at_ns - start_ns) / (others + 1);
-        learn(limiter, &mark->launch, length, now);
+        learn(limiter, flow, &mark->launch, length, now);
         flow->unmeasured_ns = 0;
         /* The launch was given out as another length than it had: what is expected and counted moves
          * by the difference. */
@@ -173,8 +204,8 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
     }
     bool queued = at_ns > mark->host_ns + length + BACKLOG_NS;
     /* It cannot have taken longer than from its launch to its end. */
-    if (at_ns > mark->host_ns && at_ns - mark->host_ns + BACKLOG_NS < length)
-        learn(limiter, &mark->launch, at_ns - mark->host_ns, now);
+    if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length)
+        learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, now);
     charge_up_to(limiter, flow, at_ns, mark->spent_ns, queued, now);
 }
 
@@ -215,9 +246,12 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         }
     }
     if (count) {
+        /* It was the launch let through last that was waited for. */
+        if (flow->let_ns && now - flow->let_ns < HELPED_NS)
+            flow->let_pause_ns = OVERDUE_NS;
         flow->progress_ns = now;
         uint64_t left = flow->given_ns > flow->charged_ns ? flow->given_ns - flow->charged_ns : 0;
-        flow->due_ns = latest_ns + flow_paced(flow, left);
+        flow->due_ns = latest_ns + flow_paced(flow, left) * flow->sharers;
     }
     return count;
 }
@@ -277,5 +311,4 @@ void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *
     }
     flow->charged_ns = flow->given_ns;
     flow->due_ns = now;
-    flow->let_pause_ns = OVERDUE_NS;
 }

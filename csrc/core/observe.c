@@ -8,15 +8,17 @@
 #define SHORT_NS (5 * MS)
 /* What is left of a turn is worth being offered to those who wait. */
 #define WORTH_NS (100 * US)
-/* While nobody else wants the device, figures may be so old. */
-#define TICK_NS (10 * MS)
+/* Who has nothing to do looks by itself after it. */
 #define IDLE_TICK_NS (1000 * MS)
 #define START_NS (200 * US)
 
 static uint64_t poll_again(const struct aliquot_flow *flow, uint64_t now) {
     if (flow->due_ns > now)
-        /* Predictions of much may be far too long. */
-        return least(flow->due_ns, now + most(SHORT_NS, (flow->due_ns - now) / 8));
+        /* Predictions of much may be far too long; and nobody knows when other processes of the slice
+         * will have had their part. */
+        return flow->sharers > 1
+                   ? now + most(2 * POLL_NS, flow_own(flow, now))
+                   : least(flow->due_ns, now + most(SHORT_NS, (flow->due_ns - now) / 8));
     return now + least(most(POLL_NS, (now - flow->due_ns) / 8), LONGEST_POLL_NS);
 }
 
@@ -39,7 +41,10 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     bool contended = state >= ALIQUOT_GATE_TURN;
     if (!contended && now < flow->due_ns + TICK_NS)
         return flow->due_ns + TICK_NS;
-    if (state == ALIQUOT_GATE_TURN && now < flow->due_ns)
+    if (flow->sharers > 1)
+        aliquot_flow_count(limiter, flow, now);
+    if (state == ALIQUOT_GATE_TURN && now < flow->due_ns &&
+        (flow->sharers == 1 || flow->mark_count))
         return poll_again(flow, now);
     /* Whatever threads still have is void: they come and ask. */
     aliquot_flow_void(limiter, flow, now);
@@ -80,6 +85,7 @@ void aliquot_observe(struct aliquot_limiter *limiter, uint32_t device) {
         aliquot_lock(&flow->lock);
         uint64_t gate = gate_word(limiter, device), now = now_of(limiter);
         uint64_t next = observe(limiter, flow, gate, now, &ring, &wake);
+        flow->observe_ns = next;
         aliquot_unlock(&flow->lock);
         if (wake)
             wake_waiting(limiter, device);

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,7 +29,7 @@ static struct aliquot_fork_page no_fork_page;
 struct aliquot_fork_page *_Atomic aliquot_fork_page = &no_fork_page;
 
 static pthread_mutex_t attach_mutex = PTHREAD_MUTEX_INITIALIZER;
-static char usage_path[PATH_MAX];
+static char usage_path[PATH_MAX], bell_path[PATH_MAX];
 /* Attached in this process or in the one it was forked from: then `aliquot_slice` is stale. */
 static bool inherited;
 static void *slot_lock_page;
@@ -77,6 +78,7 @@ static void *map_file(const char *path, bool writable, size_t size, struct aliqu
 static bool map_region(const char *directory, struct aliquot_error *error) {
     char path[PATH_MAX];
     if (snprintf(path, sizeof path, "%s/grant", directory) >= (int)sizeof path ||
+        snprintf(bell_path, sizeof bell_path, "%s/bell", directory) >= (int)sizeof bell_path ||
         snprintf(usage_path, sizeof usage_path, "%s/usage", directory) >= (int)sizeof usage_path)
         return fail(error, "the path of the region is too long: %.64s…", directory);
     struct aliquot_grant *grant = map_file(path, false, sizeof *grant, error);
@@ -312,4 +314,31 @@ bool aliquot_give_back_due(unsigned *round) {
 void aliquot_count_unknown(void) {
     if (aliquot_attached())
         atomic_fetch_add_explicit(&aliquot_slice.usage->unknown_functions, 1, memory_order_relaxed);
+}
+
+/* Whoever listens may end between the opening and the writing: the signal for that is the program's
+ * own no more than the byte is. */
+static void ring(int fd) {
+    sigset_t pipe, before, pending;
+    sigemptyset(&pipe);
+    sigaddset(&pipe, SIGPIPE);
+    sigpending(&pending);
+    if (pthread_sigmask(SIG_BLOCK, &pipe, &before))
+        return;
+    if (write(fd, "", 1) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
+        sigtimedwait(&pipe, NULL, &(struct timespec){0});
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void aliquot_ring_bell(void) {
+    int saved = errno;
+    int fd = open(bell_path, O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+    struct stat status;
+    if (fd >= 0) {
+        /* (Private regions have none, and what else bears the name is none.) */
+        if (fstat(fd, &status) == 0 && S_ISFIFO(status.st_mode))
+            ring(fd);
+        close(fd);
+    }
+    errno = saved;
 }

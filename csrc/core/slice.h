@@ -173,6 +173,10 @@ void aliquot_hold_alias(uint64_t key, uint64_t other);
 uint64_t aliquot_hold_import(uint64_t key);
 void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes);
 
+/* Tells whoever shares out time that `usage` has news: a byte in the FIFO `bell` beside it. Never waits,
+ * and nobody may be listening. */
+void aliquot_ring_bell(void);
+
 /* Counts a driver function that was handed to the program and is in no table of ours. */
 void aliquot_count_unknown(void);
 

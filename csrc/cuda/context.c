@@ -32,13 +32,13 @@ static _Atomic uint32_t alive; /* places of `context` in use */
 /* Advanced whenever a context ends: what a thread remembers of its current context is void. */
 static _Atomic uint32_t generation;
 
-/* The 16 bytes of thread-local storage of the whole shim. */
+/* What a thread knows of its current context. Half of the 16 bytes of thread-local storage of the
+ * whole shim; the other half is aliquot_self. */
 static __thread struct {
-    CUcontext handle;
     uint32_t generation;
-    uint32_t index;
+    uint32_t index; /* 0: of none */
 } last __attribute__((tls_model("initial-exec")));
-static_assert(sizeof last <= 16, "static TLS is scarce");
+static_assert(sizeof last <= 8, "static TLS is scarce");
 
 static uint64_t image_pages(const struct aliquot_context *of) {
     return of->image ? aliquot_whole_pages((uint32_t)of->device, of->image) : 0;
@@ -162,7 +162,6 @@ static const struct aliquot_context *remember(CUcontext handle, uint32_t now) {
     uint32_t index = index_of(handle);
     if (!index)
         return NULL;
-    last.handle = handle;
     last.generation = now;
     last.index = index;
     return &context[index];
@@ -175,7 +174,9 @@ const struct aliquot_context *aliquot_context_current(void) {
         return NULL;
     /* acquire: pairs with the release in gone(). */
     uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
-    if (__builtin_expect(last.handle == handle && last.generation == now, 1))
+    /* The place is that of a context that lives, for it is current. (A green context has its
+     * primary's, and is looked up.) */
+    if (__builtin_expect(context[last.index].handle == handle && last.generation == now, 1))
         return &context[last.index];
     return remember(handle, now);
 }
@@ -325,7 +326,9 @@ static CUresult destroy(CUcontext handle, CUresult (*end)(CUcontext)) {
     if (!handle || aliquot_ready() != CUDA_SUCCESS ||
         !aliquot_table_take(&handles, (uintptr_t)handle, &index))
         return end(handle);
+    aliquot_marks_context_leaves(handle);
     CUresult result = end(handle);
+    aliquot_marks_context_left(handle, result == CUDA_SUCCESS);
     if (result == CUDA_SUCCESS)
         gone((uint16_t)index);
     else
@@ -352,12 +355,16 @@ CUresult aliquot_cuCtxAttach(CUcontext *handle, unsigned int flags) {
 
 CUresult aliquot_cuCtxDetach(CUcontext handle) {
     uint64_t index;
+    aliquot_marks_context_leaves(handle);
     CUresult result = REAL(cuCtxDetach)(handle);
-    if (result != CUDA_SUCCESS || !aliquot_table_get(&handles, (uintptr_t)handle, &index))
+    if (result != CUDA_SUCCESS || !aliquot_table_get(&handles, (uintptr_t)handle, &index)) {
+        aliquot_marks_context_left(handle, false);
         return result;
+    }
     pthread_mutex_lock(&mutex);
     bool ended = --attached_times[index] == 0;
     pthread_mutex_unlock(&mutex);
+    aliquot_marks_context_left(handle, ended);
     if (ended)
         gone((uint16_t)index);
     return result;
@@ -412,31 +419,36 @@ CUresult aliquot_cuDevicePrimaryCtxRetain(CUcontext *handle, CUdevice ordinal) {
     return result;
 }
 
-static CUresult primary_end(CUdevice ordinal, CUresult (*end)(CUdevice)) {
+/* `reset`: the context ends whoever still retains it. */
+static CUresult primary_end(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
     pthread_mutex_t *held = primary_mutex(ordinal);
     if (!held)
         return end(ordinal);
     pthread_mutex_lock(held);
+    CUcontext handle = context[primary[ordinal].index].handle;
+    aliquot_marks_context_leaves(handle);
     CUresult result = end(ordinal);
+    aliquot_marks_context_left(handle,
+                               result == CUDA_SUCCESS && (reset || !primary_active(ordinal)));
     primary_ended(ordinal);
     pthread_mutex_unlock(held);
     return result;
 }
 
 CUresult aliquot_cuDevicePrimaryCtxRelease(CUdevice ordinal) {
-    return primary_end(ordinal, REAL(cuDevicePrimaryCtxRelease));
+    return primary_end(ordinal, REAL(cuDevicePrimaryCtxRelease), false);
 }
 
 CUresult aliquot_cuDevicePrimaryCtxRelease_v2(CUdevice ordinal) {
-    return primary_end(ordinal, REAL(cuDevicePrimaryCtxRelease_v2));
+    return primary_end(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
 }
 
 CUresult aliquot_cuDevicePrimaryCtxReset(CUdevice ordinal) {
-    return primary_end(ordinal, REAL(cuDevicePrimaryCtxReset));
+    return primary_end(ordinal, REAL(cuDevicePrimaryCtxReset), true);
 }
 
 CUresult aliquot_cuDevicePrimaryCtxReset_v2(CUdevice ordinal) {
-    return primary_end(ordinal, REAL(cuDevicePrimaryCtxReset_v2));
+    return primary_end(ordinal, REAL(cuDevicePrimaryCtxReset_v2), true);
 }
 
 /* -- Green contexts: parts of the primary one, which they keep alive ---------------------------- */
@@ -471,7 +483,9 @@ CUresult aliquot_cuGreenCtxDestroy(CUgreenCtx green) {
     /* Its handle as a context may be the next one's. */
     bool known = REAL(cuCtxFromGreenCtx)(&handle, green) == CUDA_SUCCESS &&
                  aliquot_table_take(&handles, (uintptr_t)handle, &index);
+    aliquot_marks_context_leaves(handle);
     CUresult result = REAL(cuGreenCtxDestroy)(green);
+    aliquot_marks_context_left(handle, result == CUDA_SUCCESS);
     if (result == CUDA_SUCCESS) {
         atomic_fetch_add_explicit(&generation, 1, memory_order_release);
         primary_ended(ordinal);

@@ -6,7 +6,7 @@
  * may find its pages with another one. The pool never needs more than the sum of what the graphs that
  * were launched may take (the spread): while that is no more than it has, nothing is charged.
  */
-#include "shim.h"
+#include "time.h"
 
 #include <pthread.h>
 #include <string.h>
@@ -320,12 +320,19 @@ static CUresult with_memory(const struct launch *launch) {
     return refused ? squeeze(launch) : result;
 }
 
+/* A graph is one launch, of the time that it took before: nothing is known of what it consists of. */
+static CUresult gated(const struct launch *launch) {
+    struct aliquot_gated gate =
+        aliquot_hold_back((uintptr_t)launch->handle, launch->stream, launch->per_thread);
+    return aliquot_went(&gate, with_memory(launch));
+}
+
 CUresult aliquot_cuGraphLaunch(CUgraphExec exec, CUstream stream) {
-    return with_memory(&(struct launch){exec, stream, false, REAL(cuGraphLaunch)});
+    return gated(&(struct launch){exec, stream, false, REAL(cuGraphLaunch)});
 }
 
 CUresult aliquot_cuGraphLaunch_ptsz(CUgraphExec exec, CUstream stream) {
-    return with_memory(&(struct launch){exec, stream, true, REAL(cuGraphLaunch_ptsz)});
+    return gated(&(struct launch){exec, stream, true, REAL(cuGraphLaunch_ptsz)});
 }
 
 CUresult aliquot_cuGraphUpload(CUgraphExec exec, CUstream stream) {
@@ -371,6 +378,7 @@ CUresult aliquot_cuGraphExecDestroy(CUgraphExec handle) {
         ours = aliquot_table_take(&handles, (uintptr_t)handle, &index);
         pthread_mutex_unlock(&mutex);
     }
+    aliquot_time_graph_leaves(handle);
     CUresult result = REAL(cuGraphExecDestroy)(handle);
     if (!ours)
         return result;

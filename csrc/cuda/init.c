@@ -1,5 +1,5 @@
 /* Initialisation: the region, the devices, and the routing of look-ups. */
-#include "shim.h"
+#include "time.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -32,6 +32,7 @@ static void forget(void) {
     aliquot_vmm_forget();
     aliquot_ipc_forget();
     aliquot_module_forget();
+    aliquot_time_forget();
 }
 
 static bool attach(void) {
@@ -78,6 +79,7 @@ static CUresult map_devices(void) {
     uint64_t page = aliquot_slice.grant->device[0].page_bytes;
     aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
     aliquot_settle = aliquot_settle_device;
+    aliquot_one_device = count == 1;
     aliquot_set_prepared();
     pthread_mutex_unlock(&mutex);
     return CUDA_SUCCESS;

@@ -124,6 +124,7 @@ CUresult aliquot_cuModuleUnload(CUmodule module) {
     uint64_t value;
     bool ours = module && aliquot_ready() == CUDA_SUCCESS &&
                 aliquot_table_take(&modules, (uintptr_t)module, &value);
+    aliquot_time_unloads();
     CUresult result = REAL(cuModuleUnload)(module);
     if (ours && result == CUDA_SUCCESS)
         aliquot_context_image((uint16_t)value, -(int64_t)(value >> 16));
@@ -241,6 +242,7 @@ CUresult aliquot_cuLibraryUnload(CUlibrary library) {
     bool ready = library && aliquot_ready() == CUDA_SUCCESS;
     pthread_rwlock_wrlock(&libraries_lock);
     bool ours = ready && aliquot_table_take(&libraries, (uintptr_t)library, &value);
+    aliquot_time_unloads();
     CUresult result = REAL(cuLibraryUnload)(library);
     if (ours && result == CUDA_SUCCESS) {
         int64_t bytes = (int64_t)value;

@@ -206,24 +206,28 @@ void aliquot_settle_all(void) { settle(0, true); }
 
 CUresult aliquot_cuStreamSynchronize(CUstream stream) {
     CUresult result = REAL(cuStreamSynchronize)(stream);
+    aliquot_time_waited();
     aliquot_synchronised();
     return result;
 }
 
 CUresult aliquot_cuStreamSynchronize_ptsz(CUstream stream) {
     CUresult result = REAL(cuStreamSynchronize_ptsz)(stream);
+    aliquot_time_waited();
     aliquot_synchronised();
     return result;
 }
 
 CUresult aliquot_cuEventSynchronize(CUevent event) {
     CUresult result = REAL(cuEventSynchronize)(event);
+    aliquot_time_waited();
     aliquot_synchronised();
     return result;
 }
 
 static void context_synchronised(CUresult result, const struct aliquot_context *context,
                                  uint64_t before) {
+    aliquot_time_waited();
     /* relaxed: a hint, as in aliquot_synchronised. */
     if (!atomic_load_explicit(&aliquot_lazy, memory_order_relaxed))
         return;

@@ -108,7 +108,8 @@ static bool add_substitute(struct oci_plan *plan, const struct line *line,
     if (line->fields.count != 3 || !is_name(soname) || !strstr(soname, ".so") ||
         !is_path(line->field[1]) || !is_name(private_name))
         return bad(error, line, "substitute wants a SONAME, a path and a name");
-    if (strcmp(private_name, "grant") == 0 || strcmp(private_name, "usage") == 0)
+    if (strcmp(private_name, "grant") == 0 || strcmp(private_name, "usage") == 0 ||
+        strcmp(private_name, "bell") == 0)
         return bad(error, line, "a private name that is a file of the region");
     for (size_t i = 0; i < plan->substitutes; i++)
         if (oci_stands_for(soname, plan->substitute[i].soname) ||

@@ -148,6 +148,8 @@ static struct oci_cover *region_beside(struct oci_site *site, const char *missin
         region->folder = true;
         add_inner(region, "grant", OCI_OF_SLICE, NULL);
         add_inner(region, "usage", OCI_OF_SLICE, NULL)->writable = true;
+        /* A FIFO: what is written into it is not written to its mount. */
+        add_inner(region, "bell", OCI_OF_SLICE, NULL);
         return region;
     }
     AUTO_FREE char *name =

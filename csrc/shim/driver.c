@@ -187,6 +187,12 @@ static void *lookup_sysv(const struct object *object, const char *name) {
     return NULL;
 }
 
+/* Our wrapper of a function, or NULL. */
+static void *wrapper_of(unsigned fn) {
+    const int32_t *entry = &aliquot_fn_wrapper[fn];
+    return *entry ? (void *)((intptr_t)entry + *entry) : NULL;
+}
+
 static unsigned slot_of(const void *address) {
     uint64_t hash = (uint64_t)(uintptr_t)address * 0x9e3779b97f4a7c15ull;
     return (unsigned)(hash >> 52) % ROUTES;
@@ -203,7 +209,7 @@ static uint16_t *find_route(const void *address) {
 static void add_route(unsigned fn) {
     uint16_t *place = find_route(aliquot_real[fn]);
     /* Where the driver gives two names one address, the one we wrap stands for both. */
-    if (!*place || (!aliquot_fn_wrapper[*place - 1] && aliquot_fn_wrapper[fn]))
+    if (!*place || (!wrapper_of(*place - 1u) && wrapper_of(fn)))
         *place = (uint16_t)(fn + 1);
 }
 
@@ -223,8 +229,8 @@ static void resolve(void) {
     if (search.rank) {
         driver_begin = search.driver.base;
         driver_end = search.driver.end;
-        for (unsigned fn = 0; fn < F_COUNT; fn++) {
-            const char *name = aliquot_fn_name[fn];
+        const char *name = aliquot_fn_names;
+        for (unsigned fn = 0; fn < F_COUNT; fn++, name += strlen(name) + 1) {
             void *address = search.driver.gnu_hash ? lookup_gnu(&search.driver, name)
                                                    : lookup_sysv(&search.driver, name);
             aliquot_real[fn] = address;
@@ -257,13 +263,14 @@ void aliquot_resolve(void) {
 void *aliquot_export(unsigned fn) {
     aliquot_resolve();
     void *real = aliquot_real[fn];
-    return real && aliquot_fn_wrapper[fn] ? aliquot_fn_wrapper[fn] : real;
+    void *wrapper = wrapper_of(fn);
+    return real && wrapper ? wrapper : real;
 }
 
 void *aliquot_route(void *address, bool *known) {
     unsigned found = *find_route(address);
     *known = found != 0;
-    void *wrapper = found ? aliquot_fn_wrapper[found - 1] : NULL;
+    void *wrapper = found ? wrapper_of(found - 1) : NULL;
     return wrapper ? wrapper : address;
 }
 

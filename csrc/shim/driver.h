@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* The driver's own address of each function of the table; aliquot_missing where this driver has none.
  * Filled once, before the first wrapper can be reached. */
@@ -15,9 +16,10 @@ extern void *aliquot_real[F_COUNT];
  * where only functions that are there are called. */
 extern void *const aliquot_missing;
 
-/* Generated: each function's name, and our wrapper of it or NULL. */
-extern const char *const aliquot_fn_name[F_COUNT];
-extern void *const aliquot_fn_wrapper[F_COUNT];
+/* Generated: the functions' names in their order, each ended by NUL; and where our wrapper of each is,
+ * bytes from its entry, or 0. */
+extern const char aliquot_fn_names[];
+extern const int32_t aliquot_fn_wrapper[F_COUNT];
 
 /* The driver's function as the typed pointer it is. Only for functions that are known to be there:
  * the one that the caller wraps, or one asked for with HAVE. */

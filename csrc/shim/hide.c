@@ -68,8 +68,9 @@ void aliquot_hide_missing(void) {
     ElfW(Sym) * missing[F_COUNT];
     unsigned count = 0;
     uintptr_t low = UINTPTR_MAX, high = 0;
-    for (unsigned fn = 0; fn < F_COUNT; fn++) {
-        ElfW(Sym) *symbol = aliquot_real[fn] ? NULL : own_symbol(&own, aliquot_fn_name[fn]);
+    const char *name = aliquot_fn_names;
+    for (unsigned fn = 0; fn < F_COUNT; fn++, name += strlen(name) + 1) {
+        ElfW(Sym) *symbol = aliquot_real[fn] ? NULL : own_symbol(&own, name);
         if (!symbol)
             continue;
         missing[count++] = symbol;

@@ -189,6 +189,8 @@ CUresult context_end(struct sim_context *ctx) {
     pthread_rwlock_unlock(&contexts.lock);
     if (!mine)
         return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    if (!ctx->green)
+        sim_cost(ctx->dev, SIM_COST_CONTEXT_DESTROY);
     sim_exec_context_fini(ctx);
     if (!ctx->green) {
         sim_modules_context_fini(ctx);

@@ -210,14 +210,18 @@ static void take_time(const struct sim_copy *copy, CUdevice dev, struct sim_op *
     op->ns = 0;
     if (on_host(&copy->src) && on_host(&copy->dst))
         return;
-    if (on_host(&copy->src) || on_host(&copy->dst))
-        op->ns = at_rate(bytes, config->host_copy_bytes_per_us);
-    else if (copy->src.dev == copy->dst.dev)
+    if (copy->src.dev == copy->dst.dev && !on_host(&copy->src) && !on_host(&copy->dst)) {
         take_processors(op, bytes, config);
+        return;
+    }
+    op->lane = SIM_LANE_PEER;
+    op->ns = at_rate(bytes, config->host_copy_bytes_per_us);
+    if (on_host(&copy->src))
+        op->lane = SIM_LANE_TO_DEVICE;
+    else if (on_host(&copy->dst))
+        op->lane = SIM_LANE_TO_HOST;
     else if (sim_device_peers(copy->src.dev, copy->dst.dev))
         op->ns = at_rate(bytes, config->peer_copy_bytes_per_us);
-    else
-        op->ns = at_rate(bytes, config->host_copy_bytes_per_us);
 }
 
 /* ---- Operations ---------------------------------------------------------------------------- */
@@ -280,9 +284,16 @@ static bool stage(struct sim_op *op) {
 static void do_now(struct sim_op *op) {
     uint64_t ns = op->ns;
     uint32_t sms = op->sms;
+    uint8_t lane = op->lane;
+    size_t bytes = sim_effect_bytes(op);
     sim_effect(op);
     sim_op_release(op);
-    *op = (struct sim_op){.kind = SIM_OP_NOTHING, .ns = ns, .sms = sms};
+    *op = (struct sim_op){.kind = SIM_OP_NOTHING,
+                          .ns = ns,
+                          .sms = sms,
+                          .lane = lane,
+                          .record = SIM_RECORD_COPY + 1,
+                          .copy.bytes = bytes};
     if (atomic_load_explicit(&sim_engine.words, memory_order_relaxed) != 0)
         sim_engine_written();
 }

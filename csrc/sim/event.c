@@ -309,6 +309,7 @@ CUresult CUDAAPI cuEventCreate(CUevent *handle, unsigned int flags) {
         return result;
     if (handle == NULL || (flags & ~known) != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    sim_cost(ctx->dev, SIM_COST_EVENT_CREATE);
     if ((flags & CU_EVENT_INTERPROCESS) != 0) {
         if ((flags & CU_EVENT_DISABLE_TIMING) == 0)
             return CUDA_ERROR_INVALID_VALUE;
@@ -329,6 +330,7 @@ static CUresult destroy(CUevent handle) {
     struct sim_event *event = sim_event_find(handle);
     if (event == NULL || !sim_handle_end(event))
         return CUDA_ERROR_INVALID_HANDLE;
+    sim_cost(event->dev, SIM_COST_EVENT_DESTROY);
     /* Those who wait have a reference of their own. */
     set_fence(event, NULL);
     sim_edges_free(&event->ends);

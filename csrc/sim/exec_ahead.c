@@ -23,12 +23,19 @@ static bool needs_engine(const struct sim_stream *stream, const struct sim_op *o
     }
 }
 
+/* Whether the engine has to be there because the operation takes other processors than the head:
+ * where processes run together, that changes how fast all of them go. */
+static bool changes_pace(const struct sim_stream *stream, const struct sim_op *op) {
+    return op->sms != 0 && sim_engine.devices[stream->exec->dev].together &&
+           stream->item.op != NULL && op->sms != stream->item.op->sms;
+}
+
 /* Extends `scanned` over the kernels that follow the head without a gap. */
 static void scan(struct sim_stream *stream, uint64_t limit) {
     limit = least(limit, sim_stream_tail(stream));
     while (stream->scanned < limit) {
         const struct sim_op *op = sim_stream_slot(stream, stream->scanned);
-        if (needs_engine(stream, op))
+        if (needs_engine(stream, op) || changes_pace(stream, op))
             return;
         if (op->sms != 0)
             stream->scanned_ns += op->ns;
@@ -107,8 +114,14 @@ bool sim_engine_settle(uint64_t *need_ns) {
     bool settled = true;
     *need_ns = sim_engine.polling != NULL ? sim_engine.poll_next_ns : SIM_NEVER;
     for (int dev = 0; dev < SIM_DEVICES_MAX; dev++) {
+        struct sim_engine_device *device = &sim_engine.devices[dev];
         need_run_ns[dev] = SIM_NEVER;
-        settle_runs(&sim_engine.devices[dev], &need_run_ns[dev]);
+        settle_runs(device, &need_run_ns[dev]);
+        /* One that ends beside others leaves processors, by which the others' pace may change, and
+         * so may the next node of a graph. */
+        if (device->together && device->running != NULL &&
+            (device->running->next != NULL || device->running->run != NULL))
+            need_run_ns[dev] = device->running->end_ns;
     }
     for (struct sim_stream *stream = sim_engine.active; stream != NULL; stream = stream->next) {
         uint64_t tail = sim_stream_tail(stream);
@@ -126,12 +139,16 @@ bool sim_engine_settle(uint64_t *need_ns) {
     for (const struct sim_item *item = sim_engine.timed; item != NULL; item = item->next)
         if (item->run != NULL)
             *need_ns = least(*need_ns, item->end_ns);
+    for (const struct sim_item *item = sim_engine.future; item != NULL; item = item->next)
+        if (item->run != NULL)
+            *need_ns = least(*need_ns, item->ready_ns);
     for (int dev = 0; dev < SIM_DEVICES_MAX; dev++) {
         struct sim_engine_device *device = &sim_engine.devices[dev];
         uint64_t horizon_ns = 0;
         if (device->running != NULL) {
             uint64_t run_ns = sim_device_foreseen(device);
-            if (run_ns > device->posted_ns)
+            if (run_ns > device->posted_ns ||
+                (device->together && device->posted_sms != device->sms - device->sms_free))
                 sim_clock_post(device, sim_engine.now_ns, sim_engine.now_ns, run_ns);
             horizon_ns = sim_clock_predict(device, device->posted_ns);
         }

@@ -10,7 +10,9 @@ void sim_clock_open(struct sim_engine_device *device, CUdevice dev) {
     device->sms = sim_device_config(dev)->sms != 0 ? sim_device_config(dev)->sms : 1;
     device->sms_free = device->sms;
     device->timeline = &sim_state->header->devices[sim_device_physical(dev)].timeline;
-    device->entry = sim_timeline_join(device->timeline, sim_state->slot);
+    device->together = sim_device_config(dev)->mps != 0;
+    uint32_t process = sim_state->header->slots[sim_state->slot].process;
+    device->entry = sim_timeline_join(device->timeline, sim_state->slot, process);
     if (device->entry >= 0)
         return;
     /* More processes than the shared model has room for: this one runs as if it were alone. */
@@ -18,8 +20,11 @@ void sim_clock_open(struct sim_engine_device *device, CUdevice dev) {
             (int)dev);
     static struct sim_timeline private_timeline[SIM_DEVICES_MAX];
     device->timeline = &private_timeline[dev];
-    sim_timeline_init(device->timeline, sim_device_config(dev)->slice_ns);
-    device->entry = sim_timeline_join(device->timeline, sim_state->slot);
+    sim_timeline_init(device->timeline, &(struct sim_sharing){
+                                            .sms = device->sms,
+                                            .copy_engines = sim_device_config(dev)->copy_engines,
+                                        });
+    device->entry = sim_timeline_join(device->timeline, sim_state->slot, process);
 }
 
 /* Whether the line from a to b goes on straight to c; only those that stand or run at full pace are
@@ -62,6 +67,10 @@ static void take_view(struct sim_engine_device *device, const struct sim_timelin
     device->known_ns = view->now_ns;
     device->run_ns = view->run_ns;
     atomic_store_explicit(&device->shared, view->alone ? 0 : 1, memory_order_relaxed);
+    /* While it can still be told: what lies far back is forgotten. */
+    for (struct sim_item *item = device->running; item != NULL; item = item->next)
+        if (item->ran_ns == 0 && device->run_ns > item->begin_ns)
+            item->ran_ns = sim_clock_left_at(device, item->begin_ns);
 }
 
 void sim_clock_look(struct sim_engine_device *device, uint64_t now_ns) {
@@ -73,9 +82,12 @@ void sim_clock_look(struct sim_engine_device *device, uint64_t now_ns) {
 void sim_clock_post(struct sim_engine_device *device, uint64_t now_ns, uint64_t since_ns,
                     uint64_t run_ns) {
     struct sim_timeline_view view;
-    sim_timeline_demand(device->timeline, device->entry, now_ns, since_ns, run_ns, &view);
+    struct sim_demand demand = {
+        .since_ns = since_ns, .until_ns = run_ns, .sms = device->sms - device->sms_free};
+    sim_timeline_demand(device->timeline, device->entry, now_ns, &demand, &view);
     take_view(device, &view);
     device->posted_ns = run_ns;
+    device->posted_sms = demand.sms;
 }
 
 uint64_t sim_clock_run_at(const struct sim_engine_device *device, uint64_t real_ns) {
@@ -117,6 +129,23 @@ uint64_t sim_clock_real_at(const struct sim_engine_device *device, uint64_t run_
     uint64_t missing = b->run_ns - run_ns;
     return b->real_ns -
            (gained == length ? missing : (uint64_t)((__uint128_t)missing * length / gained));
+}
+
+uint64_t sim_clock_left_at(const struct sim_engine_device *device, uint64_t run_ns) {
+    if (device->run_ns <= run_ns)
+        return SIM_NEVER;
+    uint32_t low = 0, high = device->knot_count - 1; /* first knot that reads more */
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (device->knots[middle].run_ns > run_ns)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    if (low == 0)
+        return device->knots[0].real_ns;
+    const struct sim_knot *a = &device->knots[low - 1];
+    return a->run_ns == run_ns ? a->real_ns : sim_clock_real_at(device, run_ns);
 }
 
 uint64_t sim_clock_predict(const struct sim_engine_device *device, uint64_t run_ns) {

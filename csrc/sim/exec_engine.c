@@ -153,8 +153,9 @@ static void next_operation(struct sim_stream *stream) {
     item->op = sim_stream_slot(stream, head);
     item->effected = false;
     item->priority =
-        (item->op->flags & SIM_OP_PRIORITY) != 0 ? item->op->priority : stream->priority;
+        (item->op->flags & SIM_OP_PRIORITY) != 0 ? item->op->kernel.priority : stream->priority;
     item->ready_ns = most(item->op->queued_ns, stream->last_ns);
+    item->since_ns = item->ready_ns;
     if (stream->scanned <= head) {
         stream->scanned = head + 1;
         stream->scanned_ns = 0;
@@ -189,6 +190,8 @@ void sim_engine_complete_fence(struct sim_fence *fence, uint64_t time_ns) {
 }
 
 static void complete(struct sim_item *item, uint64_t time_ns) {
+    if (sim_tracing(sim_state))
+        sim_record_item(item, time_ns);
     while (item->run != NULL) {
         struct sim_item *launch;
         uint64_t end_ns;
@@ -197,6 +200,8 @@ static void complete(struct sim_item *item, uint64_t time_ns) {
             return;
         item = launch;
         time_ns = end_ns;
+        if (sim_tracing(sim_state))
+            sim_record_item(item, time_ns);
     }
     struct sim_stream *stream = item->stream;
     struct sim_exec *exec = stream->exec;
@@ -262,13 +267,18 @@ static void spend(struct sim_item *item) {
         sim_clock_open(sim_item_device(item), item->dev);
         enlist(item, SIM_ITEM_QUEUED);
     } else {
-        item->end_ns = item->ready_ns + op->ns;
         /* Time without processors is a copy's to or from outside the device. */
         struct sim_engine_device *device = sim_item_device(item);
         sim_clock_open(device, item->dev);
-        sim_timeline_copied(device->timeline, device->entry, sim_engine.now_ns, item->ready_ns,
-                            item->end_ns);
-        enlist(item, SIM_ITEM_TIMED);
+        bool begins = sim_timeline_copy(device->timeline, device->entry, sim_engine.now_ns,
+                                        item->ready_ns, op->ns, op->lane, &item->start_ns);
+        if (begins) {
+            item->end_ns = item->start_ns + op->ns;
+            enlist(item, SIM_ITEM_TIMED);
+        } else {
+            item->ready_ns = item->start_ns; /* looks again when one may be free */
+            enlist(item, SIM_ITEM_FUTURE);
+        }
     }
 }
 
@@ -431,9 +441,13 @@ static void start_kernels(struct sim_engine_device *device) {
         delist(item);
         device->sms_free -= sms;
         item->sms = sms;
-        item->end_ns = sim_clock_run_at(device, sim_engine.time_ns) + item->op->ns;
+        item->begin_ns = sim_clock_run_at(device, sim_engine.time_ns);
+        item->start_ns = sim_engine.time_ns;
+        item->ran_ns = 0;
+        item->end_ns = item->begin_ns + item->op->ns;
         enlist(item, SIM_ITEM_RUNNING);
-        if (item->end_ns > device->posted_ns)
+        if (item->end_ns > device->posted_ns ||
+            (device->together && device->sms - device->sms_free != device->posted_sms))
             since_ns = least(since_ns, sim_engine.time_ns);
     }
     if (since_ns != SIM_NEVER)

@@ -59,8 +59,12 @@ struct sim_op {
     uint32_t sms;       /* processors it takes for `ns` of device time; 0: `ns` of real time */
     uint8_t kind;       /* enum sim_op_kind */
     uint8_t flags;      /* enum sim_op_flag */
-    uint8_t width;      /* FILL: bytes of the value: 1, 2, 4 */
-    uint8_t compare;    /* POLL: CU_STREAM_WAIT_VALUE_{GEQ,EQ,AND,NOR} */
+    union {
+        uint8_t width;   /* FILL: bytes of the value: 1, 2, 4 */
+        uint8_t compare; /* POLL: CU_STREAM_WAIT_VALUE_{GEQ,EQ,AND,NOR} */
+        uint8_t lane;    /* COPY, JOB, NOTHING with time but no processors: enum sim_lane */
+    };
+    uint8_t record; /* what it is for those who trace: enum sim_record_kind + 1; 0: by its kind */
     union {
         struct {
             CUdeviceptr dst, src;
@@ -87,7 +91,10 @@ struct sim_op {
             CUstreamCallback callback;
             CUstream handle;
         } call;
-        int priority; /* KERNEL, where SIM_OP_PRIORITY says so */
+        struct {
+            const char *name; /* lives as long as the process */
+            int priority;     /* where SIM_OP_PRIORITY says so */
+        } kernel;
         struct sim_fence *fence;
         struct sim_run *run;
     };
@@ -156,6 +163,10 @@ struct sim_item {
     CUdevice dev;
     bool effected;           /* its bytes have been moved */
     uint32_t sms;            /* RUNNING: processors it holds */
+    uint64_t since_ns;       /* when nothing before it was left to be done */
+    uint64_t start_ns;       /* TIMED: when it began; RUNNING: when it was let begin, */
+    uint64_t begin_ns;       /* at this reading of the device's clock, and */
+    uint64_t ran_ns;         /* when that went on from there; 0: it has not yet */
     struct sim_fence *fence; /* FENCED: whose list it is on */
     uint64_t ready_ns;
     uint64_t end_ns; /* TIMED: real time; RUNNING: reading of the device's clock */
@@ -353,7 +364,9 @@ struct sim_engine_device {
     uint32_t sms_free;
     uint64_t run_ns; /* the clock at known_ns */
     uint64_t known_ns;
-    uint64_t posted_ns;      /* reading of the clock up to which work has been announced */
+    uint64_t posted_ns;      /* reading of the clock up to which work has been announced, */
+    uint32_t posted_sms;     /* and how many processors it takes */
+    bool together;           /* processes run together: what they take counts */
     _Atomic uint32_t shared; /* others wanted it at the last look; relaxed, a hint */
     struct sim_knot *knots;  /* how the clock went, ascending; the last is (known_ns, run_ns) */
     uint32_t knot_count, knot_room;
@@ -439,7 +452,8 @@ uint64_t sim_engine_sweep(uint64_t until_ns);
 /* exec_clock.c: a device's clock, E. */
 void sim_clock_open(struct sim_engine_device *device, CUdevice dev);
 void sim_clock_look(struct sim_engine_device *device, uint64_t now_ns);
-/* Announces work up to `run_ns` of the clock, wanted since real time `since_ns`. */
+/* Announces work up to `run_ns` of the clock, wanted since real time `since_ns`, on as many
+ * processors as kernels are running on. */
 void sim_clock_post(struct sim_engine_device *device, uint64_t now_ns, uint64_t since_ns,
                     uint64_t run_ns);
 uint64_t sim_clock_run_at(const struct sim_engine_device *device, uint64_t real_ns);
@@ -449,6 +463,17 @@ uint64_t sim_clock_real_at(const struct sim_engine_device *device, uint64_t run_
 uint64_t sim_clock_predict(const struct sim_engine_device *device, uint64_t run_ns);
 /* Forgets what lies before real time `real_ns`. */
 void sim_clock_forget(struct sim_engine_device *device, uint64_t real_ns);
+
+/* Real time at which the clock went on from `run_ns`; SIM_NEVER when it has not yet. */
+uint64_t sim_clock_left_at(const struct sim_engine_device *device, uint64_t run_ns);
+
+/* exec_record.c: keeps a record of an item that is done at `end_ns`. E. */
+void sim_record_item(const struct sim_item *item, uint64_t end_ns);
+/* Keeps a record of the calling thread's having waited on device `dev` since `since_ns`. */
+void sim_record_block(CUdevice dev, const char *what, uint64_t since_ns);
+/* A copy of a name that lives as long as the process; the same one for the same name. NULL: no host
+ * memory. */
+const char *sim_record_name(const char *name);
 
 /* exec_thread.c: hands an item in state AWAY to the thread for copies or for host functions. E.
  * False: no thread could be made. */

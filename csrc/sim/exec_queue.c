@@ -182,7 +182,7 @@ static void attend(struct sim_stream *stream, const struct sim_op *op, uint64_t 
 }
 
 CUresult sim_stream_submit(struct sim_stream *stream, struct sim_op *op, uint64_t *position) {
-    if (op->ns == 0 && sim_stream_idle(stream) && do_at_once(op)) {
+    if (op->ns == 0 && !sim_tracing(sim_state) && sim_stream_idle(stream) && do_at_once(op)) {
         if (position != NULL)
             *position = 0;
         return CUDA_SUCCESS;
@@ -217,6 +217,7 @@ struct target {
     uint64_t position;
     uint64_t aim; /* how far it is wanted in one go: it is no use to wake before that is due */
     struct sim_fence *fence;
+    const char *what; /* for those who trace: why it waits */
 };
 
 static bool reached(const struct target *target) {
@@ -237,16 +238,27 @@ static uint64_t due(const struct target *target) {
     return stream == NULL ? SIM_NEVER : sim_stream_due(stream, target->fence->position);
 }
 
+/* E: whose device's work is waited for; -1: that was over meanwhile. */
+static CUdevice device_of(const struct target *target) {
+    const struct sim_stream *stream =
+        target->stream != NULL ? target->stream : target->fence->stream;
+    return stream == NULL || reached(target) ? -1 : stream->exec->dev;
+}
+
 /* The waiter looks by itself, so that its kernels need no other thread. */
 static void await(const struct target *target) {
     if (reached(target))
         return;
+    uint64_t since_ns = sim_tracing(sim_state) ? sim_now_ns() : 0;
     sim_engine_lock();
+    CUdevice dev = device_of(target);
     for (;;) {
         uint64_t need_ns = sim_engine_advance();
         if (reached(target)) {
             sim_engine_unlock();
             sim_engine_need(need_ns);
+            if (since_ns != 0 && dev >= 0)
+                sim_record_block(dev, target->what, since_ns);
             return;
         }
         uint64_t due_ns = due(target);
@@ -262,14 +274,21 @@ static void await(const struct target *target) {
 }
 
 void sim_stream_wait(struct sim_stream *stream, uint64_t id, uint64_t position) {
-    await(&(struct target){.stream = stream, .id = id, .position = position, .aim = position});
+    await(&(struct target){
+        .stream = stream, .id = id, .position = position, .aim = position, .what = "synchronise"});
 }
 
-void sim_fence_wait(struct sim_fence *fence) { await(&(struct target){.fence = fence}); }
+void sim_fence_wait(struct sim_fence *fence) {
+    await(&(struct target){.fence = fence, .what = "event"});
+}
 
 static void wait_for_room(struct sim_stream *stream) {
     enum { AIM = 64 }; /* so many at a time, that the launcher does not sleep for each */
     uint64_t head = atomic_load_explicit(&stream->tail, memory_order_relaxed) - SIM_STREAM_QUEUE;
     uint64_t id = atomic_load_explicit(&stream->id, memory_order_relaxed);
-    await(&(struct target){.stream = stream, .id = id, .position = head + 1, .aim = head + AIM});
+    await(&(struct target){.stream = stream,
+                           .id = id,
+                           .position = head + 1,
+                           .aim = head + AIM,
+                           .what = "queue is full"});
 }

@@ -164,6 +164,7 @@ void sim_run_free(void *arg) {
 static void begin(struct node *node, uint64_t time_ns) {
     if (time_ns > node->item.ready_ns)
         node->item.ready_ns = time_ns;
+    node->item.since_ns = node->item.ready_ns;
     sim_engine_pend(&node->item);
 }
 

@@ -75,6 +75,7 @@ CUresult cuMemHostAlloc(void **ptr, size_t bytes, unsigned flags) {
     result = sim_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
+    sim_cost(ctx->dev, SIM_COST_HOST_ALLOC);
     struct extent *extent = make(EXTENT_HOST, bytes);
     if (!extent)
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -98,6 +99,7 @@ CUresult cuMemFreeHost(void *ptr) {
     result = sim_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
+    sim_cost(ctx->dev, SIM_COST_HOST_FREE);
     for (CUdevice d = 0; d < sim_device_count(); d++)
         sim_exec_drain(d);
     if (!extent_withdraw(extent))
@@ -151,6 +153,7 @@ CUresult cuMemHostRegister_v2(void *ptr, size_t bytes, unsigned flags) {
     result = sim_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
+    sim_cost(ctx->dev, SIM_COST_HOST_ALLOC);
     /* Memory that is not there cannot be pinned. */
     CUdeviceptr first = base & ~(CUdeviceptr)(HOST_PAGE - 1);
     if (msync((void *)first, whole_pages(base + bytes - first), MS_ASYNC) != 0 && errno == ENOMEM)
@@ -186,6 +189,7 @@ CUresult cuMemHostUnregister(void *ptr) {
     result = sim_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
+    sim_cost(ctx->dev, SIM_COST_HOST_FREE);
     for (CUdevice d = 0; d < sim_device_count(); d++)
         sim_exec_drain(d);
     if (!extent_withdraw(extent))

@@ -11,6 +11,7 @@ static CUresult launch_host(CUstream handle, CUhostFn fn, void *data, unsigned s
         return result;
     if (fn == NULL || sync_mode > CU_HOST_TASK_SPINWAIT)
         return CUDA_ERROR_INVALID_VALUE;
+    sim_cost(stream->exec->dev, SIM_COST_HOST_FUNC);
     if (sim_stream_capturing(stream)) {
         CUgraphNodeParams node = {.type = CU_GRAPH_NODE_TYPE_HOST,
                                   .host = {.fn = fn, .userData = data, .syncMode = sync_mode}};
@@ -44,6 +45,7 @@ static CUresult add_callback(CUstream handle, CUstreamCallback callback, void *d
         return result;
     if (callback == NULL || flags != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    sim_cost(stream->exec->dev, SIM_COST_HOST_FUNC);
     if (sim_stream_capturing(stream)) /* a graph has no such node */
         return sim_capture_forbid_stream(stream);
     struct sim_op op = {.kind = SIM_OP_HOST,

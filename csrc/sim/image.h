@@ -137,6 +137,7 @@ struct sim_function {
     struct sim_kernel *kernel;              /* the library's kernel that it is, or NULL */
     const struct sim_image_function *image; /* name, parameters, static limits */
     const struct sim_param *params;         /* = image->params; here for the launch path */
+    const char *kept_name;                  /* the same as the image's, for good */
     uint32_t param_count;
     uint32_t param_bytes;
     uint32_t max_threads;  /* largest block: of the image, the device and the registers */

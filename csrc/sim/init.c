@@ -79,24 +79,6 @@ CUresult sim_unsupported(const char *name) {
     return CUDA_ERROR_NOT_SUPPORTED;
 }
 
-/* ---- Time spent in calls ------------------------------------------------------------------- */
-
-void sim_cost_wait(uint64_t ns) {
-    enum { SPIN_NS = 60000 }; /* what a sleep may oversleep by */
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    uint64_t end = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + ns;
-    if (ns > 2 * SPIN_NS) {
-        uint64_t until = end - SPIN_NS;
-        struct timespec wake = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL) == EINTR)
-            continue;
-    }
-    do
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    while ((uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec < end);
-}
-
 /* ---- Devices that the process sees --------------------------------------------------------- */
 
 int sim_device_count(void) { return process.count; }
@@ -211,6 +193,8 @@ static void see_devices(void) {
 
 /* ---- cuInit -------------------------------------------------------------------------------- */
 
+uint64_t sim_call_ns;
+
 CUresult sim_not_ready(void) { return CUDA_ERROR_NOT_INITIALIZED; }
 
 /* A child must not come to hold the descriptor of `state` while cuInit has it open: it would keep
@@ -274,6 +258,7 @@ static CUresult begin(void) {
         return result;
     process.begun = true;
     sim_alive = process.alive;
+    sim_call_ns = sim_device_count() > 0 ? sim_device_config(0)->cost_ns[SIM_COST_CALL] : 0;
     sim_cost(0, SIM_COST_INIT);
     /* Release pairs with the acquire in sim_ready. */
     atomic_store_explicit(process.alive, 1, memory_order_release);

@@ -261,6 +261,7 @@ CUresult sim_launch_arguments(struct sim_launch *launch, void **params, void **e
 void sim_launch_time(const struct sim_launch *launch, struct sim_op *op) {
     const struct sim_device_config *config = sim_exec_of(launch->ctx)->config;
     const struct sim_function *function = launch->function;
+    op->kernel.name = function->kept_name;
     if (!function->spin && config->kernel_ns == 0 && config->wave_ns == 0)
         return; /* kernels take no time on this node */
     uint64_t blocks = blocks_of(launch), each = blocks_per_processor(launch);
@@ -275,6 +276,6 @@ void sim_launch_time(const struct sim_launch *launch, struct sim_op *op) {
         sim_launch_attribute(launch, CU_LAUNCH_ATTRIBUTE_PRIORITY);
     if (priority != NULL) {
         op->flags |= SIM_OP_PRIORITY;
-        op->priority = priority->priority;
+        op->kernel.priority = priority->priority;
     }
 }

@@ -75,6 +75,7 @@ static CUresult launch_in(struct sim_launch *launch, CUfunction handle, CUstream
         op.flags = 0;
         op.ns = 0;
         op.sms = 0;
+        op.record = 0;
         sim_launch_time(launch, &op);
         result = sim_stream_submit(stream, &op, NULL);
     }

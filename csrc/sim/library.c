@@ -315,6 +315,7 @@ CUresult CUDAAPI cuLibraryUnload(CUlibrary handle) {
     result = sim_capture_unsafe();
     if (result != CUDA_SUCCESS)
         return result;
+    sim_cost(0, SIM_COST_MODULE_UNLOAD);
     withdraw(library);
     free_library(library);
     return CUDA_SUCCESS;

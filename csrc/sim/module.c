@@ -1,7 +1,7 @@
 /* Modules: images in a context, with memory for their variables. */
 #include "module.h"
 
-#include "exec.h"
+#include "exec_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -249,9 +249,11 @@ CUresult CUDAAPI cuModuleUnload(CUmodule handle) {
     if (module->library)
         return CUDA_ERROR_NOT_PERMITTED;
     result = sim_capture_unsafe();
-    if (result == CUDA_SUCCESS)
-        sim_module_unload(module);
-    return result;
+    if (result != CUDA_SUCCESS)
+        return result;
+    sim_cost(ctx->dev, SIM_COST_MODULE_UNLOAD);
+    sim_module_unload(module);
+    return CUDA_SUCCESS;
 }
 
 CUresult CUDAAPI cuModuleGetLoadingMode(CUmoduleLoadingMode *mode) {
@@ -298,6 +300,7 @@ void sim_function_start(struct sim_function *function, const struct sim_image_fu
 
     memset(function, 0, sizeof *function);
     function->image = image;
+    function->kept_name = sim_record_name(image->name);
     function->params = image->params;
     function->param_count = image->param_count;
     function->param_bytes = image->param_bytes;

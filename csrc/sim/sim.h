@@ -47,10 +47,17 @@ extern const _Atomic uint32_t *sim_alive;
 /* Why not, where *sim_alive is 0. NOT_INITIALIZED (also in a forked child). */
 CUresult sim_not_ready(void);
 
-/* Initialised and not a forked child? Errors: NOT_INITIALIZED. */
+/* What every call takes of the host's time, beside what it takes as the call that it is. */
+extern uint64_t sim_call_ns;
+
+/* The entry of a call: initialised and not a forked child? Errors: NOT_INITIALIZED. */
 static inline CUresult sim_ready(void) {
     /* Acquire pairs with the release in cuInit: what it set up is seen. */
-    return atomic_load_explicit(sim_alive, memory_order_acquire) ? CUDA_SUCCESS : sim_not_ready();
+    if (!atomic_load_explicit(sim_alive, memory_order_acquire))
+        return sim_not_ready();
+    if (sim_call_ns)
+        sim_cost_wait(sim_call_ns);
+    return CUDA_SUCCESS;
 }
 /* sim_ready, and the thread has a living current context: put into *ctx.
  * Errors: NOT_INITIALIZED, INVALID_CONTEXT (none), CONTEXT_IS_DESTROYED. */
@@ -102,8 +109,7 @@ bool sim_device_peers(CUdevice dev, CUdevice peer);
 /* A device's attribute as cuDeviceGetAttribute gives it. Errors: INVALID_VALUE. */
 CUresult sim_device_attribute(CUdevice dev, CUdevice_attribute attribute, int *value);
 
-/* Spends a call's host cost on device `dev`'s account by waiting on the clock; nothing when 0. */
-void sim_cost_wait(uint64_t ns);
+/* Spends a call's host cost as device `dev` has it; nothing when 0. */
 static inline void sim_cost(CUdevice dev, enum sim_cost cost) {
     uint64_t ns = sim_device_config(dev)->cost_ns[cost];
     if (ns)

@@ -36,6 +36,19 @@ uint64_t sim_state_now(void) {
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+void sim_cost_wait(uint64_t ns) {
+    enum { SPIN_NS = 60000 }; /* what a sleep may oversleep by */
+    uint64_t end = sim_state_now() + ns;
+    if (ns > 2 * SPIN_NS) {
+        uint64_t until = end - SPIN_NS;
+        struct timespec wake = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
+        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &wake, NULL) == EINTR)
+            continue;
+    }
+    while (sim_state_now() < end)
+        continue;
+}
+
 static int open_in(const char *directory, const char *name, int flags) {
     char path[SIM_PATH_MAX];
     snprintf(path, sizeof path, "%s/%s", directory, name);
@@ -78,7 +91,9 @@ static void fill_header(struct sim_state_header *header, const struct sim_node_c
     header->file_bytes = file_bytes;
     header->node = *node;
     header->group_count = 1; /* the nameless one */
+    atomic_store_explicit(&header->tracing, node->trace, memory_order_relaxed);
     header->pid_namespace = sim_pid_namespace("/proc/self/ns/pid");
+    sim_process_container(header, header->container, sizeof header->container);
     atomic_store_explicit(&header->next_id, 1, memory_order_relaxed);
     for (uint32_t d = 0; d < node->device_count; d++) {
         struct sim_device_state *device = &header->devices[d];
@@ -93,7 +108,13 @@ static void fill_header(struct sim_state_header *header, const struct sim_node_c
             bitmap[f] = UINT64_MAX;
         if (frames % 64)
             bitmap[frames / 64] = (UINT64_C(1) << (frames % 64)) - 1;
-        sim_timeline_init(&device->timeline, config->slice_ns);
+        sim_timeline_init(&device->timeline, &(struct sim_sharing){
+                                                 .slice_ns = config->slice_ns,
+                                                 .switch_ns = config->switch_ns,
+                                                 .together = config->mps,
+                                                 .sms = config->sms,
+                                                 .copy_engines = config->copy_engines,
+                                             });
     }
 }
 
@@ -231,6 +252,7 @@ static bool take_slot(struct sim_state *state, int descriptor) {
         if (atomic_compare_exchange_strong_explicit(&slot->status, &status, live,
                                                     memory_order_release, memory_order_relaxed)) {
             state->slot = s;
+            sim_process_begin(state);
             return true;
         }
         lock.l_type = F_UNLCK;
@@ -254,6 +276,7 @@ static bool join_group(struct sim_state *state, const char *name) {
             header->group_count = g + 1;
         }
         header->slots[state->slot].group = g;
+        header->processes[header->slots[state->slot].process % SIM_PROCESSES_KEPT].group = g;
         found = true;
     }
     sim_lock_drop(state, &header->table_lock);

@@ -28,16 +28,18 @@ enum {
     SIM_GROUPS_MAX = 1024,  /* names of ALIQUOT_SIM_GROUP in the life of a state */
     SIM_SHARES_MAX = 65536, /* pieces of memory that are shared between processes */
     SIM_GROUP_NAME = 64,
-    SIM_LIMITS_MAX = 1024, /* cgroups with a limit on a device */
+    SIM_LIMITS_MAX = 1024,     /* cgroups with a limit on a device */
+    SIM_PROCESSES_KEPT = 4096, /* the youngest, those that have ended too; 2^n */
+    SIM_RECORDS_KEPT = 16384,  /* of what was done on a device, the youngest; 2^n */
     SIM_SLOT_NONE = 0xffffffff,
 };
 
 #define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
-#define SIM_STATE_VERSION 3u
+#define SIM_STATE_VERSION 4u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
-/* Host-side cost of a call, in nanoseconds; spent in sim_cost() only. */
+/* Host-side cost of a call, in nanoseconds. */
 enum sim_cost {
     SIM_COST_INIT,           /* first cuInit */
     SIM_COST_CONTEXT_CREATE, /* cuCtxCreate, first retain of a primary context */
@@ -54,10 +56,25 @@ enum sim_cost {
     SIM_COST_EVENT_RECORD_TIMING,
     SIM_COST_EVENT_QUERY,
     SIM_COST_STREAM_WAIT_EVENT,
-    SIM_COST_COPY, /* per copy or memset call */
-    SIM_COST_SYNC, /* per synchronising call, beside the wait */
+    SIM_COST_COPY,            /* per copy or memset call */
+    SIM_COST_SYNC,            /* per synchronising call, beside the wait */
+    SIM_COST_CONTEXT_DESTROY, /* cuCtxDestroy, last release of a primary context */
+    SIM_COST_STREAM_CREATE,
+    SIM_COST_STREAM_DESTROY,
+    SIM_COST_EVENT_CREATE,
+    SIM_COST_EVENT_DESTROY,
+    SIM_COST_HOST_ALLOC, /* page-locked memory, registering included */
+    SIM_COST_HOST_FREE,
+    SIM_COST_MODULE_UNLOAD,
+    SIM_COST_HOST_FUNC, /* cuLaunchHostFunc, cuStreamAddCallback */
+    SIM_COST_MEM_OP,    /* cuStreamWaitValue, cuStreamWriteValue and batches of them */
+    SIM_COST_NVML,      /* of every call of NVML's about a device */
+    SIM_COST_CALL,      /* of every call of the driver's, beside its own */
     SIM_COST_COUNT,
 };
+
+/* Spends the host cost of a call, by waiting on the clock. */
+void sim_cost_wait(uint64_t ns);
 
 /* One device. Bytes, nanoseconds, MHz; zero where a reading does not exist on the model. */
 struct sim_device_config {
@@ -69,6 +86,7 @@ struct sim_device_config {
     uint64_t context_bytes;    /* cost of a context, 1 KiB of stack a thread included */
     uint64_t pool_chunk;       /* least growth of a memory pool's reservation */
     uint64_t slice_ns;         /* time-slice between processes */
+    uint64_t switch_ns;        /* from one process to another */
     uint64_t release_delay_ns; /* after the first look at a killed process until its memory goes */
     uint64_t kernel_ns;        /* device time of a kernel of one wave of blocks */
     uint64_t wave_ns;          /* and of each further wave */
@@ -78,6 +96,8 @@ struct sim_device_config {
     uint64_t cost_ns[SIM_COST_COUNT];
     uint64_t l2_bytes;
     uint32_t sms;
+    uint32_t mps;          /* processes run together instead of in turn */
+    uint32_t copy_engines; /* 1 to SIM_COPY_ENGINES_MAX */
     uint32_t cc_major, cc_minor;
     uint32_t pci_domain, pci_bus, pci_device;
     uint32_t pci_id;   /* PCI device id, 0x20b0 */
@@ -94,6 +114,7 @@ struct sim_node_config {
     uint32_t driver_version; /* as cuDriverGetVersion: 13000 */
     char name[64];           /* profile or file stem */
     uint32_t memory_limits;  /* the driver takes limits for cgroups */
+    uint32_t trace;          /* what is done is recorded from the start */
     char driver_text[32];    /* as NVML and file names say the driver's release: 580.65.06 */
     struct sim_device_config devices[SIM_DEVICES_MAX];
 };
@@ -123,8 +144,8 @@ struct sim_slot {
     _Atomic uint64_t status;
     _Atomic uint32_t exiting; /* ended by itself: no release delay */
     uint32_t group;
-    int32_t pid; /* in its own pid namespace; for people, never for liveness */
-    uint32_t pad;
+    int32_t pid;            /* in its own pid namespace; for people, never for liveness */
+    uint32_t process;       /* its number among all that ever were: see struct sim_process */
     uint64_t pid_namespace; /* inode of /proc/self/ns/pid; 0: there was no /proc */
     uint64_t start_ticks;   /* field 22 of /proc/self/stat: with both, the host finds its pid */
     /* Generation (its low half) << 32 | pid in the node's pid namespace; written by whoever in
@@ -150,6 +171,45 @@ struct sim_group {
 #define SIM_FRAME_TOUCHED UINT32_C(0x00000800)
 #define SIM_FRAME_SHARE_SHIFT 12
 #define SIM_FRAME_NOBODY UINT32_C(0x7ff) /* kept alive by an exported descriptor only */
+
+/* What is known of a process, also when it has ended. Process n is in processes[n %
+ * SIM_PROCESSES_KEPT], while `number` says so; numbers begin with 1. By itself, when it begins. */
+struct sim_process {
+    _Atomic uint32_t number; /* release after the rest, acquire before it is read */
+    int32_t pid;             /* in its own pid namespace */
+    uint32_t group;          /* of ALIQUOT_SIM_GROUP */
+    char command[16];        /* as the kernel calls it */
+    char container[64];      /* empty: in none */
+};
+
+/* What was done on a device, once it is over; kept while somebody traces. Times are of
+ * CLOCK_MONOTONIC. */
+enum sim_record_kind {
+    SIM_RECORD_KERNEL,
+    SIM_RECORD_COPY, /* also within the device, and then on processors */
+    SIM_RECORD_FILL,
+    SIM_RECORD_GRAPH, /* a launch of a graph, from its first node to its last */
+    SIM_RECORD_HOST,  /* a function of the application's, in stream order */
+    SIM_RECORD_WAIT,  /* a stream waited for an event or a word */
+    SIM_RECORD_BLOCK, /* a thread of the application waited for the device */
+    SIM_RECORD_KINDS,
+};
+enum { SIM_RECORD_NODE = 1 }; /* flag: a node of a graph */
+struct sim_record {
+    _Atomic uint64_t sequence; /* its number + 1, once all of it is there; else anything else */
+    uint64_t queued_ns;        /* when it was launched */
+    uint64_t since_ns;         /* when nothing before it was left to be done */
+    uint64_t start_ns, end_ns; /* when it ran */
+    uint64_t bytes;            /* COPY, FILL */
+    uint64_t stream;           /* number in the process; BLOCK: the thread's */
+    uint32_t process;
+    uint32_t sms; /* processors that it took */
+    uint8_t kind; /* enum sim_record_kind */
+    uint8_t flags;
+    uint8_t lane;  /* COPY without processors: enum sim_lane */
+    char name[61]; /* cut, always with its end */
+};
+_Static_assert(sizeof(struct sim_record) == 128, "records fill two cache lines");
 
 enum sim_share_status { SIM_SHARE_FREE, SIM_SHARE_BUILDING, SIM_SHARE_LIVE };
 enum sim_share_kind {
@@ -204,6 +264,8 @@ struct sim_device_state {
     uint32_t pad;
     struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
     struct sim_timeline timeline;
+    _Atomic uint64_t record_count;               /* ever; relaxed: gives numbers out */
+    struct sim_record records[SIM_RECORDS_KEPT]; /* record n is in records[n % that] */
 };
 
 struct sim_state_header {
@@ -213,6 +275,7 @@ struct sim_state_header {
     uint64_t file_bytes;
     uint8_t id[16];         /* of this state: handles of another one are refused */
     uint64_t pid_namespace; /* of the node's maker: pids in it are what NVML calls pids */
+    char container[64];     /* in which the node was made, or empty */
     struct sim_node_config node;
     struct sim_lock sweep_lock; /* one process at a time clears up after the dead */
     struct sim_lock table_lock; /* groups, the shares' numbers, shares without a device */
@@ -224,10 +287,13 @@ struct sim_state_header {
     _Atomic uint64_t next_id; /* serial numbers that are unique on the node */
     /* Faults ever injected, a futex; fault n is in faults[n % SIM_FAULTS_MAX], under table_lock. */
     _Atomic uint32_t fault_count;
+    _Atomic uint32_t tracing; /* records are kept; relaxed: begins soon after it is said */
+    _Atomic uint32_t process_count;
     uint32_t pad1;
     struct sim_fault faults[SIM_FAULTS_MAX];
     struct sim_group groups[SIM_GROUPS_MAX];
     struct sim_slot slots[SIM_SLOTS_MAX];
+    struct sim_process processes[SIM_PROCESSES_KEPT];
     struct sim_share shares[SIM_SHARES_MAX];
     struct sim_device_state devices[SIM_DEVICES_MAX];
     /* Words for IPC events and whatever else execution shares; zero at first. */
@@ -394,6 +460,34 @@ bool sim_limit_read(struct sim_state *state, uint32_t device, uint64_t cgroup,
 bool sim_limit_own(struct sim_state *state, uint32_t device, struct sim_limit *limit,
                    uint64_t *used);
 
+/* ---- What was done (state_record.c) ---------------------------------------------------------- */
+
+/* Whether somebody wants records. Relaxed: see the field. */
+static inline bool sim_tracing(const struct sim_state *state) {
+    return atomic_load_explicit(&state->header->tracing, memory_order_relaxed) != 0;
+}
+/* Lets records be kept from now on. */
+void sim_state_trace(struct sim_state *state);
+/* Keeps a record of the calling process; `sequence` and `process` are filled in. `name`: NULL is the
+ * empty one. */
+void sim_state_record(struct sim_state *state, uint32_t device, const struct sim_record *record,
+                      const char *name);
+/* Reads up to `room` records of a device from number *first on; *first becomes the number after the
+ * last one read. *lost grows by how many were not kept. One that is just being written ends the
+ * reading, unless `skip` gives it up as lost. Answers how many were read. */
+uint32_t sim_state_records(struct sim_state *state, uint32_t device, uint64_t *first,
+                           struct sim_record *records, uint32_t room, bool skip, uint64_t *lost);
+/* Turns of a device, as sim_timeline_turns tells them, up to now. */
+uint32_t sim_state_turns(struct sim_state *state, uint32_t device, uint64_t *first,
+                         struct sim_turn *turns, uint32_t room, uint64_t *lost);
+/* How many turns and records of a device there have ever been, up to now. */
+void sim_state_recorded(struct sim_state *state, uint32_t device, uint64_t *turns,
+                        uint64_t *records);
+/* What is known of a process by its number. False: too long ago. */
+bool sim_state_process(struct sim_state *state, uint32_t number, struct sim_process *process);
+/* Group of a process that is known, as a text. */
+const char *sim_state_group(const struct sim_state *state, uint32_t group);
+
 /* ---- Truth --------------------------------------------------------------------------------- */
 
 struct sim_truth_process {
@@ -402,6 +496,7 @@ struct sim_truth_process {
     uint32_t dead; /* killed, not yet released */
     char group[SIM_GROUP_NAME];
     uint64_t bytes[SIM_DEVICES_MAX];
+    uint64_t ran_ns[SIM_DEVICES_MAX]; /* device time that it has had */
 };
 struct sim_truth_group {
     char name[SIM_GROUP_NAME];
@@ -413,6 +508,8 @@ struct sim_truth {
     uint64_t total_bytes[SIM_DEVICES_MAX];
     uint64_t free_bytes[SIM_DEVICES_MAX];
     uint64_t reserved_bytes[SIM_DEVICES_MAX];
+    uint64_t busy_ns[SIM_DEVICES_MAX];     /* that kernels of anybody ran */
+    uint64_t switched_ns[SIM_DEVICES_MAX]; /* that went to switches between processes */
     struct sim_truth_process processes[SIM_SLOTS_MAX];
     struct sim_truth_group groups[SIM_GROUPS_MAX];
 };

@@ -39,6 +39,11 @@ bool sim_slot_locked(int descriptor, uint32_t slot);
 void sim_device_lock(struct sim_state *state, uint32_t device);
 void sim_device_unlock(struct sim_state *state, uint32_t device);
 
+/* Gives the process, which has its slot, a number, and notes what it is. */
+void sim_process_begin(struct sim_state *state);
+/* Name of the container that the process is in; empty in none, or in the node's own. */
+void sim_process_container(const struct sim_state_header *header, char *name, size_t size);
+
 /* Number of the process's own cgroup; 0 when it cannot be told. */
 uint64_t sim_own_cgroup(void);
 

@@ -113,6 +113,15 @@ static void read_device(struct sim_state *state, uint32_t device, struct sim_tru
         truth->groups[g].max_used_bytes[device] = page * header->groups[g].max[device];
     }
     sim_device_unlock(state, device);
+    struct sim_timeline *timeline = &header->devices[device].timeline;
+    uint64_t now_ns = sim_state_now();
+    for (uint32_t s = 0; s < SIM_SLOTS_MAX; s++)
+        if (process_of[s] != SIM_SLOT_NONE)
+            truth->processes[process_of[s]].ran_ns[device] =
+                sim_timeline_busy_ns(timeline, s, now_ns, NULL);
+    struct sim_totals totals = sim_timeline_totals(timeline, now_ns);
+    truth->busy_ns[device] = totals.busy_ns;
+    truth->switched_ns[device] = totals.switched_ns;
 }
 
 void sim_state_truth(struct sim_state *state, struct sim_truth *truth) {

@@ -242,6 +242,7 @@ CUresult sim_stream_create(struct sim_context *ctx, CUstream *handle, unsigned f
                            int priority) {
     if (handle == NULL || (flags & ~(unsigned)CU_STREAM_NON_BLOCKING) != 0)
         return CUDA_ERROR_INVALID_VALUE;
+    sim_cost(ctx->dev, SIM_COST_STREAM_CREATE);
     if (priority > 0)
         priority = 0;
     if (priority < ctx->priority_greatest)
@@ -274,6 +275,7 @@ static CUresult destroy(CUstream handle) {
         return CUDA_ERROR_INVALID_HANDLE;
     if (sim_stream_capturing(stream))
         sim_capture_lose_stream(stream);
+    sim_cost(stream->item.dev, SIM_COST_STREAM_DESTROY);
     return sim_stream_unmake(stream) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 

@@ -71,6 +71,7 @@ static CUresult do_batch(CUstream handle, unsigned count, CUstreamBatchMemOpPara
         result = sim_memop_check(ops, count, flags);
     if (result != CUDA_SUCCESS)
         return result;
+    sim_cost(stream->exec->dev, SIM_COST_MEM_OP);
     if (sim_stream_capturing(stream)) {
         CUgraphNodeParams node = {
             .type = CU_GRAPH_NODE_TYPE_BATCH_MEM_OP,

@@ -132,6 +132,8 @@ struct sim_look sim_look_at(nvmlDevice_t device, const void *out) {
     if (number >= 0) {
         look.number = (uint32_t)number;
         look.device = &look.state->node->devices[number];
+        if (look.device->cost_ns[SIM_COST_NVML])
+            sim_cost_wait(look.device->cost_ns[SIM_COST_NVML]);
     } else if (look.state) {
         look.result = NVML_ERROR_INVALID_ARGUMENT;
     }

@@ -1,0 +1,530 @@
+/* The thread, and who is there. Looking and telling are in look.c. See runner.h. */
+#include "runner_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+enum {
+    EVENTS = 64,
+    CHANGES = 256,
+    /* The arbiter is asked again until nothing changes; it always comes to that. */
+    MOST_STEPS = 64,
+    /* What the kernel tells us of, beside the numbers of containers. */
+    TIMER = INT32_MAX,
+    COMMAND = INT32_MAX - 1,
+};
+
+struct aliquot_runner {
+    pthread_t thread;
+    pthread_mutex_t lock; /* of all below, but for descriptors and what the thread alone uses */
+    struct aliquot_arbiter *arbiter;
+    struct container **container; /* by number; NULL: free */
+    uint32_t container_room;
+    struct container **owner; /* by the arbiter's members */
+    uint32_t owner_room;
+    bool ending, gathering;
+    int epoll, timer, command;
+    /* The thread's own. */
+    uint64_t armed_for_ns, beat_ns, figures_ns;
+};
+
+/* -- What is due -------------------------------------------------------------------------------- */
+
+static bool watched(const struct aliquot_runner *runner, const struct container *container) {
+    for (uint32_t i = 0; i < container->column_count; i++)
+        if (aliquot_arbiter_watched(runner->arbiter, container->column[i].member))
+            return true;
+    return false;
+}
+
+static void listen_to(struct aliquot_runner *runner, struct container *container, bool on) {
+    struct epoll_event event = {.events = on ? EPOLLIN : 0, .data.u64 = container->number};
+    epoll_ctl(runner->epoll, EPOLL_CTL_MOD, container->bell, &event);
+    container->deaf = !on;
+}
+
+/* Empties the bell and has the container looked at; one that rings too often is not heard for a
+ * while. */
+static void rung(struct aliquot_runner *runner, struct container *container, uint64_t now) {
+    if (container->listen_ns > now + LISTEN_AHEAD * LISTEN_NS) {
+        listen_to(runner, container, false);
+        return;
+    }
+    /* It holds no more than that: see aliquot_runner_add. */
+    char bytes[4096];
+    (void)!read(container->bell, bytes, sizeof bytes);
+    container->rung = true;
+}
+
+/* Looks at a container, and has it pay for the time. */
+static void look(struct aliquot_runner *runner, struct container *container, uint64_t now) {
+    bool pays = container->rung;
+    container_look(container, runner->arbiter, now);
+    if (!pays)
+        return;
+    uint64_t cost = (runner_now() - now) * LISTEN_COST;
+    container->listen_ns = container->listen_ns > now ? container->listen_ns : now;
+    container->listen_ns += cost > LISTEN_NS ? cost : LISTEN_NS;
+}
+
+static bool has_news(const struct aliquot_runner *runner, const struct container *container,
+                     uint64_t now) {
+    bool doubted = now >= container->again_ns;
+    if (container->rung || container->told)
+        return true;
+    for (uint32_t i = 0; i < container->column_count; i++) {
+        int member = container->column[i].member;
+        if (aliquot_arbiter_due(runner->arbiter, member, now) ||
+            (doubted && aliquot_arbiter_watched(runner->arbiter, member)))
+            return true;
+    }
+    return false;
+}
+
+/* Looks, has the arbiter decide and writes gates until nothing changes. Returns when the arbiter
+ * wants to be asked again. */
+static uint64_t decide(struct aliquot_runner *runner) {
+    uint64_t next = NEVER, now = runner_now();
+    struct aliquot_gate_change change[CHANGES];
+    for (uint32_t step = 0; step < MOST_STEPS; step++) {
+        for (uint32_t i = 0; i < runner->container_room; i++)
+            if (runner->container[i] && has_news(runner, runner->container[i], now))
+                look(runner, runner->container[i], now);
+        now = runner_now();
+        uint32_t count = aliquot_arbiter_step(runner->arbiter, now, change, CHANGES, &next);
+        bool again = count == CHANGES;
+        for (uint32_t i = 0; i < count; i++) {
+            struct container *one = runner->owner[change[i].member];
+            column_write(one, (uint32_t)(change[i].member - one->column[0].member), change[i].gate);
+            /* What was closed is looked at; what was opened rings. */
+            again |= one->told;
+        }
+        if (!again)
+            return next;
+    }
+    return 0;
+}
+
+static void beat(struct aliquot_runner *runner) {
+    for (uint32_t i = 0; i < runner->container_room; i++)
+        if (runner->container[i])
+            /* relaxed: only its changing counts. */
+            atomic_fetch_add_explicit(&runner->container[i]->grant->beat, 1, memory_order_relaxed);
+}
+
+static void read_account(struct aliquot_runner *runner, const struct column *column, uint64_t now,
+                         struct aliquot_account *account) {
+    aliquot_arbiter_read(runner->arbiter, now, column->member, account);
+    /* Of who is alone nothing is seen. */
+    if (aliquot_gate_state(column->gate) == ALIQUOT_GATE_FREE)
+        account->wanted_permille = account->received_permille = ALIQUOT_UNKNOWN;
+}
+
+static void tell_figures(struct aliquot_runner *runner, uint64_t now) {
+    for (uint32_t i = 0; i < runner->container_room; i++) {
+        struct container *one = runner->container[i];
+        for (uint32_t j = 0; one && j < one->column_count; j++) {
+            struct aliquot_account account;
+            read_account(runner, &one->column[j], now, &account);
+            column_tell(one, j, &account);
+        }
+        if (one)
+            one->rung = true;
+    }
+}
+
+static uint64_t soonest(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+/* What is to be done for a container at a time of its own; returns when the next such time is. */
+static uint64_t tend(struct aliquot_runner *runner, struct container *container, uint64_t now) {
+    uint64_t next = NEVER;
+    if (container->bell < 0) {
+        if (now >= container->listen_ns) {
+            container->rung = true;
+            container->listen_ns = now + NO_BELL_NS;
+        }
+        next = container->listen_ns;
+    }
+    if (container->deaf) {
+        if (now >= container->listen_ns)
+            listen_to(runner, container, true);
+        else
+            next = container->listen_ns;
+    }
+    return next;
+}
+
+static uint64_t tend_all(struct aliquot_runner *runner, uint64_t now) {
+    uint64_t next = NEVER;
+    for (uint32_t i = 0; i < runner->container_room; i++)
+        if (runner->container[i])
+            next = soonest(next, tend(runner, runner->container[i], now));
+    return next;
+}
+
+static uint64_t soonest_doubt(const struct aliquot_runner *runner) {
+    uint64_t next = NEVER;
+    for (uint32_t i = 0; i < runner->container_room; i++) {
+        const struct container *one = runner->container[i];
+        if (one && one->again_ns != NEVER && watched(runner, one))
+            next = soonest(next, one->again_ns);
+    }
+    return next;
+}
+
+/* -- The thread --------------------------------------------------------------------------------- */
+
+static void arm(struct aliquot_runner *runner, uint64_t next, uint64_t now) {
+    if (next == runner->armed_for_ns && next > now)
+        return;
+    runner->armed_for_ns = next;
+    /* What is due already is due in a moment: others must be heard. */
+    next = (next > now ? next : now) + SLACK_NS;
+    struct itimerspec at = {.it_value = {.tv_sec = (time_t)(next / 1000000000u),
+                                         .tv_nsec = (long)(next % 1000000000u)}};
+    timerfd_settime(runner->timer, TFD_TIMER_ABSTIME, &at, NULL);
+}
+
+/* Takes up what the kernel tells; returns whether anybody has to decide. */
+static bool hear(struct aliquot_runner *runner, const struct epoll_event *events, int count,
+                 uint64_t now) {
+    bool any = false;
+    for (int i = 0; i < count; i++) {
+        uint64_t number = events[i].data.u64, times;
+        if (number == TIMER)
+            (void)!read(runner->timer, &times, sizeof times);
+        else if (number == COMMAND)
+            any |= read(runner->command, &times, sizeof times) > 0;
+        else if (number < runner->container_room && runner->container[number]) {
+            rung(runner, runner->container[number], now);
+            any |= runner->container[number]->rung;
+        }
+    }
+    return any;
+}
+
+static void *run(void *argument) {
+    struct aliquot_runner *runner = argument;
+    struct epoll_event events[EVENTS];
+    uint64_t due_ns = 0;
+    pthread_setname_np(pthread_self(), "aliquot-arbiter");
+    /* A device stands still while we wait for a processor. Who may not is as before. */
+    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), -15);
+    for (bool ending = false; !ending;) {
+        int count = epoll_wait(runner->epoll, events, EVENTS, -1);
+        pthread_mutex_lock(&runner->lock);
+        uint64_t now = runner_now();
+        bool any = hear(runner, events, count, now);
+        if (now >= runner->beat_ns) {
+            beat(runner);
+            runner->beat_ns = now + BEAT_NS;
+        }
+        if (now >= runner->figures_ns) {
+            tell_figures(runner, now);
+            runner->figures_ns = now + FIGURES_NS;
+        }
+        if ((any || now >= due_ns) && !runner->gathering) {
+            uint64_t next = tend_all(runner, now);
+            next = soonest(next, decide(runner));
+            due_ns = soonest(next, soonest_doubt(runner));
+            due_ns = soonest(due_ns, runner->figures_ns);
+        }
+        ending = runner->ending;
+        arm(runner, soonest(runner->gathering ? NEVER : due_ns, runner->beat_ns), runner_now());
+        pthread_mutex_unlock(&runner->lock);
+    }
+    return NULL;
+}
+
+static void call(struct aliquot_runner *runner) {
+    uint64_t one = 1;
+    (void)!write(runner->command, &one, sizeof one);
+}
+
+/* -- Starting and ending ------------------------------------------------------------------------ */
+
+static int open_all(struct aliquot_runner *runner) {
+    runner->epoll = epoll_create1(EPOLL_CLOEXEC);
+    runner->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    runner->command = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (runner->epoll < 0 || runner->timer < 0 || runner->command < 0)
+        return -errno;
+    struct epoll_event timer = {.events = EPOLLIN, .data.u64 = TIMER};
+    struct epoll_event command = {.events = EPOLLIN, .data.u64 = COMMAND};
+    if (epoll_ctl(runner->epoll, EPOLL_CTL_ADD, runner->timer, &timer) < 0 ||
+        epoll_ctl(runner->epoll, EPOLL_CTL_ADD, runner->command, &command) < 0)
+        return -errno;
+    return 0;
+}
+
+static void free_all(struct aliquot_runner *runner) {
+    for (uint32_t i = 0; i < runner->container_room; i++)
+        if (runner->container[i])
+            container_free(runner->container[i]);
+    const int fds[] = {runner->epoll, runner->timer, runner->command};
+    for (uint32_t i = 0; i < sizeof fds / sizeof *fds; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    if (runner->arbiter)
+        aliquot_arbiter_free(runner->arbiter);
+    pthread_mutex_destroy(&runner->lock);
+    free(runner->container);
+    free(runner->owner);
+    free(runner);
+}
+
+struct aliquot_runner *aliquot_runner_start(const struct aliquot_arbiter_settings *settings,
+                                            int *error) {
+    struct aliquot_runner *runner = calloc(1, sizeof *runner);
+    *error = -ENOMEM;
+    if (!runner)
+        return NULL;
+    runner->epoll = runner->timer = runner->command = -1;
+    pthread_mutex_init(&runner->lock, NULL);
+    runner->arbiter = aliquot_arbiter_new(settings);
+    if (runner->arbiter)
+        *error = open_all(runner);
+    if (!*error) {
+        sigset_t all, before;
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        *error = -pthread_create(&runner->thread, NULL, run, runner);
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    if (!*error)
+        return runner;
+    free_all(runner);
+    return NULL;
+}
+
+void aliquot_runner_stop(struct aliquot_runner *runner) {
+    pthread_mutex_lock(&runner->lock);
+    runner->ending = true;
+    call(runner);
+    pthread_mutex_unlock(&runner->lock);
+    pthread_join(runner->thread, NULL);
+    free_all(runner);
+}
+
+void aliquot_runner_gather(struct aliquot_runner *runner, bool on) {
+    pthread_mutex_lock(&runner->lock);
+    runner->gathering = on;
+    call(runner);
+    pthread_mutex_unlock(&runner->lock);
+}
+
+/* -- Coming and going --------------------------------------------------------------------------- */
+
+/* Makes `*array` have a place at `index`. */
+static bool place(struct container ***array, uint32_t *room, uint32_t index) {
+    if (index < *room)
+        return true;
+    uint32_t more = *room ? 2 * *room : 64;
+    more = more > index ? more : index + 1;
+    struct container **fresh = realloc(*array, more * sizeof *fresh);
+    if (!fresh)
+        return false;
+    memset(fresh + *room, 0, (more - *room) * sizeof *fresh);
+    *array = fresh;
+    *room = more;
+    return true;
+}
+
+/* Descriptors of our own, and the grant mapped. */
+static int take(struct container *container, int grant, int usage, int bell, uint32_t count) {
+    struct aliquot_grant copy;
+    ssize_t size = pread(grant, &copy, sizeof copy, 0);
+    if (size < 0)
+        return -errno;
+    if (aliquot_grant_check(&copy, (size_t)size) || copy.device_count != count)
+        return -EINVAL;
+    void *map = mmap(NULL, sizeof copy, PROT_READ | PROT_WRITE, MAP_SHARED, grant, 0);
+    if (map == MAP_FAILED)
+        return -errno;
+    container->grant = map;
+    container->usage = fcntl(usage, F_DUPFD_CLOEXEC, 3);
+    if (container->usage < 0)
+        return -errno;
+    if (bell >= 0) {
+        container->bell = fcntl(bell, F_DUPFD_CLOEXEC, 3);
+        if (container->bell < 0)
+            return -errno;
+        /* One read empties it, and nobody's bell takes much of the kernel's memory. */
+        fcntl(container->bell, F_SETPIPE_SZ, 4096);
+    }
+    return 0;
+}
+
+static void leave(struct aliquot_runner *runner, uint64_t now, int first, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        aliquot_arbiter_leave(runner->arbiter, now, first + (int)i);
+}
+
+static int join(struct aliquot_runner *runner, struct container *container, uint64_t now,
+                const uint32_t *device, const struct aliquot_terms *terms) {
+    int first = aliquot_arbiter_join(runner->arbiter, now, container->column_count, device, terms);
+    if (first < 0)
+        return first;
+    if (!place(&runner->owner, &runner->owner_room,
+               (uint32_t)first + container->column_count - 1)) {
+        leave(runner, now, first, container->column_count);
+        return -ENOMEM;
+    }
+    bool found = false;
+    for (uint32_t i = 0; i < container->column_count; i++) {
+        struct column *column = &container->column[i];
+        column->member = first + (int)i;
+        /* relaxed: nobody else writes it. */
+        column->gate =
+            atomic_load_explicit(&container->grant->device[i].gate, memory_order_relaxed);
+        column->shift = aliquot_gate_number(column->gate) -
+                        aliquot_gate_number(aliquot_arbiter_gate(runner->arbiter, column->member)) +
+                        1;
+        column->told_wanted = column->told_received = ALIQUOT_UNKNOWN - 1;
+        runner->owner[column->member] = container;
+        found |= aliquot_gate_state(column->gate) != ALIQUOT_GATE_CLOSED;
+    }
+    container->rung = true;
+    container_look(container, runner->arbiter, now);
+    for (uint32_t i = 0; i < container->column_count; i++)
+        for (uint32_t slot = 0; slot < container->slots; slot++)
+            found |= aliquot_flow_active(container->column[i].flow[slot]) != 0;
+    if (found)
+        aliquot_arbiter_found(runner->arbiter, now, first);
+    return 0;
+}
+
+static int free_number(struct aliquot_runner *runner) {
+    uint32_t number = 0;
+    while (number < runner->container_room && runner->container[number])
+        number++;
+    return place(&runner->container, &runner->container_room, number) ? (int)number : -ENOMEM;
+}
+
+static int add(struct aliquot_runner *runner, struct container *container, const uint32_t *device,
+               const struct aliquot_terms *terms) {
+    int number = free_number(runner);
+    if (number < 0)
+        return number;
+    container->number = (uint32_t)number;
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = container->number};
+    if (container->bell >= 0 &&
+        epoll_ctl(runner->epoll, EPOLL_CTL_ADD, container->bell, &event) < 0)
+        return -errno;
+    int error = join(runner, container, runner_now(), device, terms);
+    if (error)
+        return error;
+    container->rung = true;
+    runner->container[number] = container;
+    /* Its processes know at once that somebody is there. relaxed: as in beat. */
+    atomic_fetch_add_explicit(&container->grant->beat, 1, memory_order_relaxed);
+    return number;
+}
+
+int aliquot_runner_add(struct aliquot_runner *runner, int grant, int usage, int bell,
+                       uint32_t count, const uint32_t *device, const struct aliquot_terms *terms) {
+    if (count < 1 || count > ALIQUOT_MAX_DEVICES)
+        return -EINVAL;
+    struct container *container = calloc(1, sizeof *container);
+    if (!container)
+        return -ENOMEM;
+    container->usage = container->bell = -1;
+    container->column_count = count;
+    container->again_ns = NEVER;
+    int number = take(container, grant, usage, bell, count);
+    if (!number) {
+        pthread_mutex_lock(&runner->lock);
+        number = add(runner, container, device, terms);
+        if (number >= 0)
+            call(runner);
+        pthread_mutex_unlock(&runner->lock);
+    }
+    if (number < 0)
+        container_free(container);
+    return number;
+}
+
+/* The lock is held. */
+static struct container *find(struct aliquot_runner *runner, int number, uint32_t column) {
+    if (number < 0 || (uint32_t)number >= runner->container_room || !runner->container[number] ||
+        column >= runner->container[number]->column_count)
+        return NULL;
+    return runner->container[number];
+}
+
+void aliquot_runner_remove(struct aliquot_runner *runner, int number) {
+    pthread_mutex_lock(&runner->lock);
+    struct container *container = find(runner, number, 0);
+    if (container) {
+        leave(runner, runner_now(), container->column[0].member, container->column_count);
+        if (container->bell >= 0)
+            epoll_ctl(runner->epoll, EPOLL_CTL_DEL, container->bell, NULL);
+        runner->container[number] = NULL;
+        call(runner);
+    }
+    pthread_mutex_unlock(&runner->lock);
+    if (container)
+        container_free(container);
+}
+
+int aliquot_runner_change(struct aliquot_runner *runner, int number, uint32_t column,
+                          const struct aliquot_terms *terms) {
+    pthread_mutex_lock(&runner->lock);
+    struct container *container = find(runner, number, column);
+    int error = container ? aliquot_arbiter_change(runner->arbiter, runner_now(),
+                                                   container->column[column].member, terms)
+                          : -EINVAL;
+    if (!error)
+        call(runner);
+    pthread_mutex_unlock(&runner->lock);
+    return error;
+}
+
+int aliquot_runner_read(struct aliquot_runner *runner, int number, uint32_t column,
+                        struct aliquot_account *account) {
+    pthread_mutex_lock(&runner->lock);
+    struct container *container = find(runner, number, column);
+    if (container)
+        read_account(runner, &container->column[column], runner_now(), account);
+    pthread_mutex_unlock(&runner->lock);
+    return container ? 0 : -EINVAL;
+}
+
+int aliquot_runner_write_terms(struct aliquot_runner *runner, int number, uint32_t index,
+                               uint32_t cores, uint32_t cores_min, uint32_t weight,
+                               int32_t priority) {
+    if (cores < 1 || cores > 100 || cores_min > cores || weight < 1 ||
+        weight > ALIQUOT_MAX_WEIGHT || priority < -ALIQUOT_MAX_PRIORITY ||
+        priority > ALIQUOT_MAX_PRIORITY)
+        return -EINVAL;
+    pthread_mutex_lock(&runner->lock);
+    struct container *container = find(runner, number, index);
+    if (container) {
+        struct column *column = &container->column[index];
+        struct aliquot_grant_device *device = &container->grant->device[index];
+        /* relaxed, all: the gate's store below comes after them for whoever reads it. */
+        atomic_store_explicit(&device->cores, cores, memory_order_relaxed);
+        atomic_store_explicit(&device->cores_min, cores_min, memory_order_relaxed);
+        atomic_store_explicit(&device->weight, weight, memory_order_relaxed);
+        atomic_store_explicit(&device->priority, priority, memory_order_relaxed);
+        /* What threads were given for a turn is short, and a new number would be a new turn. */
+        unsigned state = aliquot_gate_state(column->gate);
+        if (state == ALIQUOT_GATE_FREE || state == ALIQUOT_GATE_OPEN) {
+            column->shift++;
+            column_write(container, index, aliquot_arbiter_gate(runner->arbiter, column->member));
+        }
+    }
+    pthread_mutex_unlock(&runner->lock);
+    return container ? 0 : -EINVAL;
+}

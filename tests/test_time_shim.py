@@ -1,0 +1,379 @@
+"""Compute time is kept to in real processes: work is paced and measured, and nothing ever hangs.
+
+Nothing here says how long anything takes, but for one direction: work that the cap spreads over
+time cannot be done sooner. Exact figures are the harness'.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from aliquot.shim import region
+
+import gates
+from exec_programs import cases, compile_program
+from gates import Gate
+from slices import lay_out
+from tenants import SimNode, simulated
+
+PATIENCE_SECONDS = 120.0
+GIB = 1 << 30
+MS = 1_000_000
+CLIENT = "time_client"
+ORDER = (
+    "exec_order",
+    "exec_stream",
+    "exec_copy",
+    "exec_graph",
+    "exec_graph_memory",
+    "exec_capture",
+)
+RANDOM = "exec_random"
+# These fill a stream to its last place, or with ten seconds of work that they mean to throw away.
+NOT_PACED = {
+    "a_full_queue_makes_its_launcher_wait",
+    "a_context_that_goes_drops_what_waits_and_ends_what_runs",
+}
+
+# What a slice may be ahead of its cap, of device time: the bucket, a window, and a launch that
+# nobody has measured.
+AHEAD_NS = 30 * MS
+
+
+@dataclass
+class Client:
+    """A running program of time_client.c."""
+
+    process: subprocess.Popen[str]
+
+    def read(self) -> str:
+        """Return the next line, "" at the end; a program that is silent for long has failed."""
+        stream = self.process.stdout
+        assert stream
+        assert select.select([stream], [], [], PATIENCE_SECONDS)[0], f"{self.process.args!r} hangs"
+        return stream.readline().rstrip("\n")
+
+    def go(self) -> None:
+        """Let it go on."""
+        assert self.process.stdin
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def silent(self) -> bool:
+        """Whether it has nothing to say."""
+        assert self.process.stdout
+        return not select.select([self.process.stdout], [], [], 0)[0]
+
+    def end(self) -> str:
+        """Wait for its end, which must be a good one; returns what else it said."""
+        out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
+        assert self.process.returncode == 0, f"{self.process.args!r}: {err}"
+        return out
+
+
+class Place:
+    """A slice of a simulated device, and the programs in it."""
+
+    def __init__(self, node: SimNode, shim: Path, programs: Path, folder: Path) -> None:
+        """Remember where everything is; ``make`` makes the slice."""
+        self.node = node
+        self.programs = programs
+        self._shim = shim
+        self._folder = folder
+        self._running: list[subprocess.Popen[str]] = []
+        self._environment: dict[str, str] = {}
+        self.gate: Gate
+
+    def make(self, *, cores: int = 100, shared: bool = False, devices: int = 1) -> Place:
+        """Make the slice of so many devices; ``shared``: somebody opens its gate."""
+        parts = tuple(
+            region.RegionDevice(
+                uuid=device.uuid,
+                cap=None,
+                page_bytes=device.page_size,
+                context_bytes=device.context,
+                cores=cores,
+                shared=shared,
+            )
+            for device in self.node.devices[:devices]
+        )
+        library = lay_out(self._shim, self.node.library, self._folder / "slice", parts)
+        self._environment = self.node.environment("time", library.parent)
+        self.gate = Gate(library.parent / ".aliquot", devices)
+        return self
+
+    def start(self, *arguments: object, program: str = CLIENT) -> Client:
+        """Start a program in the slice."""
+        process = subprocess.Popen(
+            [self.programs / program, *map(str, arguments)],
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        self._running.append(process)
+        return Client(process)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for process in self._running:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        self.gate.close()
+
+
+@pytest.fixture(scope="module")
+def programs(
+    header_folder: Callable[[str], Path],
+    sim_library: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """The folder of the compiled programs."""
+    folder = tmp_path_factory.mktemp("time")
+    for program in (CLIENT, RANDOM, *ORDER):
+        compile_program(program, folder, header_folder("13.5"), sim_library)
+    return folder
+
+
+@pytest.fixture
+def place(sim_library: Path, shim_library: Path, programs: Path, tmp_path: Path) -> Iterator[Place]:
+    """A node of two devices on which launching takes no time, and kernels as long as they say."""
+    with simulated(sim_library, 2 * GIB, sms=40, kernel_ns=0, wave_ns=0) as node:
+        found = Place(node, shim_library, programs, tmp_path)
+        yield found
+        found.close()
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.005)
+
+
+# ---- What is carried out stays the same ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "case"),
+    [(program, case) for program in ORDER for case in cases(program) if case not in NOT_PACED],
+)
+def test_a_cap_changes_nothing_of_what_is_carried_out(
+    place: Place, program: str, case: str
+) -> None:
+    place.make(cores=30, devices=2).start(case, program=program).end()
+
+
+@pytest.mark.parametrize("cores", [30, 100])
+def test_random_work_ends_as_its_order_says_behind_a_gate(place: Place, cores: int) -> None:
+    client = place.make(cores=cores, shared=True).start("chains", 2, 1, 4, program=RANDOM)
+    client.go()
+    assert int(client.end()) > 0
+
+
+# ---- The cap, without anybody else ---------------------------------------------------------------
+
+
+def test_a_slice_alone_keeps_to_its_cap(place: Place) -> None:
+    place.make(cores=30)
+    client = place.start("steady", 300, 1)
+    assert client.read() == "ready"
+    client.go()
+    wall_ns, truth_ns = int(client.end()), 300 * MS
+    used = place.gate.used()
+    assert truth_ns <= 0.30 * wall_ns + AHEAD_NS
+    assert truth_ns / 2 <= used.device_ns <= 1.05 * truth_ns + 2 * MS
+    assert used.waits > 0
+    assert used.wait_ns > 0
+
+
+def test_processes_of_a_slice_share_its_cap(place: Place) -> None:
+    place.make(cores=40)
+    clients = [place.start("steady", 100, 1) for _ in range(3)]
+    assert [client.read() for client in clients] == ["ready"] * 3
+    began = time.monotonic_ns()
+    for client in clients:
+        client.go()
+    for client in clients:
+        client.end()
+    wall_ns, truth_ns = time.monotonic_ns() - began, 300 * MS
+    assert truth_ns <= 0.40 * wall_ns + 3 * AHEAD_NS
+    assert place.gate.used().device_ns <= wall_ns
+
+
+def test_nothing_is_measured_where_the_device_is_the_slices_own(place: Place) -> None:
+    client = place.make().start("steady", 100, 0.1)
+    assert client.read() == "ready"
+    client.go()
+    assert int(client.end()) >= 10 * MS
+    used = place.gate.used()
+    assert (used.device_ns, used.waits) == (0, 0)
+    assert place.gate.waiting() == 0
+
+
+# ---- The gate ------------------------------------------------------------------------------------
+
+
+def test_a_closed_gate_holds_a_launch_until_it_is_opened(place: Place) -> None:
+    place.make(shared=True)
+    with place.gate.beating():
+        place.gate.write(gates.CLOSED, others=1)
+        client = place.start("one_launch")
+        assert client.read() == "ready"
+        client.go()
+        until(lambda: place.gate.waiting() == 1, "it waits for the gate")
+        assert client.silent()
+        place.gate.write(gates.TURN, turn_us=20_000)
+        assert [client.read(), client.read()] == ["launched", "done"]
+        assert place.gate.waiting() == 0
+        client.end()
+    used = place.gate.used()
+    assert used.waits == 1
+    assert used.let_through == 0
+
+
+def test_a_closed_gate_opens_when_the_agent_dies(place: Place) -> None:
+    place.make(shared=True)
+    with place.gate.beating() as dead:
+        place.gate.write(gates.CLOSED)
+        client = place.start("one_launch")
+        assert client.read() == "ready"
+        client.go()
+        until(lambda: place.gate.waiting() == 1, "it waits for the gate")
+        dead.set()
+        assert [client.read(), client.read()] == ["launched", "done"]
+        client.end()
+
+
+def test_whoever_waits_rings_the_bell(place: Place) -> None:
+    place.make(shared=True)
+    bell = place.gate.usage_path.with_name("bell")
+    os.mkfifo(bell)
+    bell.chmod(0o622)
+    listening = os.open(bell, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        with place.gate.beating():
+            place.gate.write(gates.CLOSED)
+            client = place.start("one_launch")
+            assert client.read() == "ready"
+            client.go()
+            assert select.select([listening], [], [], PATIENCE_SECONDS)[0], "no ring"
+            # Whoever listened goes, and the next ring hurts nobody.
+            os.close(listening)
+            listening = -1
+            rings = place.gate.used().waits
+            until(lambda: place.gate.waiting() == 1, "it still waits")
+            time.sleep(0.05)
+            assert client.silent()
+            assert place.gate.used().waits == rings
+            place.gate.write(gates.OPEN)
+            assert [client.read(), client.read()] == ["launched", "done"]
+            client.end()
+    finally:
+        if listening >= 0:
+            os.close(listening)
+
+
+def test_a_capture_waits_for_no_gate(place: Place) -> None:
+    place.make(shared=True)
+    with place.gate.beating():
+        place.gate.write(gates.OPEN)
+        client = place.start("capture")
+        assert client.read() == "ready"
+        place.gate.write(gates.CLOSED)
+        client.go()
+        assert client.read() == "captured"
+        client.go()
+        until(lambda: place.gate.waiting() == 1, "the graph's launch waits")
+        place.gate.write(gates.OPEN)
+        assert client.read() == "done"
+        client.end()
+
+
+def test_what_releases_others_waits_for_no_gate(place: Place) -> None:
+    place.make(shared=True)
+    with place.gate.beating():
+        place.gate.write(gates.OPEN)
+        client = place.start("write_value")
+        assert client.read() == "ready"
+        place.gate.write(gates.CLOSED)
+        client.go()
+        assert client.read() == "done"
+        client.end()
+    assert place.gate.used().let_through == 0
+
+
+def test_a_launch_that_older_work_waits_for_is_let_through(place: Place) -> None:
+    place.make(shared=True)
+    with place.gate.beating():
+        place.gate.write(gates.OPEN)
+        client = place.start("fill")
+        assert client.read() == "ready"
+        place.gate.write(gates.CLOSED)
+        client.go()
+        assert client.read() == "done"
+        client.end()
+    assert place.gate.used().let_through >= 1
+
+
+# ---- Programs as they are ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["capped", "shared"])
+@pytest.mark.parametrize("case", ["coming_and_going", "forks"])
+def test_streams_contexts_and_processes_come_and_go(place: Place, case: str, shared: bool) -> None:
+    place.make(cores=100 if shared else 50, shared=shared)
+    assert place.start(case).end().split() == ["done"]
+    assert place.gate.waiting() == 0
+
+
+def test_a_thread_may_hold_a_lock_while_it_waits(place: Place) -> None:
+    place.make(shared=True)
+    with place.gate.beating():
+        place.gate.write(gates.CLOSED)
+        client = place.start("threads")
+        assert client.read() == "ready"
+        client.go()
+        until(lambda: place.gate.waiting() == 1, "one waits, with the lock")
+        # Turns that are too short for all of it.
+        end = time.monotonic() + PATIENCE_SECONDS
+        while client.silent() and time.monotonic() < end:
+            place.gate.write(gates.TURN, turn_us=3_000)
+            time.sleep(0.01)
+            place.gate.write(gates.CLOSED, others=1)
+            time.sleep(0.002)
+        assert client.read() == "done"
+        client.end()
+    used = place.gate.used()
+    assert used.waits > 0
+
+
+def test_a_process_that_is_stopped_or_killed_holds_nobody_up(place: Place) -> None:
+    place.make(cores=50)
+    stopped, killed = place.start("endless"), place.start("endless")
+    assert [stopped.read(), killed.read()] == ["on", "on"]
+    stopped.process.send_signal(signal.SIGSTOP)
+    killed.process.kill()
+    other = place.start("steady", 50, 1)
+    assert other.read() == "ready"
+    other.go()
+    assert int(other.end()) > 0
+    stopped.process.send_signal(signal.SIGCONT)
+    # It goes on, and so does somebody beside it.
+    other = place.start("steady", 20, 1)
+    assert other.read() == "ready"
+    other.go()
+    assert int(other.end()) > 0
+    assert stopped.process.poll() is None
