@@ -82,7 +82,7 @@ class Shares:
     """How time is shared out where a container does not say.
 
     ``native``: containers may ask to take no turns. ``max_containers`` is how many have a part of
-    a device each under the policy ``average``.
+    a device each under the policy ``average``. ``round_ms`` is what a turn brings its holder.
     """
 
     policy: str = BURST_SHARE
@@ -90,6 +90,7 @@ class Shares:
     floor: int = 0
     native: bool = False
     max_containers: int = 20
+    round_ms: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +374,7 @@ _SHARING_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "floor": _whole(0, MOST_FLOOR, "percent of a device's time"),
     "native": _yes_or_no,
     "max_containers": _whole(1, 100, "a number of containers"),
+    "round_ms": _whole(1, 1000, "a time in milliseconds"),
 }
 _PRECEDENCE_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "priority": _whole(-region.MAX_PRIORITY, region.MAX_PRIORITY, "a priority"),

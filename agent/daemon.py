@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from aliquot.shim.arbiter import Settings
 
 from . import changes, processes, sockets, wire
 from .admission import Admission, Programs, Tools
@@ -100,7 +101,7 @@ class Daemon:
         self.unhealthy: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
         self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
-        self.sharing = Sharing()
+        self.sharing = Sharing(Settings(round_ns=config.sharing.round_ms * 1_000_000))
         self.changes = changes.Changes(self)
         self.readings: Readings
         self._parts = parts
@@ -211,9 +212,7 @@ class Daemon:
 
     def retold(self, piece: Slice) -> None:
         """Tell the arbiter what a slice has now. Raises AliquotError."""
-        sharing = getattr(self, "sharing", None)
-        if sharing is not None:
-            sharing.change(piece)
+        self.sharing.change(piece)
 
     # -- Devices -----------------------------------------------------------------------------------
 

@@ -437,8 +437,11 @@ def _salvaged(one: Broken, devices: Sequence[Device]) -> Slice:
                 memory_bytes=(
                     known[granted.uuid].memory_bytes if granted.cap is None else granted.cap
                 ),
-                cores=granted.cores,
+                cores=granted.cores_min,
                 enforcement="driver" if granted.by_driver else "shim",
+                cores_max=granted.cores,
+                weight=granted.weight,
+                priority=granted.priority,
             )
             for granted in one.granted
             if granted.uuid in known

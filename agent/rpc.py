@@ -338,7 +338,8 @@ def _slices_reply(snapshot: Snapshot, folders: Folders) -> rpc_pb2.SlicesReply:
         slices=[
             _slice(one, known, printable(str(folders.folder(one.piece.key))))
             for one in snapshot.slices
-        ]
+        ],
+        sampled_unix=snapshot.sampled_unix,
     )
 
 

@@ -264,9 +264,11 @@ async def share(node: Node, sharing: Sharing) -> AsyncIterator[None]:
         told: dict[str, str] = {}
         again = True
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(news.wait(), _AGAIN_SECONDS if again else None)
+            alarm = loop.call_later(_AGAIN_SECONDS, news.set) if again else None
+            await news.wait()
             news.clear()
+            if alarm:
+                alarm.cancel()
             try:
                 told = _follow(node, sharing, told)
             except Exception:  # noqa: BLE001 - see below

@@ -81,6 +81,8 @@ class Owner:
 class Slice:
     """One slice as its files, or the agent, describe it; ``owner`` is None when it is a run.
 
+    ``sampled_unix`` is when the agent read what its processes count, None when it was read now.
+
     ``policy``, ``group``, ``quiet_ms``, ``floor`` and ``native`` are those of slices.Slice.
     """
 
@@ -99,6 +101,7 @@ class Slice:
     quiet_ms: int | None = None
     floor: int | None = None
     native: bool | None = None
+    sampled_unix: float | None = None
 
     @property
     def kind(self) -> str:
@@ -153,13 +156,16 @@ def ask_agent(environment: Mapping[str, str], survey: Survey) -> None:
 
 def add_told(survey: Survey, told: rpc_pb2.SlicesReply) -> None:
     """Add the slices that an agent told of."""
+    from . import rpc  # noqa: PLC0415 - as above
+
+    sampled_unix = rpc.known(told, "sampled_unix")
     for piece in told.slices:
-        survey.slices.append(_told(piece))
+        survey.slices.append(_told(piece, sampled_unix))
         if piece.fault:
             survey.faults.append(f"{piece.name}: {piece.fault}")
 
 
-def _told(piece: rpc_pb2.Slice) -> Slice:
+def _told(piece: rpc_pb2.Slice, sampled_unix: float | None) -> Slice:
     from . import rpc  # noqa: PLC0415 - as above
 
     return Slice(
@@ -187,6 +193,7 @@ def _told(piece: rpc_pb2.Slice) -> Slice:
         quiet_ms=piece.quiet_ms,
         floor=piece.floor,
         native=piece.native,
+        sampled_unix=sampled_unix,
     )
 
 

@@ -36,7 +36,7 @@ SHARE     what it got of the last second, of what it wanted; with no turns, what
 HISTORY   what it got in each look, from nothing to the whole device, the newest on the right
 BUSY      share of time in which its kernels ran
 USED      what its processes hold, and CAP what they may hold
-WAIT      how long a launch that had to wait did so, on average since the look before
+WAIT      how long a launch that had to wait did so, on average since the agent's reading before
 TURNS     how often in a second it got the device
 GATE      what it may launch at the moment: free, open, turn or closed
 

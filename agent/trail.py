@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from .show_devices import Shown
@@ -60,6 +60,16 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """A row as it was seen last: at ``at``, with counters that were read at ``counted_at``."""
+
+    device: SliceDevice
+    at: float
+    counted_at: float
+    rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """What is shown of a look: devices with their history, and slices."""
 
@@ -73,14 +83,12 @@ class Trail:
 
     def __init__(self) -> None:
         """Nothing has been seen."""
-        self._at: float | None = None
-        self._last: dict[Hashable, SliceDevice] = {}
+        self._last: dict[Hashable, _Seen] = {}
         self._history: dict[Hashable, deque[float | None]] = {}
 
     def add(self, look: Look, now_seconds: float) -> View:
         """Take a look for the newest, made at a monotonic time."""
-        passed = None if self._at is None else now_seconds - self._at
-        last, self._last, self._at = self._last, {}, now_seconds
+        last, self._last = self._last, {}
         kept: dict[Hashable, deque[float | None]] = {}
 
         def remember(place: Hashable, share: float | None) -> Sequence[float | None]:
@@ -94,8 +102,9 @@ class Trail:
                 continue
             for device in piece.devices:
                 place = piece.path, piece.started_unix_ns, device.uuid
-                rates = _rates(last.get(place), device, passed)
-                self._last[place] = device
+                counted_at = now_seconds if piece.sampled_unix is None else piece.sampled_unix
+                rates = _rates(last.get(place), device, now_seconds, counted_at)
+                self._last[place] = _Seen(device, now_seconds, counted_at, rates)
                 bare = Row(piece, device, rates, ())
                 rows.append(Row(piece, device, rates, remember(place, bare.share)))
         devices = [(one, remember(one.uuid, one.busy)) for one in look.devices]
@@ -103,20 +112,28 @@ class Trail:
         return View(look, devices, rows)
 
 
-def _rates(before: SliceDevice | None, now: SliceDevice, passed: float | None) -> Rates:
-    if before is None or not passed or passed <= 0:
+def _rates(before: _Seen | None, now: SliceDevice, at: float, counted_at: float) -> Rates:
+    if before is None:
+        return Rates()
+    turns, rates = None, before.rates
+    if before.device.account is not None and now.account is not None and at > before.at:
+        turns = _grown(before.device.account.turns, now.account.turns)
+    if counted_at != before.counted_at:
+        rates = _counted(before.device, now, counted_at - before.counted_at)
+    # Otherwise nobody has looked since, which does not mean that nothing happened.
+    return replace(rates, turns_per_second=None if turns is None else turns / (at - before.at))
+
+
+def _counted(before: SliceDevice, now: SliceDevice, passed: float) -> Rates:
+    if passed <= 0:
         return Rates()
     waited = _grown(before.wait_seconds, now.wait_seconds)
     waits = _grown(before.waits, now.waits)
     used = _grown(before.device_seconds, now.device_seconds)
-    turns = None
-    if before.account is not None and now.account is not None:
-        turns = _grown(before.account.turns, now.account.turns)
     mean = None if waited is None or waits is None else waited / waits if waits else 0.0
     return Rates(
         mean_wait_seconds=mean,
         waits_per_second=None if waits is None else waits / passed,
-        turns_per_second=None if turns is None else turns / passed,
         device_share=None if used is None else min(used / passed, 1.0),
     )
 

@@ -168,23 +168,42 @@ class Server:
         try:
             while True:
                 await self._have_room()
+                # (A task that waits for each connection would cost each a turn of the loop more.)
+                pause: asyncio.Future[str | None] = loop.create_future()
+                loop.add_reader(self._listening, self._accept, pause)
                 try:
-                    connection, _ = await loop.sock_accept(self._listening)
-                except OSError as error:
+                    trouble = await pause
+                finally:
+                    loop.remove_reader(self._listening)
+                if trouble is not None:
                     # No descriptors are left, or who connected has gone. An event or a moment
                     # passes before the next try, since the socket stays readable.
-                    self._complain(f"a connection cannot be taken: {error.strerror}")
+                    self._complain(f"a connection cannot be taken: {trouble}")
                     self._fewer.clear()
                     await self._until_fewer(1.0)
-                    continue
-                task = loop.create_task(self._serve(connection))
-                self._all.add(task)
-                self._reading[task] = loop.time()
-                task.add_done_callback(self._forget)
         finally:
             for task in self._all:
                 task.cancel()
             await asyncio.gather(*self._all, return_exceptions=True)
+
+    def _accept(self, pause: asyncio.Future[str | None]) -> None:
+        """Serve who has connected; ``pause`` is told when no more can be taken now, and why."""
+        if pause.done():
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            connection, _ = self._listening.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            pause.set_result(error.strerror)
+            return
+        task = loop.create_task(self._serve(connection))
+        self._all.add(task)
+        self._reading[task] = loop.time()
+        task.add_done_callback(self._forget)
+        if len(self._all) >= self._most:
+            pause.set_result(None)
 
     async def _have_room(self) -> None:
         """Return when one more may connect: who is slowest to ask makes room for it."""

@@ -227,7 +227,7 @@ def bed() -> Iterator[Bed]:
     shim, bare = _libraries()
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=fast_folder()) as name:
         folder = Path(name)
-        client = _compile(folder)
+        client = compile_c(folder, HERE / "client.c")
         uuid = _make_node(folder / "node")
         library = _make_slice(folder / "slice", shim, bare, uuid)
         environment = {
@@ -259,14 +259,14 @@ def _libraries() -> tuple[Path, Path]:
     return libraries
 
 
-def _compile(folder: Path) -> Path:
-    """Compile the client. Raises BenchError."""
-    client = folder / "client"
+def compile_c(folder: Path, *sources: Path) -> Path:
+    """Compile a program, named as its first source. Raises BenchError."""
+    program = folder / sources[0].stem
     compiler = os.environ.get("CC", "gcc")
     try:
         subprocess.run(
-            [compiler, "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", "-o", str(client),
-             str(HERE / "client.c"), "-ldl", "-lpthread"],
+            [compiler, "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", f"-I{HERE.parent / 'csrc'}",
+             "-o", str(program), *map(str, sources), "-ldl", "-lpthread"],
             check=True,
             capture_output=True,
             text=True,
@@ -276,8 +276,9 @@ def _compile(folder: Path) -> Path:
             f"there is no {compiler}: install gcc, or name a compiler in CC"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise BenchError(f"{compiler} does not compile client.c: {error.stderr}") from error
-    return client
+        name = sources[0].name
+        raise BenchError(f"{compiler} does not compile {name}: {error.stderr}") from error
+    return program
 
 
 def _make_slice(folder: Path, shim: Path, driver: Path, uuid: bytes) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ class NodeBed:
     folder: Path
     wrapper: Path
     runtime: Path
+    agent_pid: int
     environment: dict[str, str]
 
     @property
@@ -57,6 +60,31 @@ class NodeBed:
         process.pop("oomScoreAdj", None)
         template["root"] = {"path": str(self.folder / "rootfs"), "readonly": False}
         return template
+
+    def processor_ms(self) -> float:
+        """Return the processor time that the agent and the runtimes that ended have had so far."""
+        # Linux' clock of another process: its number, inverted, before three bits for the kind.
+        agent = time.clock_gettime((~self.agent_pid << 3) | 2)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return (agent + ended.ru_utime + ended.ru_stime) * 1000
+
+    def container_ms(self, name: str) -> float:
+        """Return the processor time of a container's cgroup: what made it from the inside, too."""
+        said = subprocess.run(
+            [str(self.runtime), "--root", str(self.folder / "state"), "state", name],
+            capture_output=True,
+            check=True,
+        )
+        pid = json.loads(said.stdout)["pid"]
+        for line in Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "cpuacct" in controllers.split(","):
+                text = Path(f"/sys/fs/cgroup/cpuacct{path}/cpuacct.usage").read_text()
+                return int(text) / 1e6
+            file = Path(f"/sys/fs/cgroup{path}/cpu.stat")
+            if not controllers and file.exists():
+                return int(file.read_text().split()[1]) / 1e3
+        raise BenchError(f"container {name} is in no cgroup that counts its processor time")
 
     def call(self, runtime: Path, *arguments: str) -> None:
         """Run a runtime to its end. Raises BenchError."""
@@ -125,6 +153,7 @@ def node_bed() -> Iterator[NodeBed]:
                 folder,
                 aliquot.shim.program("aliquot-runtime"),
                 Path(runc),
+                agent.pid,
                 {**base, "ALIQUOT_RUNTIME_DIR": str(folder / "run")},
             )
         except AliquotError as error:

@@ -228,9 +228,11 @@ class State:
         """Let what is done be recorded from now on."""
         lib.sim_state_trace(self._state)
 
-    def recorded(self) -> int:
-        """Return how many turns and records the state has at the most."""
-        return int(lib.SIM_TURNS_KEPT + lib.SIM_RECORDS_KEPT) * len(self.models())
+    def recorded(self, device: int) -> tuple[int, int]:
+        """Return how many turns and how many records of a device there have ever been."""
+        counts = ffi.new("uint64_t[2]")
+        lib.sim_state_recorded(self._state, device, counts, counts + 1)
+        return int(counts[0]), int(counts[1])
 
     def turns(self, device: int, first: Any, turns: Any, room: int, lost: Any) -> int:  # noqa: ANN401
         """Read turns as ``sim_timeline_turns`` does."""

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import json
 import signal
+import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO
 
 from ._state import ffi, lib
 from .state import State, StateError
@@ -35,9 +37,9 @@ _FIRST_PROCESS: Final = 1000
 # Threads of a device: who held it, then copy engines.
 _HOLDERS: Final = 1
 _ENGINES: Final = 100
-# Threads of a process: turns and launches by device, threads that waited and streams by number.
+# Threads of a process: turns by device; streams, each with its launches before it; its threads.
 _TURNS: Final = 1
-_LAUNCHES: Final = 100
+_WAITS: Final = 100
 _STREAMS: Final = 1000
 _THREADS: Final = 1 << 24
 
@@ -54,6 +56,28 @@ class _Span:
     number: int
     kind: int
     since: int
+
+
+class _Record(NamedTuple):
+    """``struct sim_record`` (csrc/sim/state.h), in its order."""
+
+    sequence: int
+    queued_ns: int
+    since_ns: int
+    start_ns: int
+    end_ns: int
+    size: int
+    stream: int
+    process: int
+    sms: int
+    kind: int
+    flags: int
+    lane: int
+    name: bytes
+
+
+_RECORD: Final = struct.Struct("=7Q2I3B61s")
+assert _RECORD.size == ffi.sizeof("struct sim_record")
 
 
 @dataclass(slots=True)
@@ -83,6 +107,8 @@ class Tracer:
         self._devices = [_Device() for _ in state.models()]
         self._known: dict[int, str] = {}
         self._tracks: set[tuple[int, int]] = set()
+        self._costs = [state.launch_cost(index) for index in range(len(self._devices))]
+        self._launched: dict[tuple[int, int], int] = {}
         self._flow = 0
         self.events = 0
         out.write('{"displayTimeUnit":"ns","traceEvents":[\n')
@@ -95,20 +121,29 @@ class Tracer:
         """Records and turns that were overwritten before they were read."""
         return int(self._lost[0])
 
-    def read(self, *, last: bool = False) -> int:
-        """Write what there is by now; answers how many turns and records that was.
+    def read(self) -> int:
+        """Write what has come by now, or some of it; answers how many records that was."""
+        count = 0
+        for index, device in enumerate(self._devices):
+            self._read_turns(index, device)
+            count += self._read_records(index, device, last=False)
+        return count
 
-        ``last``: nobody writes any more, so that nothing is waited for.
+    def read_rest(self, show: Callable[[Tracer], None]) -> None:
+        """Write all that there is at this moment, however much comes meanwhile.
+
+        ``show`` is called from time to time.
         """
-        return sum(
-            self._read_turns(index, device) + self._read_records(index, device, last=last)
-            for index, device in enumerate(self._devices)
-        )
+        for index, device in enumerate(self._devices):
+            turns, records = self._state.recorded(index)
+            while device.turn[0] < turns and self._read_turns(index, device):
+                show(self)
+            while device.record[0] < records:
+                self._read_records(index, device, last=True)
+                show(self)
 
     def end(self) -> None:
-        """Write what is left, and the end of the file."""
-        while self.read(last=True):
-            pass
+        """Write the end of the file."""
         for index, device in enumerate(self._devices):
             for span in device.open.values():
                 self._turn(index, span)
@@ -151,32 +186,31 @@ class Tracer:
             device.stuck_since = None
         elif device.stuck_since is None:
             device.stuck_since = now
-        for record in self._records[0:count]:
-            self._record(index, record)
+        self._decode(index, count)
         return count
+
+    def _decode(self, index: int, count: int) -> None:
+        """Write what the buffer holds of records; field by field through cffi takes too long."""
+        for fields in _RECORD.iter_unpack(ffi.buffer(self._records, count * _RECORD.size)):
+            record = _Record(*fields)
+            self._record(index, record)
 
     # ---- Writing -------------------------------------------------------------------------------
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._out.write(json.dumps(event, separators=(",", ":")))
-        self._out.write(",\n")
+        self._out.write(json.dumps(event) + ",\n")
         self.events += 1
 
-    def _slice(
-        self, where: tuple[int, int], name: str, start: int, end: int, **more: object
-    ) -> None:
-        """Write a slice; times in nanoseconds. ``more`` are further keys of the event."""
-        self._write(
-            {
-                "ph": "X",
-                "name": name,
-                "pid": where[0],
-                "tid": where[1],
-                "ts": start / 1000,
-                "dur": (end - start) / 1000,
-                **more,
-            }
+    def _slice(self, where: tuple[int, int], name: str, start: int, end: int, rest: str) -> None:
+        """Write a slice; times in nanoseconds. ``rest`` is further keys, as JSON.
+
+        There may be a million of these, so they are put together by hand.
+        """
+        self._out.write(
+            f'{{"ph":"X","name":{_quoted(name)},"pid":{where[0]},"tid":{where[1]},'
+            f'"ts":{_us(start)},"dur":{_us(end - start)},{rest}}},\n'
         )
+        self.events += 1
 
     def _name(self, process: int, name: str, place: int) -> None:
         for key, args in (
@@ -221,104 +255,95 @@ class Tracer:
         own = _FIRST_PROCESS + span.number
         turns = self._thread(own, _TURNS + index, f"turns on device {index}", _TURNS + index)
         if span.start > span.since:
-            self._slice(turns, "wait for turn", span.since, span.start, cat="turn wait")
-        if span.kind == lib.SIM_TURN_SWITCH:
-            self._slice((index + 1, _HOLDERS), f"switch to {who}", span.start, span.end)
-            self._slice(turns, "switch", span.start, span.end, cat="switch")
-            return
-        args = {"ran_us": span.ran / 1000}
+            self._slice(turns, "wait for turn", span.since, span.start, '"cat":"turn wait"')
         device = (index + 1, _HOLDERS)
+        if span.kind == lib.SIM_TURN_SWITCH:
+            self._slice(device, f"switch to {who}", span.start, span.end, '"cat":"switch"')
+            self._slice(turns, "switch", span.start, span.end, '"cat":"switch"')
+            return
         if self._state.together(index):
             # Several hold it at once, so that each needs a track of its own.
             device = self._thread(index + 1, _STREAMS + span.number, f"held by {who}", 1)
-        self._slice(device, who, span.start, span.end, cat="turn", args=args)
-        self._slice(turns, "turn", span.start, span.end, cat="turn", args=args)
+        rest = f'"cat":"turn","args":{{"ran_us":{_us(span.ran)}}}'
+        self._slice(device, who, span.start, span.end, rest)
+        self._slice(turns, "turn", span.start, span.end, rest)
 
     def _copy(self, index: int, turn: Any) -> None:  # noqa: ANN401 - cffi's values have no types
         where = self._thread(
             index + 1, _ENGINES + turn.engine, f"copy engine {turn.engine}", _ENGINES + turn.engine
         )
-        args = {"by": self._who(turn.process)}
-        self._slice(where, _LANES[turn.lane], turn.from_ns, turn.to_ns, cat="copy", args=args)
+        rest = f'"cat":"copy","args":{{"by":{_quoted(self._who(turn.process))}}}'
+        self._slice(where, _LANES[turn.lane], turn.from_ns, turn.to_ns, rest)
 
-    def _record(self, index: int, record: Any) -> None:  # noqa: ANN401 - as above
+    def _record(self, index: int, record: _Record) -> None:
         self._who(record.process)
         own = _FIRST_PROCESS + record.process
-        name = _text(record.name)
+        name = record.name.partition(b"\0")[0].decode(errors="replace")
         if record.kind == lib.SIM_RECORD_BLOCK:
-            track = _THREADS + record.stream
-            where = self._thread(own, track, f"waits of thread {record.stream}", _LAUNCHES - 1)
-            args = {"device": index}
-            self._slice(
-                where, f"wait: {name}", record.start_ns, record.end_ns, cat="wait", args=args
-            )
+            thread = record.stream
+            where = self._thread(own, _THREADS + thread, f"waits of thread {thread}", _WAITS)
+            rest = f'"cat":"wait","args":{{"device":{index}}}'
+            self._slice(where, f"wait: {name}", record.start_ns, record.end_ns, rest)
             return
         title, category = _title(record, name)
-        # A stream's number is the process's own; a graph's nodes run beside each other.
-        node = bool(record.flags & lib.SIM_RECORD_NODE)
-        track = _STREAMS + 2 * record.stream * len(self._devices) + 2 * index
-        text = f"stream {record.stream} on device {index}"
-        where = self._thread(own, track, text, track)
-        args = {
-            "launched_us": record.queued_ns / 1000,
-            "launch_to_end_us": (record.end_ns - record.queued_ns) / 1000,
-            "waited_us": (record.start_ns - record.queued_ns) / 1000,
-        }
+        # A stream's number is the process's own. Its launches have the track before it.
+        track = _STREAMS + 2 * (record.stream * len(self._devices) + index)
+        launches, where = (own, track), (own, track + 1)
+        if where not in self._tracks:
+            text = f"stream {record.stream} on device {index}"
+            self._thread(*where, text, track + 1)
+            self._thread(*launches, f"launches into {text}", track)
+        args = (
+            f'"launched_us":{_us(record.queued_ns)},'
+            f'"launch_to_end_us":{_us(record.end_ns - record.queued_ns)},'
+            f'"waited_us":{_us(max(0, record.start_ns - record.queued_ns))}'
+        )
         if record.sms:
-            args["sms"] = record.sms
+            args += f',"sms":{record.sms}'
         if category in ("copy", "fill"):
-            args["bytes"] = record.bytes
-        if node:
-            self._flow += 1
-            self._async(where, title, record, args)
+            args += f',"bytes":{record.size}'
+        self._flow += 1
+        if record.flags & lib.SIM_RECORD_NODE:
+            self._node(where, title, record, args)
             return
+        rest = f'"cat":"{category}","args":{{{args}}}'
         if category == "wait":
-            self._slice(where, title, record.start_ns, record.end_ns, cat=category, args=args)
+            self._slice(where, title, record.start_ns, record.end_ns, rest)
             return
         if record.start_ns > record.since_ns:
             # It was its turn in the stream, but the device was not there for it.
-            self._slice(where, "wait for device", record.since_ns, record.start_ns, cat="wait")
-        self._flow += 1
-        arrow = {"bind_id": f"0x{self._flow:x}"}
-        cost = self._state.launch_cost(index) if category == "kernel" else 0
-        launches = self._thread(
-            own, _LAUNCHES + index, f"launches on device {index}", _LAUNCHES + index
-        )
-        self._slice(
-            launches,
-            f"launch {title}",
-            record.queued_ns - cost,
-            record.queued_ns,
-            cat="launch",
-            flow_out=True,
-            **arrow,
-        )
-        self._slice(
-            where,
-            title,
-            record.start_ns,
-            record.end_ns,
-            cat=category,
-            args=args,
-            flow_in=True,
-            **arrow,
-        )
+            self._slice(where, "wait for device", record.since_ns, record.start_ns, '"cat":"wait"')
+        # Records of a stream come in the order of its launches. Several threads may launch into it.
+        queued = record.queued_ns
+        cost = self._costs[index] if category == "kernel" else 0
+        cost = min(cost, queued - self._launched.get(launches, 0))
+        self._launched[launches] = queued
+        arrow = f'"bind_id":"0x{self._flow:x}"'
+        rest_of_launch = f'"cat":"launch","flow_out":true,{arrow}'
+        self._slice(launches, f"launch {title}", queued - cost, queued, rest_of_launch)
+        self._slice(where, title, record.start_ns, record.end_ns, f'{rest},"flow_in":true,{arrow}')
 
-    def _async(
-        self,
-        where: tuple[int, int],
-        name: str,
-        record: Any,  # noqa: ANN401 - as above
-        args: Mapping[str, object],
-    ) -> None:
+    def _node(self, where: tuple[int, int], name: str, record: _Record, args: str) -> None:
         """Write a graph's node: those of one launch overlap, which slices of a track may not."""
-        common = {"name": name, "cat": "graph node", "id": self._flow, "pid": where[0]}
         for phase, at in (("b", record.start_ns), ("e", record.end_ns)):
-            event = {"ph": phase, **common, "tid": where[1], "ts": at / 1000}
-            self._write({**event, "args": args} if phase == "b" else event)
+            self._out.write(
+                f'{{"ph":"{phase}","name":{_quoted(name)},"cat":"graph node","id":{self._flow},'
+                f'"pid":{where[0]},"tid":{where[1]},"ts":{_us(at)},"args":{{{args}}}}},\n'
+            )
+            self.events += 1
 
 
-def _title(record: Any, name: str) -> tuple[str, str]:  # noqa: ANN401 - cffi's values have no types
+@lru_cache(maxsize=4096)
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+def _us(ns: int) -> str:
+    """Return nanoseconds as microseconds, exactly."""
+    return f"{ns // 1000}.{ns % 1000:03}"
+
+
+def _title(record: _Record, name: str) -> tuple[str, str]:
     """Return what a piece of work is called, and its category."""
     kind = record.kind
     if kind == lib.SIM_RECORD_KERNEL:
@@ -334,7 +359,7 @@ def _title(record: Any, name: str) -> tuple[str, str]:  # noqa: ANN401 - cffi's 
     return f"wait for {name}", "wait"
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - as above
+def _text(value: Any) -> str:  # noqa: ANN401 - cffi's values have no types
     raw = ffi.string(value)
     assert isinstance(raw, bytes)
     return raw.decode(errors="replace")
@@ -374,14 +399,7 @@ def write(directory: Path, file: Path) -> Tracer:
     with closing(State(directory)) as state, _open(file) as out:
         try:
             tracer = Tracer(state, out)
-            progress = _Progress()
-            # What is done from now on is the next trace's.
-            left = state.recorded()
-            while left > 0 and (count := tracer.read(last=True)):
-                left -= count
-                progress.show(tracer)
-            tracer.end()
-            progress.clear()
+            _finish(tracer, [])
         except OSError as error:
             raise StateError(f"{file}: {error.strerror}") from error
         return tracer
@@ -430,7 +448,6 @@ def _finish(tracer: Tracer, failed: list[OSError]) -> None:
     if failed:
         raise failed[0]
     progress = _Progress()
-    while tracer.read(last=True):
-        progress.show(tracer)
+    tracer.read_rest(progress.show)
     tracer.end()
     progress.clear()

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from aliquot.agent import mounts, processes
 from aliquot.agent.admission import Tools
+from aliquot.agent.config import Shares
 from aliquot.agent.devices import Device, DeviceProcess, Health, Sample, VendorError
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.ledger import Ledger, key_of
@@ -178,6 +179,7 @@ class PlainConfig:
     runtime_dir: Path
     lib_dir: Path
     sample_seconds: float = 0.1
+    sharing: Shares = field(default_factory=Shares)
 
 
 def make_bundle(path: Path, memory: int | None = 1, **annotations: str) -> Path:
@@ -206,7 +208,7 @@ def make_slice(container_id: str = "c1", maker: int | None = None, **others: Any
 
 def region_devices(count: int = 1) -> list[region.RegionDevice]:
     return [
-        region.RegionDevice(device(index).uuid_bytes, GIB, 2 << 20, 1 << 20, 10)
+        region.RegionDevice(device(index).uuid_bytes, GIB, 2 << 20, 1 << 20, 40, cores_min=10)
         for index in range(1, count + 1)
     ]
 

@@ -59,6 +59,7 @@ class Books:
         self.base = base
         self.asked: list[int] = []
         self._slices: dict[str, Slice] = {}
+        self._watchers: list[Callable[[], None]] = []
         self._devices = {one.uuid: one for one in devices}
 
     def add(
@@ -87,9 +88,10 @@ class Books:
         fd = os.open(folder, os.O_RDONLY)
         try:
             region.create(fd, name, [self._row(part) for part in parts])
+            region.create_bell(fd)
         finally:
             os.close(fd)
-        self._slices[name] = piece
+        self.put(piece)
         return piece
 
     def _row(self, part: Part) -> region.RegionDevice:
@@ -108,11 +110,22 @@ class Books:
     def put(self, piece: Slice) -> None:
         """Say something else of a slice."""
         self._slices[piece.key] = piece
+        self._tell()
 
     def remove(self, key: str) -> None:
         """Take a slice back."""
         del self._slices[key]
         shutil.rmtree(self.base / key)
+        self._tell()
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Have ``changed`` called after each change; returns what ends that."""
+        self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
+
+    def _tell(self) -> None:
+        for changed in self._watchers:
+            changed()
 
     def slices(self) -> tuple[Slice, ...]:
         """All slices, in the order in which they were added."""

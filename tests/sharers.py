@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from aliquot.shim import arbiter, region
 
+import time_harness
 from commands import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 FREE, OPEN, TURN, CLOSED = range(4)
 
-_CORE = ("limiter", "meter", "observe", "lock")
 # Where the parts of the files lie; region.h says so.
 _BEAT = 24
 _COLUMNS, _COLUMN_BYTES = 256, 256
@@ -35,9 +35,8 @@ def compile_sharer(folder: Path) -> Path:
     """Compile the program."""
     program = folder / "sharer"
     command = ["gcc", "-std=gnu11", "-O2", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
-    sources = [f"csrc/core/{name}.c" for name in _CORE]
-    sources += ["bench/sharer.c", "csrc/region/region.c"]
-    command += [f"-I{ROOT / 'csrc'}", "-o", str(program), *(str(ROOT / one) for one in sources)]
+    sources = [*time_harness.LIMITER, ROOT / "bench/sharer.c", ROOT / "csrc/region/region.c"]
+    command += [f"-I{ROOT / 'csrc'}", "-o", str(program), *map(str, sources)]
     subprocess.run([*command, "-lpthread"], check=True)
     return program
 
@@ -52,44 +51,20 @@ class Gate:
     turn_us: int
 
 
-class Container:
-    """A region as the agent makes it, with all gates closed."""
+class Watched:
+    """A region that is there, as anybody on the node may read it."""
 
-    def __init__(self, folder: Path, devices: int = 1, *, bell: bool = True) -> None:
-        folder.mkdir()
+    def __init__(self, folder: Path, devices: int = 1) -> None:
         self.folder = folder
         self.devices = devices
-        rows = [
-            region.RegionDevice(bytes([number + 1]) * 16, None, 4096, 0, shared=True)
-            for number in range(devices)
-        ]
-        dirfd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        region.create(dirfd, folder.name, rows)
-        if bell:
-            region.create_bell(dirfd)
-        os.close(dirfd)
         self._grant = os.open(folder / "grant", os.O_RDWR)
         self._usage = os.open(folder / "usage", os.O_RDWR)
-        self._bell = os.open(folder / "bell", os.O_RDWR | os.O_NONBLOCK) if bell else None
-        self.number = -1
-
-    def join(
-        self,
-        runner: arbiter.Runner,
-        *devices: int,
-        terms: arbiter.Terms | None = None,
-    ) -> Self:
-        """Have an arbiter know it, on devices of the node."""
-        promised = [terms or arbiter.Terms(0, 1000)] * self.devices
-        numbers = devices or range(self.devices)
-        self.number = runner.add(self._grant, self._usage, self._bell, list(numbers), promised)
-        return self
+        self._fds = [self._grant, self._usage]
 
     def close(self) -> None:
         """Close the files."""
-        for fd in (self._grant, self._usage, self._bell):
-            if fd is not None:
-                os.close(fd)
+        while self._fds:
+            os.close(self._fds.pop())
 
     def gate(self, column: int = 0) -> Gate:
         """What its processes see."""
@@ -133,13 +108,46 @@ class Container:
         return os.pread(self._grant, size, _COLUMNS + column * _COLUMN_BYTES + offset)
 
 
+class Container(Watched):
+    """A region as the agent makes it, with all gates closed."""
+
+    def __init__(self, folder: Path, devices: int = 1, *, bell: bool = True) -> None:
+        folder.mkdir()
+        rows = [
+            region.RegionDevice(bytes([number + 1]) * 16, None, 4096, 0, shared=True)
+            for number in range(devices)
+        ]
+        dirfd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        region.create(dirfd, folder.name, rows)
+        if bell:
+            region.create_bell(dirfd)
+        os.close(dirfd)
+        super().__init__(folder, devices)
+        self._bell = os.open(folder / "bell", os.O_RDWR | os.O_NONBLOCK) if bell else None
+        if self._bell is not None:
+            self._fds.append(self._bell)
+        self.number = -1
+
+    def join(
+        self,
+        runner: arbiter.Runner,
+        *devices: int,
+        terms: arbiter.Terms | None = None,
+    ) -> Self:
+        """Have an arbiter know it, on devices of the node."""
+        promised = [terms or arbiter.Terms(0, 1000)] * self.devices
+        numbers = devices or range(self.devices)
+        self.number = runner.add(self._grant, self._usage, self._bell, list(numbers), promised)
+        return self
+
+
 class Sharer:
     """One process, of one container or several, that launches kernels without end."""
 
     def __init__(
         self,
         program: Path,
-        *containers: Container,
+        *containers: Watched,
         kernel_ns: int = 500_000,
         gap_us: int = 0,
         depth: int = 4,

@@ -16,7 +16,7 @@ from aliquot.shim import arbiter, region
 from aliquot.shim.arbiter import Runner, Settings, Terms
 
 from commands import wait_for
-from sharers import CLOSED, FREE, OPEN, TURN, Container, Gate, Sharer, compile_sharer
+from sharers import CLOSED, FREE, OPEN, ROOT, TURN, Container, Gate, Sharer, compile_sharer
 
 UNKNOWN = 0xFFFFFFFF
 MS = 1_000_000
@@ -410,6 +410,27 @@ def test_figures_for_people_are_those_of_the_account(
     runner.remove(second.number)
     wait_for(lambda: first.figures() == (UNKNOWN, UNKNOWN), "no figures")
     assert runner.read(first.number, 0).received is None
+
+
+@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
+def test_whatever_comes_and_goes_the_thread_serves(tmp_path: Path, sanitizer: str) -> None:
+    program = tmp_path / "stress"
+    sources = [ROOT / "tests/runner_stress.c", ROOT / "csrc/region/region.c"]
+    sources += sorted((ROOT / "csrc/arbiter").glob("*.c"))
+    command = ["gcc", "-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}"]
+    command += [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-o", str(program)]
+    subprocess.run([*command, *map(str, sources), "-lpthread"], check=True)
+    folder = tmp_path / "regions"
+    folder.mkdir()
+    done = subprocess.run(
+        [program, folder, "3"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env={"TSAN_OPTIONS": "halt_on_error=1"},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
 def test_a_stopped_arbiter_answers_nothing(make: Callable[..., Container]) -> None:

@@ -37,9 +37,18 @@ INIT = {
     for processes in (1, 8, 64)
     for statistic in ("median", "p95")
 }
-FIGURES = {"overhead": OVERHEAD, "launch": LAUNCH, "live_allocations": LIVE, "init": INIT}
+ARBITER = {f"step_{containers}" for containers in (1, 10, 100, 1000)} | {
+    *("step_growth", "busy_32", "busy_32_turns", "busy_32_turn"),
+}
+FIGURES = {
+    "arbiter": ARBITER,
+    "overhead": OVERHEAD,
+    "launch": LAUNCH,
+    "live_allocations": LIVE,
+    "init": INIT,
+}
 OF_CONTAINERS = {
-    "container_start": {"slice", "no_slice"},
+    "container_start": {"slice", "no_slice", "slice_cpu", "no_slice_cpu"},
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
 }
 

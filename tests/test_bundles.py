@@ -132,7 +132,7 @@ def _link(path: Path) -> None:
 @pytest.fixture
 def memory() -> Iterator[Path]:
     """A folder on a tmpfs, as /run is on a node."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:  # noqa: S108 - a fresh folder in it
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         yield Path(name)
 
 

@@ -65,6 +65,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         floor = 90
         native = true
         max_containers = 1
+        round_ms = 50
         [limits.container]
         devices = 2
         memory = "50%"
@@ -94,7 +95,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         sources=("hami", "annotations"),
         vendors=("nvidia",),
         withhold=False,
-        sharing=config.Shares("fixed-share", 0, 90, True, 1),
+        sharing=config.Shares("fixed-share", 0, 90, True, 1, 50),
         limits=config.Limits(
             Ceiling(2, parse_size("50%", ""), 30, 60, -5, 1000),
             {
@@ -186,7 +187,8 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         ("sharing.floor = true", "sharing.floor"),
         ("sharing.native = 1", "sharing.native"),
         ("sharing.max_containers = 0", "sharing.max_containers"),
-        ("sharing.round_ms = 5", "sharing.round_ms"),
+        ("sharing.round_ms = 0", "sharing.round_ms"),
+        ("sharing.window_us = 5", "sharing.window_us"),
         ("limits = 1", "limits"),
         ("limits.container.cores_max = 0", "limits.container.cores_max"),
         ("limits.container.priority = 101", "limits.container.priority"),

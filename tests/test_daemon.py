@@ -24,6 +24,7 @@ import agent_process
 from agent_node import Node, end
 from agent_parts import NEEDS_ROOT, make_bundle, swept
 from commands import ALIQUOT, wait_for
+from sharers import FREE, Watched
 
 pytestmark = NEEDS_ROOT
 
@@ -113,6 +114,72 @@ def test_the_next_agent_makes_grants_what_the_ledger_says(node: Node) -> None:
         with node.agent(), path.open("rb") as file:
             (granted,) = region.read_grant(file.fileno(), str(path)).devices
         assert (granted.cap, granted.cores) == (part.memory_bytes, 30)
+
+
+def test_running_containers_take_turns_whatever_becomes_of_the_agent(node: Node) -> None:
+    with node.agent():
+        for name in ("one", "two"):
+            assert node.start(make_bundle(node.folder / name)).returncode == 0
+        ledger = Ledger(node.base)
+        ledger.open()
+        found = [Watched(ledger.region(piece.key)) for piece in ledger.slices()]
+        wait_for(lambda: all(one.beat() for one in found), "an arbiter")
+        wait_for(lambda: FREE not in {one.gate().state for one in found}, "a shared device")
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        # Gates stay as they are without an agent, and whoever looks sees that it is gone.
+        states = [one.gate().state for one in found]
+        beats = [one.beat() for one in found]
+        with node.agent() as agent:
+            for one, beat in zip(found, beats, strict=True):
+                wait_for(lambda one=one, beat=beat: one.beat() > beat + 1, "a beat")  # type: ignore[misc]
+            agent.send_signal(number)
+            agent.wait()
+        beats = [one.beat() for one in found]
+        assert [one.gate().state for one in found] == states
+        assert [one.beat() for one in found] == beats
+    with node.agent():
+        node.stop(node.folder / "two", node.running[1])
+        wait_for(lambda: found[0].gate().state == FREE, "the device for itself")
+    for one in found:
+        one.close()
+
+
+def test_what_a_container_has_is_changed_by_the_agent_that_runs(node: Node) -> None:
+    def change(*said: str) -> None:
+        done = subprocess.run(
+            [*ALIQUOT, "set", "one", *said],
+            env={**os.environ, "ALIQUOT_RUNTIME_DIR": str(node.base)},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def gate_is(state: str) -> None:
+        # It is the arbiter's to write, as soon as it has been told.
+        with path.open("rb") as file:
+            wait_for(lambda: region.read_gate(file.fileno(), 0) == state, f"a gate that is {state}")
+
+    with node.agent("tools") as agent:
+        node.start(make_bundle(node.folder / "one"))
+        (folder,) = (node.base / "containers").iterdir()
+        path = folder / "region/grant"
+        gate_is("free")
+        change("--cores-max", "50")
+        gate_is("open")
+        change("--cores-max", "100")
+        gate_is("free")
+        change("--cores-max", "50", "--priority", "-4")
+        gate_is("open")
+        agent.kill()
+        agent.wait()
+    with node.agent("tools"), path.open("rb") as file:
+        (granted,) = region.read_grant(file.fileno(), str(path)).devices
+        assert (granted.cores_min, granted.cores, granted.priority) == (10, 50, -4)
+        gate_is("open")
+        change("--policy", "native")
+        gate_is("free")
 
 
 def test_there_is_one_agent_a_base(node: Node) -> None:

@@ -20,7 +20,7 @@ from aliquot.agent import ledger as ledger_module
 from aliquot.agent import mounts, processes
 from aliquot.agent.errors import AliquotError, BadRequestError
 from aliquot.agent.ledger import Ledger, key_of
-from aliquot.agent.slices import Slice, to_json
+from aliquot.agent.slices import Part, Slice, to_json
 from aliquot.shim import region
 
 from agent_parts import (
@@ -132,7 +132,7 @@ def test_a_region_says_what_the_slice_may_hold(ledger: Ledger) -> None:
         grant = region.read_grant(file.fileno(), "grant")
     assert grant.name == "c1"
     assert [one.uuid for one in grant.devices] == [bytes([1]) * 16, bytes([2]) * 16]
-    assert {(one.cap, one.cores, one.page_bytes) for one in grant.devices} == {(GIB, 10, 2 << 20)}
+    assert {(one.cap, one.cores, one.page_bytes) for one in grant.devices} == {(GIB, 40, 2 << 20)}
 
 
 def test_a_long_name_is_cut_to_what_a_region_holds(ledger: Ledger) -> None:
@@ -487,7 +487,8 @@ def test_what_a_damaged_entry_held_stays_reserved_while_a_process_has_a_slot(
         (held,) = again.reserved(devices)
         assert held.container.id == "c1"
         (part,) = held.parts
-        assert (part.uuid, part.memory_bytes, part.cores) == ("PAPER-01", GIB, 10)
+        # What is reserved of its time is what it was guaranteed, not what it might have.
+        assert part == Part("PAPER-01", "paper", GIB, 10, "shim", 40)
         assert again.settle_broken() == ()
         with pytest.raises(AliquotError, match="already"):
             again.add(piece, region_devices())

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,8 @@ def offset(*path: str | int) -> int:
 def write_grant(folder: Path, *path: str | int, value: int, size: int = 4) -> None:
     where = int(ffi.offsetof("struct aliquot_grant", *path))
     write(folder, "grant", where, value.to_bytes(size, "little"))
+    # Lately, however long the test takes from here.
+    os.utime(folder / "grant", (2**32, 2**32))
 
 
 def write_gate(folder: Path, device: int, state: str, others: int = 0, turn_us: int = 0) -> None:
@@ -166,6 +169,20 @@ def test_without_an_agent_only_its_own_cap_holds_it(folder: Path) -> None:
     assert shown[-2].endswith("  no agent: only its own 80% hold it")
     assert shown[-1].endswith("  no agent: nothing waits")
     assert as_json(folder)["agent"] is False
+
+
+@pytest.mark.parametrize("seconds_ago", [3, 10**9, None])
+def test_an_agent_that_wrote_nothing_for_long_is_dead(
+    folder: Path, seconds_ago: int | None
+) -> None:
+    write_gate(folder, 0, "closed")
+    assert as_json(folder)["agent"] is True
+    when = -(2**40) if seconds_ago is None else time.time() - seconds_ago
+    os.utime(folder / "grant", (when, when))
+    assert stat(folder).stdout.splitlines()[-2].endswith("  no agent: only its own 80% hold it")
+    told = as_json(folder)
+    assert told["agent"] is False
+    assert told["devices"][0]["gate"] == "closed"
 
 
 def test_json(folder: Path) -> None:

@@ -227,6 +227,21 @@ def test_what_is_no_file_is_one_line_and_never_waited_for(here: Desk, what: str)
         assert "run-odd" in one_line(result)
 
 
+def test_times_that_cannot_be_are_shown_and_stay_in_their_columns(here: Desk) -> None:
+    with made_by_hand(here, "odd") as path:
+        usage = path / "lib/.aliquot/usage"
+        most = 2**64 - 1
+        write_time(usage, 0, most, most, most, most, most)
+        (row,) = here.slices()[0]["devices"]
+        head, line, *_ = here.run("ps", "--wide").stdout.splitlines()
+    assert row["waits"] == row["overruns"] == row["let_through"] == most
+    assert row["device_seconds"] == row["wait_seconds"] == pytest.approx(most / 1e9)
+    for name in ("TIME", "WAIT"):
+        end = head.index(name) + len(name)
+        assert line[:end].endswith("  213504.0 d")
+        assert line[end : end + 1] == " "
+
+
 def test_a_slice_that_is_being_made_is_starting(here: Desk) -> None:
     here.runtime.mkdir(mode=0o700)
     run = rundir.create(here.runtime, "young")

@@ -156,8 +156,6 @@ class Trace:
                 assert event["ts"] >= begun.pop(event["id"])["ts"]
         assert not begun
         for track, slices in tracks.items():
-            if self.threads[track].startswith("waits of thread"):
-                continue  # seen by its thread's clock
             slices.sort(key=lambda event: (event["ts"], event["dur"]))
             for one, next_ in pairwise(slices):
                 assert one["ts"] + one["dur"] <= next_["ts"] + 0.0015, (track, one, next_)
@@ -389,6 +387,32 @@ def test_what_a_kept_node_has_on_record_is_written_later(bench: Bench) -> None:
         # Turns are always on record, kernels where the node says so.
         assert trace.total("turn", "held by", 1) == pytest.approx(30, abs=0.001)
         assert len(trace.of("kernel")) == kernels
+
+
+def test_what_is_under_way_is_in_the_trace_as_far_as_it_has_come(bench: Bench) -> None:
+    state = bench.state(bench.node())
+    holder = subprocess.Popen(
+        ["exec_share", "hold", "60000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(state, library(), bench.environment()),
+    )
+    try:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == "ready\n"
+        holder.stdin.write("go\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "running\n"
+        files = [bench.folder / name for name in ("one", "two")]
+        for file in files:
+            assert bench.sim("--trace", file, state).returncode == 0
+        lengths = [Trace(file).total("turn", "held by") for file in files]
+        assert 0 < lengths[0] < lengths[1] < 60000
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 def test_what_came_too_fast_for_the_record_is_counted(bench: Bench) -> None:

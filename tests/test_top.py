@@ -367,8 +367,8 @@ def test_a_real_agents_containers_are_shown(here: Desk, tmp_path: Path) -> None:
 # -- What follows from two looks -------------------------------------------------------------------
 
 
-def look(**changes: Any) -> Look:
-    """A look at one slice on one device."""
+def look(*, sampled: float | None = None, **changes: Any) -> Look:
+    """A look at one slice on one device, whose counters were read at the time ``sampled``."""
     from aliquot.agent.survey import Slice, SliceDevice  # noqa: PLC0415 - only here
 
     values: dict[str, Any] = {
@@ -378,7 +378,8 @@ def look(**changes: Any) -> Look:
         "wait_seconds": 1.0, "waits": 10, "overruns": 0, "let_through": 0,
     }  # fmt: skip
     row = SliceDevice(**{**values, **changes})
-    return Look(slices=[Slice("one", "/one", "running", None, (), 1, (row,), (), 0)])
+    piece = Slice("one", "/one", "running", None, (), 1, (row,), (), 0, sampled_unix=sampled)
+    return Look(slices=[piece])
 
 
 def only(view: View) -> Any:
@@ -398,6 +399,22 @@ def test_rates_are_of_the_time_between_two_looks() -> None:
     # Nobody waited: that is known.
     third = only(trail.add(look(device_seconds=1.5, wait_seconds=1.2, waits=14), 13.0))
     assert (third.rates.mean_wait_seconds, third.share) == (0, 0)
+
+
+def test_between_two_readings_of_the_agent_rates_stay() -> None:
+    trail = Trail()
+    trail.add(look(sampled=100.0, account=ACCOUNT), 1.0)
+    later = {"device_seconds": 2.0, "wait_seconds": 3.0, "waits": 14}
+    more = replace(ACCOUNT, turns=ACCOUNT.turns + 4)
+    # Four seconds between its readings, one between our looks.
+    row = only(trail.add(look(sampled=104.0, account=more, **later), 2.0))
+    assert (row.rates.device_share, row.rates.mean_wait_seconds) == (0.25, 0.5)
+    assert row.rates.turns_per_second == 4
+    row = only(trail.add(look(sampled=104.0, account=more, **later), 3.0))
+    assert (row.rates.device_share, row.rates.mean_wait_seconds) == (0.25, 0.5)
+    assert row.rates.turns_per_second == 0
+    row = only(trail.add(look(sampled=105.0, account=more, **later), 4.0))
+    assert (row.rates.device_share, row.rates.mean_wait_seconds) == (0, 0)
 
 
 def test_what_was_counted_anew_has_no_rate() -> None:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+_LIMITER = ("limiter", "around", "meter", "observe", "lock")
+_ARBITER = ("arbiter", "shares", "step", "seen")
+LIMITER = tuple(ROOT / "csrc/core" / f"{name}.c" for name in _LIMITER)
 SOURCES = (
     *sorted((ROOT / "tests").glob("harness*.c")),
-    *(ROOT / "csrc/core" / f"{name}.c" for name in ("limiter", "meter", "observe", "lock")),
-    *(
-        ROOT / "csrc/arbiter" / f"{name}.c"
-        for name in ("arbiter", "step", "seen")
-        if (ROOT / "csrc/arbiter" / f"{name}.c").exists()
-    ),
+    *LIMITER,
+    *(ROOT / "csrc/arbiter" / f"{name}.c" for name in _ARBITER),
 )
 WARNINGS = ("-Wall", "-Wextra", "-Werror")
 

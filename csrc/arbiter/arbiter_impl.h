@@ -1,4 +1,4 @@
-/* What arbiter.c (who is there) and step.c (who goes) share. */
+/* What arbiter.c (who is there), shares.c (who is owed how much) and step.c (who goes) share. */
 #ifndef ALIQUOT_ARBITER_IMPL_H
 #define ALIQUOT_ARBITER_IMPL_H
 
@@ -96,8 +96,44 @@ struct aliquot_arbiter {
     struct device device[ALIQUOT_ARBITER_DEVICES];
 };
 
+static inline uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static inline uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+static inline bool any_active(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->member_count; i++)
+        if (arbiter->members[party->members[i]].seen.active)
+            return true;
+    return false;
+}
+
+/* It would take the devices if it got them. */
+static inline bool asks(const struct party *party) {
+    return party->wanting && !party->native && !party->lone &&
+           (party->state == RESTING || party->overtaken);
+}
+
+static inline bool occupies(const struct party *party) {
+    return (party->state == HOLDING && party->turn) || party->state == DRAINING || party->overtaken;
+}
+
+/* -- shares.c ---------------------------------------------------------------------------------- */
+
 /* Adds up what has passed. */
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
+
+/* First what each is guaranteed, then the rest by weight, to nobody more than his cap. Only those of
+ * the priority that is served now share. */
+void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
+                         int32_t priority, uint64_t now);
+
+/* The priority that is served on a device now, and `*until`: how long for want of anything to do. */
+int32_t arbiter_served(const struct device *device, uint64_t now, const struct party **top,
+                       uint64_t *until);
+
+/* Whether a lower priority may go by what it was left. */
+bool arbiter_floor_allows(const struct aliquot_arbiter *arbiter, const struct device *device);
+
+/* -- step.c ------------------------------------------------------------------------------------ */
 
 /* A party goes on with its devices until somebody else wants them. */
 void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);

@@ -57,6 +57,8 @@ void container_free(struct container *container) {
 
 /* Reads `size` bytes of usage; what is not there is zero. */
 static void read_usage(const struct container *container, void *to, size_t size, size_t offset) {
+    if (!size)
+        return;
     ssize_t got = pread(container->usage, to, size, (off_t)offset);
     size_t whole = got > 0 ? (size_t)got : 0;
     memset((char *)to + whole, 0, size - whole);

@@ -1,9 +1,6 @@
 /* Whose turn it is. See arbiter.h. */
 #include "arbiter_impl.h"
 
-static uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
 static void set_gate(struct member *member, unsigned state, unsigned others, uint64_t turn_ns) {
     uint64_t old = member->gate;
     uint32_t number = aliquot_gate_number(old);
@@ -25,13 +22,6 @@ static void set_gates(struct aliquot_arbiter *arbiter, const struct party *party
 
 /* -- What was seen of a party ------------------------------------------------------------------- */
 
-static bool any_active(const struct aliquot_arbiter *arbiter, const struct party *party) {
-    for (uint32_t i = 0; i < party->member_count; i++)
-        if (arbiter->members[party->members[i]].seen.active)
-            return true;
-    return false;
-}
-
 static bool any_waiting(const struct aliquot_arbiter *arbiter, const struct party *party) {
     for (uint32_t i = 0; i < party->member_count; i++)
         if (arbiter->members[party->members[i]].seen.waiting)
@@ -44,166 +34,6 @@ static uint64_t longest_left(const struct aliquot_arbiter *arbiter, const struct
     for (uint32_t i = 0; i < party->member_count; i++)
         left_ns = most(left_ns, arbiter->members[party->members[i]].seen.left_ns);
     return left_ns;
-}
-
-/* It would take the devices if it got them. */
-static bool asks(const struct party *party) {
-    return party->wanting && !party->native && !party->lone &&
-           (party->state == RESTING || party->overtaken);
-}
-
-static bool occupies(const struct party *party) {
-    return (party->state == HOLDING && party->turn) || party->state == DRAINING || party->overtaken;
-}
-
-/* -- Accounts ----------------------------------------------------------------------------------- */
-
-static void account_member(struct member *member, uint64_t from, uint64_t to, bool held,
-                           bool wanted, unsigned sharers) {
-    struct aliquot_account *account = &member->account;
-    uint64_t passed = to - from, got = held ? passed / sharers : 0;
-    account->held_ns += held ? passed : 0;
-    account->split_ns += held && sharers > 1 ? passed : 0;
-    account->wanted_ns += wanted ? passed : 0;
-    member->second_held_ns += got;
-    member->second_wanted_ns += wanted ? passed : 0;
-    if (to - member->second_ns >= 1000 * MS) {
-        uint64_t length = to - member->second_ns;
-        account->received_permille = (uint32_t)(member->second_held_ns * 1000 / length);
-        account->wanted_permille = (uint32_t)(member->second_wanted_ns * 1000 / length);
-        member->second_ns = to;
-        member->second_held_ns = member->second_wanted_ns = 0;
-    }
-}
-
-void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
-    uint64_t from = arbiter->now_ns;
-    if (now <= from)
-        return;
-    arbiter->now_ns = now;
-    if (!from)
-        return;
-    uint64_t passed = now - from;
-    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
-        struct device *device = &arbiter->device[d];
-        unsigned sharers = 0;
-        bool contended = false;
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            const struct party *party = device->stakes[i]->party;
-            sharers += occupies(party);
-            contended |= asks(party);
-        }
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            struct stake *stake = device->stakes[i];
-            if (!occupies(stake->party))
-                continue;
-            stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
-            /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
-            if (stake->party->overtaken)
-                stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
-        }
-        /* While nobody has to wait, nobody falls behind. */
-        if (!contended)
-            device->v += passed;
-    }
-    for (struct party *party = arbiter->parties; party; party = party->next) {
-        bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
-        if (held && !party->gave_way)
-            party->busy_ns = now;
-        if (party->wanting || held)
-            party->wanted_ns = now;
-        if (party->from_floor)
-            party->from_floor = party->from_floor > passed ? party->from_floor - passed : 1;
-        for (uint32_t i = 0; i < party->member_count; i++) {
-            struct member *member = &arbiter->members[party->members[i]];
-            unsigned sharers = aliquot_gate_others(member->gate) + 1;
-            account_member(member, from, now, held, party->wanting || held, sharers);
-        }
-    }
-}
-
-/* -- Shares ------------------------------------------------------------------------------------- */
-
-static bool counts(const struct aliquot_arbiter *arbiter, const struct party *party, uint64_t now) {
-    return !party->native && (party->wanting || party->state != RESTING ||
-                              (party->wanted_ns && now - party->wanted_ns <
-                                                       RECENT_ROUNDS * arbiter->settings.round_ns));
-}
-
-/* First what each is guaranteed, then the rest by weight, to nobody more than his cap. Only those of
- * the priority that is served now share. */
-static void make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
-                        int32_t priority, uint64_t now) {
-    double rest = 1.0, weights = 0, minima = 0;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        struct stake *stake = device->stakes[i];
-        stake->open = counts(arbiter, stake->party, now) && stake->party->priority == priority;
-        count += stake->open;
-        if (stake->open)
-            minima += (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000));
-    }
-    /* Of many, each has a small part, and may be ahead for longer: fewer turns cost less. */
-    device->round_ns = (double)arbiter->settings.round_ns * (count > 2 ? 1 + (count - 2) / 6.0 : 1);
-    double scale = minima > 1000 ? 1000 / minima : 1;
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        struct stake *stake = device->stakes[i];
-        stake->share = 1.0;
-        if (!stake->open)
-            continue;
-        stake->share = (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000)) * scale / 1000;
-        rest -= stake->share;
-        weights += stake->weight;
-    }
-    for (bool again = true; again && rest > 1e-9 && weights > 0;) {
-        double each = rest / weights;
-        again = false;
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            struct stake *stake = device->stakes[i];
-            double room = (double)stake->max / 1000 - stake->share;
-            if (!stake->open || each * stake->weight < room)
-                continue;
-            /* It is full; what it does not take goes to the others. */
-            room = room > 0 ? room : 0;
-            stake->share += room;
-            stake->open = false;
-            rest -= room;
-            weights -= stake->weight;
-            again = true;
-        }
-    }
-    for (uint32_t i = 0; i < device->stake_count; i++)
-        if (device->stakes[i]->open && weights > 0)
-            device->stakes[i]->share += rest * device->stakes[i]->weight / weights;
-}
-
-/* -- Priorities --------------------------------------------------------------------------------- */
-
-/* The priority that is served on a device now, and `*until`: how long for want of anything to do. */
-static int32_t served(const struct device *device, uint64_t now, const struct party **top,
-                      uint64_t *until) {
-    *top = NULL;
-    *until = UINT64_MAX;
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        const struct party *party = device->stakes[i]->party;
-        uint64_t quiet_ns = party->busy_ns + party->quiet_ns;
-        bool quiet = party->busy_ns && now < quiet_ns;
-        bool busy = party->wanting || occupies(party);
-        if (party->native || (!busy && !quiet))
-            continue;
-        if (!*top || party->priority > (*top)->priority) {
-            *top = party;
-            *until = busy ? UINT64_MAX : quiet_ns;
-        } else if (party->priority == (*top)->priority) {
-            *until = busy || *until == UINT64_MAX ? UINT64_MAX : most(*until, quiet_ns);
-        }
-    }
-    return *top ? (*top)->priority : INT32_MIN;
-}
-
-/* Whether a lower priority may go by what it was left. */
-static bool floor_allows(const struct aliquot_arbiter *arbiter, const struct device *device) {
-    return device->floor_ns >= (double)(2 * arbiter->settings.least_ns);
 }
 
 /* -- Opening and closing ------------------------------------------------------------------------ */
@@ -302,7 +132,7 @@ static bool contended(const struct aliquot_arbiter *arbiter, const struct party 
                 any = true, *higher = *higher || !party->from_floor;
             else if (other->priority == party->priority || party->from_floor)
                 any = true;
-            else if (floor_allows(arbiter, device))
+            else if (arbiter_floor_allows(arbiter, device))
                 any = true;
         }
     }
@@ -457,8 +287,8 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
                  uint64_t *next) {
     const struct party *top;
     uint64_t until;
-    int32_t priority = served(device, now, &top, &until);
-    bool floor = floor_allows(arbiter, device);
+    int32_t priority = arbiter_served(device, now, &top, &until);
+    bool floor = arbiter_floor_allows(arbiter, device);
     if (device->claimed) {
         if (!device->claimed->wanting)
             device->claimed = NULL;
@@ -523,7 +353,7 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
                        uint64_t now, uint64_t *next) {
     const struct party *top;
     uint64_t until;
-    int32_t priority = served(device, now, &top, &until);
+    int32_t priority = arbiter_served(device, now, &top, &until);
     bool kept = false;
     for (uint32_t i = 0; i < device->stake_count && top && top->floor; i++)
         kept |= device->stakes[i]->party->priority < priority &&
@@ -592,7 +422,7 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
         save_floor(arbiter, device, passed, now, next);
         const struct party *top;
         uint64_t until;
-        make_shares(arbiter, device, served(device, now, &top, &until), now);
+        arbiter_make_shares(arbiter, device, arbiter_served(device, now, &top, &until), now);
         for (uint32_t i = 0; i < device->stake_count; i++)
             device->stakes[i]->open = false;
         if (!device->holder)

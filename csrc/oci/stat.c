@@ -9,11 +9,16 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define PROGRAM "aliquot-stat"
 
 /* No device has as much; it keeps every sum within 64 bits, whatever the slice's own files say. */
 #define MOST_BYTES (1ull << 53)
+
+/* A grant that was not written for so long is a dead agent's: it beats four times a second. The
+ * limiter looks at the beat itself, for as long; who looks once has only the file's time. */
+#define SILENT_NS 1000000000ll
 
 static const char help[] =
     "Usage: aliquot-stat [--json] [--region DIR]\n"
@@ -48,6 +53,7 @@ struct process {
 /* The slice as it was in one moment. */
 struct view {
     struct aliquot_grant grant;
+    bool agent; /* there is one, and it lives */
     struct aliquot_usage *usage;
     struct process process[ALIQUOT_MAX_SLOTS]; /* that live */
     size_t processes;
@@ -95,11 +101,25 @@ static void copy_text(char *to, size_t to_size, const char *from, size_t size) {
     oci_printable(to, to_size, text);
 }
 
+static bool was_written_lately(int fd) {
+    struct stat file;
+    struct timespec now;
+    if (fstat(fd, &file) < 0 || clock_gettime(CLOCK_REALTIME, &now) < 0)
+        return false;
+    /* Seconds first: a file's time may be any. */
+    int64_t seconds;
+    if (__builtin_sub_overflow((int64_t)now.tv_sec, (int64_t)file.st_mtim.tv_sec, &seconds) ||
+        seconds > 2)
+        return false;
+    return seconds < 0 || seconds * 1000000000 + now.tv_nsec - file.st_mtim.tv_nsec <= SILENT_NS;
+}
+
 static bool look(struct view *view, const char *folder, struct oci_error *error) {
     AUTO_CLOSE int grant =
         read_file(folder, "grant", &view->grant, sizeof view->grant, aliquot_grant_check, error);
     if (grant < 0)
         return false;
+    view->agent = view->grant.beat && was_written_lately(grant);
     AUTO_CLOSE int usage =
         read_file(folder, "usage", view->usage, sizeof *view->usage, aliquot_usage_check, error);
     if (usage < 0)
@@ -216,10 +236,9 @@ static const char *gate_name(uint64_t gate) {
 }
 
 /* In words. Without an agent nobody opens or closes a gate. */
-static char *gate_text(const struct aliquot_grant *grant,
-                       const struct aliquot_grant_device *device) {
+static char *gate_text(const struct aliquot_grant_device *device, bool agent) {
     uint64_t gate = device->gate;
-    if (!grant->beat)
+    if (!agent)
         return device->cores < 100
                    ? oci_format("no agent: only its own %u%% hold it", device->cores)
                    : oci_format("no agent: nothing waits");
@@ -314,7 +333,7 @@ static void show_time(const struct view *view) {
         cell[5] = time_text(time->wait_ns);
         cell[6] = oci_format("%u", device->weight);
         cell[7] = oci_format("%d", device->priority);
-        cell[8] = gate_text(&view->grant, device);
+        cell[8] = gate_text(device, view->agent);
     }
     print_table(&table);
 }
@@ -380,7 +399,7 @@ static void show_json(const struct view *view) {
     copy_text(name, sizeof name, view->grant.name, sizeof view->grant.name);
     AUTO_FREE char *quoted = oci_quote(name);
     printf("{\"slice\": %s,\n \"agent\": %s,\n \"devices\": [", quoted,
-           view->grant.beat ? "true" : "false");
+           view->agent ? "true" : "false");
     for (uint32_t i = 0; i < view->grant.device_count; i++)
         print_device(view, i);
     printf("],\n \"processes\": [");

@@ -117,8 +117,10 @@ bool sim_engine_settle(uint64_t *need_ns) {
         struct sim_engine_device *device = &sim_engine.devices[dev];
         need_run_ns[dev] = SIM_NEVER;
         settle_runs(device, &need_run_ns[dev]);
-        /* One that ends beside others leaves processors, by which the others' pace may change. */
-        if (device->together && device->running != NULL && device->running->next != NULL)
+        /* One that ends beside others leaves processors, by which the others' pace may change, and
+         * so may the next node of a graph. */
+        if (device->together && device->running != NULL &&
+            (device->running->next != NULL || device->running->run != NULL))
             need_run_ns[dev] = device->running->end_ns;
     }
     for (struct sim_stream *stream = sim_engine.active; stream != NULL; stream = stream->next) {

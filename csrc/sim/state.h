@@ -480,6 +480,9 @@ uint32_t sim_state_records(struct sim_state *state, uint32_t device, uint64_t *f
 /* Turns of a device, as sim_timeline_turns tells them, up to now. */
 uint32_t sim_state_turns(struct sim_state *state, uint32_t device, uint64_t *first,
                          struct sim_turn *turns, uint32_t room, uint64_t *lost);
+/* How many turns and records of a device there have ever been, up to now. */
+void sim_state_recorded(struct sim_state *state, uint32_t device, uint64_t *turns,
+                        uint64_t *records);
 /* What is known of a process by its number. False: too long ago. */
 bool sim_state_process(struct sim_state *state, uint32_t number, struct sim_process *process);
 /* Group of a process that is known, as a text. */

@@ -158,3 +158,10 @@ uint32_t sim_state_turns(struct sim_state *state, uint32_t device, uint64_t *fir
     return sim_timeline_turns(&state->header->devices[device].timeline, sim_state_now(), first,
                               turns, room, lost);
 }
+
+void sim_state_recorded(struct sim_state *state, uint32_t device, uint64_t *turns,
+                        uint64_t *records) {
+    struct sim_device_state *on = &state->header->devices[device];
+    *turns = sim_timeline_totals(&on->timeline, sim_state_now()).turns;
+    *records = atomic_load_explicit(&on->record_count, memory_order_relaxed);
+}

@@ -119,7 +119,9 @@ static void read_device(struct sim_state *state, uint32_t device, struct sim_tru
         if (process_of[s] != SIM_SLOT_NONE)
             truth->processes[process_of[s]].ran_ns[device] =
                 sim_timeline_busy_ns(timeline, s, now_ns, NULL);
-    sim_timeline_totals(timeline, now_ns, &truth->busy_ns[device], &truth->switched_ns[device]);
+    struct sim_totals totals = sim_timeline_totals(timeline, now_ns);
+    truth->busy_ns[device] = totals.busy_ns;
+    truth->switched_ns[device] = totals.switched_ns;
 }
 
 void sim_state_truth(struct sim_state *state, struct sim_truth *truth) {

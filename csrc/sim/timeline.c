@@ -410,11 +410,10 @@ uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uin
     return run_ns;
 }
 
-void sim_timeline_totals(struct sim_timeline *timeline, uint64_t now_ns, uint64_t *busy_ns,
-                         uint64_t *switched_ns) {
+struct sim_totals sim_timeline_totals(struct sim_timeline *timeline, uint64_t now_ns) {
     sim_timeline_lock(timeline);
     sim_timeline_advance(timeline, now_ns);
-    *busy_ns = timeline->busy_ns;
-    *switched_ns = timeline->switched_ns;
+    struct sim_totals totals = {timeline->busy_ns, timeline->switched_ns, timeline->turn_count};
     sim_timeline_unlock(timeline);
+    return totals;
 }

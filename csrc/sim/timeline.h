@@ -188,9 +188,13 @@ uint64_t sim_timeline_predict(struct sim_timeline *timeline, int index, uint64_t
 uint64_t sim_timeline_busy_ns(struct sim_timeline *timeline, uint32_t owner, uint64_t now_ns,
                               bool *busy);
 
-/* How long anybody has held the device, and how long it went from one to another, at `now_ns`. */
-void sim_timeline_totals(struct sim_timeline *timeline, uint64_t now_ns, uint64_t *busy_ns,
-                         uint64_t *switched_ns);
+struct sim_totals {
+    uint64_t busy_ns;     /* that anybody has held the device */
+    uint64_t switched_ns; /* that it went from one to another */
+    uint64_t turns;       /* there have ever been */
+};
+/* What was so far, at `now_ns`. Any process may call it. */
+struct sim_totals sim_timeline_totals(struct sim_timeline *timeline, uint64_t now_ns);
 
 /* Takes a copy engine for a copy of entry `index` that could begin at `ready_ns` (not later than
  * `now_ns`) and takes `length_ns`. True: it begins at *start_ns. False: all are taken, or its lane
