@@ -42,7 +42,7 @@ QUICK_SECONDS: Final = 0.5
 MOST_PERCENT: Final = 3.0
 
 _CSRC: Final = HERE.parent / "csrc"
-_CORE: Final = ("limiter", "meter", "observe", "lock")
+_CORE: Final = ("limiter", "around", "meter", "observe", "lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def place() -> Iterator[Place]:
     """Compile the programs. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=common.fast_folder()) as name:
         folder = Path(name)
-        arbiter = (_CSRC / f"arbiter/{one}.c" for one in ("arbiter", "step"))
+        arbiter = (_CSRC / f"arbiter/{one}.c" for one in ("arbiter", "shares", "step"))
         core = (_CSRC / f"core/{one}.c" for one in _CORE)
         yield Place(
             folder,
