@@ -215,6 +215,15 @@ def test_processes_of_a_slice_share_its_cap(place: Place) -> None:
     assert place.gate.used().device_ns <= wall_ns
 
 
+@pytest.mark.parametrize("cores", [30, 100])
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["copies", "copies_elsewhere", "host_functions"])
+def test_what_kernels_wait_for_is_not_charged(place: Place, kind: int, cores: int) -> None:
+    place.make(cores=cores, shared=cores == 100)
+    assert place.start("beside", kind).end().split() == ["done"]
+    truth_ns = 26 * MS
+    assert truth_ns / 2 <= place.gate.used().device_ns <= 1.1 * truth_ns + 2 * MS
+
+
 def test_nothing_is_measured_where_the_device_is_the_slices_own(place: Place) -> None:
     client = place.make().start("steady", 100, 0.1)
     assert client.read() == "ready"
