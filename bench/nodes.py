@@ -28,16 +28,16 @@ _RT = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
 _RT_US = 200_000
 
 
-def go_first(program: str) -> None:
-    """Have all threads of a program's processes go before what else the machine does.
+def go_first(name: str) -> None:
+    """Have all threads of the processes of a program go before what else the machine does.
 
     What is measured is then how a device is shared, not the machine's processors. Does nothing where
     the kernel does not let us.
     """
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes().split(b"\0")[0]
-            for thread in process.glob("task/*") if command == program.encode() else ():
+            command = os.fsdecode((process / "cmdline").read_bytes().split(b"\0")[0])
+            for thread in process.glob("task/*") if Path(command).name == name else ():
                 os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
 
 
