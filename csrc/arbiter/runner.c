@@ -538,3 +538,18 @@ int aliquot_runner_write_terms(struct aliquot_runner *runner, int number, uint32
     pthread_mutex_unlock(&runner->lock);
     return container ? 0 : -EINVAL;
 }
+
+int aliquot_runner_write_window(struct aliquot_runner *runner, int number, uint32_t index,
+                                uint32_t window_us) {
+    pthread_mutex_lock(&runner->lock);
+    struct container *container = find(runner, number, index);
+    if (container) {
+        _Atomic uint32_t *word = &container->grant->device[index].window_us;
+        /* relaxed: it counts from the next launch on that sees it. The page is shared: what stays as it
+         * is is not written. */
+        if (atomic_load_explicit(word, memory_order_relaxed) != window_us)
+            atomic_store_explicit(word, window_us, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&runner->lock);
+    return container ? 0 : -EINVAL;
+}
