@@ -34,7 +34,6 @@ CLASSES = {
     "pass": "neither takes memory nor runs work",
 }
 BY = {"shim": "wrapped", "noted": "noted", "driver": "driver", "none": "not exported"}
-WRAPPED = ("shim", "noted")
 FORMS = ("", "ptds", "ptsz")
 COLUMNS = ["function", "class", "by", "symbols", "reason"]
 
@@ -94,6 +93,11 @@ class Row:
     by: str
     symbols: tuple[Symbol, ...]
     reason: str
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether calls come to the shim first."""
+        return self.by in ("shim", "noted")
 
 
 def parse(text: str) -> list[Row]:
@@ -261,7 +265,7 @@ def shim_table(rows: list[Row]) -> str:
     """
     exported = _exported(rows)
     names = [f'    "{symbol.name}\\0"' for _, symbol in exported]
-    entries = [f"aliquot_{s.name} - ." if row.by in WRAPPED else "0" for row, s in exported]
+    entries = [f"aliquot_{s.name} - ." if row.wrapped else "0" for row, s in exported]
     return _source(
         "Name and wrapper of each symbol; none where the driver's own address is handed out.",
         [
