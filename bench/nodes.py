@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 
 # Where the kernel gives real-time threads of each control group their part, and what a container
-# gets of a second.
-_RT = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
-_RT_US = 200_000
+# gets of each second.
+_REAL_TIME = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
+_REAL_TIME_US = 200_000
 
 
-def go_first(name: str) -> None:
-    """Have all threads of the processes of a program go before what else the machine does.
+def make_real_time(name: str) -> None:
+    """Have all threads of a program's processes go before what else the machine does.
 
-    What is measured is then how a device is shared, not the machine's processors. Does nothing where
-    the kernel does not let us.
+    A priority counts only within a container. Does nothing where the kernel does not let us.
     """
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -46,6 +45,7 @@ class NodeBed:
     """A running agent on simulated devices, and the parts of a container.
 
     ``environment`` is for runtimes; ``wrapper`` is aliquot-runtime; ``runtime`` the real one.
+    ``real_time``: containers may have threads that go before all others on the machine.
     """
 
     folder: Path
@@ -53,6 +53,7 @@ class NodeBed:
     wrapper: Path
     runtime: Path
     environment: dict[str, str]
+    real_time: bool = False
 
     @property
     def socket(self) -> Path:
@@ -73,10 +74,9 @@ class NodeBed:
         config = self._config()
         config["process"]["args"] = [*command] or ["/bin/sleep", "1000000"]
         config["process"]["env"] += [f"{key}={value}" for key, value in environment.items()]
-        if command and _RT.exists():
-            # Its threads may be real-time ones: see go_first.
+        if self.real_time and _REAL_TIME.exists():
             resources = config["linux"].setdefault("resources", {})
-            resources["cpu"] = {"realtimePeriod": 1_000_000, "realtimeRuntime": _RT_US}
+            resources["cpu"] = {"realtimePeriod": 1_000_000, "realtimeRuntime": _REAL_TIME_US}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return folder
 

@@ -1,14 +1,15 @@
 """How long an online launch waits beside containers that keep the device busy.
 
-An online program launches a kernel now and then, and waits for it; what passes beyond the kernel's own
-time is its wait. ``alone`` it has the device for itself; ``beside_N`` N others launch kernels of 1 ms
-without end: ``bare`` with nothing that keeps them apart but the device's own turns, with Aliquot as
-containers without guarantees, below the online one's priority. Milliseconds of wall clock.
+An online program launches a kernel now and then, and waits for it; what passes beyond the
+kernel's time is its wait. ``alone`` it has the device for itself; ``beside_N`` N others launch
+kernels of 1 ms without end: bare with nothing but the device's own turns to keep them apart, with
+Aliquot as containers without guarantees and with a lower priority. Milliseconds of wall clock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -38,21 +39,22 @@ def _bare(bed: NodeBed, others: int, count: int) -> list[float]:
     with contextlib.ExitStack() as stack:
         online = stack.enter_context(bare(bed, "online", "online", KERNEL_NS, GAP_NS, count))
         busy = [stack.enter_context(bare(bed, f"busy{i}", *BUSY)) for i in range(others)]
-        say_go(*busy, online)
+        say_go(bed, *busy, online)
         return _waits_ms(iter(online.stdout or ()))
 
 
 def _kept(bed: NodeBed, others: int, count: int) -> list[float]:
     command = [PROGRAM, *map(str, ("online", KERNEL_NS, GAP_NS, count))]
+    load = [PROGRAM, *map(str, BUSY)]
     below = {"ALIQUOT_POLICY": "best-effort", **SMALL}
     with contextlib.ExitStack() as stack:
-        # First, so that no other is alone on the device: what that had queued would have to be done.
+        # First, so that no other is ever alone: what that had queued would have to be done.
         online = stack.enter_context(bed.container("online", *command, **SMALL, **ONLINE))
         busy = [
-            stack.enter_context(bed.container(f"busy{i}", PROGRAM, *map(str, BUSY), **below))
-            for i in range(others)
+            stack.enter_context(bed.container(f"busy{number}", *load, **below))
+            for number in range(others)
         ]
-        say_go(*busy, online)
+        say_go(bed, *busy, online)
         return _waits_ms(iter(online.stdout or ()))
 
 
@@ -62,6 +64,7 @@ def _at(waits: Sequence[float], part: float) -> float:
 
 def run(bed: NodeBed, options: Options) -> dict[str, Figure]:
     """Measure with each number of others."""
+    bed = dataclasses.replace(bed, real_time=options.first)
     count = UNTOLD + (QUICK_COUNT if options.quick else COUNT)
     figures = {}
     for others in OTHERS:

@@ -1,14 +1,15 @@
 """Which shares of a device containers get that all want it, by the simulator's truth.
 
-Real containers with a real agent launch kernels of one length as fast as they are let: each waits for
-every kernel (``sync``), or for none (``async``). A figure is what each had of the device time that
-all had, in percent, beside what it is owed; ``kept`` is how much of the time all of them together kept
-the device busy, beside one of them alone and without Aliquot.
+Real containers with a real agent launch kernels of a length as fast as they are let: each waits
+for every kernel (``sync``), or for none (``async``). A figure is what each had of the device time
+that all had, in percent, beside what it is owed (bare); ``kept`` is how much of the time all of
+them together kept the device busy, beside one of them alone and without Aliquot.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,7 @@ from typing import Final
 
 import common
 from common import BenchError, Figure, Options
-from nodes import NodeBed, go_first, node_bed
+from nodes import NodeBed, make_real_time, node_bed
 
 SPLITS: Final = ((10, 90), (30, 70), (75, 25), (33, 33, 33))
 KERNELS_US: Final = (100, 1_000, 5_000)
@@ -74,12 +75,13 @@ def bare(bed: NodeBed, name: str, *command: object) -> Iterator[subprocess.Popen
             process.kill()
 
 
-def say_go(*processes: subprocess.Popen[str]) -> None:
+def say_go(bed: NodeBed, *processes: subprocess.Popen[str]) -> None:
     """Let launchers go on, which are ready. Raises BenchError."""
     for process in processes:
         if process.stdout is None or process.stdout.readline() != "ready\n":
             raise BenchError("a launcher could not launch: see what it said above")
-    go_first("launcher")
+    if bed.real_time:
+        make_real_time("launcher")
     for process in processes:
         if process.stdin is not None:
             process.stdin.write("go\n")
@@ -142,19 +144,20 @@ def launching(bed: NodeBed, split: Sequence[int], *command: object) -> Iterator[
             )
             for name, cores in zip(names, split, strict=True)
         ]
-        say_go(*processes)
+        say_go(bed, *processes)
         yield Truth(bed, names)
 
 
 def _alone(bed: NodeBed, pace: Pace, *command: object) -> float:
     """Return the part of the time in which one launcher without Aliquot keeps the device busy."""
     with bare(bed, "alone", *command) as process:
-        say_go(process)
+        say_go(bed, process)
         return median(had["alone"] for had in Truth(bed, ["alone"]).rounds(pace))
 
 
 def run(bed: NodeBed, options: Options) -> dict[str, Figure]:
     """Measure every split with every length of kernel."""
+    bed = dataclasses.replace(bed, real_time=options.first)
     pace = QUICK if options.quick else THOROUGH
     figures: dict[str, Figure] = {}
     for kernel_us in KERNELS_US:

@@ -1,9 +1,11 @@
-"""A node whose containers share devices, and programs in them of which is known how far they are."""
+"""A node whose containers share devices, and how far the programs in them have come."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import struct
 import subprocess
 import threading
 import time
@@ -36,11 +38,14 @@ class Program:
     process: subprocess.Popen[str]
     rounds: int = 0
     lines: list[str] = field(default_factory=list)
+    _news: threading.Condition = field(default_factory=threading.Condition)
 
-    def __post_init__(self) -> None:
-        self._news = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+    @classmethod
+    def follow(cls, bed: NodeBed, name: str, process: subprocess.Popen[str]) -> Program:
+        """Take note of what it says."""
+        one = cls(bed, name, process)
+        threading.Thread(target=one._read, daemon=True).start()
+        return one
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -106,7 +111,7 @@ def program(bed: NodeBed, name: str, *command: str, **wish: str) -> Iterator[Pro
     """Run a case of share_client.c in a container of that name."""
     wish = {"ALIQUOT_MEMORY": "256MiB", **wish}
     with bed.container(name, PROGRAM, *command, **wish) as process:
-        yield Program(bed, name, process)
+        yield Program.follow(bed, name, process)
 
 
 @contextlib.contextmanager
@@ -124,7 +129,7 @@ def programs(
         yield running
 
 
-# -- Where all is when somebody hangs ---------------------------------------------------------------
+# -- Where all is when somebody hangs --
 
 
 def where_all_is(bed: NodeBed) -> str:
@@ -147,24 +152,23 @@ def _region(folder: Path) -> list[str]:
         return lines
     with (found / "grant").open("rb") as grant, (found / "usage").open("rb") as usage:
         granted = region.read_grant(grant.fileno(), str(found))
-        offset = ffi.offsetof("struct aliquot_usage", "flow")
+        flows_at = ffi.offsetof("struct aliquot_usage", "flow")
         for number in range(len(granted.devices)):
-            start = offset + 8 * region.MAX_SLOTS * number
-            words = os.pread(usage.fileno(), 8 * 64, start)
-            flows = [int.from_bytes(words[at : at + 8], "little") for at in range(0, 512, 8)]
-            said = [
-                f"{slot}: waiting {word & 0x3FF}, active {word >> 10 & 1}, gate {word >> 24 & 0xFFFF}, "
-                f"left {word >> 40 << 14} ns"
-                for slot, word in enumerate(flows)
-                if word
-            ]
-            offset_gate = ffi.offsetof("struct aliquot_grant", "device", number, "gate")
-            gate = int.from_bytes(os.pread(grant.fileno(), 8, offset_gate), "little")
+            start = flows_at + 8 * region.MAX_SLOTS * number
+            flows = struct.unpack("=64Q", os.pread(usage.fileno(), 8 * 64, start))
+            gate_at = ffi.offsetof("struct aliquot_grant", "device", number, "gate")
+            (gate,) = struct.unpack("=Q", os.pread(grant.fileno(), 8, gate_at))
             lines.append(
                 f"  device {number}: {region.read_gate(grant.fileno(), number)}, number "
                 f"{gate >> 6 & 0xFFFF}, others {gate >> 2 & 15}, {gate >> 32} us, "
-                f"beat {granted.beat}; {'; '.join(said) or 'nobody says anything'}"
+                f"beat {granted.beat}"
             )
+            lines += [
+                f"    slot {slot}: waiting {word & 0x3FF}, active {word >> 10 & 1}, number "
+                f"{word >> 24 & 0xFFFF}, left {word >> 40 << 14} ns"
+                for slot, word in enumerate(flows)
+                if word
+            ]
     return lines
 
 
@@ -189,7 +193,7 @@ class Stopped:
     def __enter__(self) -> None:
         """Stop them."""
         for pid in pids(self._one):
-            os.kill(pid, 19)
+            os.kill(pid, signal.SIGSTOP)
 
     def __exit__(
         self,
@@ -199,7 +203,7 @@ class Stopped:
     ) -> None:
         """Let them go on."""
         for pid in pids(self._one):
-            os.kill(pid, 18)
+            os.kill(pid, signal.SIGCONT)
 
 
 def pids(one: Program) -> list[int]:
@@ -208,7 +212,7 @@ def pids(one: Program) -> list[int]:
     group = f"ALIQUOT_SIM_GROUP={one.name}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if (entry / "cmdline").read_bytes().startswith(PROGRAM.encode() + b"\0"):
-                if group in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
+            ours = (entry / "cmdline").read_bytes().startswith(PROGRAM.encode() + b"\0")
+            if ours and group in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
     return found

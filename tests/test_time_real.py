@@ -120,17 +120,16 @@ def test_what_only_a_program_itself_can_end_does_not_hang(bed: NodeBed, case: st
 def test_others_go_on_while_a_holder_is_stopped(bed: NodeBed) -> None:
     with programs(bed, ("still", ["load", 20], ONE), ("other", ["load", 20], OTHER)) as both:
         still, other = both
-        dice = random.Random(SEED)
+        dice = random.Random(SEED)  # noqa: S311 - the same each time
         gone_on = 0
         for _ in range(10):
             still.goes_on(10)
             time.sleep(dice.random() / 50)
-            with Stopped(still):
-                # The simulator has locks too, and who is stopped while it has one stops all others:
-                # it does so rarely.
-                with contextlib.suppress(HangError):
-                    other.goes_on(50, patience_seconds=10.0)
-                    gone_on += 1
+            # The simulator has locks too, and who is stopped while it has one stops all others: it
+            # does so rarely.
+            with Stopped(still), contextlib.suppress(HangError):
+                other.goes_on(50, patience_seconds=10.0)
+                gone_on += 1
             other.goes_on(10)
         still.goes_on()
         assert gone_on >= 5
@@ -152,7 +151,7 @@ class Nursery:
         assert self.wait(pid) == signal.SIGKILL
 
     def wait(self, pid: int) -> int:
-        """Wait until it has ended; returns its status as wait(2) has it."""
+        """Stay until it has ended; returns its status, a signal's number if that ended it."""
         return int(self.one.answer(f"wait {pid}"))
 
 
@@ -167,7 +166,7 @@ def nursery(bed: NodeBed) -> Iterator[Nursery]:
 def test_others_go_on_after_a_holder_or_a_waiter_is_killed_at_any_moment(
     bed: NodeBed, nursery: Nursery
 ) -> None:
-    dice = random.Random(SEED)
+    dice = random.Random(SEED)  # noqa: S311 - the same each time
     with programs(bed, ("other", ["load", 5], OTHER)) as (other,):
         for _ in range(KILLS):
             first = nursery.start(shared_node.PROGRAM, "load", dice.choice((1, 5, 50)))
@@ -189,7 +188,7 @@ def test_others_go_on_after_one_is_killed_at_every_step(bed: NodeBed, nursery: N
 
 
 def test_all_go_on_when_the_agent_is_killed_and_when_it_is_back(bed: NodeBed) -> None:
-    dice = random.Random(SEED)
+    dice = random.Random(SEED)  # noqa: S311 - the same each time
     with programs(bed, ("one", ["load", 5], ONE), ("other", ["later_launch"], OTHER)) as both:
         for _ in range(5):
             for each in both:
