@@ -95,7 +95,10 @@ class Tree:
         link = self.proc / f"{pid}/fd/{fd}"
         if not link.is_symlink():
             os.symlink(target, link)
-        (self.proc / f"{pid}/fdinfo/{fd}").write_text(told)
+        # Whole at any moment, as the kernel's.
+        fresh = self.proc / f"{pid}/fresh"
+        fresh.write_text(told)
+        fresh.replace(self.proc / f"{pid}/fdinfo/{fd}")
 
     def end(self, pid: int) -> None:
         """End a process."""
