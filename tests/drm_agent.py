@@ -17,6 +17,7 @@ from aliquot.agent.config import Config
 from aliquot.agent.daemon import Daemon, real_parts, run_loop
 from aliquot.agent.devices import Vendor
 from aliquot.agent.journal import log_to_stderr
+
 from aliquot_drm.amd import Amd
 from aliquot_drm.files import Roots
 from aliquot_drm.intel import Intel
@@ -39,4 +40,6 @@ def serve(base: Path, lib: Path, ready: int, tree: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
+    serve(
+        Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5])
+    )

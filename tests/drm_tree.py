@@ -1,8 +1,7 @@
-"""Trees of files as kernels with AMD's and Intel's devices show them: sysfs, procfs, cgroups, /dev."""
+"""Trees of files as kernels with AMD's and Intel's devices show them: sysfs, procfs and so on."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,7 +69,9 @@ class Tree:
             # The first link of each device leads to its processor, over PCIe.
             told = [(2, 0), *((11, other) for other in links.get(number, ()))]
             for place, (kind, other) in enumerate(told if node.get("gpu_id") else ()):
-                text = f"type {kind}\nversion_major 0\nnode_from {number}\nnode_to {other}\nweight 15"
+                text = (
+                    f"type {kind}\nversion_major 0\nnode_from {number}\nnode_to {other}\nweight 15"
+                )
                 self.write(folder / f"io_links/{place}/properties", text)
 
     def dmem(self, regions: Mapping[str, int]) -> None:
@@ -94,7 +95,7 @@ class Tree:
             (self.proc / f"{pid}/{name}").mkdir(parents=True, exist_ok=True)
         link = self.proc / f"{pid}/fd/{fd}"
         if not link.is_symlink():
-            os.symlink(target, link)
+            link.symlink_to(target)
         # Whole at any moment, as the kernel's.
         fresh = self.proc / f"{pid}/fresh"
         fresh.write_text(told)
@@ -114,9 +115,7 @@ def fdinfo(driver: str, address: str, client: int, *lines: str) -> str:
 
 # -- machines --------------------------------------------------------------------------------------
 
-MI300X = tuple(
-    f"0000:{bus}:00.0" for bus in ("05", "26", "46", "65", "85", "a6", "c6", "e5")
-)
+MI300X = tuple(f"0000:{bus}:00.0" for bus in ("05", "26", "46", "65", "85", "a6", "c6", "e5"))
 MI300X_BYTES = 206_141_652_992
 NAVI = "0000:03:00.0"
 NAVI_BYTES = 17_163_091_968

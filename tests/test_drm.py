@@ -7,13 +7,13 @@ import os
 from importlib import metadata
 from pathlib import Path
 
-import aliquot_drm
 import pytest
 from aliquot.agent.devices import VendorError, check, registry
+
+import aliquot_drm
 from aliquot_drm.amd import Amd
 from aliquot_drm.files import Roots
 from aliquot_drm.intel import Intel
-
 from drm_tree import (
     ARC,
     ARC_BYTES,
@@ -385,7 +385,8 @@ def test_a_container_gets_the_files_of_its_device_and_kfds(tree: Tree) -> None:
         # Whatever group has it on the host, whoever is in the container may use it.
         assert (node.mode, node.kind, node.access) == (0o666, "c", "rw")
         assert node.source == str(tree.dev / node.path.removeprefix("/dev/"))
-    assert needs.substitutes == needs.libraries == ()
+    assert not needs.substitutes
+    assert not needs.libraries
 
 
 def test_the_host_keeps_owner_and_group(tree: Tree) -> None:

@@ -122,7 +122,9 @@ def test_a_container_has_its_files_and_its_cap_from_its_start_to_its_end(
         # The runtime was not answered before it was there, and starts the program after that.
         assert (leaf / "dmem.max").read_text().splitlines() == [f"{REGION} {3 * GIB}"]
         config = json.loads((asked / "config.json").read_text())
-        assert {one["path"]: (one["major"], one["minor"]) for one in config["linux"]["devices"]} == {
+        assert {
+            one["path"]: (one["major"], one["minor"]) for one in config["linux"]["devices"]
+        } == {
             "/dev/dri/card8": (226, 8),
             "/dev/dri/renderD136": (226, 136),
         }
@@ -144,7 +146,9 @@ def test_a_container_has_its_files_and_its_cap_from_its_start_to_its_end(
         worker = threading.Thread(target=work)
         worker.start()
         try:
-            wait_for(lambda: [one["busy"] for one in shown(node)] == [0.25], "the time of a container")
+            wait_for(
+                lambda: [one["busy"] for one in shown(node)] == [0.25], "the time of a container"
+            )
             (device,) = shown(node)
             assert (device["uuid"], device["enforcement"]) == (ARC_UUID, "driver")
             assert (device["cap_bytes"], device["unseen_bytes"]) == (3 * GIB, 700 * MIB)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from aliquot.agent.devices import DeviceProcess
-from aliquot_drm import fdinfo
-from aliquot_drm.amd import Amd
-from aliquot_drm.clients import Clients
-from aliquot_drm.intel import Intel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aliquot_drm import fdinfo, files
+from aliquot_drm.amd import Amd
+from aliquot_drm.clients import Clients
+from aliquot_drm.intel import Intel
 from drm_tree import ARC, GIB, MI300X, MIB, NAVI, Tree, arc, mi300x, navi
 from drm_tree import fdinfo as told
 
@@ -71,9 +71,15 @@ def row(rows: object, pid: int) -> DeviceProcess:
         (["drm-memory-vram:\t76"], 76),
         (["drm-memory-vram:\t3 MiB", "drm-memory-gtt:\t44 KiB"], 3 * MIB),
         (["drm-total-vram:\t9 MiB", "drm-memory-vram:\t3 MiB"], 3 * MIB),
-        (["drm-total-vram:\t9 MiB", "drm-memory-vram:\t3 MiB", "drm-resident-vram:\t2 MiB"], 2 * MIB),
+        (
+            ["drm-total-vram:\t9 MiB", "drm-memory-vram:\t3 MiB", "drm-resident-vram:\t2 MiB"],
+            2 * MIB,
+        ),
         (["drm-total-vram0:\t9 MiB", "drm-total-vram1:\t1 MiB"], 10 * MIB),
-        (["drm-total-vram0:\t9 MiB", "drm-resident-vram0:\t8 MiB", "drm-total-gtt:\t1 MiB"], 8 * MIB),
+        (
+            ["drm-total-vram0:\t9 MiB", "drm-resident-vram0:\t8 MiB", "drm-total-gtt:\t1 MiB"],
+            8 * MIB,
+        ),
         (["drm-resident-local0:\t5 MiB", "drm-resident-system0:\t7 MiB"], 5 * MIB),
         (["drm-resident-stolen-local0:\t5 MiB"], None),
         (["drm-resident-vram:\t0"], 0),
@@ -329,7 +335,7 @@ def test_only_what_has_a_path_is_opened_and_no_device_twice(
     # A container may make the device's file wherever it likes.
     tree.open(40, 3, radeon(1, "drm-memory-vram:\t1 MiB"), "/tmp/mine")
     read: list[str] = []
-    text = fdinfo.files.text
+    text = files.text
 
     def spy(path: str, most: int) -> str | None:
         read.append(path.rpartition("/")[2])
@@ -396,7 +402,9 @@ def test_memory_of_kfd_counts_and_its_time_is_unknown(tree: Tree, clock: Clock) 
     tree.write(proc / "41/vram_20000", str(1 * GIB))
     tree.write(proc / "42/vram_20000", "garbage")
     for time_ns in (0, SECOND // 2):
-        text = told("amdgpu", MI300X[0], 1, "drm-memory-vram:\t2 GiB", f"drm-engine-gfx:\t{time_ns} ns")
+        text = told(
+            "amdgpu", MI300X[0], 1, "drm-memory-vram:\t2 GiB", f"drm-engine-gfx:\t{time_ns} ns"
+        )
         tree.open(40, 5, text)
         rows = {(one.pid, one.uuid[-1]): one for one in amd.processes()}
         clock.go(1)

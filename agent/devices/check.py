@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from aliquot.hooks.plan import Needs
 
@@ -21,13 +21,13 @@ ENFORCEMENTS: Final = ("driver", "partition", "shim")
 
 _NOBODY: Final = "aliquot-check-no-such-device"
 _THREADS: Final = 4
-_T = TypeVar("_T")
+_UUID_BYTES: Final = 16
 
 
 def faults(vendor: Vendor) -> list[str]:
     """Return what is wrong with a vendor, one line each; empty when nothing is.
 
-    It is left open: close it afterwards. May take as long as the vendor's first look at its devices.
+    It is left open: close it afterwards. May take as long as its first look at its devices.
     """
     return [" ".join(fault.split()) for fault in _all(vendor)]
 
@@ -47,7 +47,7 @@ def _all(vendor: Vendor) -> Iterator[str]:
     if again and list(again[0]) != list(devices):
         yield "enumerate tells other devices the second time"
     known = {device.uuid for device in devices}
-    questions: tuple[tuple[str, Callable[[], Sequence[Any]], type], ...] = (
+    questions: tuple[tuple[str, Callable[[], Sequence[Any]], type[Any]], ...] = (
         ("sample", vendor.sample, Sample),
         ("processes", vendor.processes, DeviceProcess),
         ("health", vendor.health, Health),
@@ -112,10 +112,20 @@ def _of_device(vendor: Vendor, device: Device, known: set[str]) -> Iterator[str]
         yield f"vendor is {device.vendor!r}, the vendor's name {vendor.name!r}"
     if not device.uuid.isprintable() or not device.uuid or " " in device.uuid:
         yield "uuid is no word"
-    if not isinstance(device.uuid_bytes, bytes) or len(device.uuid_bytes) != 16:
-        yield f"uuid_bytes is {device.uuid_bytes!r}, not 16 bytes"
+    if not isinstance(device.uuid_bytes, bytes) or len(device.uuid_bytes) != _UUID_BYTES:
+        yield f"uuid_bytes is {device.uuid_bytes!r}, not {_UUID_BYTES} bytes"
     if not device.model.isprintable() or not device.model:
         yield f"model is {device.model!r}, no text of one line"
+    for uuid, count in device.links.items():
+        if uuid not in known or uuid == device.uuid or count < 1:
+            yield f"links has {count} to {uuid!r}: only what there is, to others of the vendor's"
+    places = [ENFORCEMENTS.index(one) for one in device.enforcement if one in ENFORCEMENTS]
+    if len(places) != len(device.enforcement) or places != sorted(set(places)):
+        yield f"enforcement is {device.enforcement}, not of {ENFORCEMENTS} in this order"
+    yield from _of_numbers(device)
+
+
+def _of_numbers(device: Device) -> Iterator[str]:
     for what, least in (("index", 0), ("memory_bytes", 1), ("page_bytes", 1), ("context_bytes", 0)):
         value = getattr(device, what)
         if type(value) is not int or value < least:
@@ -124,12 +134,6 @@ def _of_device(vendor: Vendor, device: Device, known: set[str]) -> Iterator[str]
         yield f"page_bytes is {device.page_bytes}, no power of two"
     if device.numa_node is not None and (type(device.numa_node) is not int or device.numa_node < 0):
         yield f"numa_node is {device.numa_node!r}: None where there is none"
-    for uuid, count in device.links.items():
-        if uuid not in known or uuid == device.uuid or count < 1:
-            yield f"links has {count} to {uuid!r}: only what there is, to others of the vendor's"
-    places = [ENFORCEMENTS.index(one) for one in device.enforcement if one in ENFORCEMENTS]
-    if len(places) != len(device.enforcement) or places != sorted(set(places)):
-        yield f"enforcement is {device.enforcement}, not of {ENFORCEMENTS} in this order"
 
 
 # -- what they read --------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ _AMOUNTS: Final = ("power_watts",)
 _SIZES: Final = ("memory_used_bytes", "memory_bytes")
 
 
-def _of_rows(what: str, rows: Sequence[Any], kind: type, known: set[str]) -> Iterator[str]:
+def _of_rows(what: str, rows: Sequence[Any], kind: type[Any], known: set[str]) -> Iterator[str]:
     seen: set[tuple[object, ...]] = set()
     for row in rows:
         if not isinstance(row, kind):
@@ -161,17 +165,10 @@ def _of_rows(what: str, rows: Sequence[Any], kind: type, known: set[str]) -> Ite
 def _of_row(row: object) -> Iterator[str]:
     for name in (*_SHARES, *_AMOUNTS, *_SIZES, "temperature_celsius"):
         value = getattr(row, name, None)
-        if value is None:
-            continue
-        if name in _SIZES:
-            if type(value) is not int or value < 0:
-                yield f"{name} is {value!r}, no number of bytes"
-        elif type(value) not in (int, float) or not math.isfinite(value):
-            yield f"{name} is {value!r}, no number"
-        elif name in _SHARES and not 0 <= value <= 1:
-            yield f"{name} is {value!r}: shares go from 0 to 1"
-        elif name in _AMOUNTS and value < 0:
-            yield f"{name} is {value!r}, below zero"
+        if value is not None:
+            wrong = _wrong(name, value)
+            if wrong:
+                yield f"{name} is {value!r}, {wrong}"
     if isinstance(row, DeviceProcess) and (type(row.pid) is not int or row.pid < 1):
         yield f"pid is {row.pid!r}, no process of the host's"
     if isinstance(row, Health):
@@ -179,6 +176,18 @@ def _of_row(row: object) -> Iterator[str]:
             yield f"healthy is {row.healthy!r} and the reason {row.reason!r}: only one of them"
         if "\n" in row.reason:
             yield f"the reason {row.reason!r} is not one line"
+
+
+def _wrong(name: str, value: object) -> str:
+    if name in _SIZES:
+        return "" if type(value) is int and value >= 0 else "no number of bytes"
+    if type(value) not in (int, float) or not isinstance(value, int | float):
+        return "no number"
+    if not math.isfinite(value):
+        return "no number that there is"
+    if name in _SHARES and not 0 <= value <= 1:
+        return "but shares go from 0 to 1"
+    return "which is below zero" if name in _AMOUNTS and value < 0 else ""
 
 
 # -- what containers get ---------------------------------------------------------------------------
@@ -194,7 +203,7 @@ def _of_needs(vendor: Vendor, devices: Sequence[Device]) -> Iterator[str]:
         found: list[Needs] = []
         yield from _asked(what, lambda: found.append(vendor.needs(uuids)))  # noqa: B023 - called at once
         for needs in found:
-            if not isinstance(needs, Needs):
+            if type(needs) is not Needs:
                 yield f"{what} returns {needs!r}, no Needs"
                 continue
             paths = [node.path for node in needs.nodes]
@@ -216,7 +225,9 @@ def _of_limits(vendor: Vendor, devices: Sequence[Device]) -> Iterator[str]:
     yield from _refused("a limit on an unknown device", limit(_NOBODY))
     for device in devices:
         # (Where the driver holds limits, because this is the path of no cgroup.)
-        yield from _refused(f"a limit on {device.uuid!r} of a path that is none", limit(device.uuid))
+        yield from _refused(
+            f"a limit on {device.uuid!r} of a path that is none", limit(device.uuid)
+        )
 
 
 def _in_threads(vendor: Vendor) -> Iterator[str]:

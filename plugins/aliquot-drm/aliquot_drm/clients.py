@@ -77,7 +77,7 @@ class Clients:
         for pid in files.numbered(self._proc, _MOST_PROCESSES):
             try:
                 others[pid] = self._read(pid, found)
-            except PermissionError:
+            except PermissionError:  # noqa: PERF203 - one that is closed must not hide the others
                 whole = False
             except OSError:
                 # It has ended.
@@ -127,6 +127,6 @@ class Clients:
                 fd = files.whole_number(entry.name)
                 # It may have been closed meanwhile.
                 with contextlib.suppress(OSError):
-                    target = os.readlink(entry.path)
+                    target = os.readlink(entry.path)  # noqa: PTH115 - of so many
                     if fd is not None and target.startswith("/"):
                         yield fd, target

@@ -57,8 +57,8 @@ class Known:
 class DrmVendor(ABC):
     """Devices of one maker; see ``Vendor``.
 
-    Its methods may be called in any thread. What is told of a process is that of its DRM files, with
-    ``busy`` the share of the time since the last look but one, None at the first.
+    Its methods may be called in any thread. What is told of a process is that of its DRM files;
+    ``busy`` is the share of the time from one call of ``processes`` to the next, None at first.
     """
 
     name: ClassVar[str]
@@ -167,10 +167,12 @@ class DrmVendor(ABC):
         with self._lock:
             known = self._find(uuid)
             if not known.region:
-                raise VendorError(f"{uuid}: the kernel has no dmem controller that holds its memory")
+                raise VendorError(
+                    f"{uuid}: the kernel has no dmem controller that holds its memory"
+                )
             self._dmem.limit(known.region, cgroup, limit_bytes)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - no subclass needs to
         """Nothing is kept open."""
 
     # -- what it knows --
