@@ -13,11 +13,11 @@ from aliquot.agent.config import Config
 from aliquot.agent.devices import VendorError, check, registry
 
 import aliquot_drm
+from agent_parts import cgroup
 from aliquot_drm.amd import Amd
 from aliquot_drm.dmem import Dmem
 from aliquot_drm.files import Roots
 from aliquot_drm.intel import Intel
-from agent_parts import cgroup
 from drm_tree import (
     ARC,
     ARC_BYTES,

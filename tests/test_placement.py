@@ -166,11 +166,11 @@ def test_more_of_a_slice_is_held_too_or_refused() -> None:
     for change in ({"memory_bytes": 8 * GIB}, {"memory_bytes": GIB}, {"weight": 5}):
         check_room(replace(part, **change), part, kernel, [], "x")  # type: ignore[arg-type]
     for change in ({"cores": 5}, {"cores_max": 50}):
-        with pytest.raises(RefusedError, match="x: GPU-.* keeps shares of its time"):
+        with pytest.raises(RefusedError, match=r"x: GPU-.* keeps shares of its time"):
             check_room(replace(part, **change), part, kernel, [], "x")
     (whole,) = put(ask(), [bare])
     check_room(replace(whole, cores=0), whole, bare, [], "x")
-    with pytest.raises(RefusedError, match="x: GPU-.* nobody who holds memory caps"):
+    with pytest.raises(RefusedError, match=r"x: GPU-.* nobody who holds memory caps"):
         check_room(replace(whole, memory_bytes=GIB), whole, bare, [], "x")
 
 
