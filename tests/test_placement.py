@@ -167,7 +167,7 @@ def test_more_of_a_slice_is_held_too_or_refused() -> None:
         check_room(replace(part, **change), part, kernel, [], "x")  # type: ignore[arg-type]
     for change in ({"cores": 5}, {"cores_max": 50}):
         with pytest.raises(RefusedError, match=r"x: GPU-.* keeps shares of its time"):
-            check_room(replace(part, **change), part, kernel, [], "x")
+            check_room(replace(part, **change), part, kernel, [], "x")  # type: ignore[arg-type]
     (whole,) = put(ask(), [bare])
     check_room(replace(whole, cores=0), whole, bare, [], "x")
     with pytest.raises(RefusedError, match=r"x: GPU-.* nobody who holds memory caps"):
