@@ -410,6 +410,8 @@ def test_a_container_gets_the_files_of_its_device_and_kfds(tree: Tree) -> None:
         # Whatever group has it on the host, whoever is in the container may use it.
         assert (node.mode, node.kind, node.access) == (0o666, "c", "rw")
         assert node.source == str(tree.dev / node.path.removeprefix("/dev/"))
+    # AMD's own runtime, where it comes after us, adds none.
+    assert needs.environment == {"AMD_VISIBLE_DEVICES": "none"}
     assert not needs.substitutes
     assert not needs.libraries
 

@@ -64,6 +64,8 @@ class DrmVendor(ABC):
     name: ClassVar[str]
     maker: ClassVar[str]
     drivers: ClassVar[tuple[str, ...]]
+    # What keeps the maker's own container runtime from adding devices.
+    environment: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: object, roots: Roots | None = None) -> None:
         """Look for the drivers. Raises VendorError when the kernel has none of them."""
@@ -150,14 +152,16 @@ class DrmVendor(ABC):
             return tuple(self._watch.look(known.device.uuid, known.card) for known in self._all())
 
     def needs(self, uuids: Sequence[str]) -> Needs:
-        """Return the device files that a container needs. Raises VendorError."""
+        """Return the device files of a container, and what keeps others out. Raises VendorError."""
         wanted = [self._find(uuid) for uuid in uuids]
         nodes = [
             cards.drm_node(self.roots.dev, name, minor)
             for known in wanted
             for name, minor in sorted(known.found.nodes.items())
         ]
-        return Needs(nodes=(*nodes, *(self.shared_nodes() if wanted else ())))
+        if not wanted:
+            return Needs()
+        return Needs(nodes=(*nodes, *self.shared_nodes()), environment=dict(self.environment))
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Have dmem hold a cgroup to ``limit_bytes`` on a device, None takes it back.
