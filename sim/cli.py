@@ -36,9 +36,10 @@ def _print_profiles(as_json: bool) -> None:
         return
     for node in nodes:
         device = node.devices[0]
+        cores = "SMs" if device.vendor == "nvidia" else "cores"
         click.echo(
-            f"{node.name:8} {len(node.devices)} x {device.model}, "
-            f"{device.memory >> 20} MiB, {device.sms} SMs"
+            f"{node.name:12} {len(node.devices)} x {device.model}, "
+            f"{device.memory >> 20} MiB, {device.sms} {cores}"
         )
 
 
@@ -48,6 +49,7 @@ def _describe(node: Node) -> dict[str, Any]:
         "driver_version": node.driver_version,
         "devices": [
             {
+                "vendor": device.vendor,
                 "model": device.model,
                 "memory_bytes": device.memory,
                 "reserved_bytes": device.reserved,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ._state import ffi, lib
-from .node import COSTS, Node
+from .node import COSTS, VENDORS, Node
 
 _WHY_BYTES: Final = 1024
 # NVML's library, beside the driver's.
@@ -33,6 +33,7 @@ class DeviceTruth:
     """
 
     uuid: str
+    vendor: str
     model: str
     total_bytes: int
     free_bytes: int
@@ -123,6 +124,7 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
     for made, device in zip(config.devices, node.devices, strict=False):
         made.name = device.model.encode()
         made.uuid = device.uuid
+        made.vendor = VENDORS.index(device.vendor)
         made.memory = device.memory
         made.reserved = device.reserved
         made.page_size = device.page_size
@@ -268,6 +270,7 @@ class State:
         devices = tuple(
             DeviceTruth(
                 uuid=uuid_text(bytes(config.uuid)),
+                vendor=VENDORS[config.vendor],
                 model=_said(config.name),
                 total_bytes=truth.total_bytes[index],
                 free_bytes=truth.free_bytes[index],
@@ -344,7 +347,7 @@ def _mib(size: int) -> str:
 
 
 def uuid_text(uuid: bytes) -> str:
-    """Return a device's UUID as NVIDIA writes it."""
+    """Return a device's UUID as NVIDIA writes it; of other vendors' devices too."""
     text = uuid.hex()
     return f"GPU-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

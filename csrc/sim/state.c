@@ -70,6 +70,10 @@ static int check_node(const struct sim_node_config *node, char *why, size_t why_
     for (uint32_t d = 0; d < node->device_count; d++) {
         const struct sim_device_config *device = &node->devices[d];
         uint64_t page = device->page_size;
+        if (device->vendor > SIM_VENDOR_CAMBRICON) {
+            explain(why, why_bytes, "device %u: %u is no vendor", d, device->vendor);
+            return EINVAL;
+        }
         if (page < UINT64_C(65536) || (page & (page - 1)) || device->memory <= device->reserved ||
             (device->memory - device->reserved) % page ||
             (device->memory - device->reserved) / page >= SIM_SLOT_NONE) {

@@ -35,7 +35,7 @@ enum {
 };
 
 #define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
-#define SIM_STATE_VERSION 4u
+#define SIM_STATE_VERSION 5u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
@@ -76,10 +76,18 @@ enum sim_cost {
 /* Spends the host cost of a call, by waiting on the clock. */
 void sim_cost_wait(uint64_t ns);
 
+/* Whose device it is: each vendor's libraries show that vendor's devices alone. */
+enum sim_vendor {
+    SIM_VENDOR_NVIDIA,
+    SIM_VENDOR_ASCEND,
+    SIM_VENDOR_CAMBRICON,
+};
+
 /* One device. Bytes, nanoseconds, MHz; zero where a reading does not exist on the model. */
 struct sim_device_config {
     char name[96];
     uint8_t uuid[16];
+    uint32_t vendor;           /* enum sim_vendor */
     uint64_t memory;           /* what nvidia-smi calls total */
     uint64_t reserved;         /* NVML's reserved; memory - reserved is CUDA's total */
     uint64_t page_size;        /* a power of two; memory - reserved is a multiple of it */
@@ -317,8 +325,10 @@ struct sim_state {
 /* The folder of the node: ALIQUOT_SIM, or where containers have theirs. In the latter a program
  * sees the devices whose files it can open, as with a real driver: *by_file (may be NULL). */
 const char *sim_node_folder(bool *by_file);
-/* Whether /dev/nvidia<device> can be opened. */
-bool sim_node_openable(uint32_t device);
+/* How many of the vendor's devices come before a device of the node: the number in its file's name. */
+uint32_t sim_node_minor(const struct sim_node_config *node, uint32_t device);
+/* Whether the file of a device can be opened: /dev/nvidia<minor>, or as its vendor calls it. */
+bool sim_node_openable(const struct sim_node_config *node, uint32_t device);
 /* Order of PCI addresses. */
 uint64_t sim_node_pci_key(const struct sim_device_config *device);
 enum { SIM_UUID_TEXT = 48 };

@@ -39,7 +39,8 @@ __attribute__((constructor)) static void watch_forks(void) {
 static void see_devices(const struct sim_node_config *node, bool by_file) {
     count = 0;
     for (uint32_t d = 0; d < node->device_count; d++) {
-        if (by_file && !sim_node_openable(d))
+        if (node->devices[d].vendor != SIM_VENDOR_NVIDIA ||
+            (by_file && !sim_node_openable(node, d)))
             continue;
         uint64_t key = sim_node_pci_key(&node->devices[d]);
         uint32_t at = count++;
