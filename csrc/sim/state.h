@@ -371,6 +371,29 @@ int32_t sim_slot_host_pid(struct sim_state *state, uint32_t slot);
 /* Injects an XID on a device: everybody who waits for events is woken. */
 void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
 
+/* ---- What a device reads (state_reading.c) --------------------------------------------------- */
+
+/* A living process that holds memory of a device, by its pid on the host. */
+struct sim_holder {
+    uint32_t slot;
+    uint32_t pid;
+    uint64_t bytes;
+};
+/* The holders of a device's memory, of which a context always has some. Those that cannot be told
+ * by a pid, because they went while we looked, are left out. Answers how many there are. */
+unsigned sim_state_holders(struct sim_state *state, uint32_t device,
+                           struct sim_holder out[SIM_SLOTS_MAX]);
+/* Pages that nobody holds, in bytes, after the dead have been cleared up after. */
+uint64_t sim_state_free_bytes(struct sim_state *state, uint32_t device);
+/* How busy a device was over the last second. */
+struct sim_usage sim_state_usage(struct sim_state *state, uint32_t device);
+/* A part of a usage's length, in thousandths. */
+uint32_t sim_usage_permille(uint64_t part_ns, const struct sim_usage *usage);
+/* What a device draws: a tenth of the limit when idle, and with the load up to all of it. */
+uint32_t sim_state_milliwatts(struct sim_state *state, uint32_t device);
+/* Degrees Celsius: from 30 when idle to 75. */
+uint32_t sim_state_degrees(struct sim_state *state, uint32_t device);
+
 /* ---- Frames (bytes are pages here) --------------------------------------------------------- */
 
 struct sim_frame_run { /* physically contiguous pages */
