@@ -18,6 +18,8 @@ from .node import COSTS, VENDORS, Node
 _WHY_BYTES: Final = 1024
 # NVML's library, beside the driver's.
 NVML: Final = "libnvidia-ml.so.1"
+# The libraries of other vendors, on nodes that have their devices.
+LIBRARIES: Final = {"cambricon": ("libcndev.so",)}
 
 
 class StateError(Exception):
@@ -213,6 +215,10 @@ class State:
         """Return the devices' names."""
         return [_said(config.name) for config in self._configs()]
 
+    def vendors(self) -> set[str]:
+        """Return whose devices there are."""
+        return {VENDORS[config.vendor] for config in self._configs()}
+
     def _configs(self) -> Any:  # noqa: ANN401 - cffi's values have no types
         if not self._state:
             raise StateError("the state is closed")
@@ -352,12 +358,22 @@ def uuid_text(uuid: bytes) -> str:
     return f"GPU-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def _vendors(directory: Path) -> set[str]:
+    """Return whose devices a node has; nobody's where there is no node yet."""
+    try:
+        with closing(State(directory)) as state:
+            return state.vendors()
+    except StateError:
+        return set()
+
+
 def _driver_folder(directory: Path, library: Path) -> Path:
     """Lay out every name that programs load a driver and NVML by, links to the two files."""
     folder = directory / "driver"
     folder.mkdir(exist_ok=True)
-    for soname in (library.name, NVML):
-        for name in (soname.removesuffix(".1"), soname):
+    others = [name for vendor in _vendors(directory) for name in LIBRARIES.get(vendor, ())]
+    for soname in (library.name, NVML, *others):
+        for name in {soname.removesuffix(".1"), soname}:
             fresh = folder / f".{name}.{os.getpid()}"
             fresh.symlink_to(library.with_name(soname).resolve())
             fresh.replace(folder / name)

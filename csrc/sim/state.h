@@ -35,7 +35,7 @@ enum {
 };
 
 #define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
-#define SIM_STATE_VERSION 5u
+#define SIM_STATE_VERSION 6u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
@@ -162,6 +162,9 @@ struct sim_slot {
     uint64_t
         cgroup; /* number of its cgroup's directory, when it began; 0: not known, or not asked */
     uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
+    /* Its instance on each of Cambricon's devices, 0: none, or SIM_MLU_GONE; relaxed: read under the
+     * device's lock, and written there or before the process does anything. */
+    _Atomic uint32_t instance[SIM_DEVICES_MAX];
     _Atomic uint64_t managed[SIM_DEVICES_MAX]; /* of `frames`, managed memory; by the process */
     _Atomic uint64_t frames[SIM_DEVICES_MAX];  /* derived; written under the device's lock */
 };
@@ -260,6 +263,38 @@ struct sim_limit {
     uint64_t soft, hard; /* bytes; the soft one is only kept and told */
 };
 
+/* What only Cambricon's devices have: shares that their driver enforces (sMLU), and settings. Under
+ * the device's lock, but for what is atomic. Profile p is profiles[p]; instance i is instances[i - 1]. */
+enum {
+    SIM_MLU_PROFILES_MAX = 64,
+    SIM_MLU_INSTANCES_MAX = 64,
+    SIM_MLU_NAME = 100,
+    SIM_MLU_GONE = 0xffffffff, /* of a slot: its instance was destroyed */
+};
+struct sim_mlu_profile {
+    uint32_t exists;
+    uint32_t quota; /* percent of the device */
+    uint64_t bytes;
+};
+struct sim_mlu_instance {
+    uint32_t exists; /* last when it is made, first when it goes */
+    uint32_t profile;
+    uint32_t quota;
+    uint32_t pad;
+    uint64_t bytes;
+    uint8_t uuid[16];
+    char name[SIM_MLU_NAME]; /* never empty */
+    char node[SIM_MLU_NAME]; /* path of its device file */
+};
+struct sim_mlu {
+    _Atomic uint32_t xid;     /* of the fault that makes it unhealthy, 0: none; relaxed */
+    _Atomic uint32_t mode;    /* who may compute on it, as the driver counts; relaxed */
+    _Atomic uint32_t no_smlu; /* sMLU is switched off; relaxed */
+    uint32_t pad;
+    struct sim_mlu_profile profiles[SIM_MLU_PROFILES_MAX];
+    struct sim_mlu_instance instances[SIM_MLU_INSTANCES_MAX];
+};
+
 struct sim_device_state {
     struct sim_lock lock;
     uint32_t frame_count;
@@ -271,6 +306,7 @@ struct sim_device_state {
     uint32_t limit_high;          /* limits at and above it were never set */
     uint32_t pad;
     struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
+    struct sim_mlu mlu;
     struct sim_timeline timeline;
     _Atomic uint64_t record_count;               /* ever; relaxed: gives numbers out */
     struct sim_record records[SIM_RECORDS_KEPT]; /* record n is in records[n % that] */
@@ -368,7 +404,8 @@ bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
  * process has in its own namespace. 0: the process is gone, or hidden from the host's reader. */
 int32_t sim_slot_host_pid(struct sim_state *state, uint32_t slot);
 
-/* Injects an XID on a device: everybody who waits for events is woken. */
+/* Injects an XID on a device: everybody who waits for events is woken. One of Cambricon's is
+ * unhealthy from then on, until XID 0 comes, which is no event. */
 void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
 
 /* ---- What a device reads (state_reading.c) --------------------------------------------------- */
@@ -492,6 +529,47 @@ bool sim_limit_read(struct sim_state *state, uint32_t device, uint64_t cgroup,
 /* The same of the process's own group; false also when it has no hard limit. */
 bool sim_limit_own(struct sim_state *state, uint32_t device, struct sim_limit *limit,
                    uint64_t *used);
+
+/* ---- Shares of Cambricon's devices (state_mlu.c) --------------------------------------------- */
+
+/* Why something cannot be. */
+enum sim_mlu_result {
+    SIM_MLU_DONE,
+    SIM_MLU_OFF,       /* sMLU is switched off */
+    SIM_MLU_INVALID,   /* no such share of a device */
+    SIM_MLU_NO_ROOM,   /* others have too much of the device, or all numbers are taken */
+    SIM_MLU_NOT_THERE, /* no such profile or instance */
+    SIM_MLU_BUSY,      /* it is in use */
+    SIM_MLU_DUPLICATE, /* an instance has that name */
+};
+/* Makes a profile, or finds the one that is the same. */
+enum sim_mlu_result sim_mlu_make_profile(struct sim_state *state, uint32_t device, uint32_t quota,
+                                         uint64_t bytes, uint32_t *profile);
+enum sim_mlu_result sim_mlu_drop_profile(struct sim_state *state, uint32_t device,
+                                         uint32_t profile);
+/* Reads a profile, and how many instances of it a device can have at all, and still. */
+enum sim_mlu_result sim_mlu_read_profile(struct sim_state *state, uint32_t device, uint32_t profile,
+                                         struct sim_mlu_profile *out, uint32_t *total,
+                                         uint32_t *remain);
+/* Makes an instance of a profile, and its device file where the process may. `name` may be empty. */
+enum sim_mlu_result sim_mlu_make(struct sim_state *state, uint32_t device, uint32_t profile,
+                                 const char *name, uint32_t *instance);
+/* Ends an instance whose processes hold nothing any more. */
+enum sim_mlu_result sim_mlu_drop(struct sim_state *state, uint32_t device, uint32_t instance);
+/* Changes what an instance may have, at once; what it holds already it keeps. */
+enum sim_mlu_result sim_mlu_update(struct sim_state *state, uint32_t device, uint32_t instance,
+                                   uint32_t quota, uint64_t bytes);
+/* Reads an instance, the bytes that its processes hold, and the device time that they had in the last
+ * second in thousandths. */
+enum sim_mlu_result sim_mlu_read(struct sim_state *state, uint32_t device, uint32_t instance,
+                                 struct sim_mlu_instance *out, uint64_t *used, uint32_t *permille);
+/* Switches sMLU on or off. */
+enum sim_mlu_result sim_mlu_switch(struct sim_state *state, uint32_t device, bool on);
+/* The process belongs to the instance whose device file it can open, as in a container; it is done
+ * when a state is opened. */
+void sim_mlu_join(struct sim_state *state);
+/* The process belongs to that instance of a device from now on (0: to none). */
+void sim_mlu_enter(struct sim_state *state, uint32_t device, uint32_t instance);
 
 /* ---- What was done (state_record.c) ---------------------------------------------------------- */
 

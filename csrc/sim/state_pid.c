@@ -110,6 +110,11 @@ int32_t sim_slot_host_pid(struct sim_state *state, uint32_t index) {
 
 void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid) {
     struct sim_state_header *header = state->header;
+    if (state->node->devices[device].vendor == SIM_VENDOR_CAMBRICON) {
+        atomic_store_explicit(&header->devices[device].mlu.xid, xid, memory_order_relaxed);
+        if (!xid)
+            return;
+    }
     sim_lock_take(state, &header->table_lock);
     uint32_t count = atomic_load_explicit(&header->fault_count, memory_order_relaxed);
     header->faults[count % SIM_FAULTS_MAX] = (struct sim_fault){device, xid};

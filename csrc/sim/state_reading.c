@@ -50,7 +50,8 @@ uint32_t sim_usage_permille(uint64_t part_ns, const struct sim_usage *usage) {
 uint32_t sim_state_milliwatts(struct sim_state *state, uint32_t device) {
     struct sim_usage usage = sim_state_usage(state, device);
     uint64_t limit = UINT64_C(1000) * state->node->devices[device].power_watts;
-    return (uint32_t)(limit / 10 + limit * 9 / 10 * sim_usage_permille(usage.run_ns, &usage) / 1000);
+    return (uint32_t)(limit / 10 +
+                      limit * 9 / 10 * sim_usage_permille(usage.run_ns, &usage) / 1000);
 }
 
 uint32_t sim_state_degrees(struct sim_state *state, uint32_t device) {
