@@ -247,10 +247,24 @@ struct sim_share {
 };
 
 /* Faults that were injected, for whoever waits for events of the driver. */
-enum { SIM_FAULTS_MAX = 64 };
+enum { SIM_FAULTS_MAX = 64, SIM_STANDING_MAX = 64 };
 struct sim_fault {
     uint32_t device;
-    uint32_t xid;
+    uint32_t code;     /* the vendor's: an XID of NVIDIA's */
+    uint32_t severity; /* the vendor's */
+    uint32_t cleared;  /* it is over: devices of other vendors keep faults until they are told so */
+};
+
+/* A hardware or driver partition of a device (vNPU, sMLU). It outlives whoever made it. */
+enum { SIM_PARTITIONS_MAX = 32 };
+struct sim_partition {
+    /* As the vendor numbers it; 0: there is none. Written last, release, and taken away first. */
+    _Atomic uint32_t id;
+    uint32_t kind;  /* the vendor's own: number of a template or profile */
+    uint32_t cores; /* the vendor's own: AI cores, percent */
+    uint32_t detail[3];
+    uint64_t memory; /* bytes */
+    char name[64];   /* the vendor's own: of the template, of the instance */
 };
 
 /* What the processes of a cgroup may hold of a device, managed memory left out. */
@@ -269,8 +283,10 @@ struct sim_device_state {
     uint32_t free_hint;           /* no free frame below it; derived */
     uint32_t descriptors;         /* perhaps some shares live by descriptors only; under the lock */
     uint32_t limit_high;          /* limits at and above it were never set */
-    uint32_t pad;
-    struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
+    uint32_t standing_count;      /* of `standing`, under table_lock */
+    struct sim_fault standing[SIM_STANDING_MAX]; /* faults that are not over, under table_lock */
+    struct sim_partition partitions[SIM_PARTITIONS_MAX]; /* under the lock */
+    struct sim_limit limits[SIM_LIMITS_MAX];             /* under the lock */
     struct sim_timeline timeline;
     _Atomic uint64_t record_count;               /* ever; relaxed: gives numbers out */
     struct sim_record records[SIM_RECORDS_KEPT]; /* record n is in records[n % that] */
@@ -368,8 +384,22 @@ bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
  * process has in its own namespace. 0: the process is gone, or hidden from the host's reader. */
 int32_t sim_slot_host_pid(struct sim_state *state, uint32_t slot);
 
-/* Injects an XID on a device: everybody who waits for events is woken. */
-void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
+/* Injects a fault, or says that one is over: everybody who waits for events is woken. */
+void sim_state_inject(struct sim_state *state, const struct sim_fault *fault);
+/* Copies the faults of a device that are not over; returns how many. */
+uint32_t sim_state_standing(struct sim_state *state, uint32_t device,
+                            struct sim_fault out[SIM_STANDING_MAX]);
+
+/* ---- Partitions (state_partition.c), under the device's lock --------------------------------- */
+
+/* The partition of that id, or NULL. */
+struct sim_partition *sim_partition_find(struct sim_state *state, uint32_t device, uint32_t id);
+/* Adds one, whose id is not taken. False: there is room for no more. */
+bool sim_partition_add(struct sim_state *state, uint32_t device, const struct sim_partition *made);
+/* Takes one away. False: there is none of that id. */
+bool sim_partition_remove(struct sim_state *state, uint32_t device, uint32_t id);
+/* What all partitions of a device have together; returns how many there are. */
+uint32_t sim_partition_sum(struct sim_state *state, uint32_t device, struct sim_partition *sum);
 
 /* ---- Frames (bytes are pages here) --------------------------------------------------------- */
 
