@@ -199,15 +199,22 @@ class State:
             lib.sim_state_close(self._state)
             self._state = ffi.NULL
 
-    def inject(self, device: int, xid: int) -> None:
-        """Let a device report an XID to all who wait for NVML's events. Raises StateError."""
-        if not self._state:
-            raise StateError("the state is closed")
-        if not 0 <= device < self._state.node.device_count:
-            raise StateError(
-                f"there is no device {device}: the node has {self._state.node.device_count}"
-            )
-        lib.sim_state_inject(self._state, device, xid)
+    def inject(self, device: int, code: int, severity: int = 0, *, cleared: bool = False) -> None:
+        """Let a device report a fault to all who wait for events. Raises StateError.
+
+        ``code`` and ``severity`` are the vendor's: an XID of NVIDIA's. Other vendors' devices keep
+        a fault until it is ``cleared``.
+        """
+        configs = self._configs()
+        if not 0 <= device < len(configs):
+            raise StateError(f"there is no device {device}: the node has {len(configs)}")
+        fault = ffi.new("struct sim_fault *", (device, code, severity, cleared))
+        lib.sim_state_inject(self._state, fault)
+
+    def vendor(self, device: int) -> str:
+        """Whose a device is; "" when there is no such device."""
+        configs = self._configs()
+        return VENDORS[configs[device].vendor] if 0 <= device < len(configs) else ""
 
     # What sim/trace.py reads. The buffers are cffi's, so that long traces make no garbage.
 

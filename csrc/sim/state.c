@@ -245,7 +245,7 @@ static bool take_slot(struct sim_state *state, int descriptor) {
         slot->cgroup = header->node.memory_limits ? sim_own_cgroup() : 0;
         for (uint32_t d = 0; d < SIM_DEVICES_MAX; d++) {
             atomic_store_explicit(&slot->managed[d], 0, memory_order_relaxed);
-            atomic_store_explicit(&slot->instance[d], 0, memory_order_relaxed);
+            atomic_store_explicit(&slot->partition[d], 0, memory_order_relaxed);
         }
         uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);
         while (high <= s &&
@@ -396,7 +396,7 @@ int sim_state_open(const char *directory, const char *group, bool vram, struct s
     if (!error && vram)
         error = map_vram(state, why, why_bytes);
     if (!error)
-        sim_mlu_join(state);
+        sim_partition_join(state);
     if (error) {
         sim_state_close(state);
         return error;

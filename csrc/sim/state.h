@@ -162,9 +162,9 @@ struct sim_slot {
     uint64_t
         cgroup; /* number of its cgroup's directory, when it began; 0: not known, or not asked */
     uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
-    /* Its instance on each of Cambricon's devices, 0: none, or SIM_MLU_GONE; relaxed: read under the
-     * device's lock, and written there or before the process does anything. */
-    _Atomic uint32_t instance[SIM_DEVICES_MAX];
+    /* Its partition of each device, 0: none, or SIM_PARTITION_GONE. Relaxed: written under the
+     * device's lock, or before the process does anything. */
+    _Atomic uint32_t partition[SIM_DEVICES_MAX];
     _Atomic uint64_t managed[SIM_DEVICES_MAX]; /* of `frames`, managed memory; by the process */
     _Atomic uint64_t frames[SIM_DEVICES_MAX];  /* derived; written under the device's lock */
 };
@@ -250,10 +250,38 @@ struct sim_share {
 };
 
 /* Faults that were injected, for whoever waits for events of the driver. */
-enum { SIM_FAULTS_MAX = 64 };
+enum { SIM_FAULTS_MAX = 64, SIM_STANDING_MAX = 64 };
 struct sim_fault {
     uint32_t device;
-    uint32_t xid;
+    uint32_t code;     /* the vendor's: an XID of NVIDIA's */
+    uint32_t severity; /* the vendor's */
+    uint32_t cleared;  /* it is over: devices of other vendors keep faults until they are told so */
+};
+
+/* A hardware or driver partition of a device (vNPU, sMLU). It outlives whoever made it. */
+enum { SIM_PARTITIONS_MAX = 32 };
+struct sim_partition {
+    /* As the vendor numbers it; 0: there is none. Written last, release, and taken away first. */
+    _Atomic uint32_t id;
+    uint32_t kind;  /* the vendor's own: number of a template or profile */
+    uint32_t cores; /* the vendor's own: AI cores, percent */
+    uint32_t detail[3];
+    uint64_t memory; /* bytes */
+    char name[100];  /* the vendor's own: of the template, of the instance */
+};
+
+/* What only Cambricon's devices have. Profiles are sizes of shares that were asked for, by their
+ * number, under the device's lock. */
+enum { SIM_MLU_PROFILES_MAX = 64 };
+struct sim_mlu_profile {
+    uint32_t exists;
+    uint32_t quota; /* percent of the device */
+    uint64_t bytes;
+};
+struct sim_mlu {
+    _Atomic uint32_t mode;    /* who may compute on it, as the driver counts; relaxed */
+    _Atomic uint32_t no_smlu; /* shares are switched off; relaxed */
+    struct sim_mlu_profile profiles[SIM_MLU_PROFILES_MAX];
 };
 
 /* What the processes of a cgroup may hold of a device, managed memory left out. */
@@ -261,38 +289,6 @@ struct sim_fault {
 struct sim_limit {
     uint64_t cgroup;     /* number of its directory; 0: no limit */
     uint64_t soft, hard; /* bytes; the soft one is only kept and told */
-};
-
-/* What only Cambricon's devices have: shares that their driver enforces (sMLU), and settings. Under
- * the device's lock, but for what is atomic. Profile p is profiles[p]; instance i is instances[i - 1]. */
-enum {
-    SIM_MLU_PROFILES_MAX = 64,
-    SIM_MLU_INSTANCES_MAX = 64,
-    SIM_MLU_NAME = 100,
-    SIM_MLU_GONE = 0xffffffff, /* of a slot: its instance was destroyed */
-};
-struct sim_mlu_profile {
-    uint32_t exists;
-    uint32_t quota; /* percent of the device */
-    uint64_t bytes;
-};
-struct sim_mlu_instance {
-    uint32_t exists; /* last when it is made, first when it goes */
-    uint32_t profile;
-    uint32_t quota;
-    uint32_t pad;
-    uint64_t bytes;
-    uint8_t uuid[16];
-    char name[SIM_MLU_NAME]; /* never empty */
-    char node[SIM_MLU_NAME]; /* path of its device file */
-};
-struct sim_mlu {
-    _Atomic uint32_t xid;     /* of the fault that makes it unhealthy, 0: none; relaxed */
-    _Atomic uint32_t mode;    /* who may compute on it, as the driver counts; relaxed */
-    _Atomic uint32_t no_smlu; /* sMLU is switched off; relaxed */
-    uint32_t pad;
-    struct sim_mlu_profile profiles[SIM_MLU_PROFILES_MAX];
-    struct sim_mlu_instance instances[SIM_MLU_INSTANCES_MAX];
 };
 
 struct sim_device_state {
@@ -304,9 +300,11 @@ struct sim_device_state {
     uint32_t free_hint;           /* no free frame below it; derived */
     uint32_t descriptors;         /* perhaps some shares live by descriptors only; under the lock */
     uint32_t limit_high;          /* limits at and above it were never set */
-    uint32_t pad;
-    struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
+    uint32_t standing_count;      /* of `standing`, under table_lock */
+    struct sim_fault standing[SIM_STANDING_MAX]; /* faults that are not over, under table_lock */
+    struct sim_partition partitions[SIM_PARTITIONS_MAX]; /* under the lock */
     struct sim_mlu mlu;
+    struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
     struct sim_timeline timeline;
     _Atomic uint64_t record_count;               /* ever; relaxed: gives numbers out */
     struct sim_record records[SIM_RECORDS_KEPT]; /* record n is in records[n % that] */
@@ -404,32 +402,42 @@ bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
  * process has in its own namespace. 0: the process is gone, or hidden from the host's reader. */
 int32_t sim_slot_host_pid(struct sim_state *state, uint32_t slot);
 
-/* Injects an XID on a device: everybody who waits for events is woken. One of Cambricon's is
- * unhealthy from then on, until XID 0 comes, which is no event. */
-void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
+/* Injects a fault, or says that one is over: everybody who waits for events is woken. */
+void sim_state_inject(struct sim_state *state, const struct sim_fault *fault);
+/* Copies the faults of a device that are not over; returns how many. */
+uint32_t sim_state_standing(struct sim_state *state, uint32_t device,
+                            struct sim_fault out[SIM_STANDING_MAX]);
 
-/* ---- What a device reads (state_reading.c) --------------------------------------------------- */
+/* ---- Partitions (state_partition.c), under the device's lock --------------------------------- */
 
-/* A living process that holds memory of a device, by its pid on the host. */
-struct sim_holder {
-    uint32_t slot;
-    uint32_t pid;
-    uint64_t bytes;
-};
-/* The holders of a device's memory, of which a context always has some. Those that cannot be told
- * by a pid, because they went while we looked, are left out. Answers how many there are. */
-unsigned sim_state_holders(struct sim_state *state, uint32_t device,
-                           struct sim_holder out[SIM_SLOTS_MAX]);
-/* Pages that nobody holds, in bytes, after the dead have been cleared up after. */
-uint64_t sim_state_free_bytes(struct sim_state *state, uint32_t device);
-/* How busy a device was over the last second. */
-struct sim_usage sim_state_usage(struct sim_state *state, uint32_t device);
-/* A part of a usage's length, in thousandths. */
-uint32_t sim_usage_permille(uint64_t part_ns, const struct sim_usage *usage);
-/* What a device draws: a tenth of the limit when idle, and with the load up to all of it. */
-uint32_t sim_state_milliwatts(struct sim_state *state, uint32_t device);
-/* Degrees Celsius: from 30 when idle to 75. */
-uint32_t sim_state_degrees(struct sim_state *state, uint32_t device);
+/* The partition of that id, or NULL. */
+struct sim_partition *sim_partition_find(struct sim_state *state, uint32_t device, uint32_t id);
+/* Adds one, whose id is not taken. False: there is room for no more. */
+bool sim_partition_add(struct sim_state *state, uint32_t device, const struct sim_partition *made);
+/* Takes one away. False: there is none of that id. */
+bool sim_partition_remove(struct sim_state *state, uint32_t device, uint32_t id);
+/* What all partitions of a device have together; returns how many there are. */
+uint32_t sim_partition_sum(struct sim_state *state, uint32_t device, struct sim_partition *sum);
+
+/* ---- Who is in which partition (state_member.c) ---------------------------------------------- */
+
+enum { SIM_PARTITION_GONE = 0xffffffff }; /* of a process: it was destroyed */
+/* The process belongs to that partition of a device from now on (0: to none). */
+void sim_partition_enter(struct sim_state *state, uint32_t device, uint32_t id);
+/* The process belongs to the partition whose device file it can open, as in a container; it is done
+ * when a state is opened. */
+void sim_partition_join(struct sim_state *state);
+/* Path of the device file by which a partition is used; empty: its vendor has none. */
+enum { SIM_PARTITION_FILE = 100 };
+void sim_partition_file(const struct sim_node_config *node, uint32_t device, uint32_t id,
+                        char path[SIM_PARTITION_FILE]);
+/* The device time that a partition's processes had in the last second, in thousandths. */
+uint32_t sim_partition_permille(struct sim_state *state, uint32_t device, uint32_t id);
+
+/* Under the device's lock: bytes that a partition's processes hold, the dead ones that are not
+ * cleared too; and its processes are in none that is there any more. */
+uint64_t sim_partition_held(struct sim_state *state, uint32_t device, uint32_t id);
+void sim_partition_expel(struct sim_state *state, uint32_t device, uint32_t id);
 
 /* ---- Frames (bytes are pages here) --------------------------------------------------------- */
 
@@ -529,47 +537,6 @@ bool sim_limit_read(struct sim_state *state, uint32_t device, uint64_t cgroup,
 /* The same of the process's own group; false also when it has no hard limit. */
 bool sim_limit_own(struct sim_state *state, uint32_t device, struct sim_limit *limit,
                    uint64_t *used);
-
-/* ---- Shares of Cambricon's devices (state_mlu.c) --------------------------------------------- */
-
-/* Why something cannot be. */
-enum sim_mlu_result {
-    SIM_MLU_DONE,
-    SIM_MLU_OFF,       /* sMLU is switched off */
-    SIM_MLU_INVALID,   /* no such share of a device */
-    SIM_MLU_NO_ROOM,   /* others have too much of the device, or all numbers are taken */
-    SIM_MLU_NOT_THERE, /* no such profile or instance */
-    SIM_MLU_BUSY,      /* it is in use */
-    SIM_MLU_DUPLICATE, /* an instance has that name */
-};
-/* Makes a profile, or finds the one that is the same. */
-enum sim_mlu_result sim_mlu_make_profile(struct sim_state *state, uint32_t device, uint32_t quota,
-                                         uint64_t bytes, uint32_t *profile);
-enum sim_mlu_result sim_mlu_drop_profile(struct sim_state *state, uint32_t device,
-                                         uint32_t profile);
-/* Reads a profile, and how many instances of it a device can have at all, and still. */
-enum sim_mlu_result sim_mlu_read_profile(struct sim_state *state, uint32_t device, uint32_t profile,
-                                         struct sim_mlu_profile *out, uint32_t *total,
-                                         uint32_t *remain);
-/* Makes an instance of a profile, and its device file where the process may. `name` may be empty. */
-enum sim_mlu_result sim_mlu_make(struct sim_state *state, uint32_t device, uint32_t profile,
-                                 const char *name, uint32_t *instance);
-/* Ends an instance whose processes hold nothing any more. */
-enum sim_mlu_result sim_mlu_drop(struct sim_state *state, uint32_t device, uint32_t instance);
-/* Changes what an instance may have, at once; what it holds already it keeps. */
-enum sim_mlu_result sim_mlu_update(struct sim_state *state, uint32_t device, uint32_t instance,
-                                   uint32_t quota, uint64_t bytes);
-/* Reads an instance, the bytes that its processes hold, and the device time that they had in the last
- * second in thousandths. */
-enum sim_mlu_result sim_mlu_read(struct sim_state *state, uint32_t device, uint32_t instance,
-                                 struct sim_mlu_instance *out, uint64_t *used, uint32_t *permille);
-/* Switches sMLU on or off. */
-enum sim_mlu_result sim_mlu_switch(struct sim_state *state, uint32_t device, bool on);
-/* The process belongs to the instance whose device file it can open, as in a container; it is done
- * when a state is opened. */
-void sim_mlu_join(struct sim_state *state);
-/* The process belongs to that instance of a device from now on (0: to none). */
-void sim_mlu_enter(struct sim_state *state, uint32_t device, uint32_t instance);
 
 /* ---- What was done (state_record.c) ---------------------------------------------------------- */
 

@@ -5,7 +5,7 @@
 #define ALIQUOT_SIM_CNDEV_H
 
 #include "cndev_abi.h"
-#include "sim/state_private.h"
+#include "sim/vendor/vendor.h"
 
 #include <stdbool.h>
 
@@ -15,15 +15,13 @@
 #define SIM_CNDEV_VERSION 6
 #endif
 
-#define API __attribute__((visibility("default")))
-
 /* A look at the node, which is not released while it lasts. Ends with its scope. */
 struct sim_look {
     cndevRet_t result;                      /* what the function answers when it goes no further */
     struct sim_state *state;                /* NULL: `result` says why */
     const struct sim_device_config *device; /* NULL: none was asked for, or `result` says why */
     uint32_t number;                        /* of the device, on the node */
-    int32_t slot;                           /* and as this library counts */
+    int32_t slot;                           /* among those that the process sees: its handle */
 };
 #define SIM_LOOK __attribute__((cleanup(sim_look_end))) struct sim_look
 
@@ -38,12 +36,6 @@ cndevRet_t sim_ordered(const char *function);
 /* Whether a structure says the version that this build speaks. Else the look ends with
  * CNDEV_ERROR_UNSUPPORTED_API_VERSION. */
 bool sim_speaks(struct sim_look *look, int32_t version);
-
-/* How many devices the process sees, and the number on the node of the one in a slot. */
-int32_t sim_slots(void);
-uint32_t sim_number_of(int32_t slot);
-/* The slot of a device of the node; -1 when it is not seen. */
-int32_t sim_slot_of(uint32_t number);
 
 /* A device's UUID as the library writes it, 36 letters and a zero. */
 void sim_uuid(const uint8_t uuid[16], uint8_t text[37]);

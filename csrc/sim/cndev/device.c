@@ -16,7 +16,7 @@ void sim_uuid(const uint8_t uuid[16], uint8_t text[37]) {
 
 /* ---- The library ----------------------------------------------------------------------------- */
 
-API const char *cndevGetErrorString(cndevRet_t error) {
+const char *cndevGetErrorString(cndevRet_t error) {
     static const char *const texts[] = {
         [CNDEV_SUCCESS] = "No error",
         [CNDEV_ERROR_NO_DRIVER] = "No driver",
@@ -45,7 +45,7 @@ API const char *cndevGetErrorString(cndevRet_t error) {
 /* Of the driver and library that the simulator stands for. */
 enum { DRIVER_MAJOR = 5, DRIVER_MINOR = 10, DRIVER_BUILD = 29 };
 
-API cndevRet_t cndevGetLibVersion(cndevLibVersionInfo_t *version) {
+cndevRet_t cndevGetLibVersion(cndevLibVersionInfo_t *version) {
     SIM_LOOK look = sim_look(__func__, version);
     if (!look.state || !sim_speaks(&look, version->version))
         return look.result;
@@ -55,7 +55,7 @@ API cndevRet_t cndevGetLibVersion(cndevLibVersionInfo_t *version) {
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevGetVersionInfo(cndevVersionInfo_t *version, cndevDevice_t device) {
+cndevRet_t cndevGetVersionInfo(cndevVersionInfo_t *version, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, version);
     if (!look.device || !sim_speaks(&look, version->version))
         return look.result;
@@ -69,7 +69,7 @@ API cndevRet_t cndevGetVersionInfo(cndevVersionInfo_t *version, cndevDevice_t de
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevGetLowestSupportDriverVersion(cndevVersionInfo_t *version) {
+cndevRet_t cndevGetLowestSupportDriverVersion(cndevVersionInfo_t *version) {
     SIM_LOOK look = sim_look(__func__, version);
     if (!look.state || !sim_speaks(&look, version->version))
         return look.result;
@@ -81,15 +81,15 @@ API cndevRet_t cndevGetLowestSupportDriverVersion(cndevVersionInfo_t *version) {
 
 /* ---- Handles ---------------------------------------------------------------------------------- */
 
-API cndevRet_t cndevGetDeviceCount(cndevCardInfo_t *cards) {
+cndevRet_t cndevGetDeviceCount(cndevCardInfo_t *cards) {
     SIM_LOOK look = sim_look(__func__, cards);
     if (!look.state || !sim_speaks(&look, cards->version))
         return look.result;
-    cards->number = (uint32_t)sim_slots();
+    cards->number = (uint32_t)(int32_t)sim_session_count();
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevGetDeviceHandleByIndex(int32_t index, cndevDevice_t *device) {
+cndevRet_t cndevGetDeviceHandleByIndex(int32_t index, cndevDevice_t *device) {
     SIM_LOOK look = sim_look_at(__func__, index, device);
     if (look.device)
         *device = look.slot;
@@ -104,8 +104,8 @@ static cndevRet_t find(const char *function, const char *wanted, cndevDevice_t *
         return look.result;
     if (!wanted)
         return CNDEV_ERROR_INVALID_ARGUMENT;
-    for (int32_t slot = 0; slot < sim_slots(); slot++) {
-        if (!is(&look.state->node->devices[sim_number_of(slot)], wanted))
+    for (int32_t slot = 0; slot < (int32_t)sim_session_count(); slot++) {
+        if (!is(&look.state->node->devices[sim_session_device((uint32_t)slot)], wanted))
             continue;
         *device = slot;
         return CNDEV_SUCCESS;
@@ -136,21 +136,21 @@ static bool has_serial(const struct sim_device_config *device, const char *text)
     return strtoull(text, NULL, 16) == serial_of(device);
 }
 
-API cndevRet_t cndevGetDeviceHandleByPciBusId(const char *address, cndevDevice_t *device) {
+cndevRet_t cndevGetDeviceHandleByPciBusId(const char *address, cndevDevice_t *device) {
     return find(__func__, address, device, has_address);
 }
 
-API cndevRet_t cndevGetDeviceHandleByUUID(const char *uuid, cndevDevice_t *device) {
+cndevRet_t cndevGetDeviceHandleByUUID(const char *uuid, cndevDevice_t *device) {
     return find(__func__, uuid, device, has_uuid);
 }
 
-API cndevRet_t cndevGetDeviceHandleBySerial(const char *serial, cndevDevice_t *device) {
+cndevRet_t cndevGetDeviceHandleBySerial(const char *serial, cndevDevice_t *device) {
     return find(__func__, serial, device, has_serial);
 }
 
 /* ---- Names and numbers ------------------------------------------------------------------------ */
 
-API cndevRet_t cndevGetUUID(cndevUUID_t *uuid, cndevDevice_t device) {
+cndevRet_t cndevGetUUID(cndevUUID_t *uuid, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, uuid);
     if (!look.device || !sim_speaks(&look, uuid->version))
         return look.result;
@@ -159,7 +159,7 @@ API cndevRet_t cndevGetUUID(cndevUUID_t *uuid, cndevDevice_t device) {
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevGetCardSN(cndevCardSN_t *serial, cndevDevice_t device) {
+cndevRet_t cndevGetCardSN(cndevCardSN_t *serial, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, serial);
     if (!look.device || !sim_speaks(&look, serial->version))
         return look.result;
@@ -173,7 +173,7 @@ static uint32_t name_of(const struct sim_device_config *device) {
     return strstr(device->name, "MLU370") ? 23 : strstr(device->name, "MLU590") ? 26 : 0;
 }
 
-API cndevRet_t cndevGetCardName(cndevCardName_t *name, cndevDevice_t device) {
+cndevRet_t cndevGetCardName(cndevCardName_t *name, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, name);
     if (!look.device || !sim_speaks(&look, name->version))
         return look.result;
@@ -181,11 +181,11 @@ API cndevRet_t cndevGetCardName(cndevCardName_t *name, cndevDevice_t device) {
     return CNDEV_SUCCESS;
 }
 
-API const char *cndevGetCardNameString(uint32_t name) {
+const char *cndevGetCardNameString(uint32_t name) {
     return name == 23 ? "MLU370" : name == 26 ? "MLU590" : "Unknown";
 }
 
-API const char *cndevGetCardNameStringByDevId(cndevDevice_t device) {
+const char *cndevGetCardNameStringByDevId(cndevDevice_t device) {
     static char names[SIM_DEVICES_MAX][sizeof(((struct sim_device_config *)0)->name)];
     SIM_LOOK look = sim_look_at(__func__, device, names);
     if (!look.device)
@@ -193,14 +193,14 @@ API const char *cndevGetCardNameStringByDevId(cndevDevice_t device) {
     return strcpy(names[look.slot], look.device->name);
 }
 
-API cndevRet_t cndevDeviceGetMinorNumber(uint32_t *minor, cndevDevice_t device) {
+cndevRet_t cndevDeviceGetMinorNumber(uint32_t *minor, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, minor);
     if (look.device)
         *minor = sim_node_minor(look.state->node, look.number);
     return look.result;
 }
 
-API cndevRet_t cndevGetCoreCount(cndevCardCoreCount_t *cores, cndevDevice_t device) {
+cndevRet_t cndevGetCoreCount(cndevCardCoreCount_t *cores, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, cores);
     if (!look.device || !sim_speaks(&look, cores->version))
         return look.result;
@@ -210,7 +210,7 @@ API cndevRet_t cndevGetCoreCount(cndevCardCoreCount_t *cores, cndevDevice_t devi
 
 /* ---- Where it is ------------------------------------------------------------------------------ */
 
-API cndevRet_t cndevGetPCIeInfoV2(cndevPCIeInfoV2_t *pcie, cndevDevice_t device) {
+cndevRet_t cndevGetPCIeInfoV2(cndevPCIeInfoV2_t *pcie, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, pcie);
     if (!look.device)
         return look.result;
@@ -227,7 +227,7 @@ API cndevRet_t cndevGetPCIeInfoV2(cndevPCIeInfoV2_t *pcie, cndevDevice_t device)
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevGetNUMANodeIdByDevId(cndevNUMANodeId_t *node, cndevDevice_t device) {
+cndevRet_t cndevGetNUMANodeIdByDevId(cndevNUMANodeId_t *node, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, node);
     if (!look.device || !sim_speaks(&look, node->version))
         return look.result;
@@ -235,14 +235,14 @@ API cndevRet_t cndevGetNUMANodeIdByDevId(cndevNUMANodeId_t *node, cndevDevice_t 
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevTopologyGetRelationship(cndevTopologyRelationship_t *relationship,
-                                            cndevDevice_t first, cndevDevice_t second) {
+cndevRet_t cndevTopologyGetRelationship(cndevTopologyRelationship_t *relationship,
+                                        cndevDevice_t first, cndevDevice_t second) {
     SIM_LOOK look = sim_look_at(__func__, first, relationship);
     if (!look.device || !sim_speaks(&look, relationship->version))
         return look.result;
-    if (second < 0 || second >= sim_slots())
+    if (second < 0 || second >= (int32_t)sim_session_count())
         return CNDEV_ERROR_INVALID_DEVICE_ID;
-    int32_t there = look.state->node->devices[sim_number_of(second)].numa_node;
+    int32_t there = look.state->node->devices[sim_session_device((uint32_t)second)].numa_node;
     relationship->relation = first == second                   ? CNDEV_TOPOLOGY_SELF
                              : look.device->numa_node == there ? CNDEV_TOPOLOGY_CPU
                                                                : CNDEV_TOPOLOGY_SYSTEM;
@@ -261,7 +261,7 @@ static int64_t across(const struct sim_look *look, int32_t link) {
     return -1;
 }
 
-API int32_t cndevGetMLULinkPortNumber(cndevDevice_t device) {
+int32_t cndevGetMLULinkPortNumber(cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, "");
     int32_t links = 0;
     for (uint32_t d = 0; look.device && d < look.state->node->device_count; d++)
@@ -269,8 +269,8 @@ API int32_t cndevGetMLULinkPortNumber(cndevDevice_t device) {
     return links;
 }
 
-API cndevRet_t cndevGetMLULinkRemoteInfo(cndevMLULinkRemoteInfo_t *remote, cndevDevice_t device,
-                                         int32_t link) {
+cndevRet_t cndevGetMLULinkRemoteInfo(cndevMLULinkRemoteInfo_t *remote, cndevDevice_t device,
+                                     int32_t link) {
     SIM_LOOK look = sim_look_at(__func__, device, remote);
     if (!look.device || !sim_speaks(&look, remote->version))
         return look.result;
@@ -280,15 +280,15 @@ API cndevRet_t cndevGetMLULinkRemoteInfo(cndevMLULinkRemoteInfo_t *remote, cndev
     const struct sim_device_config *there = &look.state->node->devices[other];
     *remote = (cndevMLULinkRemoteInfo_t){.version = remote->version,
                                          .mcSn = serial_of(there),
-                                         .slotId = (uint32_t)sim_slot_of((uint32_t)other),
+                                         .slotId = (uint32_t)sim_session_index((uint32_t)other),
                                          .ncsUUID64 = serial_of(there)};
     sim_uuid(there->uuid, remote->uuid);
     return CNDEV_SUCCESS;
 }
 
 #if SIM_CNDEV_VERSION >= 6
-API cndevRet_t cndevGetMLULinkStatusV2(cndevMLULinkStatusV2_t *status, cndevDevice_t device,
-                                       int32_t link) {
+cndevRet_t cndevGetMLULinkStatusV2(cndevMLULinkStatusV2_t *status, cndevDevice_t device,
+                                   int32_t link) {
     SIM_LOOK look = sim_look_at(__func__, device, status);
     if (!look.device)
         return look.result;

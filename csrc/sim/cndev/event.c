@@ -1,4 +1,4 @@
-/* Events: who waits for faults of which devices. They are injected from outside (state_pid.c). */
+/* Events: who waits for faults of which devices. They are injected from outside (state_fault.c). */
 #include "cndev_sim.h"
 
 #include <errno.h>
@@ -15,14 +15,14 @@ struct cndevEventHandle_st {
     unsigned long long wanted[SIM_DEVICES_MAX]; /* by number on the node */
 };
 
-API cndevRet_t cndevGetSupportedEventTypes(unsigned long long *types, cndevDevice_t device) {
+cndevRet_t cndevGetSupportedEventTypes(unsigned long long *types, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, types);
     if (look.device)
         *types = cndevEventTypeXidError;
     return look.result;
 }
 
-API cndevRet_t cndevEventHandleCreate(cndevEventHandle *out) {
+cndevRet_t cndevEventHandleCreate(cndevEventHandle *out) {
     SIM_LOOK look = sim_look(__func__, out);
     if (!look.state)
         return look.result;
@@ -36,7 +36,7 @@ API cndevRet_t cndevEventHandleCreate(cndevEventHandle *out) {
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevEventHandleDestroy(cndevEventHandle handle) {
+cndevRet_t cndevEventHandleDestroy(cndevEventHandle handle) {
     SIM_LOOK look = sim_look(__func__, handle);
     if (!look.state)
         return look.result;
@@ -45,8 +45,8 @@ API cndevRet_t cndevEventHandleDestroy(cndevEventHandle handle) {
     return CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevRegisterEvents(cndevEventHandle handle, unsigned long long types,
-                                   cndevDevice_t device) {
+cndevRet_t cndevRegisterEvents(cndevEventHandle handle, unsigned long long types,
+                               cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, handle);
     if (!look.device)
         return look.result;
@@ -69,7 +69,7 @@ static bool take_fault(const struct sim_look *look, cndevEventHandle handle,
         handle->next = *seen - SIM_FAULTS_MAX; /* the oldest are lost */
     while (!found && handle->next != *seen) {
         *fault = header->faults[handle->next++ % SIM_FAULTS_MAX];
-        found = fault->device < SIM_DEVICES_MAX &&
+        found = fault->device < SIM_DEVICES_MAX && !fault->cleared &&
                 (handle->wanted[fault->device] & cndevEventTypeXidError);
     }
     sim_lock_drop(look->state, &header->table_lock);
@@ -95,8 +95,8 @@ static cndevRet_t look_for_event(cndevEventHandle handle, cndevEventData_t *even
     clock_gettime(CLOCK_REALTIME, &now);
     *event = (cndevEventData_t){
         .version = event->version,
-        .device = sim_slot_of(fault.device),
-        .eventData = fault.xid,
+        .device = (int32_t)sim_session_index(fault.device),
+        .eventData = fault.code,
         .eventType = cndevEventTypeXidError,
         .timestamp = (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000,
         .computeInstanceId = UINT32_MAX,
@@ -106,7 +106,7 @@ static cndevRet_t look_for_event(cndevEventHandle handle, cndevEventData_t *even
 }
 
 /* `timeout`: milliseconds; -1 is without end. */
-API cndevRet_t cndevEventWait(cndevEventHandle handle, cndevEventData_t *event, int32_t timeout) {
+cndevRet_t cndevEventWait(cndevEventHandle handle, cndevEventData_t *event, int32_t timeout) {
     struct timespec end;
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += timeout / 1000;
@@ -129,9 +129,10 @@ API cndevRet_t cndevEventWait(cndevEventHandle handle, cndevEventData_t *event, 
     }
 }
 
-API cndevRet_t cndevInjectEventError(uint64_t event, cndevDevice_t device) {
+cndevRet_t cndevInjectEventError(uint64_t event, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, "");
+    struct sim_fault fault = {.device = look.number, .code = (uint32_t)event};
     if (look.device)
-        sim_state_inject(look.state, look.number, (uint32_t)event);
+        sim_state_inject(look.state, &fault);
     return look.result;
 }

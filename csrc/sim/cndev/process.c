@@ -13,12 +13,12 @@ static cndevRet_t check_room(const void *out, uint32_t *count, uint32_t found) {
     return found && !out ? CNDEV_ERROR_INVALID_ARGUMENT : CNDEV_SUCCESS;
 }
 
-API cndevRet_t cndevGetProcessInfo(uint32_t *count, cndevProcessInfo_t *out, cndevDevice_t device) {
+cndevRet_t cndevGetProcessInfo(uint32_t *count, cndevProcessInfo_t *out, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, count);
     if (!look.device || !out || !sim_speaks(&look, out->version))
         return look.result ? look.result : CNDEV_ERROR_INVALID_ARGUMENT;
     struct sim_holder holders[SIM_SLOTS_MAX];
-    unsigned found = sim_state_holders(look.state, look.number, holders);
+    unsigned found = sim_holders(look.state, look.number, holders);
     cndevRet_t result = check_room(out, count, found);
     for (unsigned p = 0; result == CNDEV_SUCCESS && p < found; p++)
         out[p] = (cndevProcessInfo_t){.version = SIM_CNDEV_VERSION,
@@ -36,21 +36,21 @@ struct load {
 static unsigned list_loads(const struct sim_look *look, struct load out[SIM_SLOTS_MAX]) {
     struct sim_timeline *timeline = &look->state->header->devices[look->number].timeline;
     struct sim_holder holders[SIM_SLOTS_MAX];
-    unsigned found = sim_state_holders(look->state, look->number, holders);
+    unsigned found = sim_holders(look->state, look->number, holders);
     for (unsigned p = 0; p < found; p++) {
         struct sim_usage usage;
         sim_timeline_usage(timeline, holders[p].slot, sim_state_now(), 0, &usage);
         out[p] = (struct load){
             .pid = holders[p].pid,
-            .run_percent = (sim_usage_permille(usage.run_ns, &usage) + 5) / 10,
-            .copy_percent = (sim_usage_permille(usage.copy_ns, &usage) + 5) / 10,
+            .run_percent = sim_percent(usage.run_ns, &usage),
+            .copy_percent = sim_percent(usage.copy_ns, &usage),
         };
     }
     return found;
 }
 
-API cndevRet_t cndevGetProcessUtilization(uint32_t *count, cndevProcessUtilization_t *out,
-                                          cndevDevice_t device) {
+cndevRet_t cndevGetProcessUtilization(uint32_t *count, cndevProcessUtilization_t *out,
+                                      cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, count);
     if (!look.device || !out || !sim_speaks(&look, out->version))
         return look.result ? look.result : CNDEV_ERROR_INVALID_ARGUMENT;
@@ -66,9 +66,8 @@ API cndevRet_t cndevGetProcessUtilization(uint32_t *count, cndevProcessUtilizati
 }
 
 #if SIM_CNDEV_VERSION >= 6
-API cndevRet_t cndevGetProcessUtilizationInfo(unsigned int *count,
-                                              cndevProcessUtilizationInfo_t *out,
-                                              cndevDevice_t device) {
+cndevRet_t cndevGetProcessUtilizationInfo(unsigned int *count, cndevProcessUtilizationInfo_t *out,
+                                          cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, count);
     if (!look.device)
         return look.result;

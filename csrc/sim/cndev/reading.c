@@ -9,11 +9,11 @@ static int64_t mib(uint64_t bytes) { return (int64_t)(bytes >> 20); }
 
 static int64_t mib_used(const struct sim_look *look) {
     return mib(look->device->memory - look->device->reserved -
-               sim_state_free_bytes(look->state, look->number));
+               sim_free_bytes(look->state, look->number));
 }
 
 #if SIM_CNDEV_VERSION >= 6
-API cndevRet_t cndevGetMemoryUsageV2(cndevMemoryInfoV2_t *memory, cndevDevice_t device) {
+cndevRet_t cndevGetMemoryUsageV2(cndevMemoryInfoV2_t *memory, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, memory);
     if (!look.device)
         return look.result;
@@ -28,7 +28,7 @@ API cndevRet_t cndevGetMemoryUsageV2(cndevMemoryInfoV2_t *memory, cndevDevice_t 
     return CNDEV_SUCCESS;
 }
 #else
-API cndevRet_t cndevGetMemoryUsage(cndevMemoryInfo_t *memory, cndevDevice_t device) {
+cndevRet_t cndevGetMemoryUsage(cndevMemoryInfo_t *memory, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, memory);
     if (!look.device || !sim_speaks(&look, memory->version))
         return look.result;
@@ -46,14 +46,14 @@ API cndevRet_t cndevGetMemoryUsage(cndevMemoryInfo_t *memory, cndevDevice_t devi
 
 /* ---- Load, power, heat ------------------------------------------------------------------------ */
 
-API cndevRet_t cndevGetDeviceUtilizationInfo(cndevUtilizationInfo_t *utilization,
-                                             cndevDevice_t device) {
+cndevRet_t cndevGetDeviceUtilizationInfo(cndevUtilizationInfo_t *utilization,
+                                         cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, utilization);
     if (!look.device || !sim_speaks(&look, utilization->version))
         return look.result;
     enum { CORES = sizeof utilization->coreUtilization / sizeof *utilization->coreUtilization };
-    struct sim_usage usage = sim_state_usage(look.state, look.number);
-    int32_t percent = (int32_t)(sim_usage_permille(usage.run_ns, &usage) + 5) / 10;
+    struct sim_usage usage = sim_device_usage(look.state, look.number);
+    int32_t percent = (int32_t)sim_percent(usage.run_ns, &usage);
     utilization->averageCoreUtilization = percent;
     for (uint32_t c = 0; c < CORES; c++)
         utilization->coreUtilization[c] = c < look.device->sms ? percent : 0;
@@ -61,13 +61,13 @@ API cndevRet_t cndevGetDeviceUtilizationInfo(cndevUtilizationInfo_t *utilization
 }
 
 #if SIM_CNDEV_VERSION >= 6
-API cndevRet_t cndevGetDevicePowerInfo(cndevDevicePowerInfo_t *power, cndevDevice_t device) {
+cndevRet_t cndevGetDevicePowerInfo(cndevDevicePowerInfo_t *power, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, power);
     if (!look.device)
         return look.result;
     int32_t limit = (int32_t)look.device->power_watts;
     *power = (cndevDevicePowerInfo_t){
-        .usage = (int32_t)(sim_state_milliwatts(look.state, look.number) / 1000),
+        .usage = (int32_t)(sim_power(look.state, look.number) / 1000),
         .cap = limit,
         .tdp = limit,
         .maxPower = limit,
@@ -76,11 +76,11 @@ API cndevRet_t cndevGetDevicePowerInfo(cndevDevicePowerInfo_t *power, cndevDevic
 }
 #endif
 
-API cndevRet_t cndevGetTemperatureInfo(cndevTemperatureInfo_t *temperature, cndevDevice_t device) {
+cndevRet_t cndevGetTemperatureInfo(cndevTemperatureInfo_t *temperature, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, temperature);
     if (!look.device || !sim_speaks(&look, temperature->version))
         return look.result;
-    int32_t degrees = (int32_t)sim_state_degrees(look.state, look.number);
+    int32_t degrees = (int32_t)sim_temperature(look.state, look.number);
     *temperature = (cndevTemperatureInfo_t){
         .version = temperature->version, .board = degrees, .chip = degrees, .memory = degrees};
     return CNDEV_SUCCESS;
@@ -88,16 +88,12 @@ API cndevRet_t cndevGetTemperatureInfo(cndevTemperatureInfo_t *temperature, cnde
 
 /* ---- Health ----------------------------------------------------------------------------------- */
 
-static uint32_t fault_of(const struct sim_look *look) {
-    return atomic_load_explicit(&look->state->header->devices[look->number].mlu.xid,
-                                memory_order_relaxed);
-}
-
-API cndevRet_t cndevGetCardHealthState(cndevCardHealthState_t *health, cndevDevice_t device) {
+cndevRet_t cndevGetCardHealthState(cndevCardHealthState_t *health, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, health);
     if (!look.device || !sim_speaks(&look, health->version))
         return look.result;
-    health->health = !fault_of(&look);
+    struct sim_fault faults[SIM_STANDING_MAX];
+    health->health = !sim_state_standing(look.state, look.number, faults);
 #if SIM_CNDEV_VERSION >= 6
     health->deviceState =
         health->health ? CNDEV_HEALTH_STATE_DEVICE_GOOD : CNDEV_HEALTH_STATE_DEVICE_IN_PROBLEM;
@@ -107,51 +103,54 @@ API cndevRet_t cndevGetCardHealthState(cndevCardHealthState_t *health, cndevDevi
 }
 
 #if SIM_CNDEV_VERSION >= 6
-API cndevRet_t cndevGetCardHealthStateV2(cndevCardHealthStateV2_t *health, cndevDevice_t device) {
+cndevRet_t cndevGetCardHealthStateV2(cndevCardHealthStateV2_t *health, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, health);
     if (!look.device)
         return look.result;
-    uint32_t fault = fault_of(&look);
+    enum { ROOM = sizeof health->incidents / sizeof *health->incidents };
+    struct sim_fault faults[SIM_STANDING_MAX];
+    uint32_t count = sim_state_standing(look.state, look.number, faults);
     *health = (cndevCardHealthStateV2_t){
-        .health = !fault,
+        .health = !count,
         .deviceState =
-            fault ? CNDEV_HEALTH_STATE_DEVICE_IN_PROBLEM : CNDEV_HEALTH_STATE_DEVICE_GOOD,
+            count ? CNDEV_HEALTH_STATE_DEVICE_IN_PROBLEM : CNDEV_HEALTH_STATE_DEVICE_GOOD,
         .driverState = CNDEV_HEALTH_STATE_DRIVER_RUNNING,
-        .incident_count = fault != 0,
+        .incident_count = count < ROOM ? count : ROOM,
     };
-    if (fault) {
-        cndevDiagErrorDetail_t *detail = &health->incidents[0].error;
-        snprintf(detail->msg, sizeof detail->msg, "injected fault, XID 0x%x", fault);
+    for (uint32_t i = 0; i < health->incident_count; i++) {
+        cndevDiagErrorDetail_t *detail = &health->incidents[i].error;
+        snprintf(detail->msg, sizeof detail->msg, "injected fault 0x%x", faults[i].code);
         detail->device_id = (uint32_t)look.slot;
-        detail->code = fault;
+        detail->code = faults[i].code;
+        detail->severity = faults[i].severity;
     }
     return CNDEV_SUCCESS;
 }
 #endif
 
 /* No memory errors, ever. */
-API cndevRet_t cndevGetECCInfo(cndevECCInfo_t *errors, cndevDevice_t device) {
+cndevRet_t cndevGetECCInfo(cndevECCInfo_t *errors, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, errors);
     if (look.device && sim_speaks(&look, errors->version))
         *errors = (cndevECCInfo_t){.version = errors->version};
     return look.result;
 }
 
-API cndevRet_t cndevGetMemEccCounter(cndevMemEccCounter_t *errors, cndevDevice_t device) {
+cndevRet_t cndevGetMemEccCounter(cndevMemEccCounter_t *errors, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, errors);
     if (look.device && sim_speaks(&look, errors->version))
         *errors = (cndevMemEccCounter_t){.version = errors->version};
     return look.result;
 }
 
-API cndevRet_t cndevGetRemappedRowsV2(cndevRemappedRowV2_t *rows, cndevDevice_t device) {
+cndevRet_t cndevGetRemappedRowsV2(cndevRemappedRowV2_t *rows, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, rows);
     if (look.device && sim_speaks(&look, rows->version))
         *rows = (cndevRemappedRowV2_t){.version = rows->version};
     return look.result;
 }
 
-API cndevRet_t cndevGetRepairStatus(cndevRepairStatus_t *status, cndevDevice_t device) {
+cndevRet_t cndevGetRepairStatus(cndevRepairStatus_t *status, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, status);
     if (look.device && sim_speaks(&look, status->version))
         *status = (cndevRepairStatus_t){.version = status->version};
@@ -159,16 +158,20 @@ API cndevRet_t cndevGetRepairStatus(cndevRepairStatus_t *status, cndevDevice_t d
 }
 
 /* A reset mends what was injected. */
-API cndevRet_t cndevResetDevice(cndevDevice_t device) {
+cndevRet_t cndevResetDevice(cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, "");
-    if (look.device)
-        sim_state_inject(look.state, look.number, 0);
+    struct sim_fault faults[SIM_STANDING_MAX];
+    uint32_t count = look.device ? sim_state_standing(look.state, look.number, faults) : 0;
+    for (uint32_t f = 0; f < count; f++) {
+        faults[f].cleared = 1;
+        sim_state_inject(look.state, &faults[f]);
+    }
     return look.result;
 }
 
 /* ---- Settings --------------------------------------------------------------------------------- */
 
-API cndevRet_t cndevGetComputeMode(cndevComputeMode_t *mode, cndevDevice_t device) {
+cndevRet_t cndevGetComputeMode(cndevComputeMode_t *mode, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, mode);
     if (look.device && sim_speaks(&look, mode->version))
         mode->mode = atomic_load_explicit(&look.state->header->devices[look.number].mlu.mode,
@@ -176,7 +179,7 @@ API cndevRet_t cndevGetComputeMode(cndevComputeMode_t *mode, cndevDevice_t devic
     return look.result;
 }
 
-API cndevRet_t cndevSetComputeMode(cndevComputeMode_t *mode, cndevDevice_t device) {
+cndevRet_t cndevSetComputeMode(cndevComputeMode_t *mode, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, mode);
     if (!look.device || !sim_speaks(&look, mode->version))
         return look.result;
@@ -188,7 +191,7 @@ API cndevRet_t cndevSetComputeMode(cndevComputeMode_t *mode, cndevDevice_t devic
 }
 
 /* There is no MIM. */
-API cndevRet_t cndevGetMimMode(cndevMimMode_t *mode, cndevDevice_t device) {
+cndevRet_t cndevGetMimMode(cndevMimMode_t *mode, cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, mode);
     if (look.device && sim_speaks(&look, mode->version))
         mode->mimMode = CNDEV_FEATURE_DISABLED;

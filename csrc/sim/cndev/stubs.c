@@ -4,7 +4,7 @@
 
 /* (Arguments are the caller's to clear away, and none is looked at.) */
 #define UNSUPPORTED(name)                                                                          \
-    API cndevRet_t name(void) { return CNDEV_ERROR_NOT_SUPPORTED; }
+    cndevRet_t name(void) { return CNDEV_ERROR_NOT_SUPPORTED; }
 
 UNSUPPORTED(cndevCreateMluInstanceByProfileId)
 UNSUPPORTED(cndevCreateMluInstanceByProfileName)

@@ -7,14 +7,14 @@
 #ifndef ALIQUOT_SIM_NVML_H
 #define ALIQUOT_SIM_NVML_H
 
-#include "sim/state_private.h"
+#include "sim/vendor/vendor.h"
 
 #include <nvml.h>
 #include <stdbool.h>
 
-/* A device handle points to one of these: the device's number on the node. */
+/* A device handle points to one of these, which has nothing in it: its place is the device. */
 struct nvmlDevice_st {
-    uint32_t number;
+    char place;
 };
 
 /* A look at the node, which is not shut down while it lasts. Ends with its scope. */

@@ -24,7 +24,7 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsign
     if (!look.device)
         return look.result;
     struct sim_holder holders[SIM_SLOTS_MAX];
-    unsigned found = sim_state_holders(look.state, look.number, holders);
+    unsigned found = sim_holders(look.state, look.number, holders);
     nvmlReturn_t result = check_room(out, count, found);
     for (unsigned p = 0; result == NVML_SUCCESS && p < found; p++)
         out[p] = (nvmlProcessInfo_t){.pid = holders[p].pid,
@@ -47,7 +47,7 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned 
     if (!look.device)
         return look.result;
     struct sim_holder holders[SIM_SLOTS_MAX];
-    unsigned found = sim_state_holders(look.state, look.number, holders);
+    unsigned found = sim_holders(look.state, look.number, holders);
     nvmlReturn_t result = check_room(out, count, found);
     for (unsigned p = 0; result == NVML_SUCCESS && p < found; p++)
         out[p] = (nvmlProcessInfo_v1_t){.pid = holders[p].pid, .usedGpuMemory = holders[p].bytes};
@@ -65,7 +65,7 @@ nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
         return NVML_ERROR_INVALID_ARGUMENT;
     bool none = list->mode == NVML_PROCESS_MODE_GRAPHICS || list->mode == NVML_PROCESS_MODE_MPS;
     struct sim_holder holders[SIM_SLOTS_MAX];
-    unsigned found = none ? 0 : sim_state_holders(look.state, look.number, holders);
+    unsigned found = none ? 0 : sim_holders(look.state, look.number, holders);
     nvmlReturn_t result = check_room(list->procArray, &list->numProcArrayEntries, found);
     for (unsigned p = 0; result == NVML_SUCCESS && p < found; p++)
         list->procArray[p] = (nvmlProcessDetail_v1_t){.pid = holders[p].pid,
@@ -160,8 +160,8 @@ static unsigned take_samples(const struct sim_look *look, uint64_t since_us,
         out[count++] = (struct sample){
             .time_us = now_us - (now_ns - usage.end_ns) / 1000,
             .pid = (uint32_t)pid,
-            .run_percent = (sim_usage_permille(usage.run_ns, &usage) + 5) / 10,
-            .copy_percent = (sim_usage_permille(usage.copy_ns, &usage) + 5) / 10,
+            .run_percent = sim_percent(usage.run_ns, &usage),
+            .copy_percent = sim_percent(usage.copy_ns, &usage),
         };
     }
     return count;

@@ -13,7 +13,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *me
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     memory->total = look.device->memory;
     memory->reserved = look.device->reserved;
-    memory->free = sim_state_free_bytes(look.state, look.number);
+    memory->free = sim_free_bytes(look.state, look.number);
     memory->used = memory->total - memory->reserved - memory->free;
     struct sim_limit limit;
     uint64_t used;
@@ -34,7 +34,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) 
     if (!look.device)
         return look.result;
     memory->total = look.device->memory;
-    memory->free = sim_state_free_bytes(look.state, look.number);
+    memory->free = sim_free_bytes(look.state, look.number);
     memory->used = memory->total - memory->free;
     return NVML_SUCCESS;
 }
@@ -53,19 +53,14 @@ nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *
 
 /* ---- How busy -------------------------------------------------------------------------------- */
 
-/* Rounded to whole percent, as they are told. */
-static unsigned percent(uint64_t part_ns, const struct sim_usage *usage) {
-    return (sim_usage_permille(part_ns, usage) + 5) / 10;
-}
-
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates) {
     SIM_LOOK look = sim_look_at(device, rates);
     if (!look.device)
         return look.result;
-    struct sim_usage usage = sim_state_usage(look.state, look.number);
+    struct sim_usage usage = sim_device_usage(look.state, look.number);
     /* Kernels are not computed, so nobody knows what they would have moved: copies count. */
-    *rates = (nvmlUtilization_t){.gpu = percent(usage.run_ns, &usage),
-                                 .memory = percent(usage.copy_ns, &usage)};
+    *rates = (nvmlUtilization_t){.gpu = sim_percent(usage.run_ns, &usage),
+                                 .memory = sim_percent(usage.copy_ns, &usage)};
     return NVML_SUCCESS;
 }
 
@@ -97,7 +92,7 @@ nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigned int *
 nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatts) {
     SIM_LOOK look = sim_look_at(device, milliwatts);
     if (look.device)
-        *milliwatts = sim_state_milliwatts(look.state, look.number);
+        *milliwatts = sim_power(look.state, look.number);
     return look.result;
 }
 
@@ -108,7 +103,7 @@ nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensor
         return look.result;
     if (sensor != NVML_TEMPERATURE_GPU)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *degrees = sim_state_degrees(look.state, look.number);
+    *degrees = sim_temperature(look.state, look.number);
     return NVML_SUCCESS;
 }
 
@@ -120,7 +115,7 @@ nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperature_t *t
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     if (temperature->sensorType != NVML_TEMPERATURE_GPU)
         return NVML_ERROR_INVALID_ARGUMENT;
-    temperature->temperature = (int)sim_state_degrees(look.state, look.number);
+    temperature->temperature = (int)sim_temperature(look.state, look.number);
     return NVML_SUCCESS;
 }
 
@@ -143,7 +138,7 @@ static nvmlReturn_t read_reasons(nvmlDevice_t device, unsigned long long *reason
     SIM_LOOK look = sim_look_at(device, reasons);
     if (!look.device)
         return look.result;
-    struct sim_usage usage = sim_state_usage(look.state, look.number);
+    struct sim_usage usage = sim_device_usage(look.state, look.number);
     *reasons = (unsigned long long)(usage.run_ns ? nvmlClocksEventReasonNone
                                                  : nvmlClocksEventReasonGpuIdle);
     return NVML_SUCCESS;
@@ -171,7 +166,7 @@ static void read_field(const struct sim_look *look, nvmlFieldValue_t *field) {
     switch (field->fieldId) {
     case NVML_FI_DEV_POWER_AVERAGE:
     case NVML_FI_DEV_POWER_INSTANT:
-        field->value.uiVal = sim_state_milliwatts(look->state, look->number);
+        field->value.uiVal = sim_power(look->state, look->number);
         break;
     case NVML_FI_DEV_NVLINK_LINK_COUNT:
         field->value.uiVal = 0;
