@@ -127,17 +127,19 @@ cndevRet_t sim_profile_read(const struct sim_look *look, int32_t profile,
 
 /* Where an instance's device file lies: among the node's own files (`aliquot sim --files`) where
  * there are any, else in the machine's /dev. */
-static void place(const struct sim_look *look, uint32_t id, char path[SIM_PATH_MAX]) {
-    char file[SIM_PARTITION_FILE], root[SIM_PATH_MAX];
-    sim_partition_file(look->state->node, look->number, id, file);
-    snprintf(root, sizeof root, "%s/root", look->state->directory);
-    snprintf(path, SIM_PATH_MAX, "%s%s", access(root, F_OK) == 0 ? root : "", file);
+enum { PLACE = SIM_PATH_MAX + SIM_PARTITION_FILE };
+
+static void place(const struct sim_look *look, uint32_t id, char path[PLACE]) {
+    snprintf(path, SIM_PATH_MAX, "%s/root", look->state->directory);
+    if (access(path, F_OK) != 0)
+        path[0] = 0;
+    sim_partition_file(look->state->node, look->number, id, path + strlen(path));
 }
 
 /* A null device: it can be opened, and that is all that is asked of it. Without the rights to make
  * one there is none, and no container either. */
 static void make_file(const struct sim_look *look, uint32_t id) {
-    char path[SIM_PATH_MAX];
+    char path[PLACE];
     place(look, id, path);
     *strrchr(path, '/') = 0;
     (void)mkdir(path, 0755);
@@ -148,7 +150,7 @@ static void make_file(const struct sim_look *look, uint32_t id) {
 
 /* Removes what make_file made: never a real driver's file. */
 static void remove_file(const struct sim_look *look, uint32_t id) {
-    char path[SIM_PATH_MAX];
+    char path[PLACE];
     struct stat status;
     place(look, id, path);
     if (lstat(path, &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3))
