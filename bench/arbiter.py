@@ -59,12 +59,13 @@ def place() -> Iterator[Place]:
     """Compile the programs. Raises BenchError."""
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=common.fast_folder()) as name:
         folder = Path(name)
-        arbiter = (_CSRC / f"arbiter/{one}.c" for one in ("arbiter", "shares", "step"))
-        core = (_CSRC / f"core/{one}.c" for one in _CORE)
+        region = _CSRC / "region/region.c"
+        arbiter = sorted((_CSRC / "arbiter").glob("*.c"))
+        core = [_CSRC / f"core/{one}.c" for one in _CORE]
         yield Place(
             folder,
-            common.compile_c(folder, HERE / "steps.c", *arbiter),
-            common.compile_c(folder, HERE / "sharer.c", *core, _CSRC / "region/region.c"),
+            common.compile_c(folder, HERE / "steps.c", *arbiter, region),
+            common.compile_c(folder, HERE / "sharer.c", *core, region),
         )
 
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
+import platform
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -334,10 +337,15 @@ def main(
     parser.add_argument(
         "--instructions", action="store_true", help="count instructions too (needs valgrind)"
     )
+    parser.add_argument(
+        "--first", action="store_true", help="before all others on this machine (needs root)"
+    )
     asked = parser.parse_args()
     if asked.instructions and not shutil.which("valgrind"):
         parser.error("--instructions needs valgrind, which is not installed")
     try:
+        if asked.first:
+            _go_first()
         with place() as made:
             figures = run(made, Options(asked.quick, asked.instructions))
     except BenchError as error:
@@ -348,6 +356,21 @@ def main(
     else:
         print_table(name, figures)
     return 0
+
+
+def _go_first() -> None:
+    """Have the highest priority and the shortest turns, for all that is started from here, too.
+
+    Whoever wakes up then has a processor at once, as on a machine with nothing else to do (short
+    turns need Linux 6.12). Raises BenchError.
+    """
+    # sched_setattr of struct sched_attr: size, SCHED_OTHER, no flags, nice, …, the turn in ns.
+    number = {"x86_64": 314, "aarch64": 274}.get(platform.machine())
+    attributes = struct.pack("<IIQiIQQQII", 56, 0, 0, -20, 0, 100_000, 0, 0, 0, 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if number is None or libc.syscall(number, 0, attributes, 0) != 0:
+        why = os.strerror(ctypes.get_errno()) if number else "not known of this machine"
+        raise BenchError(f"--first: sched_setattr: {why}: run it as root, or without")
 
 
 def progress(text: str) -> None:

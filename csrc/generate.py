@@ -7,9 +7,10 @@ Usage: ``generate.py TABLE shim|sim|docs OUTPUT`` where OUTPUT is a folder for `
 The table has one row a public function, tab separated: function, class, by, symbols, reason.
 
 * class: what the function does to a slice, one of ``CLASSES``.
-* by: ``shim`` (each of its symbols has a wrapper ``aliquot_SYMBOL`` beside the table), ``driver``
-  (exported, and answered by the driver's own address), ``none`` (never exported: it is found in
-  the driver itself, behind the shim).
+* by: ``shim`` (each of its symbols has a wrapper ``aliquot_SYMBOL`` beside the table), ``noted`` (a
+  derived wrapper notes that it was called, and goes on to the driver), ``driver`` (exported, and
+  answered by the driver's own address), ``none`` (never exported: it is found in the driver itself,
+  behind the shim).
 * symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the CUDA version that brought it,
   0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the per-thread forms.
 * reason: why it is in its class and, where it is not wrapped, why that is right.
@@ -32,7 +33,7 @@ CLASSES = {
     "lifecycle": "begins or ends something that the slice's books may have to follow",
     "pass": "neither takes memory nor runs work",
 }
-BY = {"shim": "wrapped", "driver": "driver", "none": "not exported"}
+BY = {"shim": "wrapped", "noted": "noted", "driver": "driver", "none": "not exported"}
 FORMS = ("", "ptds", "ptsz")
 COLUMNS = ["function", "class", "by", "symbols", "reason"]
 
@@ -92,6 +93,11 @@ class Row:
     by: str
     symbols: tuple[Symbol, ...]
     reason: str
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether calls come to the shim first."""
+        return self.by in ("shim", "noted")
 
 
 def parse(text: str) -> list[Row]:
@@ -215,6 +221,42 @@ def plain_exports(rows: list[Row]) -> str:
     return _source("The exports of the shim.", lines)
 
 
+# Assembler of the derived wrappers: NOTED(symbol, its place in aliquot_real in bytes).
+_NOTED = r"""
+/* aliquot_aside is set, and the driver called with all arguments where they are. */
+#ifdef __x86_64__
+#define NOTE(real) \
+    "cmpb $0, aliquot_aside(%rip)\n" \
+    "jne 1f\n" \
+    "movb $1, aliquot_aside(%rip)\n" \
+    "1: jmp *" real "(%rip)\n"
+#else
+#define NOTE(real) \
+    "adrp x16, aliquot_aside\n" \
+    "ldrb w17, [x16, :lo12:aliquot_aside]\n" \
+    "cbnz w17, 1f\n" \
+    "mov w17, #1\n" \
+    "strb w17, [x16, :lo12:aliquot_aside]\n" \
+    "1: adrp x16, " real "\n" \
+    "ldr x16, [x16, :lo12:" real "]\n" \
+    "br x16\n"
+#endif
+#define NOTED(name, place) \
+    __asm__(".text\n.globl " name "\n.hidden " name "\n.type " name ", %function\n" \
+            ".balign 4\n" name ":\n" NOTE("aliquot_real+" #place) \
+            ".size " name ", . - " name "\n")
+"""
+
+
+def _noted(exported: list[tuple[Row, Symbol]]) -> list[str]:
+    lines = [
+        f'NOTED("aliquot_{symbol.name}", {number * 8});'
+        for number, (row, symbol) in enumerate(exported)
+        if row.by == "noted"
+    ]
+    return [*_NOTED.splitlines(), *lines, ""] if lines else []
+
+
 def shim_table(rows: list[Row]) -> str:
     """table.c: name and wrapper of each symbol; a missing wrapper fails the link by its name.
 
@@ -223,7 +265,7 @@ def shim_table(rows: list[Row]) -> str:
     """
     exported = _exported(rows)
     names = [f'    "{symbol.name}\\0"' for _, symbol in exported]
-    entries = [f"aliquot_{s.name} - ." if row.by == "shim" else "0" for row, s in exported]
+    entries = [f"aliquot_{s.name} - ." if row.wrapped else "0" for row, s in exported]
     return _source(
         "Name and wrapper of each symbol; none where the driver's own address is handed out.",
         [
@@ -232,6 +274,7 @@ def shim_table(rows: list[Row]) -> str:
             *names,
             "    ;",
             "",
+            *_noted(exported),
             "__asm__(",
             r'    ".section .rodata.aliquot_fn_wrapper, \"a\"\n"',
             r'    ".balign 4\n"',
@@ -306,11 +349,12 @@ def coverage(rows: list[Row], library: Library, folder: str) -> str:
         f"<!-- Derived from csrc/{folder}/functions.tsv: change it there. -->",
         "",
         f"{len(rows)} public functions with {count} exported forms, each in one class.",
-        "*wrapped*: the shim looks at the call. *driver*: the call goes straight to the driver.",
+        "*wrapped*: the shim looks at the call. *noted*: it notes that there was one.",
+        "*driver*: the call goes straight to the driver.",
         "*not exported*: found in the driver itself, never in the shim.",
         "",
-        "| class | what its functions do | wrapped | driver | not exported |",
-        "|---|---|---:|---:|---:|",
+        f"| class | what its functions do | {' | '.join(BY.values())} |",
+        "|---|---|" + "---:|" * len(BY),
     ]
     for kind, meaning in library.meanings.items():
         counts = [sum(row.kind == kind and row.by == by for row in rows) for by in BY]

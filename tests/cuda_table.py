@@ -32,6 +32,11 @@ class Row(Protocol):
     symbols: tuple[Symbol, ...]
     reason: str
 
+    @property
+    def wrapped(self) -> bool:
+        """Whether calls come to the shim first."""
+        ...
+
 
 @cache
 def generator() -> ModuleType:

@@ -16,11 +16,11 @@ from aliquot.shim import arbiter, region
 
 import time_harness
 from commands import PATIENCE_SECONDS
+from time_harness import ROOT
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-ROOT = Path(__file__).resolve().parent.parent
 FREE, OPEN, TURN, CLOSED = range(4)
 
 # Where the parts of the files lie; region.h says so.
@@ -60,11 +60,29 @@ class Watched:
         self._grant = os.open(folder / "grant", os.O_RDWR)
         self._usage = os.open(folder / "usage", os.O_RDWR)
         self._fds = [self._grant, self._usage]
+        self._bell: int | None = None
+        if (folder / region.BELL).exists():
+            self._bell = os.open(folder / region.BELL, os.O_RDWR | os.O_NONBLOCK)
+            self._fds.append(self._bell)
+        # By which an arbiter knows it.
+        self.number = -1
 
     def close(self) -> None:
         """Close the files."""
         while self._fds:
             os.close(self._fds.pop())
+
+    def join(
+        self,
+        runner: arbiter.Runner,
+        *devices: int,
+        terms: arbiter.Terms | None = None,
+    ) -> Self:
+        """Have an arbiter know it, on devices of the node."""
+        promised = [terms or arbiter.Terms(0, 1000)] * self.devices
+        numbers = devices or range(self.devices)
+        self.number = runner.add(self._grant, self._usage, self._bell, list(numbers), promised)
+        return self
 
     def gate(self, column: int = 0) -> Gate:
         """What its processes see."""
@@ -123,22 +141,6 @@ class Container(Watched):
             region.create_bell(dirfd)
         os.close(dirfd)
         super().__init__(folder, devices)
-        self._bell = os.open(folder / "bell", os.O_RDWR | os.O_NONBLOCK) if bell else None
-        if self._bell is not None:
-            self._fds.append(self._bell)
-        self.number = -1
-
-    def join(
-        self,
-        runner: arbiter.Runner,
-        *devices: int,
-        terms: arbiter.Terms | None = None,
-    ) -> Self:
-        """Have an arbiter know it, on devices of the node."""
-        promised = [terms or arbiter.Terms(0, 1000)] * self.devices
-        numbers = devices or range(self.devices)
-        self.number = runner.add(self._grant, self._usage, self._bell, list(numbers), promised)
-        return self
 
 
 class Sharer:

@@ -126,13 +126,16 @@ class Slice:
     library: Path
 
     @classmethod
-    def make(cls, node: SimNode, shim: Path, folder: Path, name: str, cap: int) -> Slice:
+    def make(
+        cls, node: SimNode, shim: Path, folder: Path, name: str, cap: int, cores: int = 100
+    ) -> Slice:
         """Lay it out in ``folder``, on the node's first device."""
         device = region.RegionDevice(
             uuid=node.device.uuid,
             cap=cap,
             page_bytes=node.device.page_size,
             context_bytes=node.device.context,
+            cores=cores,
         )
         return cls(node, name, cap, lay_out(shim, node.library, folder / name, (device,)))
 

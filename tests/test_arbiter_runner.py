@@ -16,7 +16,8 @@ from aliquot.shim import arbiter, region
 from aliquot.shim.arbiter import Runner, Settings, Terms
 
 from commands import wait_for
-from sharers import CLOSED, FREE, OPEN, ROOT, TURN, Container, Gate, Sharer, compile_sharer
+from sharers import CLOSED, FREE, OPEN, TURN, Container, Gate, Sharer, compile_sharer
+from time_harness import ROOT
 
 UNKNOWN = 0xFFFFFFFF
 MS = 1_000_000

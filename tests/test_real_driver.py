@@ -92,9 +92,9 @@ def test_dlsym_gives_wrappers_and_the_drivers_own_addresses(
     for row in table:
         for symbol in row.symbols:
             place = answers.shim["symbols"][symbol.name]
-            if place and row.by == "shim" and place[0] != "library":
+            if place and row.wrapped and place[0] != "library":
                 wrong.append((symbol.name, place))
-            if place and row.by != "shim" and place != ["driver", answers.exports[symbol.name]]:
+            if place and not row.wrapped and place != ["driver", answers.exports[symbol.name]]:
                 wrong.append((symbol.name, place))
     assert wrong == []
 
@@ -105,7 +105,7 @@ def test_each_wrapper_is_of_its_own_symbol(
     inside = own_symbols(shim_library)
     if not inside:
         pytest.skip("the shim is stripped: its wrappers have no names")
-    wrapped = [s.name for row in table if row.by == "shim" for s in row.symbols]
+    wrapped = [s.name for row in table if row.wrapped for s in row.symbols]
     places = {name: answers.shim["symbols"][name] for name in wrapped}
     present = {name: place for name, place in places.items() if place}
     assert present == {name: ["library", inside[f"aliquot_{name}"]] for name in present}
@@ -116,7 +116,7 @@ def test_get_proc_address_leads_to_the_wrapper_of_what_the_driver_chose(
     call: str, answers: Answers, table: list[Row]
 ) -> None:
     by_offset = {offset: name for name, offset in answers.exports.items()}
-    wrapped = {symbol.name for row in table if row.by == "shim" for symbol in row.symbols}
+    wrapped = {symbol.name for row in table if row.wrapped for symbol in row.symbols}
     wrong = []
     routed: set[str] = set()
     for asked, bare, shim in zip(

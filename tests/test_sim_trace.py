@@ -415,6 +415,16 @@ def test_what_is_under_way_is_in_the_trace_as_far_as_it_has_come(bench: Bench) -
         holder.communicate()
 
 
+def test_killed_processes_leave_a_trace_that_is_whole(bench: Bench) -> None:
+    script = "for n in 1 2 3; do echo go | timeout -s KILL 0.2 exec_share churn || :; done"
+    node = bench.node("switch_ns = 10_000\ntime_slice_ns = 100_000\n")
+    both = f"({script}) & ({script}); wait"
+    trace = bench.traced(node, "/bin/sh", "-c", both)
+    assert len({event["pid"] for event in trace.of("kernel", "stream")}) == 6
+    held = [event for event in trace.events if event["pid"] == 1 and event["tid"] == 1]
+    assert sum(event["dur"] for event in held) > 100_000
+
+
 def test_what_came_too_fast_for_the_record_is_counted(bench: Bench) -> None:
     node = bench.folder / "node.toml"
     node.write_text(f"trace = true\n{NODE}")

@@ -6,6 +6,7 @@ time cannot be done sooner. Exact figures are the harness'.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aliquot.shim import region
+from aliquot.shim import arbiter, region
 
 import gates
 from exec_programs import cases, compile_program
 from gates import Gate
+from sharers import Watched
 from slices import lay_out
 from tenants import SimNode, simulated
 
@@ -213,6 +215,15 @@ def test_processes_of_a_slice_share_its_cap(place: Place) -> None:
     assert place.gate.used().device_ns <= wall_ns
 
 
+@pytest.mark.parametrize("cores", [30, 100])
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["copies", "copies_elsewhere", "host_functions"])
+def test_what_kernels_wait_for_is_not_charged(place: Place, kind: int, cores: int) -> None:
+    place.make(cores=cores, shared=cores == 100)
+    assert place.start("beside", kind).end().split() == ["done"]
+    truth_ns = 26 * MS
+    assert truth_ns / 2 <= place.gate.used().device_ns <= 1.1 * truth_ns + 2 * MS
+
+
 def test_nothing_is_measured_where_the_device_is_the_slices_own(place: Place) -> None:
     client = place.make().start("steady", 100, 0.1)
     assert client.read() == "ready"
@@ -377,3 +388,71 @@ def test_a_process_that_is_stopped_or_killed_holds_nobody_up(place: Place) -> No
     other.go()
     assert int(other.end()) > 0
     assert stopped.process.poll() is None
+
+
+# ---- With an arbiter -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(
+    sim_library: Path, shim_library: Path, programs: Path, tmp_path: Path
+) -> Iterator[tuple[Place, Place]]:
+    """Two slices of the same device, each with a bell."""
+    with simulated(sim_library, 2 * GIB, sms=40, kernel_ns=0, wave_ns=0) as node:
+        found = [Place(node, shim_library, programs, tmp_path / name) for name in ("a", "b")]
+        for place in found:
+            place.make(shared=True)
+            folder = os.open(place.gate.usage_path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            region.create_bell(folder)
+            os.close(folder)
+        yield found[0], found[1]
+        for place in found:
+            place.close()
+
+
+@contextlib.contextmanager
+def arbitrated(places: tuple[Place, Place]) -> Iterator[tuple[arbiter.Runner, list[Watched]]]:
+    """An arbiter that knows both slices."""
+    runner = arbiter.Runner()
+    known = [Watched(place.gate.usage_path.parent) for place in places]
+    try:
+        with runner.gathering():
+            for one in known:
+                one.join(runner, 0)
+        yield runner, known
+    finally:
+        runner.stop()
+        for one in known:
+            one.close()
+
+
+def test_two_slices_take_turns_and_are_charged_for_what_ran(two: tuple[Place, Place]) -> None:
+    with arbitrated(two) as (runner, known):
+        clients = [place.start("steady", 300, 1) for place in two]
+        assert [client.read() for client in clients] == ["ready", "ready"]
+        for client in clients:
+            client.go()
+        for client in clients:
+            client.end()
+        accounts = [runner.read(one.number, 0) for one in known]
+    assert all(account.turns > 1 for account in accounts)
+    for place, account in zip(two, accounts, strict=True):
+        used = place.gate.used()
+        assert used.waits > 0
+        # What it says that it had lies within what it was given.
+        assert 150 * MS <= used.device_ns <= account.held_ns + AHEAD_NS
+
+
+def test_a_device_is_taken_from_the_dead_and_the_stopped(two: tuple[Place, Place]) -> None:
+    with arbitrated(two):
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            clients = [place.start("endless") for place in two]
+            assert [client.read() for client in clients] == ["on", "on"]
+            clients[0].process.send_signal(number)
+            had = two[1].gate.used().device_ns
+            until(lambda had=had: two[1].gate.used().device_ns > had + 100 * MS, "it goes on")  # type: ignore[misc]
+            clients[1].process.kill()
+            clients[1].process.wait()
+        clients[0].process.send_signal(signal.SIGCONT)
+        had = two[0].gate.used().device_ns
+        until(lambda: two[0].gate.used().device_ns > had + 100 * MS, "it goes on, too")

@@ -35,6 +35,46 @@ static void steady(void) {
     printf("%llu\n", (unsigned long long)(clock_ns() - began));
 }
 
+static void CUDA_CB dawdle(void *argument) {
+    (void)argument;
+    usleep(2000);
+}
+
+/* KIND: kernels that wait for something else in between: copies in their stream (0), copies in another
+ * one (1), host functions (2). 26 ms of kernels. */
+static void beside(void) {
+    int kind = (int)client_number(0);
+    client_start(0);
+    CUstream kernels = new_stream(CU_STREAM_NON_BLOCKING),
+             copies = new_stream(CU_STREAM_NON_BLOCKING);
+    size_t bytes = 32 << 20;
+    CUdeviceptr memory = alloc(bytes);
+    CUevent copied = new_event(0), used = new_event(0);
+    void *host;
+    OK(cuMemHostAlloc(&host, bytes, 0));
+    for (int i = 0; i < 10; i++) {
+        run(kernels, MS / 10, 4000);
+        OK(cuStreamSynchronize(kernels));
+    }
+    for (int i = 0; i < 50; i++) {
+        if (kind == 0)
+            OK(cuMemcpyHtoDAsync(memory, host, bytes, kernels));
+        if (kind == 1) {
+            OK(cuStreamWaitEvent(copies, used, 0));
+            OK(cuMemcpyHtoDAsync(memory, host, bytes, copies));
+            OK(cuEventRecord(copied, copies));
+            OK(cuStreamWaitEvent(kernels, copied, 0));
+        }
+        if (kind == 2)
+            OK(cuLaunchHostFunc(kernels, dawdle, NULL));
+        for (int j = 0; j < 5; j++)
+            run(kernels, MS / 10, 4000);
+        OK(cuEventRecord(used, kernels));
+    }
+    OK(cuCtxSynchronize());
+    say("done");
+}
+
 /* Kernels one by one, until the input ends. Says "on" after the first hundred. */
 static void endless(void) {
     client_start(0);
@@ -224,14 +264,10 @@ static void forks(void) {
 }
 
 const struct client_case client_cases[] = {
-    {"steady", steady},
-    {"endless", endless},
-    {"one_launch", one_launch},
-    {"capture", capture},
-    {"coming_and_going", coming_and_going},
-    {"threads", threads},
-    {"write_value", write_value},
-    {"fill", fill},
-    {"forks", forks},
+    {"steady", steady},   {"beside", beside},
+    {"endless", endless}, {"one_launch", one_launch},
+    {"capture", capture}, {"coming_and_going", coming_and_going},
+    {"threads", threads}, {"write_value", write_value},
+    {"fill", fill},       {"forks", forks},
     {NULL, NULL},
 };

@@ -209,7 +209,9 @@ static void churn(struct sim_timeline *timeline, uint32_t owner) {
         if (pick(2) == 0)
             sim_timeline_look(timeline, entry, now, &view);
         else
-            demand(timeline, entry, now, now, view.run_ns + pick(300000), &view);
+            sim_timeline_demand(timeline, entry, now,
+                                &(struct sim_demand){now, view.run_ns + pick(300000), pick(SMS)},
+                                &view);
         if (pick(100) == 0) {
             sim_timeline_leave(timeline, owner);
             entry = join(timeline, owner);
@@ -218,8 +220,11 @@ static void churn(struct sim_timeline *timeline, uint32_t owner) {
     }
 }
 
-static void kills(int count) {
-    struct sim_timeline *timeline = shared_timeline(50000);
+static void kills(int count, bool together) {
+    struct sim_timeline *timeline = made(&(struct sim_sharing){
+        .slice_ns = 50000, .switch_ns = 5000, .together = together, .sms = SMS});
+    struct sim_turn turns[64];
+    uint64_t first = 0, lost = 0;
     uint64_t start = clock_ns();
     int own = join(timeline, 9999);
     pid_t children[3] = {0};
@@ -239,7 +244,14 @@ static void kills(int count) {
         struct sim_timeline_view view;
         sim_timeline_look(timeline, own, clock_ns(), &view);
         demand(timeline, own, view.now_ns, view.now_ns, view.run_ns + pick(1000), &view);
-        CHECK(timeline->busy_ns <= clock_ns() - start);
+        CHECK(timeline->busy_ns + timeline->switched_ns <= clock_ns() - start);
+        uint32_t read = sim_timeline_turns(timeline, clock_ns(), &first, turns, 64, &lost);
+        for (uint32_t n = 0; n < read; n++) {
+            CHECK(turns[n].since_ns <= turns[n].from_ns && turns[n].from_ns < turns[n].to_ns);
+            CHECK(turns[n].from_ns >= start && turns[n].to_ns <= clock_ns());
+            CHECK(turns[n].kind == SIM_TURN_RUN || (turns[n].kind == SIM_TURN_SWITCH && !together));
+            CHECK(turns[n].to_run_ns - turns[n].from_run_ns <= turns[n].to_ns - turns[n].from_ns);
+        }
     }
     for (uint32_t i = 0; i < SIM_TIMELINE_ENTRIES; i++)
         CHECK(timeline->entries[i].owner == SIM_TIMELINE_NONE ||
@@ -531,7 +543,8 @@ static void told_alone(void) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "kills") == 0) {
-        kills(atoi(argv[2]));
+        kills(atoi(argv[2]), false);
+        kills(atoi(argv[2]), true);
         return 0;
     }
     turns();

@@ -68,8 +68,9 @@ static void rung(struct aliquot_runner *runner, struct container *container, uin
 }
 
 /* Looks at a container, and has it pay for the time. */
-static void look(struct aliquot_runner *runner, struct container *container, uint64_t now) {
+static void look(struct aliquot_runner *runner, struct container *container) {
     bool pays = container->rung;
+    uint64_t now = runner_now();
     container_look(container, runner->arbiter, now);
     if (!pays)
         return;
@@ -100,7 +101,7 @@ static uint64_t decide(struct aliquot_runner *runner) {
     for (uint32_t step = 0; step < MOST_STEPS; step++) {
         for (uint32_t i = 0; i < runner->container_room; i++)
             if (runner->container[i] && has_news(runner, runner->container[i], now))
-                look(runner, runner->container[i], now);
+                look(runner, runner->container[i]);
         now = runner_now();
         uint32_t count = aliquot_arbiter_step(runner->arbiter, now, change, CHANGES, &next);
         bool again = count == CHANGES;
@@ -196,7 +197,7 @@ static void arm(struct aliquot_runner *runner, uint64_t next, uint64_t now) {
     timerfd_settime(runner->timer, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
-/* Takes up what the kernel tells; returns whether anybody has to decide. */
+/* Takes up what the kernel tells; returns whether anything follows from it. */
 static bool hear(struct aliquot_runner *runner, const struct epoll_event *events, int count,
                  uint64_t now) {
     bool any = false;
@@ -208,7 +209,7 @@ static bool hear(struct aliquot_runner *runner, const struct epoll_event *events
             any |= read(runner->command, &times, sizeof times) > 0;
         else if (number < runner->container_room && runner->container[number]) {
             rung(runner, runner->container[number], now);
-            any |= runner->container[number]->rung;
+            any |= runner->container[number]->rung || runner->container[number]->deaf;
         }
     }
     return any;

@@ -515,6 +515,11 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
         event = NULL;
     }
     if (event) {
+        /* relaxed: see struct aliquot_limiter_state. */
+        uint32_t asides = atomic_load_explicit(&limiter->state->asides, memory_order_relaxed);
+        if (limiter->seam->aside && limiter->seam->aside(limiter->env))
+            asides =
+                1 + atomic_fetch_add_explicit(&limiter->state->asides, 1, memory_order_relaxed);
         uint64_t measured_ns, window = window_of(limiter, flow->device);
         uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
         int64_t left =
@@ -531,6 +536,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .host_ns = launched_ns,
             .due_ns = ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS,
             .unmeasured = !ns,
+            .asides = asides,
             .launch_ns = ns ? ns : (uint32_t)window,
         };
         flow->marked_ns = spent;

@@ -38,7 +38,7 @@ enum aliquot_lane_kind {
 };
 
 /* What the limiter needs of the world. `env` is the process' own. None of it is called with a lock of
- * the limiter held, except now, reached, drop and idle, which do not wait. (A mark may: a stream takes
+ * the limiter held, except now, reached, drop, aside and idle, which do not wait. (A mark may: a stream takes
  * so many launches and then lets its launcher wait.) */
 struct aliquot_limiter_seam {
     /* CLOCK_MONOTONIC. */
@@ -63,6 +63,9 @@ struct aliquot_limiter_seam {
     /* 1: reached, at `*at_ns`; 0: not yet; -1: it will never be (its context is gone). */
     int (*reached)(void *env, void *mark, uint64_t *at_ns);
     void (*drop)(void *env, void *mark); /* it is not needed any more */
+    /* Whether, since it was asked last, something was queued that launches may wait for and that takes
+     * no time of the compute units: a copy, a host function, a wait for a value. NULL: never. */
+    bool (*aside)(void *env);
     /* 1: the lane has nothing to do; 0: it has; -1: it cannot be asked. Any thread. */
     int (*idle)(void *env, uint64_t lane);
 };

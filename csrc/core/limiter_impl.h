@@ -51,6 +51,7 @@ struct mark {
     uint64_t host_ns;    /* when the driver had taken it */
     uint64_t due_ns;     /* when it was expected to be done */
     uint32_t launch_ns;  /* predicted for the launch itself */
+    uint32_t asides;     /* the process', when it was put */
     bool unmeasured;
 };
 
@@ -79,6 +80,7 @@ struct aliquot_flow {
         busy_ns;     /* clock: since when the device has worked for us, uncharged; 0: it does not */
     uint64_t gap_ns; /* clock: when something was last launched while nothing was under way */
     uint64_t charged_ns;    /* of given_ns: up to there it is charged */
+    uint32_t asides;        /* of the mark that was reached last */
     uint64_t unmeasured_ns; /* clock: when what nobody has measured should be done at the latest */
     uint64_t sampled_ns;    /* clock: when a launch was measured by itself last */
 
@@ -122,6 +124,7 @@ struct aliquot_limiter_state {
     struct aliquot_lock lock; /* of `threads` and `learned`; taken after a flow's */
     struct aliquot_thread *threads;
     _Atomic uint64_t generation; /* of what threads know */
+    _Atomic uint32_t asides;     /* grows when anything was queued aside; relaxed: a figure */
     struct learned learned[LEARNED];
 
     /* The agent's life. */

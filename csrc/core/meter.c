@@ -179,6 +179,10 @@ static void end_mark(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
 static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                          const struct mark *mark, uint64_t at_ns, uint64_t now) {
     uint64_t began_ns, length = mark->launch_ns;
+    /* Launches that waited for something else did not have the device all the while: what they were
+     * predicted to take counts. */
+    bool aside = mark->asides != flow->asides;
+    flow->asides = mark->asides;
     if (mark->before && limiter->seam->reached(limiter->env, mark->before, &began_ns) == 1 &&
         began_ns <= at_ns) {
         /* It began neither before it was launched nor before what the device did for us before. */
@@ -198,11 +202,11 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
                     flow->marks[i].spent_ns += (uint64_t)more;
             aliquot_meter_cap(limiter, flow->device, more, now);
             charge_up_to(limiter, flow, at_ns, mark->spent_ns + (uint64_t)more,
-                         at_ns > mark->host_ns + length + BACKLOG_NS, now);
+                         !aside && at_ns > mark->host_ns + length + BACKLOG_NS, now);
             return;
         }
     }
-    bool queued = at_ns > mark->host_ns + length + BACKLOG_NS;
+    bool queued = !aside && at_ns > mark->host_ns + length + BACKLOG_NS;
     /* It cannot have taken longer than from its launch to its end. */
     if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length)
         learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, now);

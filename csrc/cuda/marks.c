@@ -408,6 +408,9 @@ int aliquot_marks_idle(uint64_t lane) {
 }
 
 void aliquot_marks_capture(int change) {
+    /* (In a forked child that is not, the lock may be somebody's who is not there.) */
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return;
     aliquot_lock(&lock);
     if (change > 0 || captures)
         captures += (uint32_t)change;

@@ -114,6 +114,19 @@ static void seam_drop(void *env, void *mark) {
     aliquot_marks_drop(mark);
 }
 
+/* Set by the derived wrappers of what is noted (csrc/generate.py). */
+extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
+_Atomic unsigned char aliquot_aside;
+
+static bool seam_aside(void *env) {
+    (void)env;
+    /* relaxed: a hint. Who sets it meanwhile is told of as one with who set it before. */
+    bool aside = atomic_load_explicit(&aliquot_aside, memory_order_relaxed);
+    if (aside)
+        atomic_store_explicit(&aliquot_aside, 0, memory_order_relaxed);
+    return aside;
+}
+
 static int seam_idle(void *env, uint64_t lane) {
     (void)env;
     return aliquot_marks_idle(lane);
@@ -130,6 +143,7 @@ static const struct aliquot_limiter_seam seam = {
     .mark = seam_mark,
     .reached = seam_reached,
     .drop = seam_drop,
+    .aside = seam_aside,
     .idle = seam_idle,
 };
 

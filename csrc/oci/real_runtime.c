@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -44,10 +45,10 @@ static char *search(const char *name, const char *list) {
         const char *end = strchrnul(list, ':');
         /* An empty folder would be the working one: a bundle must not bring its own runtime. */
         if (*list == '/') {
-            char *path = oci_format("%.*s/%s", (int)(end - list), list, name);
-            if (is_program(path) && !is_self(path))
-                return path;
-            free(path);
+            char path[PATH_MAX];
+            int length = snprintf(path, sizeof path, "%.*s/%s", (int)(end - list), list, name);
+            if (length > 0 && length < PATH_MAX && is_program(path) && !is_self(path))
+                return oci_format("%s", path);
         }
         list = *end ? end + 1 : NULL;
     }
