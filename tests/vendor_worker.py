@@ -2,7 +2,8 @@
 
 ``vendor_worker.py MODULE:CLASS CDI-FOLDER DEV-FOLDER`` reads calls as JSON lines, {"call": NAME,
 "args": […]}, and answers each with a JSON line: the values that were returned, or what was raised.
-A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables.
+A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables, ``check`` holds
+the module against the protocol.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from aliquot.agent.devices import Partition, VendorError
+from aliquot.agent.devices import Partition, VendorError, check
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def main(where: str, cdi: str, dev: str) -> None:
             if order["call"] == "environ":
                 os.environ.update(order["args"][0])
                 value: Any = None
+            elif order["call"] == "check":
+                value = check.faults(vendor)
             else:
                 value = getattr(vendor, order["call"])
                 value = value(*map(argument, order["args"])) if callable(value) else value
