@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import library
-from .node import Node
+from .node import Device, Node
 from .state import NVML, StateError, uuid_text
 
 INSIDE: Final = "/run/aliquot-sim"
@@ -75,7 +75,12 @@ def write(node: Node, directory: Path, folder: Path) -> Path:
 
 
 def _names(node: Node) -> list[str]:
-    return [f"nvidia{index}" for index in range(len(node.devices))]
+    return [f"nvidia{index}" for index in range(len(_devices(node)))]
+
+
+def _devices(node: Node) -> list[Device]:
+    """Return NVIDIA's devices of a node: the specification is of no others."""
+    return [device for device in node.devices if device.vendor == "nvidia"]
 
 
 def _place(path: Path, make: Callable[[Path], object]) -> None:
@@ -122,7 +127,7 @@ def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> 
         ],
     }
     devices: list[dict[str, Any]] = []
-    for index, (name, device) in enumerate(zip(_names(node), node.devices, strict=True)):
+    for index, (name, device) in enumerate(zip(_names(node), _devices(node), strict=True)):
         edits = {"deviceNodes": [_device(folder, name)]}
         devices += [
             {"name": known_as, "containerEdits": edits}
