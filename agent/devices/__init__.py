@@ -36,6 +36,21 @@ class Device:
     numa_node: int | None = None
     links: Mapping[str, int] = field(default_factory=dict)
     enforcement: tuple[str, ...] = ("shim",)
+    splits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A hardware or driver partition that one container has of a device.
+
+    ``id`` is the vendor's name for it on this node; ``name`` is what it was made for (a slice's key).
+    """
+
+    uuid: str
+    id: str
+    name: str
+    memory_bytes: int
+    cores: int
 
 
 @dataclass(frozen=True, slots=True)

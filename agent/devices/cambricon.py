@@ -123,7 +123,7 @@ class Cambricon:
         with self._using():
             known = self._splitting(uuid)
             made = cambricon_smlu.make(
-                self._session, known.slot, uuid, name, memory_bytes, cores
+                self._session, known.slot, known.device, name, memory_bytes, cores
             )
         return made
 
@@ -136,14 +136,13 @@ class Cambricon:
             )
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the sMLU instances that are ours. Raises VendorError."""
+        """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
         with self._using():
             return tuple(
                 instance.partition(known.device.uuid)
                 for known in self._known
                 if known.device.splits
                 for instance in cambricon_smlu.instances(self._session, known.slot)
-                if instance.name.startswith(cambricon_smlu.PREFIX)
             )
 
     def release(self, partition: Partition) -> None:
@@ -243,7 +242,8 @@ class Cambricon:
             context_bytes=0,
             pci_address=address,
             numa_node=self._numa_node(slot, address),
-            enforcement=("partition", "shim") if splits else ("shim",),
+            # Without shares a card is given as a whole.
+            enforcement=("partition",) if splits else (),
             splits=splits,
         )
         return _Known(device, slot, self._minor(slot))

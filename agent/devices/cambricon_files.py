@@ -99,24 +99,46 @@ class Files:
         return [item for item in found if item is not None] if found and all(found) else None
 
     def _card_nodes(self, wanted: Sequence[Wanted]) -> list[DeviceNode]:
-        needed = [self._dev / f"cambricon_dev{device.minor}" for device in wanted]
+        needed = [f"/dev/cambricon_dev{device.minor}" for device in wanted]
         # What drivers of some kinds and ages have.
-        optional = [self._dev / "cambricon_ctl", self._dev / "cambricon_gdr"]
-        optional += [self._dev / f"cambricon_ipcm{device.minor}" for device in wanted]
+        optional = ["/dev/cambricon_ctl", "/dev/cambricon_gdr"]
+        optional += [f"/dev/cambricon_ipcm{device.minor}" for device in wanted]
         nodes = [self._node(path) for path in dict.fromkeys(needed)]
-        return [*nodes, *(node for node in map(_own_node, optional) if node is not None)]
+        return [*nodes, *(node for node in map(self._found, optional) if node is not None)]
 
     def _share_nodes(self, wanted: Sequence[Wanted]) -> list[DeviceNode]:
-        # (The library tells whole paths.)
-        return [self._node(Path(device.share)) for device in wanted if device.share]
+        return [self._node(device.share) for device in wanted if device.share]
 
-    def _node(self, path: Path) -> DeviceNode:
-        node = _own_node(path)
+    def _node(self, path: str) -> DeviceNode:
+        node = self._found(path)
         if node is None:
             raise VendorError(
                 f"{path} is no device node: load the driver (modprobe cambricon-drv), which makes it"
             )
         return node
+
+    def _found(self, path: str) -> DeviceNode | None:
+        """Return the node that containers have at a path below /dev, None when it is not there.
+
+        The library tells those of shares as whole paths, which lead nowhere else.
+        """
+        name = path.removeprefix("/dev/")
+        if name == path or ".." in name.split("/"):
+            return None
+        file = self._dev / name
+        try:
+            state = file.stat()
+        except OSError:
+            return None
+        if not stat.S_ISCHR(state.st_mode):
+            return None
+        return DeviceNode(
+            path=path,
+            major=os.major(state.st_rdev),
+            minor=os.minor(state.st_rdev),
+            mode=stat.S_IMODE(state.st_mode),
+            source="" if str(file) == path else str(file),
+        )
 
 
 def _needs(
@@ -162,17 +184,3 @@ def own_mounts() -> tuple[BindMount, ...]:
     path = shutil.which("cnmon", path=_PROGRAM_PATH)
     return () if path is None else (BindMount(str(Path(path).resolve()), "/usr/bin/cnmon"),)
 
-
-def _own_node(path: Path) -> DeviceNode | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    if not stat.S_ISCHR(state.st_mode):
-        return None
-    return DeviceNode(
-        path=str(path),
-        major=os.major(state.st_rdev),
-        minor=os.minor(state.st_rdev),
-        mode=stat.S_IMODE(state.st_mode),
-    )

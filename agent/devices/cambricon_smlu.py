@@ -2,7 +2,7 @@
 
 A profile says how large a share is, and an instance of it is what a container gets, by its device
 node. Instances of ours carry their slice's key behind a prefix in their name: others (the vendor's
-own plugin's, an administrator's) are neither listed nor touched. A profile without instances is
+own plugin's, an administrator's) have no name as partitions, and are not touched. A profile without instances is
 removed with its last one. Quotas may be changed while programs run.
 """
 
@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
-from . import Partition, VendorError, cndev
+from . import Device, Partition, VendorError, cndev
 
 PREFIX: Final = "aliquot."
 # Of the library's fields for names, whose last byte is a zero.
@@ -51,7 +51,7 @@ class Instance:
 
     def partition(self, uuid: str) -> Partition:
         """Return it as a partition of the device of that UUID."""
-        name = self.name.removeprefix(PREFIX)
+        name = self.name.removeprefix(PREFIX) if self.name.startswith(PREFIX) else ""
         return Partition(uuid, str(self.number), name, self.memory_bytes, self.cores)
 
 
@@ -95,6 +95,8 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
 
     Numbers are given out again: one of another name is another's.
     """
+    if not partition.name:
+        return None
     for instance in instances(session, device):
         same = str(instance.number) == partition.id
         if same and instance.name == PREFIX + partition.name:
@@ -102,19 +104,25 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
     return None
 
 
-def make(  # noqa: PLR0913 - what a share is of, whose, and how large
-    session: cndev.Session, device: int, uuid: str, name: str, memory_bytes: int, cores: int
+def make(
+    session: cndev.Session, device: int, of: Device, name: str, memory_bytes: int, cores: int
 ) -> Partition:
     """Make an instance, the smallest that holds what is asked for.
 
-    Raises VendorError and CndevError; then nothing is left.
+    Where no cores are asked for it gets as much of the card's time as of its memory, or what is
+    left. Raises VendorError and CndevError; then nothing is left.
     """
-    wanted = _share(memory_bytes, cores)
+    uuid = of.uuid
     label = (PREFIX + name).encode()
     if len(label) > _MOST_NAME or b"\0" in label or not name:
         raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
-    if any(instance.name == PREFIX + name for instance in instances(session, device)):
+    others = instances(session, device)
+    if any(instance.name == PREFIX + name for instance in others):
         raise VendorError(f"{uuid}: it has an sMLU instance {PREFIX}{name} already: release it")
+    if not cores:
+        like_memory = -(-memory_bytes * _ALL_CORES // max(of.memory_bytes, 1))
+        cores = min(like_memory, _ALL_CORES - sum(instance.cores for instance in others))
+    wanted = _share(memory_bytes, cores)
     try:
         profile = _profile(session, device, wanted)
         made = cndev.ffi.new("cndevMluInstance_t *")
@@ -144,10 +152,10 @@ def resize(
     session: cndev.Session, device: int, partition: Partition, memory_bytes: int, cores: int
 ) -> Partition:
     """Change what an instance may have while it is used. Raises VendorError and CndevError."""
-    wanted = _share(memory_bytes, cores)
     found = find(session, device, partition)
     if found is None:
         raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
+    wanted = _share(memory_bytes, cores or found.cores)
     if not session.has(_UPDATE):
         raise VendorError(
             f"{partition.uuid}: its driver cannot change an sMLU instance that exists: "

@@ -12,6 +12,7 @@
 #include "core/slice.h"
 #include "core/table.h"
 #include "shim/driver.h"
+#include "shim/time/marks.h"
 
 /* Devices of the driver, by ordinal. CUDA shows at most 64 in a process. */
 #define ALIQUOT_ORDINALS 64
@@ -214,19 +215,6 @@ void aliquot_modules_context_gone(uint16_t context);
 void aliquot_libraries_hold(void);
 void aliquot_libraries_drop(void);
 
-/* -- time.c, marks.c (see time.h for what launches need) ------------------------------------------- */
-
-/* The calling thread has waited for work, or found it done. */
-void aliquot_time_waited(void);
-
-/* About to go: a stream; a context, which `gone` says afterwards; code, which may be at addresses of
- * other code next; a graph. */
-void aliquot_marks_stream_leaves(CUstream stream);
-void aliquot_marks_context_leaves(CUcontext handle);
-void aliquot_marks_context_left(CUcontext handle, bool gone);
-void aliquot_time_unloads(void);
-void aliquot_time_graph_leaves(CUgraphExec exec);
-
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_context_forget(void);
 void aliquot_memory_forget(void);
@@ -236,6 +224,5 @@ void aliquot_graph_forget(void);
 void aliquot_vmm_forget(void);
 void aliquot_ipc_forget(void);
 void aliquot_module_forget(void);
-void aliquot_time_forget(void);
 
 #endif
