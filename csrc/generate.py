@@ -1,8 +1,8 @@
 """Write everything that is derived from a table of a vendor's functions.
 
 Usage: ``generate.py TABLE shim|sim|docs OUTPUT`` where OUTPUT is a folder for ``shim`` and
-``sim`` and a file for ``docs``. The library is known by the folder of the table: ``csrc/cuda`` or
-``csrc/nvml``. Runs at build time, so it imports nothing but Python's own modules.
+``sim`` and a file for ``docs``. The library is known by the folder of the table, such as
+``csrc/cuda``. Runs at build time, so it imports nothing but Python's own modules.
 
 The table has one row a public function, tab separated: function, class, by, symbols, reason.
 
@@ -67,6 +67,9 @@ LIBRARIES = {
             "lifecycle": "begins or ends the library's work",
             "pass": "tells nothing that a slice has a part of, or changes what the driver allows",
         },
+    ),
+    "ascend": Library(
+        "the Ascend runtime", "libruntime.so", "libruntime-driver.so", calls_itself=True
     ),
 }
 
