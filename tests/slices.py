@@ -18,20 +18,21 @@ def lay_out(
     driver: Path,
     folder: Path,
     devices: tuple[region.RegionDevice, ...] = ONE_DEVICE,
+    name: str = "libcuda.so.1",
 ) -> Path:
     """Put the shim, the real driver and the files of a slice into ``folder``.
 
-    Answers the path of the library that a program is to load.
+    ``name`` is the driver's SONAME. Answers the path of the library that a program is to load.
     """
     hidden = folder / ".aliquot"
     hidden.mkdir(parents=True)
-    (hidden / "libcuda-driver.so.1").symlink_to(driver)
+    (hidden / name.replace(".so", "-driver.so")).symlink_to(driver)
     descriptor = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY)
     try:
         region.create(descriptor, "test", devices)
     finally:
         os.close(descriptor)
-    return Path(shutil.copy(shim, folder / "libcuda.so.1"))
+    return Path(shutil.copy(shim, folder / name))
 
 
 def lay_out_management(shim: Path, library: Path, folder: Path) -> Path:

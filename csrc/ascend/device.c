@@ -31,7 +31,7 @@ static rtError_t opens(struct opening *opening, int32_t number) {
         return result == RT_NO_DEVICE ? RT_OK : result; /* it says so itself */
     int index = aliquot_device_index(number);
     if (index < 0)
-        return number >= 0 && number < ALIQUOT_ORDINALS ? RT_MEMORY_ALLOCATION : RT_OK;
+        return index == -1 ? RT_MEMORY_ALLOCATION : RT_OK;
     struct device *device = &devices[index];
     pthread_mutex_lock(&device->mutex);
     if (!device->open) {
@@ -117,8 +117,10 @@ static struct device *hold(int32_t number) {
 static rtError_t let_go(struct device *device, int32_t number, rtError_t result, bool all) {
     if (!device)
         return result;
-    if (result == RT_OK)
-        device->sets = all || !device->sets ? 0 : device->sets - 1;
+    if (result == RT_OK && all)
+        device->sets = device->contexts = 0; /* the program's own end with it */
+    else if (result == RT_OK && device->sets)
+        device->sets--;
     bool gone = result == RT_OK && device->open && has_ended(device, number, all);
     aliquot_time_device_left((uint32_t)(device - devices), gone);
     if (gone)
@@ -179,7 +181,7 @@ CREATE(aclrtCreateContextImpl, (rtContext_t * context, int32_t device), (context
         ALIQUOT_CALL(result, symbol, (context));                                                   \
         if (known && result != RT_OK)                                                              \
             aliquot_table_put(&contexts, (uintptr_t)context, place);                               \
-        else if (held)                                                                             \
+        else if (held && held->contexts)                                                           \
             held->contexts--;                                                                      \
         return destroyed(held, number, context, result);                                           \
     }

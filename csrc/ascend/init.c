@@ -79,7 +79,7 @@ rtError_t aliquot_prepare(void) {
     pthread_mutex_lock(&mutex);
     for (int32_t i = 0; i < ALIQUOT_ORDINALS; i++) {
         rtUuid_t uuid;
-        device_index[i] = -1;
+        device_index[i] = -2;
         if (i < count)
             device_index[i] = has_uuid(i, &uuid) ? index_of(&uuid) : in_order(count) ? i : -1;
     }
@@ -92,7 +92,7 @@ rtError_t aliquot_prepare(void) {
 }
 
 int aliquot_device_index(int32_t device) {
-    return device >= 0 && device < ALIQUOT_ORDINALS ? device_index[device] : -1;
+    return device >= 0 && device < ALIQUOT_ORDINALS ? device_index[device] : -2;
 }
 
 int aliquot_device_current(void) {

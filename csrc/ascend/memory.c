@@ -7,7 +7,7 @@
 
 /* A request for memory on a device, being charged. */
 struct request {
-    int device; /* index into the grant; -2: the thread has no device, the runtime says so itself */
+    int device; /* index into the grant; -2: there is no such device, the runtime says so itself */
     uint64_t bytes; /* asked of the device */
     uint64_t pages; /* charged, in bytes */
 };

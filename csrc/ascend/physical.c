@@ -76,7 +76,7 @@ static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *byte
         return RT_OK;
     *index = aliquot_device_index((int32_t)number);
     if (*index < 0)
-        return number < ALIQUOT_ORDINALS ? RT_MEMORY_ALLOCATION : RT_OK;
+        return *index == -1 ? RT_MEMORY_ALLOCATION : RT_OK;
     *bytes = aliquot_whole_pages((uint32_t)*index, size);
     return aliquot_charge((uint32_t)*index, *bytes) ? RT_OK : RT_MEMORY_ALLOCATION;
 }

@@ -61,7 +61,8 @@ static inline rtError_t aliquot_ready(void) {
     return __builtin_expect(aliquot_prepared(), 1) ? RT_OK : aliquot_prepare();
 }
 
-/* Index into the grant of a device of the runtime's, or -1 when it is not in the slice. */
+/* Index into the grant of a device of the runtime's: -1 when it is not in the slice, -2 when there is none
+ * of that number. */
 int aliquot_device_index(int32_t device);
 
 /* Index of the calling thread's device, -1 when it is not in the slice, -2 when there is none. */

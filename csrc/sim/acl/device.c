@@ -10,6 +10,7 @@
 struct view {
     int32_t device;
     bool primary;
+    uint32_t generation; /* of its device, when it was made */
     _Atomic bool live;
 };
 
@@ -18,7 +19,8 @@ static struct place {
     struct view primary;
     uint32_t uses; /* of the driver's context, by rtSetDevice and views */
     CUcontext context;
-    CUstream stream; /* the default stream, or NULL */
+    CUstream stream;             /* the default stream, or NULL */
+    _Atomic uint32_t generation; /* how often the driver's context has ended */
 } places[SIM_DEVICES_MAX];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Thread_local struct view *current;
@@ -48,14 +50,20 @@ rtError_t acl_error(CUresult result) {
     }
 }
 
+/* Relaxed, both: whether a context goes during a call is the program's affair. */
+static bool is_live(const struct view *view) {
+    return view && atomic_load_explicit(&view->live, memory_order_relaxed) &&
+           view->generation ==
+               atomic_load_explicit(&places[view->device].generation, memory_order_relaxed);
+}
+
 rtError_t acl_begin(void) { return acl_error(cuInit(0)); }
 
 rtError_t acl_enter(int32_t *device) {
     rtError_t result = acl_begin();
     if (result != RT_OK)
         return result;
-    /* Relaxed: whether the context goes during the call is the program's affair. */
-    if (!current || !atomic_load_explicit(&current->live, memory_order_relaxed))
+    if (!is_live(current))
         return RT_CONTEXT_NULL;
     if (device)
         *device = current->device;
@@ -91,6 +99,7 @@ static rtError_t use(int32_t device) {
         result = cuDevicePrimaryCtxRetain(&place->context, device);
         place->primary.device = device;
         place->primary.primary = true;
+        place->primary.generation = atomic_load_explicit(&place->generation, memory_order_relaxed);
         atomic_store_explicit(&place->primary.live, result == CUDA_SUCCESS, memory_order_relaxed);
     }
     place->uses += result == CUDA_SUCCESS;
@@ -106,6 +115,7 @@ static rtError_t unuse(int32_t device, uint32_t uses) {
     if (place->uses)
         return RT_OK;
     atomic_store_explicit(&place->primary.live, false, memory_order_relaxed);
+    atomic_fetch_add_explicit(&place->generation, 1, memory_order_relaxed);
     place->stream = NULL;
     return acl_error(cuDevicePrimaryCtxRelease(device));
 }
@@ -122,7 +132,7 @@ rtError_t rtGetDeviceCount(int32_t *count) {
 rtError_t rtGetDevice(int32_t *device) {
     if (!device)
         return RT_PARAM_INVALID;
-    if (!current || !atomic_load_explicit(&current->live, memory_order_relaxed))
+    if (!is_live(current))
         return RT_CONTEXT_NULL;
     *device = current->device;
     return RT_OK;
@@ -191,7 +201,7 @@ rtError_t rtsGetPrimaryCtxState(int32_t device, uint32_t *flags, int32_t *active
         return result;
     if (flags)
         *flags = 0;
-    *active = atomic_load_explicit(&places[device].primary.live, memory_order_relaxed);
+    *active = is_live(&places[device].primary);
     return RT_OK;
 }
 
@@ -211,6 +221,7 @@ rtError_t rtCtxCreateEx(rtContext_t *context, uint32_t flags, int32_t device) {
         return result;
     }
     view->device = device;
+    view->generation = atomic_load_explicit(&places[device].generation, memory_order_relaxed);
     atomic_store_explicit(&view->live, true, memory_order_relaxed);
     *context = current = view;
     return RT_OK;
@@ -224,7 +235,7 @@ rtError_t rtCtxDestroyEx(rtContext_t context) {
     struct view *view = context;
     if (!view || view->primary)
         return RT_PARAM_INVALID;
-    if (!atomic_exchange_explicit(&view->live, false, memory_order_relaxed))
+    if (!is_live(view) || !atomic_exchange_explicit(&view->live, false, memory_order_relaxed))
         return RT_CONTEXT_NULL;
     pthread_mutex_lock(&lock);
     rtError_t result = unuse(view->device, 1);
@@ -237,7 +248,7 @@ rtError_t rtCtxDestroy(rtContext_t context) { return rtCtxDestroyEx(context); }
 rtError_t rtCtxGetCurrent(rtContext_t *context) {
     if (!context)
         return RT_PARAM_INVALID;
-    if (!current || !atomic_load_explicit(&current->live, memory_order_relaxed))
+    if (!is_live(current))
         return RT_CONTEXT_NULL;
     *context = current;
     return RT_OK;
@@ -245,7 +256,7 @@ rtError_t rtCtxGetCurrent(rtContext_t *context) {
 
 rtError_t rtCtxSetCurrent(rtContext_t context) {
     struct view *view = context;
-    if (!view || !atomic_load_explicit(&view->live, memory_order_relaxed))
+    if (!is_live(view))
         return RT_CONTEXT_NULL;
     current = view;
     return RT_OK;

@@ -132,11 +132,8 @@ rtError_t rtMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size
 }
 
 rtError_t rtMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    return size > room ? RT_PARAM_INVALID
-                       : acl_error(cuMemsetD8_v2((CUdeviceptr)pointer, (unsigned char)value, size));
+    rtError_t result = rtMemsetAsync(pointer, room, value, size, NULL);
+    return result == RT_OK ? rtStreamSynchronize(NULL) : result; /* done when it returns */
 }
 
 rtError_t rtMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
