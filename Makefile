@@ -9,6 +9,7 @@ SOAK_SECONDS ?= 600
 
 SOURCES := $(shell find csrc shim sim agent hooks examples -type f -not -name '*.pyc' 2>/dev/null) \
            CMakeLists.txt pyproject.toml
+PLUGINS := $(shell find plugins -type f -not -name '*.pyc' 2>/dev/null)
 C_SOURCES := $(shell find csrc tests bench -name '*.[ch]' 2>/dev/null)
 
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
@@ -18,24 +19,24 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 build: $(VENV)/stamp/aliquot
 
-demo: build $(VENV)/stamp/demo
+demo: build $(VENV)/stamp/demo $(VENV)/stamp/plugins
 	$(BIN)/python -m aliquot.agent.demo
 
-test: build $(VENV)/stamp/test
+test: build $(VENV)/stamp/test $(VENV)/stamp/plugins
 	$(BIN)/python -m pytest -m "not soak" $(PYTEST)
 
 # The same tests on libraries that watch their own memory and arithmetic. Python does not know of
 # the sanitizers, so they are loaded before it; what Python itself never frees is not looked at.
 # Benches measure nothing here.
 SANITIZED := $(CURDIR)/build/sanitized
-sanitize: build $(VENV)/stamp/test $(VENV)/stamp/sanitized
+sanitize: build $(VENV)/stamp/test $(VENV)/stamp/plugins $(VENV)/stamp/sanitized
 	PYTHONPATH=$(SANITIZED) \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0 \
 	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
 	$(BIN)/python -m pytest -m "not soak" --ignore tests/test_bench.py $(PYTEST)
 
-soak: build $(VENV)/stamp/test
+soak: build $(VENV)/stamp/test $(VENV)/stamp/plugins
 	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
 
 bench: build
@@ -51,7 +52,7 @@ lint: build $(VENV)/stamp/test $(VENV)/stamp/lint
 	ln -sfn $(CURDIR)/agent $(CURDIR)/hooks $(CURDIR)/shim $(CURDIR)/sim build/packages/aliquot/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p aliquot
+	$(BIN)/mypy -p aliquot -p aliquot_drm
 	$(BIN)/mypy tests $(wildcard bench) csrc/generate.py csrc/find_header.py csrc/binding.py csrc/shim/one_libc.py csrc/sim/nvml/generate.py
 	$(BIN)/clang-format --dry-run --Werror $(C_SOURCES)
 
@@ -82,6 +83,11 @@ $(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md docs/coverage-nvml.md
 	$(BIN)/python -m pip install -q --no-build-isolation \
 	    -C cmake.define.ALIQUOT_WERROR=ON -C cmake.define.ALIQUOT_SYMBOLS=ON \
 	    -C install.strip=false .
+	@touch $@
+
+# Vendors from outside: distributions of their own, which building does not need.
+$(VENV)/stamp/plugins: $(VENV)/stamp/venv $(PLUGINS)
+	$(BIN)/python -m pip install -q --no-deps --force-reinstall plugins/aliquot-drm
 	@touch $@
 
 # (Watched code warns of other things, so that warnings stop nothing here.)

@@ -21,7 +21,7 @@ from aliquot.shim import region
 from . import config as configuration
 from . import doctor_node as node
 from . import drivers, rundir, visible
-from .config import Config, ConfigError
+from .config import DRIVER, SHIM, Config, ConfigError
 from .devices import Device, Vendor, VendorError, registry
 from .devices.nvidia_files import DRIVER_NAMES, KIND, NVML
 from .doctor_node import FAIL, OK, WARN, Finding
@@ -212,16 +212,19 @@ def _of_devices(vendor: Vendor, devices: Sequence[Device], config: Config) -> It
     for reason in getattr(vendor, "left_out", ()):
         yield Finding("devices", WARN, f"{vendor.name}: {reason}")
     for device in devices:
-        held = " or ".join(device.enforcement)
+        held = " or ".join(device.enforcement) or "nobody, it is given as a whole"
         text = f"{device.uuid} ({device.model}): memory caps held by {held}"
         if device.uuid in ill:
             yield Finding("devices", FAIL, f"{device.uuid}: {ill[device.uuid]}")
-        elif config.require not in device.enforcement:
-            mend = 'needs NVIDIA\'s driver 615 or newer and cgroup v2, or require = "shim"'
+        elif config.require == DRIVER and DRIVER not in device.enforcement:
+            mend = (
+                "needs NVIDIA's driver 615 or newer or, for others, the kernel's dmem controller, "
+                'and cgroup v2; or require = "shim"'
+            )
             yield Finding("devices", FAIL, f"{text}, not by {config.require}", mend)
         else:
             yield Finding("devices", OK, text)
-        if not device.context_bytes:
+        if not device.context_bytes and SHIM in device.enforcement:
             text = f"{device.uuid}: what a context costs could not be measured; it counts as 0"
             yield Finding("devices", WARN, text)
 

@@ -19,11 +19,13 @@ from .devices import Device
 from .errors import AliquotError
 from .policies import ALL_CORES, most_cores
 from .sizes import Size, format_size
-from .slices import SPREAD, Container, Part, Request, Slice
+from .slices import NOBODY, SPREAD, Container, Part, Request, Slice
 
 # A choice of 4 among 16 devices is looked through whole; of more, one that grows from each device.
 _MOST_CHOICES: Final = 2000
 _WEIGHT: Final = 100
+# Who of those that hold memory caps has the device's time shared, too.
+_TIMED: Final = frozenset({"shim", "partition"})
 
 
 class RefusedError(AliquotError):
@@ -120,8 +122,13 @@ def check_room(
 ) -> None:
     """See that a device has room for what a slice that is there is to hold more of it.
 
-    ``others`` are all other slices. What becomes less always has room. Raises RefusedError.
+    ``others`` are all other slices. What becomes less always has room, where somebody can hold it.
+    Raises RefusedError.
     """
+    if device is not None and fresh != before:
+        reason = _not_held(device, fresh.memory_bytes, fresh.cores, fresh.cores_max)
+        if reason:
+            raise RefusedError(f"{shown}: {_title(device)} {reason}")
     more_memory, more_cores = fresh.memory_bytes > before.memory_bytes, fresh.cores > before.cores
     if not more_memory and not more_cores:
         return
@@ -307,7 +314,20 @@ def _shortage(device: Device, ask: _Ask, have: _Held, position: int) -> str:
         return f"gives memory in pages of {format_size(device.page_bytes)}, less is asked for"
     if ask.most is not None and asked > ask.most.of(total):
         return f"may be given up to {ask.most.text} (limits.container.memory), more is asked for"
-    return _taken(device, have, asked, ask.cores)
+    reason = _not_held(device, asked, ask.cores, ask.cores_max)
+    return reason or _taken(device, have, asked, ask.cores)
+
+
+def _not_held(device: Device, memory_bytes: int, cores: int, cores_max: int) -> str:
+    """Return what nobody could hold a container to on the device, empty when all is held."""
+    # Beside one that has all of the memory there is room for nobody.
+    alone = memory_bytes >= device.memory_bytes
+    if not alone and not device.enforcement:
+        return "has nobody who holds memory caps: it is given as a whole (ask for no part of it)"
+    timed = cores_max < ALL_CORES or (cores > 0 and not alone)
+    if timed and _TIMED.isdisjoint(device.enforcement):
+        return "has nobody who keeps shares of its time: ask for no cores"
+    return ""
 
 
 def _taken(device: Device, have: _Held, memory_bytes: int, cores: int) -> str:
@@ -327,7 +347,7 @@ def _taken(device: Device, have: _Held, memory_bytes: int, cores: int) -> str:
 def _enforcement(device: Device, config: Config) -> str:
     if config.require == DRIVER:
         return DRIVER
-    return device.enforcement[0]
+    return device.enforcement[0] if device.enforcement else NOBODY
 
 
 # -- Which of them -------------------------------------------------------------------------------

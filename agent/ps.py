@@ -35,7 +35,7 @@ PEAK      the most that they held
 REFUSALS  allocations that were refused at the cap
 CORES     percent of the device's time: what is guaranteed, and what is never passed
 SHARE     what it got of the last second, of what it wanted
-BY        who enforces the cap: shim or driver
+BY        who enforces the cap: shim, driver, or nobody where it has a whole device
 
 With --wide, too:
 

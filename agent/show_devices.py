@@ -14,6 +14,7 @@ from aliquot.shim.region import printable
 from . import reach
 from .devices import Device, Health, Sample, Vendor, VendorError
 from .sizes import format_size
+from .slices import NOBODY
 from .tables import columns
 
 _HELP: Final = """Show the devices of this node, and what of them is allocated.
@@ -28,7 +29,7 @@ ALLOCATED  sum of the caps of the slices on the device
 CORES      sum of their shares of its time
 BUSY       share of time in which kernels ran
 HEALTH     ok, or why nothing is placed on the device
-BY         who can enforce a memory cap, the strongest first
+BY         who can enforce a memory cap, the strongest first; nobody: it is given as a whole
 
 What is not known is shown as a dash. The status is 1 when a vendor does not tell what it should.
 """
@@ -233,7 +234,7 @@ def _row(one: Shown, devices: Sequence[Shown], *, show_all: bool) -> list[str]:
         _or_dash(one.power_watts, "{:.0f} W".format),
         _or_dash(one.temperature_celsius, "{:.0f} °C".format),
         "-" if one.healthy is None else "ok" if one.healthy else one.reason,
-        ",".join(one.enforcement),
+        ",".join(one.enforcement) or NOBODY,
         " ".join(f"{numbers.get(uuid, uuid)}:{count}" for uuid, count in one.links.items()) or "-",
     ]
 

@@ -12,6 +12,8 @@ from .sizes import Size
 
 BINPACK: Final = "binpack"
 SPREAD: Final = "spread"
+# Who holds the cap of a slice that has a whole device.
+NOBODY: Final = "nobody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a slice holds of one device; ``enforcement`` says who holds the cap.
+    """What a slice holds of one device; ``enforcement`` says who holds the cap, or ``nobody``.
 
     ``cores`` is what it is guaranteed of the device's time, 0 to 100; ``cores_max`` is what it
     never passes, 1 to 100 and at least ``cores``. What is spare goes by ``weight``, 1 to 10,000,

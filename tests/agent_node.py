@@ -41,6 +41,8 @@ if init == 0:
     for number in (1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), number)
     os.execvp("sleep", ["sleep", "1000"])
+for group in sys.argv[3:]:
+    Path(group, "cgroup.procs").write_text(str(init))
 try:
     ask(wire.CREATE_RUNTIME, slice=folder, id=name, pid=str(init), bundle=bundle)
 except (OSError, AliquotError) as error:
@@ -58,8 +60,9 @@ print(init)
 class Node:
     """A folder with an agent's files, and its agents."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = agent_process.__file__) -> None:
         self.folder = folder
+        self.program = program
         self.base = folder / "run"
         self.lib = folder / "lib"
         self.running: list[int] = []
@@ -68,9 +71,8 @@ class Node:
     def agent(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """An agent that is ready."""
         reading, writing = os.pipe()
-        file = agent_process.__file__
         with subprocess.Popen(
-            [sys.executable, file, str(self.base), str(self.lib), str(writing), *arguments],
+            [sys.executable, self.program, str(self.base), str(self.lib), str(writing), *arguments],
             pass_fds=(writing,),
             stderr=subprocess.PIPE,
             text=True,
@@ -83,10 +85,13 @@ class Node:
             finally:
                 process.kill()
 
-    def start(self, bundle: Path) -> subprocess.CompletedProcess[str]:
-        """Run a container as a runtime does; its first process is in ``running`` if it runs."""
+    def start(self, bundle: Path, *groups: Path) -> subprocess.CompletedProcess[str]:
+        """Run a container as a runtime does, in cgroups of its own.
+
+        Its first process is in ``running`` if it runs.
+        """
         result = subprocess.run(
-            [sys.executable, "-c", _RUNTIME, str(self.base), str(bundle)],
+            [sys.executable, "-c", _RUNTIME, str(self.base), str(bundle), *map(str, groups)],
             check=False,
             capture_output=True,
             text=True,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from aliquot.agent.devices import VendorError
+from aliquot.agent.devices import VendorError, check
 from aliquot.agent.devices.nvidia import Nvidia
 
 
@@ -58,7 +58,9 @@ def main(cdi: str, withhold: str, dev: str, cgroups: str) -> None:
         order = json.loads(line)
         answer: dict[str, Any]
         try:
-            value = getattr(vendor, order["call"])
+            # The check of vendors, or a method of the vendor's.
+            checked = order["call"] == "faults"
+            value = check.faults(vendor) if checked else getattr(vendor, order["call"])
             answer = {"returned": plain(value(*order["args"]) if callable(value) else value)}
         except VendorError as error:
             answer = {"raised": str(error)}

@@ -64,6 +64,11 @@ def test_a_simulated_device_is_what_cuda_says_of_it(simulated: tuple[Desk, Node]
     assert {row["context_bytes"] for row in rows} == {100 * MIB}
 
 
+def test_it_passes_the_check_of_vendors(simulated: tuple[Desk, Node]) -> None:
+    _, node = simulated
+    assert node.get("faults") == []
+
+
 def test_a_program_on_the_simulator_is_a_process_with_its_memory(
     simulated: tuple[Desk, Node],
 ) -> None:

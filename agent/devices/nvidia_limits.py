@@ -18,6 +18,7 @@ from typing import Final
 import pynvml
 
 from . import VendorError, nvml
+from .cgroups import hand_down, limit_folder
 
 DRIVER: Final = "driver"
 SHIM: Final = "shim"
@@ -45,13 +46,13 @@ class Limits:
 
     def set(self, uuid: str, handle: nvml.Handle, cgroup: str, limit_bytes: int | None) -> None:
         """Set a limit, or take it back with None. Raises VendorError."""
-        folder = self._folder(cgroup)
+        folder = limit_folder(self.root, cgroup)
         if limit_bytes is None and not folder.is_dir():
             return
         code = self._set(handle, folder, limit_bytes)
         if code == pynvml.NVML_ERROR_NOT_FOUND and limit_bytes is not None:
             # The kernel has the controller, but nobody handed it down to this group.
-            self._hand_down(folder)
+            hand_down(self.root, folder, _CONTROLLER)
             code = self._set(handle, folder, limit_bytes)
         gone = {pynvml.NVML_ERROR_NOT_FOUND, pynvml.NVML_ERROR_OPERATING_SYSTEM}
         if code == pynvml.NVML_SUCCESS or (
@@ -63,15 +64,6 @@ class Limits:
         raise VendorError(
             f"{uuid}: the driver's memory limit of {folder} could not be {what}: {why}"
         )
-
-    def _folder(self, cgroup: str) -> Path:
-        path = Path(cgroup)
-        if not path.is_absolute() or ".." in path.parts or "\0" in cgroup:
-            raise VendorError(f"'{cgroup}' is no path of a cgroup")
-        inside = path if path.is_relative_to(self.root) else self.root / path.relative_to("/")
-        if inside == self.root:
-            raise VendorError(f"'{cgroup}' is the root of all cgroups: it takes no limit")
-        return inside
 
     def _set(self, handle: nvml.Handle, folder: Path, limit_bytes: int | None) -> int:
         call = nvml.function(_SET)
@@ -107,11 +99,3 @@ class Limits:
         finally:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-    def _hand_down(self, folder: Path) -> None:
-        """Let the group and those above it have the kernel's controller of device memory."""
-        above = [self.root, *reversed([p for p in folder.parents if self.root in p.parents])]
-        with contextlib.suppress(OSError):
-            for parent in above:
-                if _CONTROLLER in (parent / "cgroup.controllers").read_text("ascii").split():
-                    (parent / "cgroup.subtree_control").write_text(f"+{_CONTROLLER}", "ascii")
