@@ -86,7 +86,7 @@ def _inject(directory: Path, fault: _Fault) -> None:
         state.inject(fault.device, fault.code, fault.severity, cleared=fault.cleared)
 
 
-class _Code(click.ParamType):
+class _Code(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A fault's code, as vendors write it: hexadecimal with or without 0x."""
 
     name = "code"

@@ -74,9 +74,7 @@ def offered(session: cndev.Session, device: int) -> bool:
 
 def instances(session: cndev.Session, device: int) -> list[Instance]:
     """Return the instances of a card, everybody's. Raises CndevError."""
-    return session.listed(
-        "cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance
-    )
+    return session.listed("cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance)
 
 
 def _instance(row: cndev.Value) -> Instance:
@@ -102,7 +100,7 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
     return None
 
 
-def make(  # noqa: PLR0913 - what a share is of, whose, and how large
+def make(
     session: cndev.Session, device: int, uuid: str, name: str, memory_bytes: int, cores: int
 ) -> Partition:
     """Make an instance, the smallest that holds what is asked for.
@@ -226,9 +224,7 @@ def _profile(session: cndev.Session, device: int, wanted: _Share) -> int:
 
 
 def _profile_info(session: cndev.Session, device: int, profile: int) -> cndev.Value | None:
-    return session.reading(
-        "cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device
-    )
+    return session.reading("cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device)
 
 
 def _forget_profile(session: cndev.Session, device: int, profile: int) -> None:
