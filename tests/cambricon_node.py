@@ -1,4 +1,4 @@
-"""A simulated node with Cambricon's devices: programs on it, and the vendor's module that asks it."""
+"""A simulated node with Cambricon's devices: programs on it, and the module that asks it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cambricon's devices as the agent sees them, on the simulator: readings, health, shares, errors."""
+"""Cambricon's devices as the agent has them, on the simulator: readings, health, shares."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_without_events_devices_still_answer_for_themselves(node: Node, function
 
 
 def test_a_share_is_made_changed_and_released(node: Node, programs: Path) -> None:
-    uuid, other = uuids(node)
+    uuid = uuids(node)[0]
     made = node.get("partition", uuid, "key/1", 100 * MIB + 1, 30)
     assert made == {
         "uuid": uuid,
@@ -259,9 +259,7 @@ def test_a_share_that_cannot_be_leaves_nothing(node: Node) -> None:
 @pytest.mark.parametrize(
     "function", ["cndevCreateSMluProfileInfo", "cndevCreateSMluInstanceByProfileId"]
 )
-def test_each_error_of_making_a_share_says_what_to_do(
-    node: Node, function: str, code: int
-) -> None:
+def test_each_error_of_making_a_share_says_what_to_do(node: Node, function: str, code: int) -> None:
     uuid = uuids(node)[0]
     node.order(f"{function}={code}")
     refusal = node.refusal("partition", uuid, "slice", 64 * MIB, 10)
@@ -281,9 +279,7 @@ def test_each_error_of_changing_and_releasing_a_share_is_told(node: Node, code: 
     node.order(
         f"cndevUpdateSMluInstanceQuotaByHandle={code} cndevDestroySMluInstanceByHandle={code}"
     )
-    assert f"cannot be 128 MiB and 20%: cndevUpdate" in node.refusal(
-        "resize", made, 128 * MIB, 20
-    )
+    assert "cannot be 128 MiB and 20%: cndevUpdate" in node.refusal("resize", made, 128 * MIB, 20)
     assert f"({code})" in node.refusal("release", made)
     assert node.get("partitions") == [made]
     node.order("cndevDestroySMluInstanceByHandle=14")

@@ -2,8 +2,8 @@
 
 ``vendor_worker.py MODULE:CLASS CDI-FOLDER DEV-FOLDER`` reads calls as JSON lines, {"call": NAME,
 "args": […]}, and answers each with a JSON line: the values that were returned, or what was raised.
-A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables, ``check`` holds
-the module against the protocol.
+A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables,
+``check`` holds the module against the protocol.
 """
 
 from __future__ import annotations

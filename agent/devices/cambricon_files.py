@@ -113,7 +113,7 @@ class Files:
         node = self._found(path)
         if node is None:
             raise VendorError(
-                f"{path} is no device node: load the driver (modprobe cambricon-drv), which makes it"
+                f"{path} is no device node: load the driver, which makes it (cambricon-drv)"
             )
         return node
 
@@ -183,4 +183,3 @@ def own_mounts() -> tuple[BindMount, ...]:
     """Return the driver's program that is on this node."""
     path = shutil.which("cnmon", path=_PROGRAM_PATH)
     return () if path is None else (BindMount(str(Path(path).resolve()), "/usr/bin/cnmon"),)
-

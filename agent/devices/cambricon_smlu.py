@@ -2,8 +2,8 @@
 
 A profile says how large a share is, and an instance of it is what a container gets, by its device
 node. Instances of ours carry their slice's key behind a prefix in their name: others (the vendor's
-own plugin's, an administrator's) have no name as partitions, and are not touched. A profile without instances is
-removed with its last one. Quotas may be changed while programs run.
+own plugin's, an administrator's) have no name as partitions, and are not touched. A profile goes
+with its last instance. Quotas may be changed while programs run.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def offered(session: cndev.Session, device: int) -> bool:
 
 def instances(session: cndev.Session, device: int) -> list[Instance]:
     """Return the instances of a card, everybody's. Raises CndevError."""
-    return session.listed(
-        "cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance
-    )
+    return session.listed("cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance)
 
 
 def _instance(row: cndev.Value) -> Instance:
@@ -234,9 +232,7 @@ def _profile(session: cndev.Session, device: int, wanted: _Share) -> int:
 
 
 def _profile_info(session: cndev.Session, device: int, profile: int) -> cndev.Value | None:
-    return session.reading(
-        "cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device
-    )
+    return session.reading("cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device)
 
 
 def _forget_profile(session: cndev.Session, device: int, profile: int) -> None:
