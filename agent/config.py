@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from aliquot.shim import region
 
+from . import cambricon_config
 from .errors import AliquotError, BadRequestError
 from .policies import BURST_SHARE, MOST_FLOOR, MOST_QUIET_MS, POLICIES
 from .sizes import Size, parse_size
@@ -31,7 +32,8 @@ DRIVER: Final = "driver"
 ANNOTATIONS: Final = "annotations"
 ENVIRONMENT: Final = "environment"
 HAMI: Final = "hami"
-SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI)
+CAMBRICON: Final = "cambricon"
+SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
 _RUNTIME_DIR_VARIABLE: Final = "ALIQUOT_RUNTIME_DIR"
@@ -110,6 +112,7 @@ class Config:
     withhold: bool = True
     sharing: Shares = field(default_factory=Shares)
     limits: Limits = field(default_factory=Limits)
+    cambricon: cambricon_config.Cambricon = field(default_factory=cambricon_config.Cambricon)
 
 
 class ConfigError(AliquotError):
@@ -179,12 +182,15 @@ def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:
 
 
 def _read_values(table: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
-    values = _read_keys(table, _READERS, "", mistakes, also=("sharing", "limits"))
+    values = _read_keys(table, _READERS, "", mistakes, also=("sharing", "limits", "cambricon"))
     if "sharing" in table:
         own = _as_table(table["sharing"], "sharing", mistakes)
         values["sharing"] = Shares(**_read_keys(own, _SHARING_READERS, "sharing.", mistakes))
     if "limits" in table:
         values["limits"] = _read_limits(table["limits"], mistakes)
+    if "cambricon" in table:
+        own = _as_table(table["cambricon"], "cambricon", mistakes)
+        values["cambricon"] = cambricon_config.read(own, mistakes)
     return values
 
 
@@ -399,5 +405,6 @@ KEYS: Final = (
     *(f"sharing.{key}" for key in _SHARING_READERS),
     *(f"limits.container.{key}" for key in _CONTAINER_READERS),
     *(f"limits.namespace.NAME.{key}" for key in _NAMESPACE_READERS),
+    *(f"cambricon.{key}" for key in cambricon_config.KEYS),
 )
 """Every key there is, as docs/configuration.md heads its sections."""

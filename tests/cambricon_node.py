@@ -107,7 +107,7 @@ class Node:
 
     def start(self) -> dict[str, Any]:
         """Start the module; answers what its making did."""
-        arguments = ["aliquot.agent.devices.cambricon:Cambricon", str(self.cdi), str(self.dev)]
+        arguments = ["aliquot.agent.devices.cambricon:Cambricon", str(self.cdi), str(self.folder)]
         self.worker = subprocess.Popen(
             [sys.executable, str(TESTS / "vendor_worker.py"), *arguments],
             env=self.environment,

@@ -203,15 +203,6 @@ def test_a_share_is_made_changed_and_released(node: Node, programs: Path) -> Non
     assert node.get("partitions") == []
 
 
-def test_a_share_without_cores_has_as_much_of_the_time_as_of_the_memory(node: Node) -> None:
-    uuid = uuids(node)[0]
-    made = [node.get("partition", uuid, "first", 256 * MIB, 0)]
-    made.append(node.get("partition", uuid, "second", 255 * MIB, 60))
-    made.append(node.get("partition", uuid, "third", 512 * MIB, 0))
-    assert [one["cores"] for one in made] == [25, 60, 15]
-    assert node.get("resize", made[0], 128 * MIB, 0)["cores"] == 25
-
-
 def test_shares_of_a_crashed_agent_are_found_again(node: Node, sim_library: Path) -> None:
     uuid = uuids(node)[0]
     made = [node.get("partition", uuid, f"slice{n}", 64 * MIB, 10) for n in range(3)]

@@ -123,9 +123,7 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            return cambricon_smlu.make(
-                self._session, known.slot, known.device, name, memory_bytes, cores
-            )
+            return cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""

@@ -33,7 +33,6 @@ FOREIGN_HOOKS: Final = (
 HIDDEN: Final = {"CAMBRICON_VISIBLE_DEVICES": "void"}
 
 _PROGRAM_PATH: Final = "/usr/bin:/bin:/usr/local/bin:/usr/local/neuware/bin"
-_DEV: Final = Path("/dev")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,12 @@ class Wanted:
 
 
 class Files:
-    """Finds the driver's files. ``dev`` is where the kernel has its nodes."""
+    """Finds the driver's files."""
 
-    def __init__(self, config: Settings, dev: Path = _DEV) -> None:
+    def __init__(self, config: Settings) -> None:
         """Begin with nothing read."""
         self._specs = cdi.Specs(tuple(config.cdi_dirs))
-        self._dev = dev
+        self._dev = config.cambricon.root / "dev"
 
     def needs(self, wanted: Sequence[Wanted], library: str) -> Needs:
         """Return what a container needs. ``library`` is the management library's file.

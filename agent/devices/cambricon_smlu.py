@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
-from . import Device, Partition, VendorError, cndev
+from . import Partition, VendorError, cndev
 
 PREFIX: Final = "aliquot."
 # Of the library's fields for names, whose last byte is a zero.
@@ -103,23 +103,17 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
 
 
 def make(
-    session: cndev.Session, device: int, of: Device, name: str, memory_bytes: int, cores: int
+    session: cndev.Session, device: int, uuid: str, name: str, memory_bytes: int, cores: int
 ) -> Partition:
     """Make an instance, the smallest that holds what is asked for.
 
-    Where no cores are asked for it gets as much of the card's time as of its memory, or what is
-    left. Raises VendorError and CndevError; then nothing is left.
+    Raises VendorError and CndevError; then nothing is left.
     """
-    uuid = of.uuid
     label = (PREFIX + name).encode()
     if len(label) > _MOST_NAME or b"\0" in label or not name:
         raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
-    others = instances(session, device)
-    if any(instance.name == PREFIX + name for instance in others):
+    if any(instance.name == PREFIX + name for instance in instances(session, device)):
         raise VendorError(f"{uuid}: it has an sMLU instance {PREFIX}{name} already: release it")
-    if not cores:
-        like_memory = -(-memory_bytes * _ALL_CORES // max(of.memory_bytes, 1))
-        cores = min(like_memory, _ALL_CORES - sum(instance.cores for instance in others))
     wanted = _share(memory_bytes, cores)
     try:
         profile = _profile(session, device, wanted)
@@ -153,7 +147,7 @@ def resize(
     found = find(session, device, partition)
     if found is None:
         raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
-    wanted = _share(memory_bytes, cores or found.cores)
+    wanted = _share(memory_bytes, cores)
     if not session.has(_UPDATE):
         raise VendorError(
             f"{partition.uuid}: its driver cannot change an sMLU instance that exists: "

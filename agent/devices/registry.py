@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Protocol
 
+from ..cambricon_config import Cambricon
 from . import Vendor, VendorError
 
 GROUP: Final = "aliquot.vendors"
@@ -41,6 +42,11 @@ class Settings(Protocol):
     @property
     def cdi_dirs(self) -> Sequence[Path]:
         """Folders of CDI specifications; a later one counts before an earlier one."""
+        ...
+
+    @property
+    def cambricon(self) -> Cambricon:
+        """What is said of Cambricon's devices."""
         ...
 
     @property
