@@ -86,13 +86,16 @@ def _inject(directory: Path, fault: _Fault) -> None:
         state.inject(fault.device, fault.code, fault.severity, cleared=fault.cleared)
 
 
-class _Code(click.ParamType):
+class _Code(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A fault's code, as vendors write it: hexadecimal with or without 0x."""
 
     name = "code"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
+        self,
+        value: Any,
+        param: click.Parameter | None,
+        ctx: click.Context | None,  # noqa: ANN401
     ) -> int:
         """Read it."""
         try:
@@ -156,7 +159,9 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     """Refuse options that do not go together."""
     asked = [name for name, given in modes.items() if given]
     if len(asked) != 1:
-        raise click.UsageError("give one of --node, --trace, --truth, --xid, --fault and --profiles")
+        raise click.UsageError(
+            "give one of --node, --trace, --truth, --xid, --fault and --profiles"
+        )
     if asked == ["--node"]:
         if not command:
             raise click.UsageError("no command to run: write it after --")

@@ -16,6 +16,7 @@ from typing import Final
 from aliquot.hooks.plan import Needs
 
 from . import (
+    NO_PARTITIONS,
     Device,
     DeviceProcess,
     Health,
@@ -103,7 +104,9 @@ class Cambricon:
             texts = [(known.device.uuid, str(error)) for known in self._known]
         return tuple(Health(uuid, not text, text) for uuid, text in texts)
 
-    def needs(self, uuids: Sequence[str], partitions: Mapping[str, Partition] = {}) -> Needs:
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Return what a container needs for these devices, or for partitions of some of them.
 
         ``partitions`` are by UUID. Raises VendorError.
