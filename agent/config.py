@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from aliquot.shim import region
 
-from . import ascend_config
+from . import ascend_config, cambricon_config
 from .errors import AliquotError, BadRequestError
 from .policies import BURST_SHARE, MOST_FLOOR, MOST_QUIET_MS, POLICIES
 from .sizes import Size, parse_size
@@ -30,7 +30,8 @@ EVERY_OTHER: Final = "*"
 ANNOTATIONS: Final = "annotations"
 ENVIRONMENT: Final = "environment"
 HAMI: Final = "hami"
-SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI)
+CAMBRICON: Final = "cambricon"
+SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
 _RUNTIME_DIR_VARIABLE: Final = "ALIQUOT_RUNTIME_DIR"
@@ -110,6 +111,7 @@ class Config:
     sharing: Shares = field(default_factory=Shares)
     limits: Limits = field(default_factory=Limits)
     ascend: ascend_config.Ascend = field(default_factory=ascend_config.Ascend)
+    cambricon: cambricon_config.Cambricon = field(default_factory=cambricon_config.Cambricon)
 
 
 class ConfigError(AliquotError):
@@ -179,7 +181,8 @@ def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:
 
 
 def _read_values(table: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
-    values = _read_keys(table, _READERS, "", mistakes, also=("sharing", "limits", "ascend"))
+    tables = ("sharing", "limits", "ascend", "cambricon")
+    values = _read_keys(table, _READERS, "", mistakes, also=tables)
     if "sharing" in table:
         own = _as_table(table["sharing"], "sharing", mistakes)
         values["sharing"] = Shares(**_read_keys(own, _SHARING_READERS, "sharing.", mistakes))
@@ -188,6 +191,9 @@ def _read_values(table: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any
     if "ascend" in table:
         own = _as_table(table["ascend"], "ascend", mistakes)
         values["ascend"] = ascend_config.read(own, mistakes)
+    if "cambricon" in table:
+        own = _as_table(table["cambricon"], "cambricon", mistakes)
+        values["cambricon"] = cambricon_config.read(own, mistakes)
     return values
 
 
@@ -403,5 +409,6 @@ KEYS: Final = (
     *(f"limits.container.{key}" for key in _CONTAINER_READERS),
     *(f"limits.namespace.NAME.{key}" for key in _NAMESPACE_READERS),
     *(f"ascend.{key}" for key in ascend_config.KEYS),
+    *(f"cambricon.{key}" for key in cambricon_config.KEYS),
 )
 """Every key there is, as docs/configuration.md heads its sections."""

@@ -294,8 +294,14 @@ def _allowed(
 
 
 def _is_called(device: Device, beginning: str) -> bool:
-    """Whether the UUID begins so, with or without what stands before its first dash."""
+    """Whether the UUID begins so, with or without what stands before its first dash.
+
+    ``VENDOR:NUMBER`` is a device by its number among its vendor's, ``VENDOR:`` each of them.
+    """
     uuid, wanted = device.uuid.lower(), beginning.lower()
+    vendor, colon, number = wanted.partition(":")
+    if colon:
+        return vendor == device.vendor and number in ("", str(device.index))
     return uuid.startswith(wanted) or uuid.partition("-")[2].startswith(wanted)
 
 

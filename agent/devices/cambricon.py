@@ -16,6 +16,7 @@ from typing import Final
 from aliquot.hooks.plan import Needs
 
 from . import (
+    NO_PARTITIONS,
     Device,
     DeviceProcess,
     Health,
@@ -103,7 +104,9 @@ class Cambricon:
             texts = [(known.device.uuid, str(error)) for known in self._known]
         return tuple(Health(uuid, not text, text) for uuid, text in texts)
 
-    def needs(self, uuids: Sequence[str], partitions: Mapping[str, Partition] = {}) -> Needs:
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Return what a container needs for these devices, or for partitions of some of them.
 
         ``partitions`` are by UUID. Raises VendorError.
@@ -114,6 +117,7 @@ class Cambricon:
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Refuse: this driver holds limits by instances, not by cgroups. Raises VendorError."""
+        del cgroup, limit_bytes
         raise VendorError(f"{uuid}: its driver cannot hold memory limits of cgroups: see sMLU")
 
     # -- partitions --
@@ -122,8 +126,7 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            made = cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
-        return made
+            return cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""
@@ -132,14 +135,13 @@ class Cambricon:
             return cambricon_smlu.resize(self._session, known.slot, partition, memory_bytes, cores)
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the sMLU instances that are ours. Raises VendorError."""
+        """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
         with self._using():
             return tuple(
                 instance.partition(known.device.uuid)
                 for known in self._known
                 if known.device.splits
                 for instance in cambricon_smlu.instances(self._session, known.slot)
-                if instance.name.startswith(cambricon_smlu.PREFIX)
             )
 
     def release(self, partition: Partition) -> None:
@@ -239,7 +241,8 @@ class Cambricon:
             context_bytes=0,
             pci_address=address,
             numa_node=self._numa_node(slot, address),
-            enforcement=("partition", "shim") if splits else ("shim",),
+            # Without shares a card is given as a whole.
+            enforcement=("partition",) if splits else (),
             splits=splits,
         )
         return _Known(device, slot, self._minor(slot))

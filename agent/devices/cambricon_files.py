@@ -33,7 +33,6 @@ FOREIGN_HOOKS: Final = (
 HIDDEN: Final = {"CAMBRICON_VISIBLE_DEVICES": "void"}
 
 _PROGRAM_PATH: Final = "/usr/bin:/bin:/usr/local/bin:/usr/local/neuware/bin"
-_DEV: Final = Path("/dev")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,12 @@ class Wanted:
 
 
 class Files:
-    """Finds the driver's files. ``dev`` is where the kernel has its nodes."""
+    """Finds the driver's files."""
 
-    def __init__(self, config: Settings, dev: Path = _DEV) -> None:
+    def __init__(self, config: Settings) -> None:
         """Begin with nothing read."""
         self._specs = cdi.Specs(tuple(config.cdi_dirs))
-        self._dev = dev
+        self._dev = config.cambricon.root / "dev"
 
     def needs(self, wanted: Sequence[Wanted], library: str) -> Needs:
         """Return what a container needs. ``library`` is the management library's file.
@@ -99,24 +98,46 @@ class Files:
         return [item for item in found if item is not None] if found and all(found) else None
 
     def _card_nodes(self, wanted: Sequence[Wanted]) -> list[DeviceNode]:
-        needed = [self._dev / f"cambricon_dev{device.minor}" for device in wanted]
+        needed = [f"/dev/cambricon_dev{device.minor}" for device in wanted]
         # What drivers of some kinds and ages have.
-        optional = [self._dev / "cambricon_ctl", self._dev / "cambricon_gdr"]
-        optional += [self._dev / f"cambricon_ipcm{device.minor}" for device in wanted]
+        optional = ["/dev/cambricon_ctl", "/dev/cambricon_gdr"]
+        optional += [f"/dev/cambricon_ipcm{device.minor}" for device in wanted]
         nodes = [self._node(path) for path in dict.fromkeys(needed)]
-        return [*nodes, *(node for node in map(_own_node, optional) if node is not None)]
+        return [*nodes, *(node for node in map(self._found, optional) if node is not None)]
 
     def _share_nodes(self, wanted: Sequence[Wanted]) -> list[DeviceNode]:
-        # (The library tells whole paths.)
-        return [self._node(Path(device.share)) for device in wanted if device.share]
+        return [self._node(device.share) for device in wanted if device.share]
 
-    def _node(self, path: Path) -> DeviceNode:
-        node = _own_node(path)
+    def _node(self, path: str) -> DeviceNode:
+        node = self._found(path)
         if node is None:
             raise VendorError(
-                f"{path} is no device node: load the driver (modprobe cambricon-drv), which makes it"
+                f"{path} is no device node: load the driver, which makes it (cambricon-drv)"
             )
         return node
+
+    def _found(self, path: str) -> DeviceNode | None:
+        """Return the node that containers have at a path below /dev, None when it is not there.
+
+        The library tells those of shares as whole paths, which lead nowhere else.
+        """
+        name = path.removeprefix("/dev/")
+        if name == path or ".." in name.split("/"):
+            return None
+        file = self._dev / name
+        try:
+            state = file.stat()
+        except OSError:
+            return None
+        if not stat.S_ISCHR(state.st_mode):
+            return None
+        return DeviceNode(
+            path=path,
+            major=os.major(state.st_rdev),
+            minor=os.minor(state.st_rdev),
+            mode=stat.S_IMODE(state.st_mode),
+            source="" if str(file) == path else str(file),
+        )
 
 
 def _needs(
@@ -161,18 +182,3 @@ def own_mounts() -> tuple[BindMount, ...]:
     """Return the driver's program that is on this node."""
     path = shutil.which("cnmon", path=_PROGRAM_PATH)
     return () if path is None else (BindMount(str(Path(path).resolve()), "/usr/bin/cnmon"),)
-
-
-def _own_node(path: Path) -> DeviceNode | None:
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    if not stat.S_ISCHR(state.st_mode):
-        return None
-    return DeviceNode(
-        path=str(path),
-        major=os.major(state.st_rdev),
-        minor=os.minor(state.st_rdev),
-        mode=stat.S_IMODE(state.st_mode),
-    )

@@ -2,8 +2,8 @@
 
 A profile says how large a share is, and an instance of it is what a container gets, by its device
 node. Instances of ours carry their slice's key behind a prefix in their name: others (the vendor's
-own plugin's, an administrator's) are neither listed nor touched. A profile without instances is
-removed with its last one. Quotas may be changed while programs run.
+own plugin's, an administrator's) have no name as partitions, and are not touched. A profile goes
+with its last instance. Quotas may be changed while programs run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Instance:
 
     def partition(self, uuid: str) -> Partition:
         """Return it as a partition of the device of that UUID."""
-        name = self.name.removeprefix(PREFIX)
+        name = self.name.removeprefix(PREFIX) if self.name.startswith(PREFIX) else ""
         return Partition(uuid, str(self.number), name, self.memory_bytes, self.cores)
 
 
@@ -93,6 +93,8 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
 
     Numbers are given out again: one of another name is another's.
     """
+    if not partition.name:
+        return None
     for instance in instances(session, device):
         same = str(instance.number) == partition.id
         if same and instance.name == PREFIX + partition.name:
@@ -107,12 +109,12 @@ def make(
 
     Raises VendorError and CndevError; then nothing is left.
     """
-    wanted = _share(memory_bytes, cores)
     label = (PREFIX + name).encode()
     if len(label) > _MOST_NAME or b"\0" in label or not name:
         raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
     if any(instance.name == PREFIX + name for instance in instances(session, device)):
         raise VendorError(f"{uuid}: it has an sMLU instance {PREFIX}{name} already: release it")
+    wanted = _share(memory_bytes, cores)
     try:
         profile = _profile(session, device, wanted)
         made = cndev.ffi.new("cndevMluInstance_t *")
@@ -142,10 +144,10 @@ def resize(
     session: cndev.Session, device: int, partition: Partition, memory_bytes: int, cores: int
 ) -> Partition:
     """Change what an instance may have while it is used. Raises VendorError and CndevError."""
-    wanted = _share(memory_bytes, cores)
     found = find(session, device, partition)
     if found is None:
         raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
+    wanted = _share(memory_bytes, cores)
     if not session.has(_UPDATE):
         raise VendorError(
             f"{partition.uuid}: its driver cannot change an sMLU instance that exists: "

@@ -96,7 +96,7 @@ _MOST_ENTRIES: Final = 1 << 16
 Value: TypeAlias = Any
 _Made = TypeVar("_Made")
 
-ffi: Final = FFI()
+ffi: Final[Any] = FFI()
 ffi.cdef((resources.files(__package__) / "_cndev.cdef").read_text(encoding="utf-8"))
 
 
@@ -230,7 +230,7 @@ class Session:
         """Call a function that answers a text; None when the library lacks it or has none."""
         function = self._function(name)
         found = ffi.NULL if function is None else function(*arguments)
-        return ffi.string(found, 256).decode("utf-8", "replace") if found else None
+        return str(ffi.string(found, 256).decode("utf-8", "replace")) if found else None
 
     def call(self, name: str, *arguments: Value) -> None:
         """Call a function. Raises CndevError, also when the library lacks it."""

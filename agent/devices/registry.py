@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from ..ascend_config import Ascend
+from ..cambricon_config import Cambricon
 from . import Vendor, VendorError
 
 GROUP: Final = "aliquot.vendors"
@@ -52,6 +53,11 @@ class Settings(Protocol):
     @property
     def ascend(self) -> Ascend:
         """What is said of Ascend devices."""
+        ...
+
+    @property
+    def cambricon(self) -> Cambricon:
+        """What is said of Cambricon's devices."""
         ...
 
     @property
