@@ -18,7 +18,7 @@ from aliquot.agent.ledger import key_of
 import cambricon_node
 import vendor_agent
 from agent_node import Node, end
-from agent_parts import NEEDS_ROOT, cgroup, swept
+from agent_parts import NEEDS_ROOT, swept
 from cambricon_node import MIB, Holder, built
 from commands import ALIQUOT, wait_for
 from edit_parts import LEAST
@@ -129,9 +129,9 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
     port: int,
     programs: Path,
 ) -> None:
-    with node.agent(*arguments), cgroup("cgroup2", f"aliquot-mlu-{os.getpid()}") as group:
+    with node.agent(*arguments):
         asked = asking(node.folder / "one", memory="256MiB", cores="30")
-        started = node.start(asked, group)
+        started = node.start(asked)
         assert started.returncode == 0, started.stderr
         (share,) = instances(site)
         assert share["name"] == key_of("one", str(asked))
