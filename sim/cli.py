@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from . import cdi, run, trace
+from . import cdi, files, run, trace
 from .node import Node, NodeError, load_node, profiles
 from .state import State, StateError, truth, truth_text
 
@@ -93,9 +93,9 @@ class _Code(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
     def convert(
         self,
-        value: Any,
+        value: Any,  # noqa: ANN401 - a text, or what was converted already
         param: click.Parameter | None,
-        ctx: click.Context | None,  # noqa: ANN401
+        ctx: click.Context | None,
     ) -> int:
         """Read it."""
         try:
@@ -130,11 +130,14 @@ class _Ways:
     shared: bool = False
     cdi: Path | None = None
     trace: Path | None = None
+    files: bool = False
 
 
 def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
     keep = ways.keep
     with run.prepared(node, keep, shared=ways.shared) as directory:
+        if ways.files:
+            files.lay_out(node, directory)
         try:
             with ExitStack() as stack:
                 stack.enter_context(cdi.written(node, directory, ways.cdi, keep=keep is not None))
@@ -168,7 +171,9 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     elif asked == ["--trace"] and len(command) != 1:
         raise click.UsageError("write it so: --trace FILE DIR, or --node … --trace FILE -- CMD")
     elif replace(ways, trace=None) != _Ways() or (command and asked[0] not in _ON_DIRECTORY):
-        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
+        raise click.UsageError(
+            f"{asked[0]} takes neither a command nor --keep, --shared, --cdi and --files"
+        )
 
 
 @click.command(
@@ -198,6 +203,13 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Write a CDI specification of the node into DIR, for containers (as root).",
+)
+@click.option(
+    "--files",
+    "with_files",
+    is_flag=True,
+    help="Lay out the device and driver files of Ascend's and Cambricon's devices in the node's "
+    "folder, below root (as root).",
 )
 @click.option(
     "--xid",
@@ -247,6 +259,7 @@ def sim_command(
     keep: Path | None,
     shared: bool,
     cdi_folder: Path | None,
+    with_files: bool,
     xid: int | None,
     fault: int | None,
     severity: int,
@@ -270,7 +283,7 @@ def sim_command(
         "--fault": fault is not None,
         "--profiles": list_profiles,
     }
-    ways = _Ways(keep, shared, cdi_folder, trace_file)
+    ways = _Ways(keep, shared, cdi_folder, trace_file, with_files)
     _check(modes, ways, command)
     code = fault if xid is None else xid
     if (device is None) != (code is None) or (code is not None and len(command) != 1):
