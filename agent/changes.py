@@ -287,12 +287,12 @@ def _as_wished(
         if part.uuid not in chosen:
             parts.append(part)
             continue
-        settled = _settled(before.policy, part, wish, max_containers)
-        policy = settled.policy
-        cores = settled.cores or 0
         if part.enforcement == PARTITION:
             parts.append(_resized(part, wish, known.get(part.uuid), before.container.shown))
             continue
+        settled = _settled(before.policy, part, wish, max_containers)
+        policy = settled.policy
+        cores = settled.cores or 0
         parts.append(
             dataclasses.replace(
                 part,
@@ -315,6 +315,10 @@ def _as_wished(
 
 def _resized(part: Part, wish: Wish, device: Device | None, shown: str) -> Part:
     """Return a partition as it is wished. Raises BadRequestError for what it has not."""
+    if wish.policy is not None:
+        raise BadRequestError(
+            f"--policy: what {shown} has of {part.uuid} is a partition, which takes no turns"
+        )
     if "cores-max" in wish.numbers:
         raise BadRequestError(
             f"--cores-max: what {shown} has of {part.uuid} is a partition, which has all of its "
