@@ -135,7 +135,8 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         "cdi_dirs: 'relative' is not an absolute path without '..'",
         "metrics_port: 70000 is not a port: a number from 0 to 65535",
         "placement: 'bin' is not one of binpack, spread",
-        "sources: is empty, so that nobody could ask: name some of annotations, environment, hami",
+        "sources: is empty, so that nobody could ask: name some of annotations, environment, hami, "
+        "ascend, cambricon",
         "withhold: 'yes' is not true or false",
         "limits.nodes: is not a key: known are container, namespace",
         "limits.container.core: is not a key: did you mean limits.container.cores?",
