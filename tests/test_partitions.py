@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from aliquot.agent import placement
+from aliquot.agent.blocking import finish
 from aliquot.agent.config import Config
 from aliquot.agent.devices import Device, Partition, VendorError
 from aliquot.agent.errors import AliquotError
@@ -256,11 +258,12 @@ def test_a_partition_that_does_not_go_keeps_its_slice(ledger: Ledger, tmp_path: 
 @NEEDS_ROOT
 def test_whoever_is_cancelled_leaves_no_partition(ledger: Ledger, tmp_path: Path) -> None:
     """The vendor's call goes on after its caller has gone, and takes back what it made."""
-    reading, writing = os.pipe()
+    entered, left = threading.Event(), threading.Event()
 
     def before(what: str) -> None:
         if what == "partition":
-            os.read(reading, 1)
+            entered.set()
+            assert left.wait(60)
 
     vendor = vendor_of(tmp_path, before=before)
     keeper = keeper_of(ledger, vendor)
@@ -269,21 +272,19 @@ def test_whoever_is_cancelled_leaves_no_partition(ledger: Ledger, tmp_path: Path
 
     async def story() -> None:
         task = asyncio.get_running_loop().create_task(keeper.cut(piece))
-        await asyncio.sleep(0)
-        while not task.done() and not asyncio.all_tasks() - {task, asyncio.current_task()}:
-            await asyncio.sleep(0)
-            break
+        await finish(lambda: entered.wait(60))
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await keeper.abandon(piece.key)
 
     asyncio.run(story())
-    os.write(writing, b"x")
-    wait_for(lambda: vendor.partitions() == (), "the release by whoever made it")
-    for fd in (reading, writing):
-        os.close(fd)
     assert ledger.slices() == ()
+    released = threading.Event()
+    vendor.before = lambda what: released.set() if what == "release" else None
+    left.set()
+    assert released.wait(60)
+    wait_for(lambda: vendor.partitions() == (), "the release by whoever made it")
 
 
 @NEEDS_ROOT
