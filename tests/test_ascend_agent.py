@@ -158,7 +158,7 @@ def test_a_container_has_a_vnpu_from_its_start_to_its_end(
             assert b'enforcement="partition"' in answer.read()
         listed = json.loads(aliquot(node, "devices", "--json").stdout)["devices"]
         assert [one["enforcement"] for one in listed] == [["partition"]] * 2
-        assert listed[0]["allocated_bytes"] == 16 * GIB
+        assert listed[0]["memory_allocated_bytes"] == 16 * GIB
         refused = aliquot(node, "set", "one", "--memory", "20GiB")
         assert refused.returncode != 0
         assert "cannot be changed while it runs" in refused.stderr
