@@ -12,22 +12,13 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from aliquot.agent.cambricon_config import Cambricon
+from aliquot.agent.config import Config
 from aliquot.agent.devices import Partition, VendorError, check
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The configuration of the test's node."""
-
-    vendors: tuple[str, ...]
-    cdi_dirs: tuple[Path, ...]
-    withhold: bool
-    cambricon: Cambricon
 
 
 def plain(value: Any) -> Any:
@@ -55,7 +46,7 @@ def argument(value: Any) -> Any:
 def main(where: str, cdi: str, root: str) -> None:
     module, _, name = where.partition(":")
     try:
-        settings = Settings((), (Path(cdi),), True, Cambricon(Path(root)))
+        settings = Config(cdi_dirs=(Path(cdi),), cambricon=Cambricon(Path(root)))
         vendor = getattr(importlib.import_module(module), name)(settings)
     except VendorError as error:
         print(json.dumps({"raised": str(error)}), flush=True)
