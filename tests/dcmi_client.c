@@ -75,9 +75,9 @@ static void look_at(int card, int place) {
     printf("npu %s\n", buffer + 100);
     ask("dcmi_get_device_pcie_info_v2", card, place, 64);
     printf("pci %x:%x %u:%u:%u.%u\n", u32(0), u32(8), u32(16), u32(20), u32(24), u32(28));
-    insist(((int (*)(int, int, int, void *))find("dcmi_get_device_die_v2"))(card, place, 1,
-                                                                            fresh(20)),
-           0, "die");
+    insist(
+        ((int (*)(int, int, int, void *))find("dcmi_get_device_die_v2"))(card, place, 1, fresh(20)),
+        0, "die");
     check_guard("die");
     printf("die %08x %08x %08x %08x %08x\n", u32(0), u32(4), u32(8), u32(12), u32(16));
     ask("dcmi_get_device_power_info", card, place, 4);
@@ -137,8 +137,8 @@ static int create(int card, int place, uint32_t id, const char *template, uint32
     memcpy(buffer, &id, 4);
     memset(buffer + 4, 0xff, 4);
     strcpy((char *)buffer + 8, template);
-    int result = ((int (*)(int, int, void *, void *))find("dcmi_create_vdevice"))(card, place,
-                                                                                  buffer, out);
+    int result =
+        ((int (*)(int, int, void *, void *))find("dcmi_create_vdevice"))(card, place, buffer, out);
     for (size_t b = 52; b < sizeof out; b++)
         insist(out[b], 0xa5, "guard of a vdevice");
     memcpy(made, out, 4);
@@ -199,8 +199,8 @@ static void wait_for_events(int card, int place, int count) {
     struct filter filter = {.flags = 2, .severity = 1};
     _Static_assert(sizeof(struct filter) == 48, "by value");
     insist(pipe(told), 0, "pipe");
-    insist(((int (*)(int, int, struct filter, void (*)(void *)))find(
-               "dcmi_subscribe_fault_event"))(card, place, filter, on_event),
+    insist(((int (*)(int, int, struct filter, void (*)(void *)))find("dcmi_subscribe_fault_event"))(
+               card, place, filter, on_event),
            0, "subscribe");
     puts("subscribed");
     fflush(stdout);
@@ -235,7 +235,7 @@ int main(int argc, char **argv) {
             int logic = -1;
             unsigned phy = 99;
             insist(((int (*)(int *, int, int))find("dcmi_get_device_logic_id"))(&logic, cards[c],
-                                                                               place),
+                                                                                place),
                    0, "logic id");
             insist(((int (*)(unsigned, unsigned *))find("dcmi_get_device_phyid_from_logicid"))(
                        (unsigned)logic, &phy),

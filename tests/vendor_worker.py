@@ -16,6 +16,7 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from aliquot.agent.ascend_config import Ascend
 from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Config
 from aliquot.agent.devices import Partition, VendorError, check
@@ -46,7 +47,12 @@ def argument(value: Any) -> Any:
 def main(where: str, cdi: str, root: str) -> None:
     module, _, name = where.partition(":")
     try:
-        settings = Config(cdi_dirs=(Path(cdi),), cambricon=Cambricon(Path(root)))
+        settings = Config(
+            cdi_dirs=(Path(cdi),),
+            runtime_dir=Path(cdi).parent / "run",
+            cambricon=Cambricon(Path(root)),
+            ascend=Ascend(Path(root), faults={0x80E1801E: "NotHandle", 0x80E18402: "RestartNPU"}),
+        )
         vendor = getattr(importlib.import_module(module), name)(settings)
     except VendorError as error:
         print(json.dumps({"raised": str(error)}), flush=True)
