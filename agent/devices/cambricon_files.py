@@ -81,12 +81,20 @@ class Files:
                 for hook in edits.hooks
                 if not any(fnmatch.fnmatchcase(hook.path, one) for one in FOREIGN_HOOKS)
             )
-            needs = _needs(nodes, (), edits.mounts, dict(edits.env))
+            mounts = tuple(m for m in edits.mounts if Path(m.destination).name != cndev.LIBRARY)
+            libraries = tuple(
+                found
+                for mount in edits.mounts
+                if mount not in mounts
+                for found in own_libraries(mount.source)
+            )
+            needs = _needs(nodes, libraries, mounts, dict(edits.env))
         except (cdi.CdiError, elf.ElfError) as error:
             raise VendorError(str(error)) from error
         return Needs(
             nodes=needs.nodes,
             mounts=needs.mounts,
+            libraries=needs.libraries,
             environment=needs.environment,
             hooks=hooks,
             foreign_hooks=FOREIGN_HOOKS,
