@@ -1,7 +1,7 @@
 """What Cambricon's own tools and HAMi's scheduler say of a container, read as a request.
 
-- The pod annotation ``CAMBRICON_DSMLU_PROFILE=SLOT_VCORE_VMEMORY`` is a share of the card in a slot:
-  percent of its time, and memory in units that the configuration knows. The flag beside it is spelt
+- The pod annotation ``CAMBRICON_DSMLU_PROFILE=SLOT_VCORE_VMEMORY`` is a share of a card: percent of
+  its time, and memory in units that the configuration knows. The flag beside it is spelt
   ``CAMBRICON_DSMLU_ASSIGNED`` or, by HAMi, ``CAMBRICON_DSMLU_ASSIGHED``: once it is ``true`` the
   vendor's plugin has made the share itself and given the container its device files.
 - The variable ``CAMBRICON_VISIBLE_DEVICES`` names whole cards: slots or UUIDs with commas between

@@ -391,13 +391,13 @@ def _shortage(
 
 def _not_held(device: Device, memory_bytes: int, cores: int, cores_max: int) -> str:
     """Return what nobody could hold a container to on the device, empty when all is held."""
-    if memory_bytes >= device.memory_bytes and cores_max == ALL_CORES:
-        # Beside it there is room for nobody.
-        return ""
-    if not device.enforcement:
+    # Beside one that has all of the memory there is room for nobody.
+    alone = memory_bytes >= device.memory_bytes
+    if not alone and not device.enforcement:
         return "has nobody who holds memory caps: it is given as a whole (ask for no part of it)"
-    if _TIMED.isdisjoint(device.enforcement) and (cores or cores_max < ALL_CORES):
-        return "has nobody who keeps shares of its time: ask for memory alone"
+    timed = cores_max < ALL_CORES or (cores > 0 and not alone)
+    if timed and _TIMED.isdisjoint(device.enforcement):
+        return "has nobody who keeps shares of its time: ask for no cores"
     return ""
 
 

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from aliquot.shim import arbiter, region
 
+from . import policies
 from .devices import Device
 from .errors import AliquotError
 from .grants import Fault, fault_of, open_grant
@@ -28,6 +29,8 @@ from .slices import PARTITION, Part, Slice
 # What could not be followed is tried again so often.
 _AGAIN_SECONDS: Final = 1.0
 _MS: Final = 1_000_000
+# Whoever goes first waits for what others have under way: they may have so much less of it.
+_BELOW: Final = 4
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -105,6 +108,7 @@ class Sharing:
         self._followed: dict[str, _Followed] = {}
         self._devices: dict[str, int] = {}
         self._groups: dict[tuple[str, str], int] = {}
+        self._pieces: dict[str, Slice] = {}
         self._numbers = count(1)
         self.faults: dict[str, Fault] = {}
 
@@ -119,6 +123,7 @@ class Sharing:
         """Stop it; gates stay as they are, and containers keep to their own caps."""
         runner, self._runner = self._runner, None
         self._followed.clear()
+        self._pieces.clear()
         if runner is not None:
             runner.stop()
 
@@ -145,6 +150,8 @@ class Sharing:
             self.faults.clear()
             for piece in fresh:
                 self._take_up(runner, piece, region_of(piece.key), devices)
+            self._pieces = {piece.key: piece for piece in pieces}
+            self._bound_work(runner)
 
     def change(self, piece: Slice) -> None:
         """Have a running slice on other terms. Raises AliquotError; devices and group stay.
@@ -166,6 +173,8 @@ class Sharing:
                     weight=part.weight,
                     priority=part.priority,
                 )
+            self._pieces[piece.key] = piece
+            self._bound_work(self._runner)
         except (OSError, OverflowError, KeyError) as error:
             shown = piece.container.shown
             raise AliquotError(f"{shown} cannot have other terms as it runs: {error}") from error
@@ -185,6 +194,21 @@ class Sharing:
     def _knows(self, piece: Slice) -> bool:
         one = self._followed.get(piece.key)
         return one is not None and one.identity == piece.created_unix_ns
+
+    def _bound_work(self, runner: arbiter.Runner) -> None:
+        """Say how much work each slice may have under way. Raises OSError."""
+        highest: dict[str, int] = {}
+        for piece in self._pieces.values():
+            for part in () if piece.native else piece.parts:
+                highest[part.uuid] = max(part.priority, highest.get(part.uuid, part.priority))
+        for key, one in self._followed.items():
+            piece = self._pieces[key]
+            for part in () if piece.native else piece.parts:
+                window_us = policies.window_us(piece.policy)
+                if part.priority < highest[part.uuid]:
+                    window_us //= _BELOW
+                if part.uuid in one.columns:
+                    runner.write_window(one.number, one.columns[part.uuid], window_us)
 
     def _forget(self, pieces: Sequence[Slice]) -> None:
         """Give back the numbers of devices and groups that nobody has any more."""

@@ -77,6 +77,7 @@ class Options:
 
     quick: bool
     instructions: bool
+    first: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +348,7 @@ def main(
         if asked.first:
             _go_first()
         with place() as made:
-            figures = run(made, Options(asked.quick, asked.instructions))
+            figures = run(made, Options(asked.quick, asked.instructions, asked.first))
     except BenchError as error:
         print(f"bench {name}: {error}", file=sys.stderr)
         return 1

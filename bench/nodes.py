@@ -11,12 +11,33 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common import BenchError, fast_folder
+
+if TYPE_CHECKING:
+    from aliquot.agent.demo_node import AgentProcess
+
+
+# Where the kernel gives real-time threads of each control group their part, and what a container
+# gets of each second.
+_REAL_TIME = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
+_REAL_TIME_US = 200_000
+
+
+def make_real_time(name: str) -> None:
+    """Have all threads of a program's processes go before what else the machine does.
+
+    A priority counts only within a container. Does nothing where the kernel does not let us.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = os.fsdecode((process / "cmdline").read_bytes().split(b"\0")[0])
+            for thread in process.glob("task/*") if Path(command).name == name else ():
+                os.sched_setscheduler(int(thread.name), os.SCHED_RR, os.sched_param(1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +45,15 @@ class NodeBed:
     """A running agent on simulated devices, and the parts of a container.
 
     ``environment`` is for runtimes; ``wrapper`` is aliquot-runtime; ``runtime`` the real one.
+    ``real_time``: containers may have threads that go before all others on the machine.
     """
 
     folder: Path
+    agent: AgentProcess
     wrapper: Path
     runtime: Path
-    agent_pid: int
     environment: dict[str, str]
+    real_time: bool = False
 
     @property
     def socket(self) -> Path:
@@ -41,12 +64,19 @@ class NodeBed:
         """Return where the bundle of a container lies."""
         return self.folder / "bundles" / name
 
-    def bundle(self, name: str, **environment: str) -> Path:
-        """Make the bundle of a container that sleeps, or make it as it was. Returns its folder."""
+    def bundle(self, name: str, *command: str, **environment: str) -> Path:
+        """Make the bundle of a container, or make it as it was. Returns its folder.
+
+        Without a command it sleeps.
+        """
         folder = self.bundle_path(name)
         folder.mkdir(parents=True, exist_ok=True)
         config = self._config()
+        config["process"]["args"] = [*command] or ["/bin/sleep", "1000000"]
         config["process"]["env"] += [f"{key}={value}" for key, value in environment.items()]
+        if self.real_time and _REAL_TIME.exists():
+            resources = config["linux"].setdefault("resources", {})
+            resources["cpu"] = {"realtimePeriod": 1_000_000, "realtimeRuntime": _REAL_TIME_US}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return folder
 
@@ -54,7 +84,6 @@ class NodeBed:
         template: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         process = template["process"]
         process["terminal"] = False
-        process["args"] = ["/bin/sleep", "1000000"]
         # Both need privileges that root in a container lacks.
         process.pop("rlimits", None)
         process.pop("oomScoreAdj", None)
@@ -64,7 +93,7 @@ class NodeBed:
     def processor_ms(self) -> float:
         """Return the processor time that the agent and the runtimes that ended have had so far."""
         # Linux' clock of another process: its number, inverted, before three bits for the kind.
-        agent = time.clock_gettime((~self.agent_pid << 3) | 2)
+        agent = time.clock_gettime((~self.agent.pid << 3) | 2)
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return (agent + ended.ru_utime + ended.ru_stime) * 1000
 
@@ -103,10 +132,41 @@ class NodeBed:
                 text = said.read().decode(errors="replace").strip()
                 raise BenchError(f"{runtime.name} {arguments[0]}: {text}")
 
+    @contextlib.contextmanager
+    def container(
+        self, name: str, *command: str, **environment: str
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Run a container with a slice by what ``environment`` asks for, until the block ends.
+
+        The process is the runtime's, whose standard input and output are the container's. The
+        simulator's truth calls the container's processes by its name.
+        """
+        bundle = self.bundle(name, *command, ALIQUOT_SIM_GROUP=name, **environment)
+        line = [str(self.wrapper), "--root", str(self.folder / "state")]
+        with subprocess.Popen(
+            [*line, "run", "--bundle", str(bundle), name],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                self.call(self.wrapper, "delete", "--force", name)
+
 
 @contextlib.contextmanager
-def node_bed() -> Iterator[NodeBed]:
-    """Make the node. Raises BenchError."""
+def node_bed(
+    node: str = "a100x2",
+    *,
+    programs: Mapping[str, Path] | None = None,
+    **settings: object,
+) -> Iterator[NodeBed]:
+    """Make the node: a profile or a node file, ``programs`` in the image by their paths.
+
+    ``settings`` are more of the agent's. Raises BenchError.
+    """
     try:
         import aliquot.shim  # noqa: PLC0415 - what is missing is said in one line
         from aliquot.agent.demo_node import AgentProcess, lay_out  # noqa: PLC0415 - as above
@@ -123,7 +183,7 @@ def node_bed() -> Iterator[NodeBed]:
         folder = Path(name)
         folder.chmod(0o711)
         subprocess.run(
-            [sys.executable, "-m", "aliquot.agent", "sim", "--node", "a100x2",
+            [sys.executable, "-m", "aliquot.agent", "sim", "--node", node,
              "--keep", str(folder / "node"), "--shared", "--cdi", str(folder / "cdi"),
              "--", "true"],
             check=True,
@@ -134,6 +194,7 @@ def node_bed() -> Iterator[NodeBed]:
             "lib_dir": str(folder / "lib"),
             "cdi_dirs": [str(folder / "cdi")],
             "metrics_port": 0,
+            **settings,
         }
         agent = AgentProcess(
             folder,
@@ -145,15 +206,15 @@ def node_bed() -> Iterator[NodeBed]:
                 "ALIQUOT_CACHE_DIR": str(folder / "node/cache"),
             },
         )
-        lay_out(folder / "rootfs", {})
+        lay_out(folder / "rootfs", programs or {})
         subprocess.run([runc, "spec"], cwd=folder, check=True)
         try:
             agent.start()
             yield NodeBed(
                 folder,
+                agent,
                 aliquot.shim.program("aliquot-runtime"),
                 Path(runc),
-                agent.pid,
                 {**base, "ALIQUOT_RUNTIME_DIR": str(folder / "run")},
             )
         except AliquotError as error:

@@ -143,6 +143,10 @@ class Runner:
             )
         )
 
+    def write_window(self, container: int, column: int, window_us: int) -> None:
+        """Write into the grant how much work may be under way. Raises OSError: EINVAL."""
+        _check(lib.aliquot_runner_write_window(self._running(), container, column, window_us))
+
     def remove(self, container: int) -> None:
         """Let a container go; its gates stay as they are, and its beat stands still."""
         lib.aliquot_runner_remove(self._running(), container)

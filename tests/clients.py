@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from aliquot.shim import region
+from aliquot.sim.node import load_node
+
+from slices import lay_out, usage_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -87,6 +91,22 @@ class Clients:
     spy: Path
     folder: Path
 
+    def capped(self, shim: Path, cores: int, node: str = "t4") -> Clients:
+        """The same in a slice of the node's first device, which has so many percent of its time."""
+        driver = (self.spy.parent / "libcuda-spied.so.1").resolve()
+        one = load_node(node).devices[0]
+        devices = (region.RegionDevice(one.uuid, None, one.page_size, 0, cores),)
+        behind = lay_out(shim, driver, self.folder / f"spy-{cores}", devices)
+        # The shim finds its slice beside it, by its own file; the spy is in front of it.
+        behind.rename(behind.with_name("libcuda-spied.so.1"))
+        spy = Path(shutil.copy(self.spy, behind))
+        behind.with_name("libcuda.so").symlink_to(spy)
+        return Clients(spy, self.folder)
+
+    def used_ns(self) -> int:
+        """The device time that programs in the slice were charged."""
+        return usage_of(self.spy).devices[0].device_ns
+
     def run(self, program: str, node: str = "t4", **environment: str) -> Client:
         """Run a Python program on a fresh node; it must end well.
 
@@ -123,13 +143,18 @@ class Clients:
         return Client(run.stdout, seen, said)
 
 
+def same(one: Client, other: Client) -> bool:
+    """Whether two runs of a program got the same answers, and asked the driver for the same."""
+    return (one.output, one.asked) == (other.output, other.asked)
+
+
 def build_spy(driver: Path, header: Path, folder: Path) -> Path:
     """The counting library, laid out in front of ``driver``."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler")
     spy = folder / "libcuda.so.1"
-    (folder / "libcuda-driver.so.1").symlink_to(driver)
+    (folder / "libcuda-spied.so.1").symlink_to(driver)
     (folder / "libcuda.so").symlink_to(spy)
     # A stand-in with the private name gives the spy its DT_NEEDED: the driver's own SONAME is the
     # name of the spy.
@@ -137,7 +162,7 @@ def build_spy(driver: Path, header: Path, folder: Path) -> Path:
     empty.write_text("extern int driver_spy_needs;\n")
     stand_in = folder / "stand_in.so"
     shared = (compiler, "-shared", "-fPIC", "-std=gnu11", "-O1")
-    subprocess.run([*shared, empty, "-o", stand_in, "-Wl,-soname,libcuda-driver.so.1"], check=True)
+    subprocess.run([*shared, empty, "-o", stand_in, "-Wl,-soname,libcuda-spied.so.1"], check=True)
     subprocess.run(
         [
             *(*shared, "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE"),

@@ -28,7 +28,7 @@ static void *real(const char *name) {
     static void *driver;
 
     if (!driver)
-        driver = dlopen("libcuda-driver.so.1", RTLD_NOW | RTLD_NOLOAD);
+        driver = dlopen("libcuda-spied.so.1", RTLD_NOW | RTLD_NOLOAD);
     void *found = driver ? dlsym(driver, name) : NULL;
     if (!found) {
         fprintf(stderr, "driver_spy: the driver has no %s\n", name);

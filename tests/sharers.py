@@ -26,7 +26,7 @@ FREE, OPEN, TURN, CLOSED = range(4)
 # Where the parts of the files lie; region.h says so.
 _BEAT = 24
 _COLUMNS, _COLUMN_BYTES = 256, 256
-_CORES, _GATE, _MINIMUM, _WANTED = 56, 64, 76, 88
+_CORES, _GATE, _WINDOW, _MINIMUM, _WANTED = 56, 64, 72, 76, 88
 _HIGH_WATER = 16
 _FLOW = 4096 + 131072 + 65536 + 65536
 
@@ -98,6 +98,11 @@ class Watched:
         """The percent that it keeps to."""
         (cores,) = struct.unpack("=I", self._column(column, _CORES, 4))
         return int(cores)
+
+    def window_us(self, column: int = 0) -> int:
+        """How much work may be under way, as its processes are told."""
+        (window,) = struct.unpack("=I", self._column(column, _WINDOW, 4))
+        return int(window)
 
     def told(self, column: int = 0) -> tuple[int, int, int]:
         """Minimum, weight and priority."""

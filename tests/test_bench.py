@@ -47,9 +47,23 @@ FIGURES = {
     "live_allocations": LIVE,
     "init": INIT,
 }
+SHARES = {
+    f"{'_'.join(map(str, split))}_{kernel}us_{kind}_{figure}"
+    for split in ((10, 90), (30, 70), (75, 25), (33, 33, 33))
+    for kernel in (100, 1_000, 5_000)
+    for kind in ("sync", "async")
+    for figure in (*range(len(split)), "kept")
+}
+PREEMPT = {
+    f"{beside}_{figure}"
+    for beside in ("alone", "beside_1", "beside_3")
+    for figure in ("p50", "p99", "max")
+}
 OF_CONTAINERS = {
     "container_start": {"slice", "no_slice", "slice_cpu", "no_slice_cpu"},
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
+    "shares": SHARES,
+    "preempt": PREEMPT,
 }
 
 
@@ -83,7 +97,8 @@ def test_a_bench_of_containers_prints_every_figure(name: str) -> None:
     need_containerd()
     answer: dict[str, Any] = json.loads(run(name, "--quick", "--json"))
     assert set(answer["figures"]) == OF_CONTAINERS[name]
-    assert all(figure["unit"] == "ms" for figure in answer["figures"].values())
+    unit = "%" if name == "shares" else "ms"
+    assert all(figure["unit"] == unit for figure in answer["figures"].values())
 
 
 def test_a_bench_prints_a_table_of_aligned_columns() -> None:

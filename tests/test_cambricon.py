@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aliquot.sim import cdi
+from aliquot.sim.node import parse_node
 
-from cambricon_node import MIB, Node, built
+from cambricon_node import MIB, NODE, Node, built
 
 # Of the library's errors, by which a call can fail that has to succeed.
 ADVICE = {
@@ -496,6 +498,23 @@ def test_a_specification_whose_files_are_gone_is_named(node: Node) -> None:
     specify(node, "mlu-1")
     (node.folder / "cnmon").unlink()
     assert "cnmon, which is not there: write it anew" in node.refusal("needs", [uuids(node)[1]])
+
+
+def test_a_simulated_nodes_specification_says_what_a_container_needs(
+    tmp_path: Path, sim_library: Path
+) -> None:
+    if os.geteuid():
+        pytest.skip("device nodes are made by root")
+    node = Node(tmp_path, sim_library.parent)
+    cdi.write(parse_node(NODE, "test.toml", "test"), node.state, node.cdi)
+    node.start()
+    needs = node.get("needs", [uuids(node)[1]])
+    assert paths(needs) == ["/dev/cambricon_ctl", "/dev/cambricon_dev1"]
+    (mount,) = needs["mounts"]
+    assert (mount["source"], mount["destination"]) == (str(node.state), cdi.INSIDE)
+    (library,) = needs["libraries"]
+    assert library["path"] == str(node.cdi / "lib/libcndev.so")
+    node.close()
 
 
 def specify(node: Node, name: str) -> None:

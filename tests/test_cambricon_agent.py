@@ -168,7 +168,7 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
 
 
 class Inside(Holder):
-    """A program in a container: it has a /dev of its own, and finds the node where containers do."""
+    """A program in a container: it has a /dev of its own, and the node where containers do."""
 
     def __init__(
         self,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from clients import WITHOUT_NVJITLINK, Clients, clients, need
+from pathlib import Path
+
+from clients import WITHOUT_NVJITLINK, Clients, clients, need, same
 
 __all__ = ["clients"]
 
-
-def test_numba_compiles_and_launches_its_kernels(clients: Clients) -> None:
-    need("numba_cuda", "numpy")
-    client = clients.run(
-        """
+KERNELS = """
 import numpy as np
 from numba import cuda, float32
 
@@ -49,7 +47,11 @@ with cuda.pinned(x):
     stream.synchronize()
 print("well")
 """
-    )
+
+
+def test_numba_compiles_and_launches_its_kernels(clients: Clients) -> None:
+    need("numba_cuda", "numpy")
+    client = clients.run(KERNELS)
     assert client.output == "well\n"
     by_name = {
         name.split("__main__")[-1].lstrip("0123456789"): n
@@ -57,6 +59,15 @@ print("well")
     }
     assert sum(n for name, n in by_name.items() if name.startswith("add")) == 5
     assert sum(n for name, n in by_name.items() if name.startswith("tile")) == 1
+
+
+def test_numba_is_answered_the_same_with_a_third_of_the_time(
+    clients: Clients, shim_library: Path
+) -> None:
+    need("numba_cuda", "numpy")
+    capped = clients.capped(shim_library, 30)
+    assert same(capped.run(KERNELS), clients.run(KERNELS))
+    assert capped.used_ns() > 0
 
 
 def test_numba_kernels_get_the_arguments_they_are_called_with(clients: Clients) -> None:

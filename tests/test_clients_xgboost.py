@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-from clients import Clients, clients, need
+from clients import Clients, clients, need, same
 
 __all__ = ["clients"]
 
-
-def test_xgboost_trains_rounds_of_gpu_hist(clients: Clients) -> None:
-    need("xgboost", "numpy")
-    if version("xgboost") != "1.6.2":
-        pytest.skip("only xgboost 1.6 carries a libcudart that starts on the simulator")
-    client = clients.run(
-        """
+TRAINING = """
 import warnings
 warnings.simplefilter("ignore")
 import numpy as np
@@ -31,11 +26,28 @@ assert booster.num_boosted_rounds() == 3
 assert booster.predict(data).shape == (500,)
 print("well")
 """
-    )
+
+
+def test_xgboost_trains_rounds_of_gpu_hist(clients: Clients) -> None:
+    need("xgboost", "numpy")
+    if version("xgboost") != "1.6.2":
+        pytest.skip("only xgboost 1.6 carries a libcudart that starts on the simulator")
+    client = clients.run(TRAINING)
     assert client.output == "well\n"
     assert client.asked.modules == 38
     assert sum(client.asked.launches.values()) >= 53
     assert any("gpu_hist" in name or "Histogram" in name for name in client.asked.launches)
+
+
+def test_xgboost_is_answered_the_same_with_a_third_of_the_time(
+    clients: Clients, shim_library: Path
+) -> None:
+    need("xgboost", "numpy")
+    if version("xgboost") != "1.6.2":
+        pytest.skip("only xgboost 1.6 carries a libcudart that starts on the simulator")
+    capped = clients.capped(shim_library, 30)
+    assert same(capped.run(TRAINING), clients.run(TRAINING))
+    assert capped.used_ns() > 0
 
 
 def test_xgboost_trains_again_and_again_in_one_process(clients: Clients) -> None:

@@ -8,10 +8,14 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from aliquot.agent import doctor
+from aliquot.agent.config import Config
 from aliquot.agent.devices import VendorError, check, registry
 
 import aliquot_drm
+from agent_parts import cgroup
 from aliquot_drm.amd import Amd
+from aliquot_drm.dmem import Dmem
 from aliquot_drm.files import Roots
 from aliquot_drm.intel import Intel
 from drm_tree import (
@@ -29,7 +33,6 @@ from drm_tree import (
     mi300x,
     navi,
 )
-from test_registry import Settings
 
 NAVI_UUID = "PCI-0000-03-00-0"
 
@@ -90,7 +93,7 @@ def test_it_passes_the_check_of_vendors(tree: Tree, make: object, kind: type[Amd
 
 def test_it_passes_the_check_of_vendors_on_this_machine() -> None:
     """Whatever this kernel has."""
-    loaded = registry.load(Settings(vendors=("amd", "intel")))
+    loaded = registry.load(Config(vendors=("amd", "intel")))
     for left in loaded.left_out:
         if left.name in ("amd", "intel"):
             assert "the kernel has no driver of" in left.reason
@@ -224,6 +227,27 @@ def test_the_model_is_pcis_name_for_it_or_its_number(tree: Tree, tmp_path: Path)
     )
     assert cards.model(card, "AMD", [str(ids)]) == "AMD Navi 31 [Radeon RX 7900]"
     assert cards.model(card, "AMD", []) == "AMD 744c"
+
+
+def test_the_doctor_says_who_holds_caps_and_what_is_missing_for_it(tree: Tree) -> None:
+    navi(tree)
+    tree.card("amdgpu", "0000:09:00.0", 1, {"unique_id": "9"})
+
+    def findings(require: str) -> list[tuple[str, str]]:
+        found = doctor._of_vendor(Amd(None, tree.roots), Config(require=require))
+        return [(one.status, f"{one.text} {one.mend}") for one in found]
+
+    text = f"{NAVI_UUID} (Radeon): memory caps held by nobody, it is given as a whole"
+    tree.write(tree.sys / f"devices/pci0000:00/{NAVI}/product_name", "Radeon")
+    left = "amd: 0000:09:00.0: amdgpu tells no memory of its own of it "
+    assert findings("shim") == [("warn", left), ("ok", f"{text} ")]
+    (_, (status, told)) = findings("driver")
+    assert status == "fail"
+    assert "the kernel's dmem controller, and cgroup v2" in told
+    tree.dmem({f"drm/{NAVI}/vram": NAVI_BYTES})
+    for require in ("shim", "driver"):
+        (_, (status, told)) = findings(require)
+        assert (status, "held by driver" in told) == ("ok", True)
 
 
 # -- what they read --
@@ -385,6 +409,8 @@ def test_a_container_gets_the_files_of_its_device_and_kfds(tree: Tree) -> None:
         # Whatever group has it on the host, whoever is in the container may use it.
         assert (node.mode, node.kind, node.access) == (0o666, "c", "rw")
         assert node.source == str(tree.dev / node.path.removeprefix("/dev/"))
+    # AMD's own runtime, where it comes after us, adds none.
+    assert needs.environment == {"AMD_VISIBLE_DEVICES": "none"}
     assert not needs.substitutes
     assert not needs.libraries
 
@@ -507,6 +533,27 @@ def test_taking_back_from_a_group_that_is_gone_is_well(tree: Tree, capped: Amd) 
 def test_a_limit_is_never_set_outside_the_cgroups(capped: Amd, path: str) -> None:
     with pytest.raises(VendorError, match="cgroup"):
         capped.limit_memory(NAVI_UUID, path, MIB)
+
+
+def test_a_reading_that_hangs_keeps_no_container_waiting(tree: Tree, capped: Amd) -> None:
+    capped.enumerate()
+    leaf = tree.group("/leaf")
+    with capped._reading:
+        assert capped.needs([NAVI_UUID]).nodes
+        capped.limit_memory(NAVI_UUID, str(leaf), MIB)
+
+
+def test_the_controller_of_this_kernel_takes_caps_and_gives_them_back() -> None:
+    dmem = Dmem(Roots().cgroups)
+    regions = dmem.regions()
+    if not regions:
+        pytest.skip("this kernel's dmem controller has no region, or it has no such controller")
+    region, size = next(iter(regions.items()))
+    with cgroup("cgroup2", f"aliquot-dmem-{os.getpid()}") as folder:
+        dmem.limit(region, str(folder), size // 2)
+        assert f"{region} {size // 2}" in (folder / "dmem.max").read_text()
+        dmem.limit(region, str(folder), None)
+        assert f"{region} max" in (folder / "dmem.max").read_text()
 
 
 def test_cgroup_2_is_found_beside_version_1(tmp_path: Path) -> None:

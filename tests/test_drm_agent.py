@@ -168,7 +168,7 @@ def test_a_container_has_its_files_and_its_cap_from_its_start_to_its_end(
         assert changed.returncode == 0, changed.stderr
         refused = aliquot(node, "set", "one", "--cores", "30")
         assert refused.returncode != 0
-        assert "has nobody who keeps shares of its time: ask for memory alone" in refused.stderr
+        assert "has nobody who keeps shares of its time: ask for no cores" in refused.stderr
         node.stop(asked, pid)
         wait_for(lambda: not shown(node), "the end of a slice")
         # While the cgroup was there still.

@@ -11,7 +11,7 @@ from itertools import combinations
 import pytest
 from aliquot.agent.config import Ceiling, Config, Limits
 from aliquot.agent.devices import Device
-from aliquot.agent.placement import RefusedError, place
+from aliquot.agent.placement import RefusedError, check_room, place
 from aliquot.agent.sizes import Size, parse_size
 from aliquot.agent.slices import Container, Part, Request, Slice
 from hypothesis import assume, given
@@ -133,6 +133,45 @@ def test_the_strongest_enforcement_wins_and_the_node_may_demand_it() -> None:
     assert (part.uuid, part.enforcement) == (devices[1].uuid, "driver")
     text = refusal(ask(2), devices, config=Config(require="driver"))
     assert 'no driver that holds a memory cap, which require = "driver" demands' in text
+
+
+def test_what_nobody_could_hold_is_refused_and_the_whole_is_given() -> None:
+    bare, kernel = device(0, enforcement=()), device(1, enforcement=("driver",))
+    caps = "has nobody who holds memory caps: it is given as a whole (ask for no part of it)"
+    time = "has nobody who keeps shares of its time: ask for no cores"
+    (part,) = put(ask(), [bare])
+    assert (part.memory_bytes, part.cores, part.enforcement) == (40 * GIB, 100, "nobody")
+    assert put(ask(memory="100%"), [bare])[0].enforcement == "nobody"
+    assert put(ask(memory="100%", cores=30), [bare])[0].cores == 30
+    assert caps in refusal(ask(memory="39GiB"), [bare])
+    assert caps in refusal(ask(memory="1GiB", cores=10), [bare])
+    assert time in refusal(ask(memory="100%", cores_max=50), [bare])
+    assert put(ask(memory="1GiB"), [kernel])[0].enforcement == "driver"
+    assert put(ask(), [kernel])[0].cores == 100
+    assert time in refusal(ask(memory="1GiB", cores=10), [kernel])
+    assert time in refusal(ask(memory="1GiB", cores_max=50), [kernel])
+    assert time in refusal(ask(cores_max=50), [kernel])
+    # One that can hold it is there as well.
+    request = ask(memory="1GiB", cores=10)
+    assert put(request, [bare, kernel, device(2)])[0].uuid == device(2).uuid
+    # Nor is one given as a whole of which somebody has a part already.
+    held = [slice_of("a", (kernel, GIB, 0))]
+    assert "has 39.0 GiB of 40.0 GiB free" in refusal(ask(), [kernel], held)
+    assert 'require = "driver" demands' in refusal(ask(), [bare], config=Config(require="driver"))
+
+
+def test_more_of_a_slice_is_held_too_or_refused() -> None:
+    bare, kernel = device(0, enforcement=()), device(1, enforcement=("driver",))
+    (part,) = put(ask(memory="4GiB"), [kernel])
+    for change in ({"memory_bytes": 8 * GIB}, {"memory_bytes": GIB}, {"weight": 5}):
+        check_room(replace(part, **change), part, kernel, [], "x")  # type: ignore[arg-type]
+    for change in ({"cores": 5}, {"cores_max": 50}):
+        with pytest.raises(RefusedError, match=r"x: GPU-.* keeps shares of its time"):
+            check_room(replace(part, **change), part, kernel, [], "x")  # type: ignore[arg-type]
+    (whole,) = put(ask(), [bare])
+    check_room(replace(whole, cores=0), whole, bare, [], "x")
+    with pytest.raises(RefusedError, match=r"x: GPU-.* nobody who holds memory caps"):
+        check_room(replace(whole, memory_bytes=GIB), whole, bare, [], "x")
 
 
 def test_hamis_limits_are_by_the_containers_own_numbers() -> None:
@@ -458,7 +497,7 @@ def nodes(draw: st.DrawFn) -> list[Device]:
             memory_bytes=draw(st.sampled_from([16, 40, 80])) * GIB,
             model=draw(st.sampled_from(["Tesla T4", "NVIDIA A100", "NVIDIA H100"])),
             numa_node=draw(st.sampled_from([None, 0, 1])),
-            enforcement=draw(st.sampled_from([("shim",), ("driver", "shim")])),
+            enforcement=draw(st.sampled_from([("shim",), ("driver", "shim"), ("driver",), ()])),
         )
         for n in range(count)
     ]
@@ -526,7 +565,12 @@ def test_however_many_ask_no_device_is_promised_twice(
             assert {part.enforcement for part in parts} == {"driver"}
         most = config.limits.container
         for part in parts:
-            total = next(one.memory_bytes for one in devices if one.uuid == part.uuid)
+            by = next(one for one in devices if one.uuid == part.uuid)
+            total = by.memory_bytes
+            # Whatever is promised somebody holds, or nobody else has any of the device.
+            assert part.enforcement in by.enforcement or part.memory_bytes == total
+            assert "shim" in by.enforcement or part.memory_bytes == total or not part.cores
+            assert "shim" in by.enforcement or part.cores_max == 100
             assert most.memory is None or part.memory_bytes <= most.memory.of(total)
             assert most.cores is None or part.cores <= most.cores
             assert part.memory_bytes >= 2 * MIB

@@ -16,6 +16,7 @@ from aliquot.agent.devices import Device
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.sharing import Sharing, share
 from aliquot.agent.slices import Container, Slice
+from aliquot.shim import region
 
 from commands import PATIENCE_SECONDS, wait_for
 from reading_parts import Books, device, part
@@ -241,6 +242,28 @@ def test_a_running_slice_gets_other_terms(sharing: Sharing, books: Books) -> Non
         assert one.told() == (10, 7, -3)
     # Whom the arbiter does not know gets them when it does.
     sharing.change(add(books, "later"))
+
+
+def test_whoever_is_below_another_has_less_work_under_way(sharing: Sharing, books: Books) -> None:
+    high = add(books, "high")
+    add(books, "low")
+    add(books, "weak", policy="weak")
+    add(books, "elsewhere", 1)
+    add(books, "apart", native=True)
+    follow(sharing, books)
+    all_us = region.WINDOW_US
+    with watching(books, "high", "low", "weak", "elsewhere", "apart") as found:
+
+        def windows_us() -> list[int]:
+            return [one.window_us() for one in found]
+
+        assert windows_us() == [all_us, all_us, 5 * all_us, all_us, all_us]
+        above = dataclasses.replace(high, parts=(dataclasses.replace(high.parts[0], priority=3),))
+        sharing.change(above)
+        assert windows_us() == [all_us, all_us // 4, 5 * all_us // 4, all_us, all_us]
+        books.remove("high")
+        follow(sharing, books)
+        assert windows_us()[1:] == [all_us, 5 * all_us, all_us, all_us]
 
 
 def test_a_slice_whose_vendor_is_gone_keeps_its_turns(sharing: Sharing, books: Books) -> None:

@@ -65,7 +65,7 @@ class Cambricon:
 
     def __init__(self, config: Settings) -> None:
         """Load the library. Raises VendorError when this node has none."""
-        self._session = cndev.Session()
+        self._session = cndev.Session(config.cambricon.root)
         self._files = cambricon_files.Files(config)
         self._known: tuple[_Known, ...] = ()
         self._faults: tuple[str, ...] = ()

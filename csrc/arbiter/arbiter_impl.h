@@ -62,6 +62,7 @@ struct party {
 
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
+    bool unrivalled;     /* in a turn, though only lower priorities want what it has */
     bool overtaken;      /* others go although it has not drained */
     bool wanting;        /* waits, or holds */
     bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */

@@ -106,6 +106,12 @@ static bool look_at(struct container *container, struct column *column, uint32_t
     return news;
 }
 
+static void wake(struct container *container, uint32_t index) {
+    /* Others share the file, so the futex is not a private one. The low half comes first. */
+    syscall(SYS_futex, &container->grant->device[index].gate, FUTEX_WAKE, MOST_WOKEN, NULL, NULL,
+            0);
+}
+
 /* Returns whether anything is new. */
 static bool look_at_all(struct container *container, struct aliquot_arbiter *arbiter,
                         uint64_t now) {
@@ -123,7 +129,9 @@ static bool look_at_all(struct container *container, struct aliquot_arbiter *arb
         aliquot_seen_make(column->flow, column->over, container->slots, column->gate,
                           column->device_ns, &seen);
         aliquot_arbiter_see(arbiter, column->member, &seen);
-        column->active = seen.active;
+        if (column->closed && seen.active)
+            wake(container, i);
+        column->closed = false;
     }
     return news;
 }
@@ -155,16 +163,15 @@ void column_write(struct container *container, uint32_t index, uint64_t gate) {
                           aliquot_gate_number(gate) + column->shift, aliquot_gate_turn_ns(gate));
     aliquot_seen_gate(column->flow, column->over, container->slots, column->gate, fresh);
     column->gate = fresh;
-    bool closed = aliquot_gate_state(fresh) == ALIQUOT_GATE_CLOSED;
-    container->told |= closed;
+    column->closed = aliquot_gate_state(fresh) == ALIQUOT_GATE_CLOSED;
+    container->told |= column->closed;
     /* seq_cst: a process writes that it is active and then reads the gate; we write the gate and then
      * read what it wrote. One of both sees the other. */
     atomic_store(word, fresh);
-    /* Who waits and does nothing else may go on waiting: it would only look, ring and wait again. */
-    if (closed && !column->active)
-        return;
-    /* Others share the file, so the futex is not a private one. The low half comes first. */
-    syscall(SYS_futex, word, FUTEX_WAKE, MOST_WOKEN, NULL, NULL, 0);
+    /* Who waits and does nothing else may go on waiting: it would only look, ring and wait again. Whether
+     * there is more to it is seen when it is looked at, which is next: what was seen before is old. */
+    if (!column->closed)
+        wake(container, index);
 }
 
 void column_tell(struct container *container, uint32_t index,

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -215,13 +216,21 @@ static bool hear(struct aliquot_runner *runner, const struct epoll_event *events
     return any;
 }
 
+/* A device stands still while we wait for a processor, and a turn takes us some microseconds. A nice
+ * value only counts among those of one control group (or session): that of a real-time thread counts
+ * on the machine. Where the kernel gives none to our group, or we may not, the nice value has to do. */
+static void go_first(void) {
+    const struct sched_param least = {.sched_priority = 1};
+    if (pthread_setschedparam(pthread_self(), SCHED_RR, &least))
+        setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), -15);
+}
+
 static void *run(void *argument) {
     struct aliquot_runner *runner = argument;
     struct epoll_event events[EVENTS];
     uint64_t due_ns = 0;
     pthread_setname_np(pthread_self(), "aliquot-arbiter");
-    /* A device stands still while we wait for a processor. Who may not is as before. */
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), -15);
+    go_first();
     for (bool ending = false; !ending;) {
         int count = epoll_wait(runner->epoll, events, EVENTS, -1);
         pthread_mutex_lock(&runner->lock);
@@ -525,6 +534,21 @@ int aliquot_runner_write_terms(struct aliquot_runner *runner, int number, uint32
             column->shift++;
             column_write(container, index, aliquot_arbiter_gate(runner->arbiter, column->member));
         }
+    }
+    pthread_mutex_unlock(&runner->lock);
+    return container ? 0 : -EINVAL;
+}
+
+int aliquot_runner_write_window(struct aliquot_runner *runner, int number, uint32_t index,
+                                uint32_t window_us) {
+    pthread_mutex_lock(&runner->lock);
+    struct container *container = find(runner, number, index);
+    if (container) {
+        _Atomic uint32_t *word = &container->grant->device[index].window_us;
+        /* relaxed: it counts from the next launch on that sees it. The page is shared: what stays as it
+         * is is not written. */
+        if (atomic_load_explicit(word, memory_order_relaxed) != window_us)
+            atomic_store_explicit(word, window_us, memory_order_relaxed);
     }
     pthread_mutex_unlock(&runner->lock);
     return container ? 0 : -EINVAL;

@@ -46,4 +46,8 @@ int aliquot_runner_write_terms(struct aliquot_runner *runner, int container, uin
                                uint32_t cores, uint32_t cores_min, uint32_t weight,
                                int32_t priority);
 
+/* Writes how much predicted work (microseconds) a container may have under way on a device. */
+int aliquot_runner_write_window(struct aliquot_runner *runner, int container, uint32_t column,
+                                uint32_t window_us);
+
 #endif

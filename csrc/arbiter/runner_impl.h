@@ -53,7 +53,7 @@ struct column {
     uint32_t shift; /* what is added to the arbiter's gate numbers: a gate goes on from the number
                        that an agent before us left, so that nobody takes a new one for an old one */
     uint64_t gate;  /* as it stands in the grant */
-    bool active;    /* as it was seen last */
+    bool closed;    /* the gate was closed, and nobody was woken for it yet */
     uint64_t device_ns;                  /* as it was read last */
     uint32_t told_wanted, told_received; /* permille, as they stand in the grant */
     uint64_t *flow;                      /* [container.slots], 0 for the dead */

@@ -159,7 +159,10 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
     party->state = HOLDING;
     party->overtaken = false;
     party->from_floor = from_floor;
-    party->turn = contended(arbiter, party, &higher) || from_floor;
+    bool equals = contended(arbiter, party, &higher) || from_floor;
+    /* Under an open gate a container does not notice soon that it has nothing to do. */
+    party->unrivalled = !equals && courted(arbiter, party);
+    party->turn = equals || party->unrivalled;
     party->opened_ns = now;
     for (uint32_t i = 0; i < party->stake_count; i++) {
         struct stake *stake = party->stakes[i];
@@ -169,6 +172,8 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         device->v = most(device->v, stake->v);
         turn_ns = least(turn_ns, turn_on(arbiter, device, stake));
     }
+    if (party->unrivalled)
+        turn_ns = LONGEST_NS;
     if (from_floor)
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
@@ -224,15 +229,22 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
             others = party->gave_way;
             *next = least(*next, now + COURT_NS);
         }
-        if (party->turn ? higher || turn_is_over(arbiter, party, now, next) : others) {
+        bool over = party->turn && turn_is_over(arbiter, party, now, next);
+        if (party->turn && !party->unrivalled ? higher || over : others || over) {
             if (higher)
                 for (uint32_t i = 0; i < party->member_count; i++)
                     arbiter->members[party->members[i]].account.preempted++;
             if (party->turn && !any_active(arbiter, party) && !others && !party->from_floor) {
-                /* Nobody else wants it: it stays open for whoever had it. */
-                party->turn = false;
-                set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
-                return;
+                /* Nobody else wants it, or nobody who may go as long as it is not quiet: it stays open
+                 * for whoever had it. */
+                party->gave_way =
+                    courted(arbiter, party) && now >= party->busy_ns + party->quiet_ns;
+                if (!party->gave_way) {
+                    party->turn = false;
+                    set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+                    *next = least(*next, now + COURT_NS);
+                    return;
+                }
             }
             arbiter_close(arbiter, party, now);
         }

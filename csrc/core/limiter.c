@@ -127,6 +127,7 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
         flow->turn_end_ns = from + aliquot_gate_turn_ns(gate);
         flow->turn_begin_ns = now;
         flow->turn_used = false;
+        flow->refused_ns = 0;
         flow->grace_ns = 0;
         flow->offered = false;
     }
@@ -257,8 +258,10 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
         /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
          * turn's first. */
         if ((start >= flow->turn_end_ns || flow->turn_end_ns - start < paced / 2) &&
-            (flow->turn_used || start >= flow->turn_end_ns))
+            (flow->turn_used || start >= flow->turn_end_ns)) {
+            flow->refused_ns = flow->refused_ns ? least(flow->refused_ns, paced) : paced;
             return GATE;
+        }
         *room = most(paced, flow->turn_end_ns - start);
     } else {
         *room = window;

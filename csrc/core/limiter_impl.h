@@ -89,6 +89,9 @@ struct aliquot_flow {
     bool turn;                           /* `number` is that of a turn */
     bool turn_used;                      /* something was launched in it */
     uint64_t turn_begin_ns, turn_end_ns; /* clock */
+    /* Of those for whom too little of it was left, the shortest launch; 0: there are none, or nobody
+     * knows. */
+    uint64_t refused_ns;
 
     bool active;           /* as in the flow word */
     bool offered;          /* those who wait were told to try again, and nobody has since */

@@ -58,8 +58,8 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);
     if (state == ALIQUOT_GATE_TURN && flow->turn_end_ns > now) {
         uint64_t left = flow->turn_end_ns - now;
-        if (waiting && !flow->offered && left >= WORTH_NS) {
-            /* Done sooner than predicted: there is room again. */
+        if (waiting && !flow->offered && left >= WORTH_NS && left >= flow->refused_ns / 2) {
+            /* Done sooner than predicted: there is room again, for one of them at least. */
             flow->offered = true;
             *wake = true;
             return now + GRACE_NS / 2;

@@ -27,6 +27,7 @@ class Amd(DrmVendor):
     name = "amd"
     maker = "AMD"
     drivers: ClassVar[tuple[str, ...]] = ("amdgpu",)
+    environment: ClassVar[Mapping[str, str]] = {"AMD_VISIBLE_DEVICES": "none"}
 
     def __init__(self, config: object, roots: files.Roots | None = None) -> None:
         """Look for the driver. Raises VendorError when the kernel has not loaded it."""

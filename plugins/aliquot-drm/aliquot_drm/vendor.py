@@ -73,6 +73,8 @@ class DrmVendor(Undivided, ABC):
     name: ClassVar[str]
     maker: ClassVar[str]
     drivers: ClassVar[tuple[str, ...]]
+    # What keeps the maker's own container runtime from adding devices.
+    environment: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: object, roots: Roots | None = None) -> None:
         """Look for the drivers. Raises VendorError when the kernel has none of them."""
@@ -90,7 +92,9 @@ class DrmVendor(Undivided, ABC):
         self._dmem = Dmem(self.roots.cgroups)
         self._clients = Clients(self.roots.proc, self.drivers)
         self._watch = Watch()
-        self._lock = threading.Lock()
+        # What containers need, and their caps, never wait for a reading that hangs.
+        self._finding = threading.Lock()
+        self._reading = threading.Lock()
         self._known: tuple[Known, ...] | None = None
         self._left_out: tuple[str, ...] = ()
         self._look = Look()
@@ -134,18 +138,17 @@ class DrmVendor(Undivided, ABC):
 
     def enumerate(self) -> Sequence[Device]:
         """Return the devices; one that tells no memory of its own is left out."""
-        with self._lock:
-            self._discover()
-            return tuple(known.device for known in self._all())
+        with self._finding:
+            return tuple(known.device for known in self._discover())
 
     def sample(self) -> Sequence[Sample]:
         """Return what each device reads now; of one that is gone or asleep, only what it can."""
-        with self._lock:
+        with self._reading:
             return tuple(self._sample(known) for known in self._all())
 
     def processes(self) -> Sequence[DeviceProcess]:
         """Return every process on every device, with the host's pids."""
-        with self._lock:
+        with self._reading:
             known = self._all()
             self._look = self._clients.look()
             return tuple(
@@ -154,35 +157,33 @@ class DrmVendor(Undivided, ABC):
 
     def health(self) -> Sequence[Health]:
         """Return each device's health."""
-        with self._lock:
+        with self._reading:
             return tuple(self._watch.look(known.device.uuid, known.card) for known in self._all())
 
     def needs(
         self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
     ) -> Needs:
-        """Return the device files that a container needs. Raises VendorError."""
+        """Return the device files of a container, and what keeps others out. Raises VendorError."""
         del partitions
-        with self._lock:
-            wanted = [self._find(uuid) for uuid in uuids]
-            nodes = [
-                cards.drm_node(self.roots.dev, name, minor)
-                for known in wanted
-                for name, minor in sorted(known.found.nodes.items())
-            ]
-            return Needs(nodes=(*nodes, *(self.shared_nodes() if wanted else ())))
+        wanted = [self._find(uuid) for uuid in uuids]
+        nodes = [
+            cards.drm_node(self.roots.dev, name, minor)
+            for known in wanted
+            for name, minor in sorted(known.found.nodes.items())
+        ]
+        if not wanted:
+            return Needs()
+        return Needs(nodes=(*nodes, *self.shared_nodes()), environment=dict(self.environment))
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Have dmem hold a cgroup to ``limit_bytes`` on a device, None takes it back.
 
         Taking back from a cgroup that is gone is well. Raises VendorError.
         """
-        with self._lock:
-            known = self._find(uuid)
-            if not known.region:
-                raise VendorError(
-                    f"{uuid}: the kernel has no dmem controller that holds its memory"
-                )
-            self._dmem.limit(known.region, cgroup, limit_bytes)
+        known = self._find(uuid)
+        if not known.region:
+            raise VendorError(f"{uuid}: the kernel has no dmem controller that holds its memory")
+        self._dmem.limit(known.region, cgroup, limit_bytes)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -190,9 +191,11 @@ class DrmVendor(Undivided, ABC):
     # -- what it knows --
 
     def _all(self) -> tuple[Known, ...]:
-        if self._known is None:
-            self._discover()
-        return self._known or ()
+        known = self._known
+        if known is None:
+            with self._finding:
+                known = self._discover() if self._known is None else self._known
+        return known
 
     def _find(self, uuid: str) -> Known:
         for known in self._all():
@@ -200,8 +203,8 @@ class DrmVendor(Undivided, ABC):
                 return known
         raise VendorError(f"{uuid}: there is no such device")
 
-    def _discover(self) -> None:
-        """Find the devices anew."""
+    def _discover(self) -> tuple[Known, ...]:
+        """Find the devices anew; only one thread does."""
         there = cards.at_most(
             sorted(
                 (card for driver in self.drivers for card in cards.find(self.roots.sys, driver)),
@@ -227,9 +230,10 @@ class DrmVendor(Undivided, ABC):
             region = next(iter(regions)) if len(regions) == 1 else ""
             known.append(Known(self._device(named, len(known), size, region), named, region))
         self._left_out = tuple(left_out)
-        self._known = _linked(known)
         for line in left_out:
             _LOG.info("%s: left out: %s", self.name, line)
+        self._known = _linked(known)
+        return self._known
 
     def _device(self, found: Found, index: int, size: int, region: str) -> Device:
         card = found.card
