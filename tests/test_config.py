@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from aliquot.agent import config
+from aliquot.agent.ascend_config import Ascend
 from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Ceiling, Config, ConfigError
 from aliquot.agent.sizes import Size, parse_size
@@ -67,6 +68,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         native = true
         max_containers = 1
         round_ms = 50
+        [ascend]
+        root = "/driver"
         [cambricon]
         root = "/host"
         memory_unit = "256MiB"
@@ -100,6 +103,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         vendors=("nvidia",),
         withhold=False,
         sharing=config.Shares("fixed-share", 0, 90, True, 1, 50),
+        ascend=Ascend(Path("/driver")),
         cambricon=Cambricon(Path("/host"), parse_size("256MiB", "")),
         limits=config.Limits(
             Ceiling(2, parse_size("50%", ""), 30, 60, -5, 1000),
@@ -146,7 +150,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         "placement: 'bin' is not one of binpack, spread",
         (
             "sources: is empty, so that nobody could ask: name some of annotations, environment, "
-            "hami, cambricon"
+            "hami, ascend, cambricon"
         ),
         "withhold: 'yes' is not true or false",
         "limits.nodes: is not a key: known are container, namespace",
