@@ -368,13 +368,10 @@ def _shortage(
     device: Device, ask: _Ask, have: _Held, position: int, count: int, config: Config
 ) -> str:
     """Return what of the device is not free, empty when it is enough."""
-    asked, total = ask.memory(device, position), device.memory_bytes
-    if asked > total:
-        return f"has {format_size(total)} of memory in all, {format_size(asked)} are asked for"
-    if asked < device.page_bytes or asked < 1:
-        return f"gives memory in pages of {format_size(device.page_bytes)}, less is asked for"
-    if ask.most is not None and asked > ask.most.of(total):
-        return f"may be given up to {ask.most.text} (limits.container.memory), more is asked for"
+    asked = ask.memory(device, position)
+    reason = _unfit(device, asked, ask.most)
+    if reason:
+        return reason
     given = _given(device, ask, position, config)
     if given.enforcement == PARTITION:
         if count > 1:
@@ -387,6 +384,18 @@ def _shortage(
         )
     reason = _not_held(device, given.memory_bytes, given.cores, given.cores_max)
     return reason or _taken(device, have, given.memory_bytes, given.cores)
+
+
+def _unfit(device: Device, asked: int, most: Size | None) -> str:
+    """Return why a device can never give so much memory, empty when it can."""
+    total = device.memory_bytes
+    if asked > total:
+        return f"has {format_size(total)} of memory in all, {format_size(asked)} are asked for"
+    if asked < device.page_bytes or asked < 1:
+        return f"gives memory in pages of {format_size(device.page_bytes)}, less is asked for"
+    if most is not None and asked > most.of(total):
+        return f"may be given up to {most.text} (limits.container.memory), more is asked for"
+    return ""
 
 
 def _not_held(device: Device, memory_bytes: int, cores: int, cores_max: int) -> str:

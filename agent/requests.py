@@ -1,4 +1,4 @@
-"""Who may ask for a slice, and how: annotations, environment, HAMi's, Ascend's and Cambricon's words.
+"""Who may ask for a slice, and how: annotations, environment, HAMi's and vendors' words.
 
 The sources that the configuration allows are looked at in its order, and the first that says
 anything decides the whole request: nothing is mixed from two. docs/requests.md is for users.

@@ -165,11 +165,11 @@ def odd_library(folder: Path, names: Iterable[str], real: Path) -> Path:
         "    return found ? found(a, b, c, d, e, f) : -8255;",
         "}",
     ]
-    for name in names:
-        lines.append(
-            f"int {name}(long a, long b, long c, long d, long e, long f) "
-            f'{{ return answer("{name}", a, b, c, d, e, f); }}'
-        )
+    lines += [
+        f"int {name}(long a, long b, long c, long d, long e, long f) "
+        f'{{ return answer("{name}", a, b, c, d, e, f); }}'
+        for name in names
+    ]
     folder.mkdir(exist_ok=True)
     source = folder / "odd_dcmi.c"
     source.write_text("\n".join(lines) + "\n")

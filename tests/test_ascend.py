@@ -69,7 +69,7 @@ def test_devices_are_told_with_all_that_placement_needs(worker: Worker) -> None:
         ("950", 131072, 32, 131072, []),
     ],
 )
-def test_each_chip_has_its_templates(  # noqa: PLR0913 - a table
+def test_each_chip_has_its_templates(
     tmp_path: Path,
     sim_library: Path,
     model: str,
@@ -448,6 +448,7 @@ class Clock:
     now = 1000.0
 
     def __call__(self) -> float:
+        """Tell it."""
         return self.now
 
 

@@ -10,7 +10,6 @@ import pytest
 from aliquot.agent.config import Config
 from aliquot.agent.devices import registry
 
-
 GOOD = """
 class Vendor:
     def __init__(self, config):

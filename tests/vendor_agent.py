@@ -18,7 +18,7 @@ from aliquot.agent.daemon import Daemon, real_parts, run_loop
 from aliquot.agent.journal import log_to_stderr
 
 
-def serve(base: Path, lib: Path, ready: int, vendor: str, root: Path, port: int) -> None:  # noqa: PLR0913 - as above
+def serve(base: Path, lib: Path, ready: int, vendor: str, root: Path, port: int) -> None:
     """Run an agent to its end."""
     config = Config(
         base,

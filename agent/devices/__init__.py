@@ -20,11 +20,11 @@ class Device:
     ``memory_bytes`` is what programs can allocate of it; ``page_bytes`` the unit in which it is
     given; ``context_bytes`` what one context takes, 0 when unknown. ``links`` are direct links by
     the UUID of the other device. ``enforcement`` names who can hold a memory cap on it, the
-    strongest first: ``driver``, ``partition``, ``shim``. With none it is given as a whole; without ``shim`` there
-    are no shares of its time. ``driver`` alone is what a vendor without a shim has, whose driver or
-    kernel holds caps by ``limit_memory``. ``splits``: ``partition()`` is possible. ``shapes`` are the
-    sizes in which partitions come, as bytes and percent of the device's time; without any they come
-    in every size.
+    strongest first: ``driver``, ``partition``, ``shim``. With none it is given as a whole; without
+    ``shim`` there are no shares of its time, but those of partitions. ``driver`` alone is what a
+    vendor without a shim has, whose driver or kernel holds caps by ``limit_memory``. ``splits``:
+    ``partition()`` is possible. ``shapes`` are the sizes in which partitions come, as bytes and
+    percent of the device's time; without any they come in every size.
     """
 
     vendor: str

@@ -5,10 +5,10 @@ the vendor's own plugin; else how bad it is. A device is unhealthy
 
 - while it does not answer, or is not there;
 - while a fault stands that is major or critical, or is said to need a restart or a separation;
-- from the second time on that such a fault comes within a day, until the agent is started again: who
-  heals and falls ill again is to be looked at. Two codes are known to come more often for nothing.
+- from the second time on that such a fault comes within a day, until the agent is started again:
+  who heals and falls ill again is to be looked at. Two codes may come more often.
 
-A link that is down counts once it has been so for 20 seconds, and for 60 seconds after it came back.
+A link that is down counts once it has been so for 20 seconds, and for 60 after it came back.
 """
 
 from __future__ import annotations

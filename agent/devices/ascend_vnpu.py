@@ -1,8 +1,8 @@
 """vNPUs: partitions of an Ascend device by its chip's templates, as containers get them.
 
 The driver gives a vNPU a number and keeps no name. So we choose the number, and write down whose it
-will be before it is made: a file for each in the agent's runtime folder. Whoever comes after a crash
-knows by that which of the vNPUs that there are were ours. Others (npu-smi's, the vendor's own
+will be before it is made: a file for each in the agent's runtime folder. Whoever comes after a
+crash knows by that which of the vNPUs that there are were ours. Others (npu-smi's, the vendor's own
 plugin's) are listed without a name and never touched.
 """
 
@@ -165,8 +165,8 @@ def smallest(chip: Chip, memory_bytes: int, cores: int) -> Template:
             for one in chip.templates
         )
         raise VendorError(
-            f"{chip.uuid} has no vNPU template that holds {memory_bytes / _MIB:g} MiB and {cores}%: "
-            f"there are {known or 'none'}"
+            f"{chip.uuid} has no vNPU template that holds {memory_bytes / _MIB:g} MiB and {cores}"
+            f"%: there are {known or 'none'}"
         )
     return min(fits, key=lambda one: (one.memory_bytes, one.cores))
 
