@@ -6,14 +6,19 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aliquot.agent.devices import dcmi
+from aliquot.agent.ascend_config import Ascend as AscendConfig
+from aliquot.agent.config import Config
+from aliquot.agent.devices import ascend, ascend_vnpu, dcmi
 from aliquot.agent.devices.ascend_health import LINK_DOWN, Watch
 
+import agent_process
 from ascend_node import GIB, MIB, AscendNode, Worker, ascend_node, node_text, odd_library
 from commands import TESTS, wait_for
 
@@ -340,6 +345,62 @@ def test_survivors_are_known_by_whose_they_were_and_others_are_left(
 
 def records_names(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "run/vnpu").iterdir()]
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Do something in a child, whose status is returned: it may kill itself."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1]
+
+
+@NEEDS_ROOT
+def test_killed_at_any_step_a_vnpu_of_ours_is_known_as_ours(
+    node: AscendNode, tmp_path: Path, sim_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in node.environment(os.environ).items():
+        monkeypatch.setenv(name, value)
+    files = frozenset({str(ascend_vnpu.__file__)})
+
+    def vendor() -> ascend.Ascend:
+        # As the loader finds it: LD_LIBRARY_PATH is read once, when a process begins.
+        root = tmp_path / "driver"
+        return ascend.Ascend(Config(runtime_dir=tmp_path / "run", ascend=AscendConfig(root)))
+
+    folder = tmp_path / "driver/usr/local/dcmi"
+    folder.mkdir(parents=True)
+    (folder / "libdcmi.so").symlink_to(sim_library.with_name("libdcmi.so"))
+
+    def cut_and_give_back(lines: int) -> None:
+        made = vendor()
+        uuid = made.enumerate()[0].uuid
+        killer = agent_process.Killer(lines, files)
+        sys.settrace(killer)
+        made.release(made.partition(uuid, "mine", GIB, 1))
+
+    def look() -> None:
+        made = vendor()
+        for one in made.partitions():
+            assert one.name == "mine", one
+            made.release(one)
+        assert made.partitions() == ()
+        assert list((tmp_path / "run/vnpu").glob("[0-9]*")) == []
+
+    killed = 0
+    for lines in range(1000):
+        status = forked(partial(cut_and_give_back, lines))
+        assert forked(look) == 0, f"after {lines} lines"
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            break
+        killed += 1
+    assert killed > 40
 
 
 @NEEDS_ROOT
