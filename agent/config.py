@@ -30,8 +30,9 @@ EVERY_OTHER: Final = "*"
 ANNOTATIONS: Final = "annotations"
 ENVIRONMENT: Final = "environment"
 HAMI: Final = "hami"
+ASCEND: Final = "ascend"
 CAMBRICON: Final = "cambricon"
-SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, CAMBRICON)
+SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, ASCEND, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
 _RUNTIME_DIR_VARIABLE: Final = "ALIQUOT_RUNTIME_DIR"

@@ -131,7 +131,8 @@ def test_the_library_of_the_drivers_root_counts_first(
     node: AscendNode, tmp_path: Path, sim_library: Path
 ) -> None:
     real = sim_library.with_name("libdcmi.so")
-    odd_library(tmp_path / "root/usr", [], real)
+    (tmp_path / "root").mkdir()
+    odd_library(tmp_path / "root/usr", ["dcmi_get_card_list"], real)
     folder = tmp_path / "root/usr/local/dcmi"
     folder.mkdir(parents=True)
     (tmp_path / "root/usr/libdcmi.so").rename(folder / "libdcmi.so")

@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from aliquot.agent.ascend_config import Ascend
 from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Config
 from aliquot.agent.daemon import Daemon, real_parts, run_loop
@@ -26,6 +27,7 @@ def serve(base: Path, lib: Path, ready: int, vendor: str, root: Path, port: int)
         sample_seconds=0.05,
         vendors=(vendor,),
         cambricon=Cambricon(root),
+        ascend=Ascend(root),
     )
 
     def tell() -> None:
