@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,16 +15,21 @@ from typing import Any
 
 import pytest
 from aliquot.agent.ledger import key_of
+from aliquot.sim import cdi
+from aliquot.sim.node import parse_node
 
 import cambricon_node
+import images
+import oci
 import vendor_agent
 from agent_node import Node, end
 from agent_parts import NEEDS_ROOT, swept
-from cambricon_node import MIB, Holder, built
+from cambricon_node import MIB, NODE, Holder, built
 from commands import ALIQUOT, wait_for
 from edit_parts import LEAST
 
 pytestmark = NEEDS_ROOT
+RUNC = shutil.which("runc", path=images.PATH)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +128,7 @@ def nodes(asked: Path) -> dict[str, tuple[int, int]]:
     return {one["path"]: (one["major"], one["minor"]) for one in config["linux"]["devices"]}
 
 
+@pytest.mark.skipif(not RUNC, reason="there is no runc")
 def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
     node: Node,
     site: cambricon_node.Node,
@@ -129,78 +136,72 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
     port: int,
     programs: Path,
 ) -> None:
+    cdi.write(parse_node(NODE, "test.toml", "test"), site.state, node.folder / "cdi")
     with node.agent(*arguments):
-        asked = asking(node.folder / "one", memory="256MiB", cores="30")
-        started = node.start(asked)
-        assert started.returncode == 0, started.stderr
+        folder = node.folder / f"one-{os.getpid()}"
+        uuid = site_uuid(site)
+        asked = {"memory": "256MiB", "cores": "30", "uuid": uuid}
+        inside = Inside(node, folder, built("holder", programs), 0, **asked)
         (share,) = instances(site)
-        assert share["name"] == key_of("one", str(asked))
+        assert share["name"] == key_of(folder.name, str(folder))
         assert (share["memory_bytes"], share["cores"]) == (256 * MIB, 30)
-        card = f"cambricon_dev{0 if share['uuid'] == site.get('enumerate')[0]['uuid'] else 1}"
-        minor = card[-1]
-        file = f"/dev/cambricon-caps/cap_dev{minor}_mi{share['id']}"
-        assert nodes(asked) == {f"/dev/{card}": (1, 3), "/dev/cambricon_ctl": (1, 3), file: (1, 3)}
-        config = json.loads((asked / "config.json").read_text())
+        file = f"/dev/cambricon-caps/cap_dev0_mi{share['id']}"
+        assert {"/dev/cambricon_dev0", "/dev/cambricon_ctl", file} <= set(nodes(folder))
+        config = json.loads((folder / "config.json").read_text())
         assert "CAMBRICON_VISIBLE_DEVICES=void" in config["process"]["env"]
         (device,) = shown(node)
         assert device["enforcement"] == "partition"
         assert (device["cap_bytes"], device["cores"], device["cores_max"]) == (256 * MIB, 30, 30)
         # It is the driver that holds it to that, by the file that it has.
-        inside = Inside(site, built("holder", programs), int(minor), nodes(asked))
         assert inside.do("take 256")
         assert not inside.do("take 2")
-        told = aliquot(node, "set", "one", "--memory", "512MiB", "--cores", "60", "--json")
+        told = aliquot(node, "set", folder.name, "--memory", "512MiB", "--cores", "60", "--json")
         assert told.returncode == 0, told.stderr
         (device,) = json.loads(told.stdout)["devices"]
         assert (device["cap_bytes"], device["cores"]) == (512 * MIB, 60)
         assert inside.do("take 256"), "the new limit does not hold at once"
         assert not inside.do("take 2")
-        refused = aliquot(node, "set", "one", "--memory", "2GiB")
+        refused = aliquot(node, "set", folder.name, "--memory", "2GiB")
         assert refused.returncode != 0
         (share,) = instances(site)
         assert (share["memory_bytes"], share["cores"]) == (512 * MIB, 60)
         assert 'enforcement="partition"' in metrics(port)
         inside.end()
-        node.stop(asked, node.running[0])
+        assert inside.process.returncode == 0
         wait_for(lambda: instances(site) == [], "the end of the share")
         assert not (site.state / "root" / file[1:]).exists()
         assert shown(node) == []
 
 
 class Inside(Holder):
-    """A program in a container: it has a /dev of its own, and the node where containers do."""
+    """A container that a real runtime runs, whose only program holds memory of a card."""
 
-    def __init__(
-        self,
-        site: cambricon_node.Node,
-        program: Path,
-        device: int,
-        files: dict[str, tuple[int, int]],
-    ) -> None:
-        made = [
-            f"mkdir -p {Path(path).parent} && mknod -m 666 {path} c {major} {minor}"
-            for path, (major, minor) in files.items()
-        ]
-        script = " && ".join(
-            [
-                "mkdir -p /run/aliquot-sim",
-                f"mount --bind {site.state} /run/aliquot-sim",
-                f"cp {program} /run/aliquot-sim/holder",
-                "mount -t tmpfs tmpfs /dev",
-                *made,
-                f"exec /run/aliquot-sim/holder /run/aliquot-sim {device}",
-            ]
-        )
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ALIQUOT")}
+    def __init__(self, node: Node, folder: Path, program: Path, device: int, **asked: str) -> None:
+        self.folder = folder
+        (folder / "rootfs").mkdir(parents=True)
+        shutil.copy(program, folder / "rootfs/holder")
+        subprocess.run([str(RUNC), "spec"], cwd=folder, check=True)
+        config = json.loads((folder / "config.json").read_text())
+        args = ["/holder", cdi.INSIDE, str(device)]
+        config["process"].update(terminal=False, args=args)
+        del config["process"]["rlimits"]
+        config["annotations"] = {f"aliquot.dev/{key}": text for key, text in asked.items()}
+        (folder / "config.json").write_text(json.dumps(config))
+        environment = {
+            **{k: v for k, v in os.environ.items() if k not in ("ALIQUOT_SIM", "LD_LIBRARY_PATH")},
+            "ALIQUOT_RUNTIME_DIR": str(node.base),
+        }
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", script],
+            [str(oci.program("aliquot-runtime")), f"--root={folder}/runc", "run", folder.name],
+            cwd=folder,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.pid = self.process.pid
-        assert self._answer() == "ok"
+        said = self._answer()
+        assert said == "ok", said
 
 
 def metrics(port: int) -> str:

@@ -2,7 +2,7 @@
 
     vendor_agent.py BASE LIB READY VENDOR ROOT PORT
 
-ROOT is where the node's own files lie. It writes to the descriptor READY once it is ready.
+ROOT is where the node's own files lie; specifications are in ``cdi`` beside BASE. It writes to the descriptor READY once it is ready.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def serve(base: Path, lib: Path, ready: int, vendor: str, root: Path, port: int)
         base,
         lib,
         metrics_port=port,
+        cdi_dirs=(base.parent / "cdi",),
         sample_seconds=0.05,
         vendors=(vendor,),
         cambricon=Cambricon(root),
