@@ -25,7 +25,8 @@ def test_the_distribution_holds_the_shims_the_programs_the_simulator_and_the_com
     assert {
         name for name in files if name.startswith(("aliquot/shim/lib", "aliquot/shim/bin"))
     } == {f"aliquot/shim/{name}" for name in shims | programs}
-    assert {f"aliquot/sim/lib/{name}" for name in SHIMS} <= files
+    others = ("libdcmi.so", "dcmiv2/libdcmi.so", "libcndev.so")
+    assert {f"aliquot/sim/lib/{name}" for name in (*SHIMS, *others)} <= files
     assert any(name.startswith("aliquot/shim/_region.") for name in files)
     assert any(name.startswith("aliquot/sim/_state.") for name in files)
     # What the agent and its tools say to each other, with types for whoever imports it.

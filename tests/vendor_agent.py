@@ -2,7 +2,8 @@
 
     vendor_agent.py BASE LIB READY VENDOR ROOT PORT
 
-ROOT is where the node's own files lie; specifications are in ``cdi`` beside BASE. It writes to the descriptor READY once it is ready.
+ROOT is where the node's own files lie; specifications are in ``cdi`` beside BASE.
+It writes to the descriptor READY once it is ready.
 """
 
 from __future__ import annotations
