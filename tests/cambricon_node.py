@@ -1,4 +1,4 @@
-"""A simulated node with Cambricon's devices: programs on it, and the vendor's module that asks it."""
+"""A simulated node with Cambricon's devices: programs on it, and the module that asks it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def built(kind: str, folder: Path) -> Path:
         command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror"]
         command += [str(TESTS / "cndev_client.c"), "-ldl"]
     elif kind == "holder":
-        command = ["gcc", *STRICT, f"-I{ROOT / 'csrc'}", str(TESTS / "mlu_holder.c")]
+        # Static, so that it runs in any container.
+        command = ["gcc", *STRICT, "-static", f"-I{ROOT / 'csrc'}", str(TESTS / "mlu_holder.c")]
         command += [*map(str, sources), "-lpthread"]
     else:
         version = {"older": 5, "newer": 7}[kind]
@@ -107,7 +108,7 @@ class Node:
 
     def start(self) -> dict[str, Any]:
         """Start the module; answers what its making did."""
-        arguments = ["aliquot.agent.devices.cambricon:Cambricon", str(self.cdi), str(self.dev)]
+        arguments = ["aliquot.agent.devices.cambricon:Cambricon", str(self.cdi), str(self.folder)]
         self.worker = subprocess.Popen(
             [sys.executable, str(TESTS / "vendor_worker.py"), *arguments],
             env=self.environment,

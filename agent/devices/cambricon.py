@@ -16,6 +16,7 @@ from typing import Final
 from aliquot.hooks.plan import Needs
 
 from . import (
+    NO_PARTITIONS,
     Device,
     DeviceProcess,
     Health,
@@ -64,7 +65,7 @@ class Cambricon:
 
     def __init__(self, config: Settings) -> None:
         """Load the library. Raises VendorError when this node has none."""
-        self._session = cndev.Session()
+        self._session = cndev.Session(config.cambricon.root)
         self._files = cambricon_files.Files(config)
         self._known: tuple[_Known, ...] = ()
         self._faults: tuple[str, ...] = ()
@@ -103,7 +104,9 @@ class Cambricon:
             texts = [(known.device.uuid, str(error)) for known in self._known]
         return tuple(Health(uuid, not text, text) for uuid, text in texts)
 
-    def needs(self, uuids: Sequence[str], partitions: Mapping[str, Partition] = {}) -> Needs:  # noqa: B006 - it is only read
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Return what a container needs for these devices, or for partitions of some of them.
 
         ``partitions`` are by UUID. Raises VendorError.
@@ -114,6 +117,7 @@ class Cambricon:
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Refuse: this driver holds limits by instances, not by cgroups. Raises VendorError."""
+        del cgroup, limit_bytes
         raise VendorError(f"{uuid}: its driver cannot hold memory limits of cgroups: see sMLU")
 
     # -- partitions --
@@ -122,18 +126,13 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            made = cambricon_smlu.make(
-                self._session, known.slot, known.device, name, memory_bytes, cores
-            )
-        return made
+            return cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""
         with self._using():
             known = self._splitting(partition.uuid)
-            return cambricon_smlu.resize(
-                self._session, known.slot, partition, memory_bytes, cores
-            )
+            return cambricon_smlu.resize(self._session, known.slot, partition, memory_bytes, cores)
 
     def partitions(self) -> Sequence[Partition]:
         """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
@@ -360,9 +359,7 @@ class Cambricon:
         """Return why a device cannot be used, empty when it can. Raises CndevError at its end."""
         session = self._session
         try:
-            state = session.read(
-                "cndevCardHealthState_t", "cndevGetCardHealthState", known.slot
-            )
+            state = session.read("cndevCardHealthState_t", "cndevGetCardHealthState", known.slot)
         except cndev.CndevError as error:
             if error.code in cndev.ENDED:
                 raise
