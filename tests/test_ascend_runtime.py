@@ -348,22 +348,24 @@ def test_processes_that_ask_at_once_never_have_more_than_the_cap(
     def storm(seed: int) -> int:
         had = 0
         hows = [*GIVEN.items()]
+        pieces: list[tuple[str, int]] = []
         with program(client, here.environment()) as tenant:
-            while tenant.do("set", 0) == OUT_OF_MEMORY:
-                pass
+            assert tenant.do("set", 0) == OK
+            together.wait(PATIENCE_SECONDS)
             for step in range(150):
                 how, (_, taken) = hows[(seed * 7 + step) % len(hows)]
                 code, number = give(tenant, how, (1 + (step * seed) % 40) * PAGE)
                 assert code in (OK, OUT_OF_MEMORY)
                 had += code == OK
-                if code == OK and step % 29:
-                    assert tenant.do("take", taken, number) == OK
+                pieces += [(taken, number)] if code == OK else []
+                if len(pieces) > step % 3:
+                    assert tenant.do("take", *pieces.pop(0)) == OK
             together.wait(PATIENCE_SECONDS)
             assert tenant.end() == 0
         return had
 
     with ThreadPoolExecutor(4) as pool:
-        assert all(had > 10 for had in pool.map(storm, range(1, 5)))
+        assert min(pool.map(storm, range(1, 5))) > 0
     here.wait_until_empty()
 
 
