@@ -12,14 +12,14 @@ from typing import Any, NoReturn
 
 import click
 
-from . import cdi, run, trace
+from . import cdi, files, run, trace
 from .node import Node, NodeError, load_node, profiles
 from .state import State, StateError, truth, truth_text
 
 _NOT_FOUND = 127
 _NOT_EXECUTABLE = 126
 # What is asked of a node whose folder is given last.
-_ON_DIRECTORY = ("--xid", "--trace")
+_ON_DIRECTORY = ("--xid", "--fault", "--trace")
 
 
 def _fail(text: str, status: int) -> NoReturn:
@@ -36,9 +36,10 @@ def _print_profiles(as_json: bool) -> None:
         return
     for node in nodes:
         device = node.devices[0]
+        cores = "SMs" if device.vendor == "nvidia" else "cores"
         click.echo(
-            f"{node.name:8} {len(node.devices)} x {device.model}, "
-            f"{device.memory >> 20} MiB, {device.sms} SMs"
+            f"{node.name:12} {len(node.devices)} x {device.model}, "
+            f"{device.memory >> 20} MiB, {device.sms} {cores}"
         )
 
 
@@ -48,6 +49,7 @@ def _describe(node: Node) -> dict[str, Any]:
         "driver_version": node.driver_version,
         "devices": [
             {
+                "vendor": device.vendor,
                 "model": device.model,
                 "memory_bytes": device.memory,
                 "reserved_bytes": device.reserved,
@@ -64,9 +66,45 @@ def _print_truth(directory: Path, as_json: bool) -> None:
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else truth_text(found))
 
 
-def _inject(directory: Path, device: int, xid: int) -> None:
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """A fault to inject: an XID of NVIDIA's, or another vendor's code."""
+
+    device: int
+    code: int
+    is_xid: bool
+    severity: int = 0
+    cleared: bool = False
+
+
+def _inject(directory: Path, fault: _Fault) -> None:
     with closing(State(directory)) as state:
-        state.inject(device, xid)
+        vendor = state.vendor(fault.device)
+        if vendor and fault.is_xid != (vendor == "nvidia"):
+            option = "--xid" if vendor == "nvidia" else "--fault"
+            raise StateError(f"device {fault.device} is {vendor}'s: its faults are {option} N")
+        state.inject(fault.device, fault.code, fault.severity, cleared=fault.cleared)
+
+
+class _Code(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A fault's code, as vendors write it: hexadecimal with or without 0x."""
+
+    name = "code"
+
+    def convert(
+        self,
+        value: Any,  # noqa: ANN401 - a text, or what was converted already
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> int:
+        """Read it."""
+        try:
+            code = value if isinstance(value, int) else int(value, 16)
+        except ValueError:
+            code = 0
+        if not 0 < code < 1 << 32:
+            self.fail(f"{value!r} is no code, such as 80E18005", param, ctx)
+        return code
 
 
 def _write_trace(directory: Path, file: Path) -> None:
@@ -92,11 +130,14 @@ class _Ways:
     shared: bool = False
     cdi: Path | None = None
     trace: Path | None = None
+    files: bool = False
 
 
 def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
     keep = ways.keep
     with run.prepared(node, keep, shared=ways.shared) as directory:
+        if ways.files:
+            files.lay_out(node, directory)
         try:
             with ExitStack() as stack:
                 stack.enter_context(cdi.written(node, directory, ways.cdi, keep=keep is not None))
@@ -121,14 +162,18 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     """Refuse options that do not go together."""
     asked = [name for name, given in modes.items() if given]
     if len(asked) != 1:
-        raise click.UsageError("give one of --node, --trace, --truth, --xid and --profiles")
+        raise click.UsageError(
+            "give one of --node, --trace, --truth, --xid, --fault and --profiles"
+        )
     if asked == ["--node"]:
         if not command:
             raise click.UsageError("no command to run: write it after --")
     elif asked == ["--trace"] and len(command) != 1:
         raise click.UsageError("write it so: --trace FILE DIR, or --node … --trace FILE -- CMD")
     elif replace(ways, trace=None) != _Ways() or (command and asked[0] not in _ON_DIRECTORY):
-        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
+        raise click.UsageError(
+            f"{asked[0]} takes neither a command nor --keep, --shared, --cdi and --files"
+        )
 
 
 @click.command(
@@ -160,12 +205,35 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     help="Write a CDI specification of the node into DIR, for containers (as root).",
 )
 @click.option(
+    "--files",
+    "with_files",
+    is_flag=True,
+    help="Lay out the device and driver files of Ascend's and Cambricon's devices in the node's "
+    "folder, below root (as root).",
+)
+@click.option(
     "--xid",
     type=click.IntRange(1, 1000),
     metavar="N",
     help="With --device, let a device of the node in DIR, given last, report the fault N.",
 )
-@click.option("--device", type=click.IntRange(0), metavar="I", help="The device for --xid.")
+@click.option(
+    "--fault",
+    type=_Code(),
+    metavar="CODE",
+    help="The same of another vendor's device: a fault that stands until it is --cleared.",
+)
+@click.option(
+    "--severity",
+    type=click.IntRange(0, 3),
+    default=2,
+    show_default=True,
+    help="Of --fault: 0 a notice, 1 minor, 2 major, 3 critical.",
+)
+@click.option("--cleared", is_flag=True, help="Of --fault: it is over.")
+@click.option(
+    "--device", type=click.IntRange(0), metavar="I", help="The device for --xid and --fault."
+)
 @click.option(
     "--truth",
     "truth_of",
@@ -191,7 +259,11 @@ def sim_command(
     keep: Path | None,
     shared: bool,
     cdi_folder: Path | None,
+    with_files: bool,
     xid: int | None,
+    fault: int | None,
+    severity: int,
+    cleared: bool,
     device: int | None,
     truth_of: Path | None,
     trace_file: Path | None,
@@ -208,19 +280,22 @@ def sim_command(
         "--truth": truth_of is not None,
         "--trace": trace_file is not None and which is None,
         "--xid": xid is not None,
+        "--fault": fault is not None,
         "--profiles": list_profiles,
     }
-    ways = _Ways(keep, shared, cdi_folder, trace_file)
+    ways = _Ways(keep, shared, cdi_folder, trace_file, with_files)
     _check(modes, ways, command)
-    if (device is None) != (xid is None) or (xid is not None and len(command) != 1):
-        raise click.UsageError("write it so: --xid N --device I DIR")
+    code = fault if xid is None else xid
+    if (device is None) != (code is None) or (code is not None and len(command) != 1):
+        raise click.UsageError("write it so: --xid N --device I DIR (or --fault CODE)")
     try:
         if list_profiles:
             _print_profiles(as_json)
         elif truth_of is not None:
             _print_truth(truth_of, as_json)
-        elif xid is not None and device is not None:
-            _inject(Path(command[0]), device, xid)
+        elif code is not None and device is not None:
+            told = _Fault(device, code, xid is not None, severity, cleared)
+            _inject(Path(command[0]), told)
         elif trace_file is not None and which is None:
             _write_trace(Path(command[0]), trace_file)
         elif which is not None:

@@ -25,6 +25,8 @@ else:
 
 MAX_DEVICES: Final = 16
 DRIVER_VERSION: Final = 13000
+VENDORS: Final = ("nvidia", "ascend", "cambricon")
+"""Whose devices there are, in the order of csrc/sim/state.h's ``enum sim_vendor``."""
 _KIB: Final = 1 << 10
 _UNITS: Final = {"B": 1, "KiB": _KIB, "MiB": _KIB**2, "GiB": _KIB**3, "TiB": _KIB**4}
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", re.ASCII)
@@ -97,6 +99,7 @@ class NodeError(Exception):
 class Device:
     """One device. What a field means and its default in a node file: docs/simulator.md."""
 
+    vendor: str = "nvidia"
     model: str = "Simulated GPU"
     uuid: bytes = bytes(16)
     memory: int = 16 << 30
@@ -248,6 +251,13 @@ def _text(value: object, most: int) -> str:
     return value
 
 
+def _vendor(value: object) -> str:
+    if value not in VENDORS:
+        raise _WrongError(f"{value!r} is no vendor: there are {', '.join(VENDORS)}")
+    assert isinstance(value, str)
+    return value
+
+
 def _release(value: object) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[0-9]{3,4}(\.[0-9]{1,4}){1,2}", value):
         raise _WrongError(f'{value!r} is not a driver\'s release, such as "580.65.06"')
@@ -301,6 +311,7 @@ _TIME: Final[_Reader] = partial(_whole, low=0, high=10**12)
 _SPEED: Final[_Reader] = partial(_whole, low=1, high=10**9)
 
 _DEVICE_KEYS: Final[Mapping[str, _Reader]] = {
+    "vendor": _vendor,
     "model": partial(_text, most=95),
     "uuid": _uuid,
     "memory": partial(_size, low=1 << 20, high=1 << 43),
@@ -502,6 +513,19 @@ def _check_sizes(
         reading.wrong((*at, "context"), "a context takes more than the device's memory")
 
 
+def _check_vendors(
+    reading: _Reading, node: Node, listed: Sequence[Mapping[str, object]], origins: Sequence[int]
+) -> None:
+    """Check that links lead to devices of the same vendor."""
+    for index, item in enumerate(listed):
+        given = item.get("nvlinks")
+        own = node.devices[origins.index(index)].vendor if index in origins else ""
+        for other, links in enumerate(given if isinstance(given, list) else ()):
+            if links and node.devices[other].vendor != own:
+                text = f"device {other} is another vendor's: there are no links to it"
+                reading.wrong(("device", index, "nvlinks"), text)
+
+
 def _check_together(
     reading: _Reading, node: Node, listed: Sequence[Mapping[str, object]], origins: Sequence[int]
 ) -> Node:
@@ -524,11 +548,13 @@ def _check_together(
                 f"{len(given)} entries for {len(node.devices)} devices: one for each, its own too",
             )
             return node
+    _check_vendors(reading, node, listed, origins)
     devices = [
         replace(
             device,
             nvlinks=tuple(
-                0 if other == index else links for other, links in enumerate(device.nvlinks)
+                links if other != index and node.devices[other].vendor == device.vendor else 0
+                for other, links in enumerate(device.nvlinks)
             ),
         )
         for index, device in enumerate(node.devices)

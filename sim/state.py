@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from ._state import ffi, lib
-from .node import COSTS, Node
+from .node import COSTS, VENDORS, Node
 
 _WHY_BYTES: Final = 1024
 # NVML's library, beside the driver's.
 NVML: Final = "libnvidia-ml.so.1"
+# The libraries of other vendors, on nodes that have their devices.
+LIBRARIES: Final = {"ascend": ("libdcmi.so",), "cambricon": ("libcndev.so",)}
 
 
 class StateError(Exception):
@@ -33,6 +35,7 @@ class DeviceTruth:
     """
 
     uuid: str
+    vendor: str
     model: str
     total_bytes: int
     free_bytes: int
@@ -123,6 +126,7 @@ def _config(node: Node) -> Any:  # noqa: ANN401 - cffi's values have no types
     for made, device in zip(config.devices, node.devices, strict=False):
         made.name = device.model.encode()
         made.uuid = device.uuid
+        made.vendor = VENDORS.index(device.vendor)
         made.memory = device.memory
         made.reserved = device.reserved
         made.page_size = device.page_size
@@ -195,21 +199,32 @@ class State:
             lib.sim_state_close(self._state)
             self._state = ffi.NULL
 
-    def inject(self, device: int, xid: int) -> None:
-        """Let a device report an XID to all who wait for NVML's events. Raises StateError."""
-        if not self._state:
-            raise StateError("the state is closed")
-        if not 0 <= device < self._state.node.device_count:
-            raise StateError(
-                f"there is no device {device}: the node has {self._state.node.device_count}"
-            )
-        lib.sim_state_inject(self._state, device, xid)
+    def inject(self, device: int, code: int, severity: int = 0, *, cleared: bool = False) -> None:
+        """Let a device report a fault to all who wait for events. Raises StateError.
+
+        ``code`` and ``severity`` are the vendor's: an XID of NVIDIA's. Other vendors' devices keep
+        a fault until it is ``cleared``.
+        """
+        configs = self._configs()
+        if not 0 <= device < len(configs):
+            raise StateError(f"there is no device {device}: the node has {len(configs)}")
+        fault = ffi.new("struct sim_fault *", (device, code, severity, cleared))
+        lib.sim_state_inject(self._state, fault)
+
+    def vendor(self, device: int) -> str:
+        """Whose a device is; "" when there is no such device."""
+        configs = self._configs()
+        return VENDORS[configs[device].vendor] if 0 <= device < len(configs) else ""
 
     # What sim/trace.py reads. The buffers are cffi's, so that long traces make no garbage.
 
     def models(self) -> list[str]:
         """Return the devices' names."""
         return [_said(config.name) for config in self._configs()]
+
+    def vendors(self) -> set[str]:
+        """Return whose devices there are."""
+        return {VENDORS[config.vendor] for config in self._configs()}
 
     def _configs(self) -> Any:  # noqa: ANN401 - cffi's values have no types
         if not self._state:
@@ -268,6 +283,7 @@ class State:
         devices = tuple(
             DeviceTruth(
                 uuid=uuid_text(bytes(config.uuid)),
+                vendor=VENDORS[config.vendor],
                 model=_said(config.name),
                 total_bytes=truth.total_bytes[index],
                 free_bytes=truth.free_bytes[index],
@@ -344,17 +360,27 @@ def _mib(size: int) -> str:
 
 
 def uuid_text(uuid: bytes) -> str:
-    """Return a device's UUID as NVIDIA writes it."""
+    """Return a device's UUID as NVIDIA writes it; of other vendors' devices too."""
     text = uuid.hex()
     return f"GPU-{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _vendors(directory: Path) -> set[str]:
+    """Return whose devices a node has; nobody's where there is no node yet."""
+    try:
+        with closing(State(directory)) as state:
+            return state.vendors()
+    except StateError:
+        return set()
 
 
 def _driver_folder(directory: Path, library: Path) -> Path:
     """Lay out every name that programs load a driver and NVML by, links to the two files."""
     folder = directory / "driver"
     folder.mkdir(exist_ok=True)
-    for soname in (library.name, NVML):
-        for name in (soname.removesuffix(".1"), soname):
+    others = [name for vendor in _vendors(directory) for name in LIBRARIES.get(vendor, ())]
+    for soname in (library.name, NVML, *others):
+        for name in {soname.removesuffix(".1"), soname}:
             fresh = folder / f".{name}.{os.getpid()}"
             fresh.symlink_to(library.with_name(soname).resolve())
             fresh.replace(folder / name)

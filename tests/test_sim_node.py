@@ -196,7 +196,94 @@ def test_profiles_have_the_published_figures(
 
 
 def test_the_profiles_are_the_ones_that_are_promised() -> None:
-    assert profiles() == ["a100x2", "b200x8", "h100x8", "t4"]
+    nvidia = ["a100x2", "b200x8", "h100x8", "t4"]
+    ascend = [f"ascend-{chip}" for chip in ("310p3", "910a", "910b2", "910b3", "910b4", "910c")]
+    cambricon = ["mlu370-x8", "mlu590"]
+    assert profiles() == sorted(nvidia + ascend + cambricon)
+    for name, vendor in [
+        *((name, "nvidia") for name in nvidia),
+        *((name, "ascend") for name in ascend),
+        *((name, "cambricon") for name in cambricon),
+    ]:
+        assert {device.vendor for device in load_node(name).devices} == {vendor}
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "model", "total_mib", "usable_mib", "cores"),
+    [
+        ("ascend-910a", 8, "910A", 32768, 32768, 30),
+        ("ascend-910b2", 8, "910B2", 65536, 65536, 24),
+        ("ascend-910b3", 8, "910B3", 65536, 65536, 20),
+        ("ascend-910b4", 8, "910B4", 32768, 32768, 20),
+        ("ascend-910c", 16, "910C", 65536, 65536, 20),
+        ("ascend-310p3", 2, "310P3", 24576, 21527, 8),
+        ("mlu370-x8", 8, "MLU370-X8", 49152, 49152, 32),
+        ("mlu590", 8, "MLU590", 81920, 81920, 48),
+    ],
+)
+def test_profiles_of_other_vendors_have_the_published_figures(
+    name: str, count: int, model: str, total_mib: int, usable_mib: int, cores: int
+) -> None:
+    devices = load_node(name).devices
+    assert [device.model for device in devices] == [model] * count
+    assert {device.memory for device in devices} == {total_mib * MIB}
+    assert {device.memory - device.reserved for device in devices} == {usable_mib * MIB}
+    assert {device.sms for device in devices} == {cores}
+
+
+MIXED = """
+[[device]]
+vendor = "ascend"
+nvlinks = 1
+[[device]]
+nvlinks = 2
+[[device]]
+vendor = "cambricon"
+[[device]]
+vendor = "ascend"
+nvlinks = 1
+[[device]]
+nvlinks = 2
+"""
+
+
+def test_links_join_devices_of_one_vendor() -> None:
+    devices = parse_node(MIXED, "n.toml", "n").devices
+    assert [device.nvlinks for device in devices] == [
+        (0, 0, 0, 1, 0),
+        (0, 0, 0, 0, 2),
+        (0, 0, 0, 0, 0),
+        (1, 0, 0, 0, 0),
+        (0, 2, 0, 0, 0),
+    ]
+    with pytest.raises(NodeError, match="device 1 is another vendor's"):
+        parse_node(
+            '[[device]]\nvendor = "ascend"\nnvlinks = [0, 1]\n[[device]]\nnvlinks = [1, 0]\n',
+            "n.toml",
+            "n",
+        )
+    with pytest.raises(NodeError, match="'amd' is no vendor: there are nvidia, ascend, cambricon"):
+        parse_node('[[device]]\nvendor = "amd"\n', "n.toml", "n")
+
+
+def test_cuda_and_nvml_show_nvidias_devices_alone(tmp_path: Path) -> None:
+    file = tmp_path / "mixed.toml"
+    file.write_text(MIXED)
+    script = """
+import ctypes
+cuda, nvml = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
+count, minor, device = ctypes.c_int(), ctypes.c_uint(), ctypes.c_void_p()
+assert cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(count)) == 0
+seen = [count.value]
+assert nvml.nvmlInit_v2() == 0 and nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) == 0
+for index in range(count.value):
+    assert nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
+    assert nvml.nvmlDeviceGetMinorNumber(device, ctypes.byref(minor)) == 0
+    seen.append(minor.value)
+print(*seen)
+"""
+    run = run_sim("--node", str(file), "--", sys.executable, "-c", script)
+    assert (run.returncode, run.stdout) == (0, "2 0 1\n"), run.stderr
 
 
 def test_costs_are_those_of_the_c_header() -> None:

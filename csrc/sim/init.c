@@ -98,14 +98,17 @@ static uint64_t speed(const struct sim_device_config *device) {
     return (uint64_t)device->sms * device->clock_mhz;
 }
 
-/* The node's devices as CUDA counts them: fastest first, or by PCI address when CUDA_DEVICE_ORDER
- * says so. */
-static void order_devices(uint32_t *order, uint32_t count) {
+/* NVIDIA's devices of the node as CUDA counts them: fastest first, or by PCI address when
+ * CUDA_DEVICE_ORDER says so. Returns how many there are. */
+static uint32_t order_devices(uint32_t *order) {
     const char *wish = getenv("CUDA_DEVICE_ORDER");
     bool by_pci = wish && strcmp(wish, "PCI_BUS_ID") == 0;
     const struct sim_device_config *devices = sim_state->node->devices;
-    for (uint32_t d = 0; d < count; d++) {
-        uint32_t at = d;
+    uint32_t count = 0;
+    for (uint32_t d = 0; d < sim_state->node->device_count; d++) {
+        if (devices[d].vendor != SIM_VENDOR_NVIDIA)
+            continue;
+        uint32_t at = count++;
         for (; at; at--) {
             const struct sim_device_config *here = &devices[d], *there = &devices[order[at - 1]];
             if (by_pci || speed(here) == speed(there)
@@ -116,6 +119,7 @@ static void order_devices(uint32_t *order, uint32_t count) {
         }
         order[at] = d;
     }
+    return count;
 }
 
 /* The device that one entry of CUDA_VISIBLE_DEVICES names, or -1: an index in CUDA's order, or the
@@ -153,15 +157,14 @@ static uint32_t drop_closed(uint32_t *order, uint32_t count) {
     uint32_t kept = 0;
     sim_node_folder(&by_file);
     for (uint32_t d = 0; d < count; d++)
-        if (!by_file || sim_node_openable(order[d]))
+        if (!by_file || sim_node_openable(sim_state->node, order[d]))
             order[kept++] = order[d];
     return kept;
 }
 
 static void see_devices(void) {
     uint32_t order[SIM_DEVICES_MAX];
-    order_devices(order, sim_state->node->device_count);
-    uint32_t count = drop_closed(order, sim_state->node->device_count);
+    uint32_t count = drop_closed(order, order_devices(order));
     process.count = 0;
     const char *list = getenv("CUDA_VISIBLE_DEVICES");
     if (!list) {

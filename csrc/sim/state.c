@@ -70,6 +70,10 @@ static int check_node(const struct sim_node_config *node, char *why, size_t why_
     for (uint32_t d = 0; d < node->device_count; d++) {
         const struct sim_device_config *device = &node->devices[d];
         uint64_t page = device->page_size;
+        if (device->vendor > SIM_VENDOR_CAMBRICON) {
+            explain(why, why_bytes, "device %u: %u is no vendor", d, device->vendor);
+            return EINVAL;
+        }
         if (page < UINT64_C(65536) || (page & (page - 1)) || device->memory <= device->reserved ||
             (device->memory - device->reserved) % page ||
             (device->memory - device->reserved) / page >= SIM_SLOT_NONE) {
@@ -239,8 +243,10 @@ static bool take_slot(struct sim_state *state, int descriptor) {
         slot->start_ticks = sim_start_ticks("/proc/self/stat");
         atomic_store_explicit(&slot->host_pid, 0, memory_order_relaxed);
         slot->cgroup = header->node.memory_limits ? sim_own_cgroup() : 0;
-        for (uint32_t d = 0; d < SIM_DEVICES_MAX; d++)
+        for (uint32_t d = 0; d < SIM_DEVICES_MAX; d++) {
             atomic_store_explicit(&slot->managed[d], 0, memory_order_relaxed);
+            atomic_store_explicit(&slot->partition[d], 0, memory_order_relaxed);
+        }
         uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);
         while (high <= s &&
                !atomic_compare_exchange_weak_explicit(&header->slot_high, &high, s + 1,
@@ -389,6 +395,8 @@ int sim_state_open(const char *directory, const char *group, bool vram, struct s
     }
     if (!error && vram)
         error = map_vram(state, why, why_bytes);
+    if (!error)
+        sim_partition_join(state);
     if (error) {
         sim_state_close(state);
         return error;

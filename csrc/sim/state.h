@@ -35,7 +35,7 @@ enum {
 };
 
 #define SIM_STATE_MAGIC UINT64_C(0x4d49532d544f5551) /* "QUOT-SIM" read as little-endian */
-#define SIM_STATE_VERSION 4u
+#define SIM_STATE_VERSION 6u
 
 /* ---- Configuration: what the node file says, as plain numbers ------------------------------ */
 
@@ -76,10 +76,18 @@ enum sim_cost {
 /* Spends the host cost of a call, by waiting on the clock. */
 void sim_cost_wait(uint64_t ns);
 
+/* Whose device it is: each vendor's libraries show that vendor's devices alone. */
+enum sim_vendor {
+    SIM_VENDOR_NVIDIA,
+    SIM_VENDOR_ASCEND,
+    SIM_VENDOR_CAMBRICON,
+};
+
 /* One device. Bytes, nanoseconds, MHz; zero where a reading does not exist on the model. */
 struct sim_device_config {
     char name[96];
     uint8_t uuid[16];
+    uint32_t vendor;           /* enum sim_vendor */
     uint64_t memory;           /* what nvidia-smi calls total */
     uint64_t reserved;         /* NVML's reserved; memory - reserved is CUDA's total */
     uint64_t page_size;        /* a power of two; memory - reserved is a multiple of it */
@@ -154,6 +162,9 @@ struct sim_slot {
     uint64_t
         cgroup; /* number of its cgroup's directory, when it began; 0: not known, or not asked */
     uint64_t dead_ns; /* CLOCK_MONOTONIC of the first look that found it dead */
+    /* Its partition of each device, 0: none, or SIM_PARTITION_GONE. Relaxed: written under the
+     * device's lock, or before the process does anything. */
+    _Atomic uint32_t partition[SIM_DEVICES_MAX];
     _Atomic uint64_t managed[SIM_DEVICES_MAX]; /* of `frames`, managed memory; by the process */
     _Atomic uint64_t frames[SIM_DEVICES_MAX];  /* derived; written under the device's lock */
 };
@@ -239,10 +250,38 @@ struct sim_share {
 };
 
 /* Faults that were injected, for whoever waits for events of the driver. */
-enum { SIM_FAULTS_MAX = 64 };
+enum { SIM_FAULTS_MAX = 64, SIM_STANDING_MAX = 64 };
 struct sim_fault {
     uint32_t device;
-    uint32_t xid;
+    uint32_t code;     /* the vendor's: an XID of NVIDIA's */
+    uint32_t severity; /* the vendor's */
+    uint32_t cleared;  /* it is over: devices of other vendors keep faults until they are told so */
+};
+
+/* A hardware or driver partition of a device (vNPU, sMLU). It outlives whoever made it. */
+enum { SIM_PARTITIONS_MAX = 32 };
+struct sim_partition {
+    /* As the vendor numbers it; 0: there is none. Written last, release, and taken away first. */
+    _Atomic uint32_t id;
+    uint32_t kind;  /* the vendor's own: number of a template or profile */
+    uint32_t cores; /* the vendor's own: AI cores, percent */
+    uint32_t detail[3];
+    uint64_t memory; /* bytes */
+    char name[100];  /* the vendor's own: of the template, of the instance */
+};
+
+/* What only Cambricon's devices have. Profiles are sizes of shares that were asked for, by their
+ * number, under the device's lock. */
+enum { SIM_MLU_PROFILES_MAX = 64 };
+struct sim_mlu_profile {
+    uint32_t exists;
+    uint32_t quota; /* percent of the device */
+    uint64_t bytes;
+};
+struct sim_mlu {
+    _Atomic uint32_t mode;    /* who may compute on it, as the driver counts; relaxed */
+    _Atomic uint32_t no_smlu; /* shares are switched off; relaxed */
+    struct sim_mlu_profile profiles[SIM_MLU_PROFILES_MAX];
 };
 
 /* What the processes of a cgroup may hold of a device, managed memory left out. */
@@ -261,7 +300,10 @@ struct sim_device_state {
     uint32_t free_hint;           /* no free frame below it; derived */
     uint32_t descriptors;         /* perhaps some shares live by descriptors only; under the lock */
     uint32_t limit_high;          /* limits at and above it were never set */
-    uint32_t pad;
+    uint32_t standing_count;      /* of `standing`, under table_lock */
+    struct sim_fault standing[SIM_STANDING_MAX]; /* faults that are not over, under table_lock */
+    struct sim_partition partitions[SIM_PARTITIONS_MAX]; /* under the lock */
+    struct sim_mlu mlu;
     struct sim_limit limits[SIM_LIMITS_MAX]; /* under the lock */
     struct sim_timeline timeline;
     _Atomic uint64_t record_count;               /* ever; relaxed: gives numbers out */
@@ -317,8 +359,10 @@ struct sim_state {
 /* The folder of the node: ALIQUOT_SIM, or where containers have theirs. In the latter a program
  * sees the devices whose files it can open, as with a real driver: *by_file (may be NULL). */
 const char *sim_node_folder(bool *by_file);
-/* Whether /dev/nvidia<device> can be opened. */
-bool sim_node_openable(uint32_t device);
+/* How many of the vendor's devices come before a device of the node: the number in its file's name. */
+uint32_t sim_node_minor(const struct sim_node_config *node, uint32_t device);
+/* Whether the file of a device can be opened: /dev/nvidia<minor>, or as its vendor calls it. */
+bool sim_node_openable(const struct sim_node_config *node, uint32_t device);
 /* Order of PCI addresses. */
 uint64_t sim_node_pci_key(const struct sim_device_config *device);
 enum { SIM_UUID_TEXT = 48 };
@@ -358,8 +402,42 @@ bool sim_slot_alive(struct sim_state *state, uint32_t slot, uint64_t status);
  * process has in its own namespace. 0: the process is gone, or hidden from the host's reader. */
 int32_t sim_slot_host_pid(struct sim_state *state, uint32_t slot);
 
-/* Injects an XID on a device: everybody who waits for events is woken. */
-void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid);
+/* Injects a fault, or says that one is over: everybody who waits for events is woken. */
+void sim_state_inject(struct sim_state *state, const struct sim_fault *fault);
+/* Copies the faults of a device that are not over; returns how many. */
+uint32_t sim_state_standing(struct sim_state *state, uint32_t device,
+                            struct sim_fault out[SIM_STANDING_MAX]);
+
+/* ---- Partitions (state_partition.c), under the device's lock --------------------------------- */
+
+/* The partition of that id, or NULL. */
+struct sim_partition *sim_partition_find(struct sim_state *state, uint32_t device, uint32_t id);
+/* Adds one, whose id is not taken. False: there is room for no more. */
+bool sim_partition_add(struct sim_state *state, uint32_t device, const struct sim_partition *made);
+/* Takes one away. False: there is none of that id. */
+bool sim_partition_remove(struct sim_state *state, uint32_t device, uint32_t id);
+/* What all partitions of a device have together; returns how many there are. */
+uint32_t sim_partition_sum(struct sim_state *state, uint32_t device, struct sim_partition *sum);
+
+/* ---- Who is in which partition (state_member.c) ---------------------------------------------- */
+
+enum { SIM_PARTITION_GONE = 0xffffffff }; /* of a process: it was destroyed */
+/* The process belongs to that partition of a device from now on (0: to none). */
+void sim_partition_enter(struct sim_state *state, uint32_t device, uint32_t id);
+/* The process belongs to the partition whose device file it can open, as in a container; it is done
+ * when a state is opened. */
+void sim_partition_join(struct sim_state *state);
+/* Path of the device file by which a partition is used; empty: its vendor has none. */
+enum { SIM_PARTITION_FILE = 100 };
+void sim_partition_file(const struct sim_node_config *node, uint32_t device, uint32_t id,
+                        char path[SIM_PARTITION_FILE]);
+/* The device time that a partition's processes had in the last second, in thousandths. */
+uint32_t sim_partition_permille(struct sim_state *state, uint32_t device, uint32_t id);
+
+/* Under the device's lock: bytes that a partition's processes hold, the dead ones that are not
+ * cleared too; and its processes are in none that is there any more. */
+uint64_t sim_partition_held(struct sim_state *state, uint32_t device, uint32_t id);
+void sim_partition_expel(struct sim_state *state, uint32_t device, uint32_t id);
 
 /* ---- Frames (bytes are pages here) --------------------------------------------------------- */
 

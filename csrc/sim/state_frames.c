@@ -327,6 +327,7 @@ static bool take(struct sim_state *state, uint32_t device, uint64_t count, bool 
             (void)sim_shares_reap(state, device, SIM_SLOT_NONE);
         }
         bool taken = (managed || count <= sim_limit_room(state, device)) &&
+                     count <= sim_partition_room(state, device) &&
                      take_locked(state, device, count, frames);
         frames->managed = taken && managed;
         if (frames->managed)

@@ -14,9 +14,22 @@ const char *sim_node_folder(bool *by_file) {
     return own ? name : "/run/aliquot-sim";
 }
 
-bool sim_node_openable(uint32_t device) {
+uint32_t sim_node_minor(const struct sim_node_config *node, uint32_t device) {
+    uint32_t minor = 0;
+    for (uint32_t d = 0; d < device; d++)
+        minor += node->devices[d].vendor == node->devices[device].vendor;
+    return minor;
+}
+
+bool sim_node_openable(const struct sim_node_config *node, uint32_t device) {
+    static const char *const files[] = {
+        [SIM_VENDOR_NVIDIA] = "nvidia",
+        [SIM_VENDOR_ASCEND] = "davinci",
+        [SIM_VENDOR_CAMBRICON] = "cambricon_dev",
+    };
     char path[32];
-    snprintf(path, sizeof path, "/dev/nvidia%u", device);
+    snprintf(path, sizeof path, "/dev/%s%u", files[node->devices[device].vendor],
+             sim_node_minor(node, device));
     int descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOCTTY);
     if (descriptor >= 0)
         close(descriptor);

@@ -1,4 +1,4 @@
-/* Which process on the host a slot belongs to; and injected faults.
+/* Which process on the host a slot belongs to.
  *
  * A process knows its pid in its own namespace only, and nothing that the kernel would translate for
  * a reader (a lock's owner, a socket's peer) outlives the closing of all descriptors, which programs
@@ -11,13 +11,10 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
-#include <limits.h>
-#include <linux/futex.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 uint64_t sim_pid_namespace(const char *path) {
@@ -106,15 +103,4 @@ int32_t sim_slot_host_pid(struct sim_state *state, uint32_t index) {
         atomic_store_explicit(&slot->host_pid, (uint64_t)generation << 32 | (uint32_t)pid,
                               memory_order_relaxed);
     return pid;
-}
-
-void sim_state_inject(struct sim_state *state, uint32_t device, uint32_t xid) {
-    struct sim_state_header *header = state->header;
-    sim_lock_take(state, &header->table_lock);
-    uint32_t count = atomic_load_explicit(&header->fault_count, memory_order_relaxed);
-    header->faults[count % SIM_FAULTS_MAX] = (struct sim_fault){device, xid};
-    /* release: who sees the count sees the fault. */
-    atomic_store_explicit(&header->fault_count, count + 1, memory_order_release);
-    sim_lock_drop(state, &header->table_lock);
-    syscall(SYS_futex, &header->fault_count, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }

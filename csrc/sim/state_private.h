@@ -52,6 +52,9 @@ uint64_t sim_own_cgroup(void);
 /* Pages that the limit of the process's cgroup leaves it. */
 uint64_t sim_limit_room(struct sim_state *state, uint32_t device);
 
+/* Pages that the process's partition of a device leaves it. */
+uint64_t sim_partition_room(struct sim_state *state, uint32_t device);
+
 /* Gives a frame's word another owner and share, or none (0: free), and keeps all counters. */
 void sim_frame_assign(struct sim_state *state, uint32_t device, uint32_t frame, uint32_t word);
 /* Zeroes the touched ones of `count` frames from `first` on. */

@@ -28,7 +28,7 @@ nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int *index) {
 nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned int *minor) {
     SIM_LOOK look = sim_look_at(device, minor);
     if (look.device)
-        *minor = look.number;
+        *minor = sim_node_minor(look.state->node, look.number);
     return look.result;
 }
 

@@ -1,4 +1,4 @@
-/* Event sets: who waits for faults of which devices. They are injected from outside (state_pid.c). */
+/* Event sets: who waits for faults of which devices. They are injected from outside (state_fault.c). */
 #include "nvml_sim.h"
 
 #include <errno.h>
@@ -117,7 +117,7 @@ static nvmlReturn_t look_for_event(nvmlEventSet_t set, nvmlEventData_t *data,
     }
     *data = (nvmlEventData_t){.device = sim_handle_of(fault.device),
                               .eventType = nvmlEventTypeXidCriticalError,
-                              .eventData = fault.xid,
+                              .eventData = fault.code,
                               .gpuInstanceId = 0xffffffff,
                               .computeInstanceId = 0xffffffff};
     return NVML_SUCCESS;

@@ -2,84 +2,17 @@
 #include "nvml_sim.h"
 
 #include <errno.h>
-#include <limits.h>
-#include <linux/futex.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-/* `life` orders those who initialise and shut down; `use` keeps the node open while somebody looks.
- * glibc lets readers in beside a waiting writer, so that a look within a look cannot lock up. */
-static pthread_mutex_t life = PTHREAD_MUTEX_INITIALIZER;
-static pthread_rwlock_t use = PTHREAD_RWLOCK_INITIALIZER;
-/* Written under both. */
-static struct sim_state *opened;
-static pid_t opened_by; /* the mapping is not inherited by a child, however it was made */
-static unsigned users;
-static uint32_t count;
-static struct nvmlDevice_st handles[SIM_DEVICES_MAX]; /* by index */
-
-/* A child must not come to hold the descriptor of `state` while it is being opened: it would keep
- * our slot alive. It starts without a node. */
-static void before_fork(void) { pthread_mutex_lock(&life); }
-static void after_fork(void) { pthread_mutex_unlock(&life); }
-static void in_child(void) {
-    free(opened); /* its mapping stayed with the parent */
-    opened = NULL;
-    users = 0;
-    pthread_rwlock_init(&use, NULL);
-    pthread_mutex_unlock(&life);
-}
-
-__attribute__((constructor)) static void watch_forks(void) {
-    pthread_atfork(before_fork, after_fork, in_child);
-}
-
-static void see_devices(const struct sim_node_config *node, bool by_file) {
-    count = 0;
-    for (uint32_t d = 0; d < node->device_count; d++) {
-        if (by_file && !sim_node_openable(d))
-            continue;
-        uint64_t key = sim_node_pci_key(&node->devices[d]);
-        uint32_t at = count++;
-        for (; at && key < sim_node_pci_key(&node->devices[handles[at - 1].number]); at--)
-            handles[at] = handles[at - 1];
-        handles[at].number = d;
-    }
-}
-
-static nvmlReturn_t open_node(void) {
-    bool by_file;
-    const char *folder = sim_node_folder(&by_file);
-    struct sim_state *state;
-    char why[512];
-    int error = sim_state_open(folder, NULL, false, &state, why, sizeof why);
-    if (error)
-        return error == EINVAL                       ? NVML_ERROR_LIB_RM_VERSION_MISMATCH
-               : error == EACCES || error == EPERM   ? NVML_ERROR_NO_PERMISSION
-               : error == ENOENT || error == ENOTDIR ? NVML_ERROR_DRIVER_NOT_LOADED
-                                                     : NVML_ERROR_UNKNOWN;
-    /* Who only looks holds nothing whose release would take time. Relaxed: read after our death. */
-    atomic_store_explicit(&state->header->slots[state->slot].exiting, 1, memory_order_relaxed);
-    pthread_rwlock_wrlock(&use);
-    see_devices(state->node, by_file);
-    opened_by = getpid();
-    opened = state;
-    pthread_rwlock_unlock(&use);
-    return NVML_SUCCESS;
-}
+/* A device's handle is the place of its number here. */
+static struct nvmlDevice_st handles[SIM_DEVICES_MAX];
 
 nvmlReturn_t nvmlInit_v2(void) {
-    nvmlReturn_t result = NVML_SUCCESS;
-    pthread_mutex_lock(&life);
-    if (!opened || opened_by != getpid()) {
-        users = 0;
-        result = open_node();
-    }
-    users += result == NVML_SUCCESS;
-    pthread_mutex_unlock(&life);
-    return result;
+    int error = sim_session_open(SIM_VENDOR_NVIDIA);
+    return error == 0                            ? NVML_SUCCESS
+           : error == EINVAL                     ? NVML_ERROR_LIB_RM_VERSION_MISMATCH
+           : error == EACCES || error == EPERM   ? NVML_ERROR_NO_PERMISSION
+           : error == ENOENT || error == ENOTDIR ? NVML_ERROR_DRIVER_NOT_LOADED
+                                                 : NVML_ERROR_UNKNOWN;
 }
 
 nvmlReturn_t nvmlInit(void) { return nvmlInit_v2(); }
@@ -90,38 +23,22 @@ nvmlReturn_t nvmlInitWithFlags(unsigned int flags) {
 }
 
 nvmlReturn_t nvmlShutdown(void) {
-    nvmlReturn_t result = NVML_SUCCESS;
-    pthread_mutex_lock(&life);
-    if (!opened || opened_by != getpid()) {
-        result = NVML_ERROR_UNINITIALIZED;
-    } else if (--users == 0) {
-        pthread_rwlock_wrlock(&use);
-        struct sim_state *state = opened;
-        opened = NULL;
-        pthread_rwlock_unlock(&use);
-        /* Who waits for events learns that there are none to come. */
-        syscall(SYS_futex, &state->header->fault_count, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-        sim_state_close(state);
-    }
-    pthread_mutex_unlock(&life);
-    return result;
+    return sim_session_close() ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED;
 }
 
 /* ---- Looks ---------------------------------------------------------------------------------- */
 
 struct sim_look sim_look(const void *out) {
     struct sim_look look = {.result = NVML_ERROR_UNINITIALIZED};
-    pthread_rwlock_rdlock(&use);
-    if (!opened || opened_by != getpid()) {
-        pthread_rwlock_unlock(&use);
+    struct sim_state *state = sim_session_enter();
+    if (!state)
         return look;
-    }
     if (!out) {
-        pthread_rwlock_unlock(&use);
+        sim_session_leave();
         look.result = NVML_ERROR_INVALID_ARGUMENT;
         return look;
     }
-    look.state = opened; /* and `use` is held: sim_look_end gives it up */
+    look.state = state; /* sim_look_end leaves it */
     look.result = NVML_SUCCESS;
     return look;
 }
@@ -142,23 +59,22 @@ struct sim_look sim_look_at(nvmlDevice_t device, const void *out) {
 
 void sim_look_end(struct sim_look *look) {
     if (look->state)
-        pthread_rwlock_unlock(&use);
+        sim_session_leave();
 }
 
-uint32_t sim_visible_count(void) { return count; }
+uint32_t sim_visible_count(void) { return sim_session_count(); }
 
-nvmlDevice_t sim_visible(uint32_t index) { return index < count ? &handles[index] : NULL; }
+nvmlDevice_t sim_visible(uint32_t index) {
+    return index < sim_session_count() ? sim_handle_of(sim_session_device(index)) : NULL;
+}
 
 nvmlDevice_t sim_handle_of(uint32_t number) {
-    for (uint32_t i = 0; i < count; i++)
-        if (handles[i].number == number)
-            return &handles[i];
-    return NULL;
+    return sim_session_index(number) < 0 ? NULL : &handles[number];
 }
 
 int64_t sim_number_of(nvmlDevice_t handle) {
-    for (uint32_t i = 0; i < count; i++)
-        if (handle == &handles[i])
-            return handles[i].number;
+    for (uint32_t i = 0; i < sim_session_count(); i++)
+        if (handle == &handles[sim_session_device(i)])
+            return sim_session_device(i);
     return -1;
 }

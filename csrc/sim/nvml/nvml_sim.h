@@ -7,14 +7,14 @@
 #ifndef ALIQUOT_SIM_NVML_H
 #define ALIQUOT_SIM_NVML_H
 
-#include "sim/state_private.h"
+#include "sim/vendor/vendor.h"
 
 #include <nvml.h>
 #include <stdbool.h>
 
-/* A device handle points to one of these: the device's number on the node. */
+/* A device handle points to one of these, which has nothing in it: its place is the device. */
 struct nvmlDevice_st {
-    uint32_t number;
+    char place;
 };
 
 /* A look at the node, which is not shut down while it lasts. Ends with its scope. */
@@ -45,13 +45,5 @@ int64_t sim_number_of(nvmlDevice_t handle);
 
 /* Copies a text into a caller's buffer; NVML_ERROR_INSUFFICIENT_SIZE when it does not fit. */
 nvmlReturn_t sim_text(const char *text, char *out, unsigned int size);
-/* How busy the device was over the last second. */
-struct sim_usage sim_device_usage(const struct sim_look *look);
-/* A part of a usage's length, in thousandths. */
-uint32_t sim_permille(uint64_t part_ns, const struct sim_usage *usage);
-/* What the device draws, in milliwatts. */
-uint32_t sim_power(const struct sim_look *look);
-/* Pages that nobody holds, in bytes, after the dead have been cleared up after. */
-uint64_t sim_free_bytes(const struct sim_look *look);
 
 #endif

@@ -164,14 +164,9 @@ static void set_bit(unsigned long *set, unsigned words, unsigned long bit) {
         set[bit / BITS] |= 1ul << bit % BITS;
 }
 
-/* Reads a list such as "0-3,8" into a set of bits. */
-static bool read_list(const char *path, unsigned long *set, unsigned words) {
-    char text[4096];
-    FILE *file = fopen(path, "re");
-    bool read = file && fgets(text, sizeof text, file);
-    if (file)
-        fclose(file);
-    for (char *at = text; read && *at >= '0' && *at <= '9';) {
+/* Puts a list such as "0-3,8" into a set of bits. */
+static void set_list(const char *text, unsigned long *set, unsigned words) {
+    for (char *at = (char *)text; *at >= '0' && *at <= '9';) {
         unsigned long first = strtoul(at, &at, 10), last = first;
         if (*at == '-')
             last = strtoul(at + 1, &at, 10);
@@ -179,7 +174,6 @@ static bool read_list(const char *path, unsigned long *set, unsigned words) {
             set_bit(set, words, bit);
         at += *at == ',';
     }
-    return read;
 }
 
 /* The processors of the device's NUMA node; all, where this host has no such node. */
@@ -189,12 +183,12 @@ static nvmlReturn_t read_affinity(nvmlDevice_t device, unsigned int words, unsig
         return look.result;
     if (!words)
         return NVML_ERROR_INVALID_ARGUMENT;
-    char path[64];
-    snprintf(path, sizeof path, "/sys/devices/system/node/node%d/cpulist", look.device->numa_node);
+    char text[4096];
     memset(set, 0, words * sizeof *set);
-    bool read = (look.device->numa_node >= 0 && read_list(path, set, words)) ||
-                read_list("/sys/devices/system/cpu/online", set, words);
-    return read ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+    if (!sim_cpu_list(look.device, text, sizeof text))
+        return NVML_ERROR_NOT_SUPPORTED;
+    set_list(text, set, words);
+    return NVML_SUCCESS;
 }
 
 nvmlReturn_t nvmlDeviceGetCpuAffinity(nvmlDevice_t device, unsigned int words, unsigned long *set) {
@@ -251,7 +245,7 @@ nvmlReturn_t nvmlDeviceGetTopologyNearestGpus(nvmlDevice_t device, nvmlGpuTopolo
     unsigned found = 0, room = out ? *count : 0;
     for (uint32_t i = 0; i < sim_visible_count(); i++) {
         nvmlDevice_t other = sim_visible(i);
-        if (other == device || level_between(&look, other->number) > level)
+        if (other == device || level_between(&look, sim_session_device(i)) > level)
             continue;
         if (found < room)
             out[found] = other;

@@ -7,36 +7,6 @@
 
 enum { NO_INSTANCE = 0xffffffff }; /* of MIG */
 
-struct holder {
-    uint32_t slot;
-    uint32_t pid;
-    uint64_t bytes;
-};
-
-/* The living processes that hold memory of the device, of which a context always does. Those that
- * cannot be told by a pid, because they went while we looked, are left out. */
-static unsigned list_holders(const struct sim_look *look, struct holder out[SIM_SLOTS_MAX]) {
-    struct sim_state_header *header = look->state->header;
-    unsigned found = 0, count = 0;
-    sim_state_sweep(look->state, true);
-    sim_device_lock(look->state, look->number);
-    uint32_t high = atomic_load_explicit(&header->slot_high, memory_order_relaxed);
-    for (uint32_t s = 0; s < high; s++) {
-        uint64_t frames =
-            atomic_load_explicit(&header->slots[s].frames[look->number], memory_order_relaxed);
-        if (frames)
-            out[found++] = (struct holder){.slot = s, .bytes = frames * look->device->page_size};
-    }
-    sim_device_unlock(look->state, look->number);
-    for (unsigned h = 0; h < found; h++) {
-        struct holder holder = out[h];
-        holder.pid = (uint32_t)sim_slot_host_pid(look->state, holder.slot);
-        if (holder.pid)
-            out[count++] = holder;
-    }
-    return count;
-}
-
 /* What a list's caller learns: `*count` is the room it has, and gets what there is. */
 static nvmlReturn_t check_room(const void *out, unsigned *count, unsigned found) {
     unsigned room = *count;
@@ -53,8 +23,8 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsign
     SIM_LOOK look = sim_look_at(device, count);
     if (!look.device)
         return look.result;
-    struct holder holders[SIM_SLOTS_MAX];
-    unsigned found = list_holders(&look, holders);
+    struct sim_holder holders[SIM_SLOTS_MAX];
+    unsigned found = sim_holders(look.state, look.number, holders);
     nvmlReturn_t result = check_room(out, count, found);
     for (unsigned p = 0; result == NVML_SUCCESS && p < found; p++)
         out[p] = (nvmlProcessInfo_t){.pid = holders[p].pid,
@@ -76,8 +46,8 @@ nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned 
     SIM_LOOK look = sim_look_at(device, count);
     if (!look.device)
         return look.result;
-    struct holder holders[SIM_SLOTS_MAX];
-    unsigned found = list_holders(&look, holders);
+    struct sim_holder holders[SIM_SLOTS_MAX];
+    unsigned found = sim_holders(look.state, look.number, holders);
     nvmlReturn_t result = check_room(out, count, found);
     for (unsigned p = 0; result == NVML_SUCCESS && p < found; p++)
         out[p] = (nvmlProcessInfo_v1_t){.pid = holders[p].pid, .usedGpuMemory = holders[p].bytes};
@@ -94,8 +64,8 @@ nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
     if (list->mode >= NVML_PROCESS_MODE_MAX)
         return NVML_ERROR_INVALID_ARGUMENT;
     bool none = list->mode == NVML_PROCESS_MODE_GRAPHICS || list->mode == NVML_PROCESS_MODE_MPS;
-    struct holder holders[SIM_SLOTS_MAX];
-    unsigned found = none ? 0 : list_holders(&look, holders);
+    struct sim_holder holders[SIM_SLOTS_MAX];
+    unsigned found = none ? 0 : sim_holders(look.state, look.number, holders);
     nvmlReturn_t result = check_room(list->procArray, &list->numProcArrayEntries, found);
     for (unsigned p = 0; result == NVML_SUCCESS && p < found; p++)
         list->procArray[p] = (nvmlProcessDetail_v1_t){.pid = holders[p].pid,
@@ -190,8 +160,8 @@ static unsigned take_samples(const struct sim_look *look, uint64_t since_us,
         out[count++] = (struct sample){
             .time_us = now_us - (now_ns - usage.end_ns) / 1000,
             .pid = (uint32_t)pid,
-            .run_percent = (sim_permille(usage.run_ns, &usage) + 5) / 10,
-            .copy_percent = (sim_permille(usage.copy_ns, &usage) + 5) / 10,
+            .run_percent = sim_percent(usage.run_ns, &usage),
+            .copy_percent = sim_percent(usage.copy_ns, &usage),
         };
     }
     return count;

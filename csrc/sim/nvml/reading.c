@@ -5,15 +5,6 @@
 
 /* ---- Memory ---------------------------------------------------------------------------------- */
 
-uint64_t sim_free_bytes(const struct sim_look *look) {
-    sim_state_sweep(look->state, true);
-    sim_device_lock(look->state, look->number);
-    uint64_t frames = atomic_load_explicit(&look->state->header->devices[look->number].free_frames,
-                                           memory_order_relaxed);
-    sim_device_unlock(look->state, look->number);
-    return frames * look->device->page_size;
-}
-
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *memory) {
     SIM_LOOK look = sim_look_at(device, memory);
     if (!look.device)
@@ -22,7 +13,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *me
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     memory->total = look.device->memory;
     memory->reserved = look.device->reserved;
-    memory->free = sim_free_bytes(&look);
+    memory->free = sim_free_bytes(look.state, look.number);
     memory->used = memory->total - memory->reserved - memory->free;
     struct sim_limit limit;
     uint64_t used;
@@ -43,7 +34,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *memory) 
     if (!look.device)
         return look.result;
     memory->total = look.device->memory;
-    memory->free = sim_free_bytes(&look);
+    memory->free = sim_free_bytes(look.state, look.number);
     memory->used = memory->total - memory->free;
     return NVML_SUCCESS;
 }
@@ -62,32 +53,14 @@ nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlBAR1Memory_t *
 
 /* ---- How busy -------------------------------------------------------------------------------- */
 
-struct sim_usage sim_device_usage(const struct sim_look *look) {
-    struct sim_usage usage;
-    sim_state_sweep(look->state, false); /* what the dead had queued is not run */
-    sim_timeline_usage(&look->state->header->devices[look->number].timeline, SIM_TIMELINE_NONE,
-                       sim_state_now(), 0, &usage);
-    return usage;
-}
-
-uint32_t sim_permille(uint64_t part_ns, const struct sim_usage *usage) {
-    uint64_t permille = usage->length_ns ? part_ns * 1000 / usage->length_ns : 0;
-    return permille > 1000 ? 1000 : (uint32_t)permille;
-}
-
-/* Rounded to whole percent, as they are told. */
-static unsigned percent(uint64_t part_ns, const struct sim_usage *usage) {
-    return (sim_permille(part_ns, usage) + 5) / 10;
-}
-
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *rates) {
     SIM_LOOK look = sim_look_at(device, rates);
     if (!look.device)
         return look.result;
-    struct sim_usage usage = sim_device_usage(&look);
+    struct sim_usage usage = sim_device_usage(look.state, look.number);
     /* Kernels are not computed, so nobody knows what they would have moved: copies count. */
-    *rates = (nvmlUtilization_t){.gpu = percent(usage.run_ns, &usage),
-                                 .memory = percent(usage.copy_ns, &usage)};
+    *rates = (nvmlUtilization_t){.gpu = sim_percent(usage.run_ns, &usage),
+                                 .memory = sim_percent(usage.copy_ns, &usage)};
     return NVML_SUCCESS;
 }
 
@@ -116,24 +89,11 @@ nvmlReturn_t nvmlDeviceGetDecoderUtilization(nvmlDevice_t device, unsigned int *
 
 /* ---- What follows from it --------------------------------------------------------------------- */
 
-/* A tenth of the limit when idle, and with the load up to all of it. */
-uint32_t sim_power(const struct sim_look *look) {
-    struct sim_usage usage = sim_device_usage(look);
-    uint64_t limit = UINT64_C(1000) * look->device->power_watts;
-    return (uint32_t)(limit / 10 + limit * 9 / 10 * sim_permille(usage.run_ns, &usage) / 1000);
-}
-
 nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *milliwatts) {
     SIM_LOOK look = sim_look_at(device, milliwatts);
     if (look.device)
-        *milliwatts = sim_power(&look);
+        *milliwatts = sim_power(look.state, look.number);
     return look.result;
-}
-
-/* Degrees Celsius; from 30 when idle to 75. */
-static uint32_t temperature_of(const struct sim_look *look) {
-    struct sim_usage usage = sim_device_usage(look);
-    return 30 + 45 * sim_permille(usage.run_ns, &usage) / 1000;
 }
 
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t sensor,
@@ -143,7 +103,7 @@ nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensor
         return look.result;
     if (sensor != NVML_TEMPERATURE_GPU)
         return NVML_ERROR_INVALID_ARGUMENT;
-    *degrees = temperature_of(&look);
+    *degrees = sim_temperature(look.state, look.number);
     return NVML_SUCCESS;
 }
 
@@ -155,7 +115,7 @@ nvmlReturn_t nvmlDeviceGetTemperatureV(nvmlDevice_t device, nvmlTemperature_t *t
         return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
     if (temperature->sensorType != NVML_TEMPERATURE_GPU)
         return NVML_ERROR_INVALID_ARGUMENT;
-    temperature->temperature = (int)temperature_of(&look);
+    temperature->temperature = (int)sim_temperature(look.state, look.number);
     return NVML_SUCCESS;
 }
 
@@ -178,7 +138,7 @@ static nvmlReturn_t read_reasons(nvmlDevice_t device, unsigned long long *reason
     SIM_LOOK look = sim_look_at(device, reasons);
     if (!look.device)
         return look.result;
-    struct sim_usage usage = sim_device_usage(&look);
+    struct sim_usage usage = sim_device_usage(look.state, look.number);
     *reasons = (unsigned long long)(usage.run_ns ? nvmlClocksEventReasonNone
                                                  : nvmlClocksEventReasonGpuIdle);
     return NVML_SUCCESS;
@@ -206,7 +166,7 @@ static void read_field(const struct sim_look *look, nvmlFieldValue_t *field) {
     switch (field->fieldId) {
     case NVML_FI_DEV_POWER_AVERAGE:
     case NVML_FI_DEV_POWER_INSTANT:
-        field->value.uiVal = sim_power(look);
+        field->value.uiVal = sim_power(look->state, look->number);
         break;
     case NVML_FI_DEV_NVLINK_LINK_COUNT:
         field->value.uiVal = 0;

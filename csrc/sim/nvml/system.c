@@ -172,7 +172,7 @@ static nvmlReturn_t find_device(const struct sim_look *look,
                                 bool (*is)(const struct sim_device_config *, const void *),
                                 const void *wanted, nvmlDevice_t *device) {
     for (uint32_t i = 0; i < sim_visible_count(); i++) {
-        if (!is(&look->state->node->devices[sim_visible(i)->number], wanted))
+        if (!is(&look->state->node->devices[sim_session_device(i)], wanted))
             continue;
         *device = sim_visible(i);
         return NVML_SUCCESS;

@@ -1,0 +1,239 @@
+"""Cambricon's sMLU: shares of a card that its driver enforces, as partitions.
+
+A profile says how large a share is, and an instance of it is what a container gets, by its device
+node. Instances of ours carry their slice's key behind a prefix in their name: others (the vendor's
+own plugin's, an administrator's) have no name as partitions, and are not touched. A profile goes
+with its last instance. Quotas may be changed while programs run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from dataclasses import dataclass
+from typing import Final
+
+from . import Partition, VendorError, cndev
+
+PREFIX: Final = "aliquot."
+# Of the library's fields for names, whose last byte is a zero.
+_MOST_NAME: Final = 99
+# The first driver that has sMLU.
+_FIRST_DRIVER: Final = (5, 10, 27)
+_ENABLED: Final = 1
+_LIMIT: Final = 0
+_MIB: Final = 1 << 20
+_ALL_CORES: Final = 100
+_NEEDED: Final = (
+    "cndevGetSMLUMode",
+    "cndevCreateSMluProfileInfo",
+    "cndevCreateSMluInstanceByProfileId",
+    "cndevDestroySMluInstanceByHandle",
+    "cndevGetAllSMluInstanceInfo",
+)
+_UPDATE: Final = "cndevUpdateSMluInstanceQuotaByHandle"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance as the library tells it; ``memory_bytes`` and ``cores`` are its limits."""
+
+    number: int
+    profile: int
+    name: str
+    node: str
+    memory_bytes: int
+    cores: int
+
+    def handle(self, slot: int) -> int:
+        """Return what the library calls it on the card in a slot."""
+        return self.number << 8 | slot
+
+    def partition(self, uuid: str) -> Partition:
+        """Return it as a partition of the device of that UUID."""
+        name = self.name.removeprefix(PREFIX) if self.name.startswith(PREFIX) else ""
+        return Partition(uuid, str(self.number), name, self.memory_bytes, self.cores)
+
+
+def offered(session: cndev.Session, device: int) -> bool:
+    """Whether a card can be shared so now: its driver is new enough, and sMLU is switched on.
+
+    Raises CndevError when the session has ended.
+    """
+    if not session.has(*_NEEDED):
+        return False
+    mode = session.reading("cndevSMLUMode_t", "cndevGetSMLUMode", device)
+    if mode is None or mode.smluMode != _ENABLED:
+        return False
+    found = session.reading("cndevVersionInfo_t", "cndevGetVersionInfo", device)
+    if found is None:
+        return True
+    driver = (found.driverMajorVersion, found.driverMinorVersion, found.driverBuildVersion)
+    return driver >= _FIRST_DRIVER
+
+
+def instances(session: cndev.Session, device: int) -> list[Instance]:
+    """Return the instances of a card, everybody's. Raises CndevError."""
+    return session.listed("cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance)
+
+
+def _instance(row: cndev.Value) -> Instance:
+    return Instance(
+        number=int(row.instanceId),
+        profile=int(row.profileId),
+        name=cndev.text_of(row.instanceName),
+        node=cndev.text_of(row.devNodeName),
+        memory_bytes=int(row.memorySize[_LIMIT]),
+        cores=int(row.mluQuota[_LIMIT]),
+    )
+
+
+def find(session: cndev.Session, device: int, partition: Partition) -> Instance | None:
+    """Return the instance that a partition is, None when it is gone. Raises CndevError.
+
+    Numbers are given out again: one of another name is another's.
+    """
+    if not partition.name:
+        return None
+    for instance in instances(session, device):
+        same = str(instance.number) == partition.id
+        if same and instance.name == PREFIX + partition.name:
+            return instance
+    return None
+
+
+def make(
+    session: cndev.Session, device: int, uuid: str, name: str, memory_bytes: int, cores: int
+) -> Partition:
+    """Make an instance, the smallest that holds what is asked for.
+
+    Raises VendorError and CndevError; then nothing is left.
+    """
+    label = (PREFIX + name).encode()
+    if len(label) > _MOST_NAME or b"\0" in label or not name:
+        raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
+    if any(instance.name == PREFIX + name for instance in instances(session, device)):
+        raise VendorError(f"{uuid}: it has an sMLU instance {PREFIX}{name} already: release it")
+    wanted = _share(memory_bytes, cores)
+    try:
+        profile = _profile(session, device, wanted)
+        made = cndev.ffi.new("cndevMluInstance_t *")
+        text = cndev.ffi.new("char[]", label)
+        try:
+            session.call("cndevCreateSMluInstanceByProfileId", made, profile, device, text)
+        except cndev.CndevError:
+            _forget_profile(session, device, profile)
+            raise
+    except cndev.CndevError as error:
+        raise _failed(f"{uuid}: no sMLU instance of {_told(wanted)} can be made", error) from error
+    # (The library need not give exactly what was asked for, nor the handle that we would make.)
+    number = int(made[0]) >> 8
+    found = next((one for one in instances(session, device) if one.number == number), None)
+    if found is None:
+        raise VendorError(f"{uuid}: the sMLU instance that was made is not listed: look at cnmon")
+    if found.memory_bytes < memory_bytes or found.cores < wanted.cores:
+        _destroy(session, device, found)
+        raise VendorError(
+            f"{uuid}: the driver made an sMLU instance of {_told(found)}, less than the "
+            f"{_told(wanted)} that were asked for: update the driver"
+        )
+    return dataclasses.replace(found.partition(uuid), name=name)
+
+
+def resize(
+    session: cndev.Session, device: int, partition: Partition, memory_bytes: int, cores: int
+) -> Partition:
+    """Change what an instance may have while it is used. Raises VendorError and CndevError."""
+    found = find(session, device, partition)
+    if found is None:
+        raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
+    wanted = _share(memory_bytes, cores)
+    if not session.has(_UPDATE):
+        raise VendorError(
+            f"{partition.uuid}: its driver cannot change an sMLU instance that exists: "
+            "start the container anew, or update the driver"
+        )
+    share = session.new("cndevSMluSet_t")
+    share.mluQuota, share.memorySize = wanted.cores, wanted.memory_bytes
+    try:
+        session.call(_UPDATE, found.handle(device), share)
+    except cndev.CndevError as error:
+        what = f"{partition.uuid}: its sMLU instance {partition.id} cannot be {_told(wanted)}"
+        raise _failed(what, error) from error
+    fresh = find(session, device, partition)
+    if fresh is None:
+        raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
+    return fresh.partition(partition.uuid)
+
+
+def release(session: cndev.Session, device: int, partition: Partition) -> None:
+    """Destroy an instance; one that is gone is well. Raises VendorError and CndevError."""
+    found = find(session, device, partition)
+    if found is None:
+        return
+    try:
+        _destroy(session, device, found)
+    except cndev.CndevError as error:
+        if error.code == cndev.NOT_FOUND:
+            return
+        what = f"{partition.uuid}: its sMLU instance {partition.id} cannot be released"
+        raise _failed(what, error) from error
+
+
+def _failed(what: str, error: cndev.CndevError) -> Exception:
+    """Return an error for people, or the library's own where its session has ended."""
+    return error if error.code in cndev.ENDED else cndev.described(what, error)
+
+
+def _destroy(session: cndev.Session, device: int, instance: Instance) -> None:
+    session.call("cndevDestroySMluInstanceByHandle", instance.handle(device))
+    _forget_profile(session, device, instance.profile)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    memory_bytes: int
+    cores: int
+
+
+def _share(memory_bytes: int, cores: int) -> _Share:
+    """Return the smallest share that the driver has: whole MiB, and a percent of the card."""
+    return _Share(-(-memory_bytes // _MIB) * _MIB, min(max(cores, 1), _ALL_CORES))
+
+
+def _told(share: _Share | Instance) -> str:
+    return f"{share.memory_bytes / _MIB:g} MiB and {share.cores}%"
+
+
+def _profile(session: cndev.Session, device: int, wanted: _Share) -> int:
+    """Return the number of the profile of that size, made if there is none. Raises CndevError."""
+    known = session.reading("cndevSMluProfileIdInfo_t", "cndevGetSMluProfileIdInfo", device)
+    count = 0 if known is None else min(max(int(known.count), 0), len(known.profileId))
+    for number in range(count):
+        profile = int(known.profileId[number]) if known is not None else 0
+        info = _profile_info(session, device, profile)
+        if (
+            info is not None
+            and int(info.memorySize[_LIMIT]) == wanted.memory_bytes
+            and int(info.mluQuota[_LIMIT]) == wanted.cores
+        ):
+            return profile
+    share = session.new("cndevSMluSet_t")
+    share.mluQuota, share.memorySize = wanted.cores, wanted.memory_bytes
+    made = cndev.ffi.new("int32_t *")
+    session.call("cndevCreateSMluProfileInfo", share, made, device)
+    return int(made[0])
+
+
+def _profile_info(session: cndev.Session, device: int, profile: int) -> cndev.Value | None:
+    return session.reading("cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device)
+
+
+def _forget_profile(session: cndev.Session, device: int, profile: int) -> None:
+    """Remove a profile that no instance has, as the vendor's own plugin does.
+
+    The library refuses where one has it, and then it stays.
+    """
+    with contextlib.suppress(cndev.CndevError):
+        if all(instance.profile != profile for instance in instances(session, device)):
+            session.call("cndevDestroySMluProfileInfo", profile, device)

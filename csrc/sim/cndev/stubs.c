@@ -1,0 +1,27 @@
+/* What this library has the names of and cannot do: hardware partitions (MIM), and readings that the
+ * simulator has no such thing for. */
+#include "cndev_sim.h"
+
+/* (Arguments are the caller's to clear away, and none is looked at.) */
+#define UNSUPPORTED(name)                                                                          \
+    cndevRet_t name(void) { return CNDEV_ERROR_NOT_SUPPORTED; }
+
+UNSUPPORTED(cndevCreateMluInstanceByProfileId)
+UNSUPPORTED(cndevCreateMluInstanceByProfileName)
+UNSUPPORTED(cndevDestroyMluInstanceByHandle)
+UNSUPPORTED(cndevDestroyMluInstanceByInstanceName)
+UNSUPPORTED(cndevGetAllMluInstanceInfo)
+UNSUPPORTED(cndevGetDeviceOsMemoryUsageV2)
+UNSUPPORTED(cndevGetMLULinkEventCounter)
+UNSUPPORTED(cndevGetMLULinkPortIP)
+UNSUPPORTED(cndevGetMLULinkPortMode)
+UNSUPPORTED(cndevGetMaxMluInstanceCount)
+UNSUPPORTED(cndevGetMluInstance)
+UNSUPPORTED(cndevGetMluInstanceById)
+UNSUPPORTED(cndevGetMluInstanceByIndex)
+UNSUPPORTED(cndevGetMluInstanceInfo)
+UNSUPPORTED(cndevGetMluInstanceRemainingCapacity)
+UNSUPPORTED(cndevGetNUMANodeIdByTopologyNode)
+UNSUPPORTED(cndevGetOverTemperatureInfo)
+UNSUPPORTED(cndevGetRemappedRows)
+UNSUPPORTED(cndevSetMimMode)
