@@ -323,6 +323,52 @@ def test_an_older_library_gives_what_it_has(aged: Node, programs: Path) -> None:
     assert "older than 5.10.27" in aged.refusal("partition", first["uuid"], "s", MIB, 1)
 
 
+@pytest.mark.parametrize("aged", ["cndevGetCardHealthState"], indirect=True)
+def test_a_library_without_the_first_health_is_asked_for_the_second(aged: Node) -> None:
+    assert aged.ill() == {}
+    aged.fault(1, 0x55)
+    (reason,) = aged.ill().values()
+    assert "injected fault 0x55 (XID 0x55)" in reason
+    aged.order("cndevGetCardHealthStateV2=7")
+    assert len(aged.ill()) == 2
+
+
+@pytest.mark.parametrize("aged", ["cndevUpdateSMluInstanceQuotaByHandle"], indirect=True)
+def test_a_library_that_cannot_change_shares_says_so(aged: Node) -> None:
+    made = aged.get("partition", uuids(aged)[0], "slice", 64 * MIB, 10)
+    refusal = aged.refusal("resize", made, 128 * MIB, 10)
+    assert "cannot change an sMLU instance that exists: start the container anew" in refusal
+    assert aged.get("partitions") == [made]
+    aged.get("release", made)
+
+
+@pytest.mark.parametrize(
+    "aged",
+    [
+        "cndevGetDeviceHandleByIndex",
+        "cndevDeviceGetMinorNumber",
+        "cndevGetCardNameStringByDevId",
+        "cndevGetMLULinkPortNumber",
+        "cndevGetComputeMode",
+        "cndevEventHandleCreate",
+        "cndevGetErrorString",
+        "cndevGetProcessInfo",
+        "cndevGetProcessUtilization",
+        "cndevGetSMluProfileIdInfo",
+    ],
+    indirect=True,
+)
+def test_a_library_that_lacks_a_function_gives_the_rest(aged: Node) -> None:
+    first, _ = aged.get("enumerate")
+    assert first["memory_bytes"] == 1024 * MIB
+    assert aged.get("sample")[0]["busy"] == 0.0
+    assert aged.get("processes") == []
+    assert aged.ill() == {}
+    made = aged.get("partition", first["uuid"], "slice", 64 * MIB, 10)
+    assert aged.get("partitions") == [made]
+    aged.get("release", made)
+
+
 @pytest.mark.parametrize("aged", ["newer"], indirect=True)
 def test_a_library_that_takes_other_versions_only_is_refused(aged: Node) -> None:
     refusal = aged.refusal("enumerate")

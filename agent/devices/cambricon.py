@@ -39,6 +39,10 @@ _KIB: Final = 1 << 10
 _XID: Final = 1
 _PROHIBITED: Final = 2
 _HEALTHY: Final = 1
+_HEALTH_WAYS: Final = (
+    ("cndevCardHealthState_t", "cndevGetCardHealthState"),
+    ("cndevCardHealthStateV2_t", "cndevGetCardHealthStateV2"),
+)
 # More events than this in one look can wait for the next.
 _MOST_EVENTS: Final = 256
 # Whether it may be 0 is not said; -1 is for ever.
@@ -358,14 +362,16 @@ class Cambricon:
     def _trouble(self, known: _Known) -> str:
         """Return why a device cannot be used, empty when it can. Raises CndevError at its end."""
         session = self._session
+        kind, name = next((way for way in _HEALTH_WAYS if session.has(way[1])), ("", ""))
         try:
-            state = session.read("cndevCardHealthState_t", "cndevGetCardHealthState", known.slot)
+            # A library that has neither of them never calls a card ill.
+            well = not name or session.read(kind, name, known.slot).health == _HEALTHY
         except cndev.CndevError as error:
             if error.code in cndev.ENDED:
                 raise
             advice = cndev.advice(error.code) or "look at cnmon and the kernel's log"
             return f"it does not tell its health: {error}: {advice}"
-        if state.health != _HEALTHY:
+        if not well:
             return self._incident(known)
         self._xids.pop(known.slot, None)
         mode = session.reading("cndevComputeMode_t", "cndevGetComputeMode", known.slot)
