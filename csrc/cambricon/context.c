@@ -7,6 +7,9 @@
 /* Contexts alive at once that are told apart; memory of more is released call by call only. */
 #define CONTEXTS 1024u
 
+/* What the driver says when the device has no memory for a context. */
+#define NO_ROOM CN_CONTEXT_ERROR_OUT_OF_RESOURCES
+
 /* Of everything here. Held over the driver's calls that make or end the shared context of a device,
  * so that only what makes it is charged. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -98,8 +101,8 @@ CNresult aliquot_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev ordin
     CNresult result;
     uint64_t base;
     if (!charge(ordinal, &base))
-        return CN_CONTEXT_ERROR_OUT_OF_RESOURCES;
-    ALIQUOT_RETRY(result, REAL(cnCtxCreate)(context, flags, ordinal));
+        return NO_ROOM;
+    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
     if (result != CN_SUCCESS) {
         give_back(ordinal, base);
         return result;
@@ -141,11 +144,11 @@ CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
     /* Room is found first, since finding it may take the mutex. */
     if (!charge(ordinal, &base)) {
         if (!shared_active(ordinal))
-            return CN_CONTEXT_ERROR_OUT_OF_RESOURCES;
+            return NO_ROOM;
         base = 0;
     }
     pthread_mutex_lock(&mutex);
-    ALIQUOT_RETRY(result, REAL(cnSharedContextAcquire)(context, ordinal));
+    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
     bool fresh = result == CN_SUCCESS && aliquot_prepared() &&
                  !aliquot_table_get(&handles, (uintptr_t)*context, &index);
     if (fresh)

@@ -121,7 +121,7 @@ static CNmemoryPool pool_of(CNqueue queue) {
 struct growth {
     CNmemoryPool pool;
     uint32_t device;
-    uint64_t bytes;
+    uint64_t bytes; /* charged; 0: the pool should have room without growing */
     bool ours;
 };
 
@@ -134,25 +134,38 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     growth->device = (uint32_t)device;
     growth->bytes = aliquot_whole_pages(growth->device, bytes);
-    growth->ours = true;
-    if (!aliquot_charge_once(growth->device, growth->bytes)) {
-        /* Perhaps it need not grow: it has what was freed. Then the driver takes nothing more, and
-         * what it does take is seen and taken back below. */
-        if (!aliquot_charge(growth->device, growth->bytes))
+    if (!aliquot_charge(growth->device, growth->bytes)) {
+        uint64_t reserved, used;
+        if (!reads(pool, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved) ||
+            !reads(pool, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) || reserved < used ||
+            reserved - used < growth->bytes)
             return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+        growth->bytes = 0;
     }
+    growth->ours = true;
     pthread_mutex_lock(&mutex);
     return CN_SUCCESS;
 }
 
-static CNresult finish(const struct growth *growth, CNresult result) {
+/* Books what the driver made of it. A pool that grew where there was no room gives back again. */
+static CNresult finish(const struct growth *growth, CNresult result, const CNaddr *address,
+                       CNqueue queue) {
     if (!growth->ours)
         return result;
-    struct pool *pool = find_or_add(growth->pool, growth->device);
-    if (pool && result == CN_SUCCESS)
+    uint32_t device = growth->device;
+    struct pool *pool = find_or_add(growth->pool, device);
+    if (result != CN_SUCCESS)
+        aliquot_withdraw(device, growth->bytes);
+    else if (pool) {
+        uint64_t had = pool->charged;
         settle(pool, growth->bytes);
-    else if (result != CN_SUCCESS)
-        aliquot_withdraw(growth->device, growth->bytes);
+        if (!growth->bytes && pool->charged > had && aliquot_used(device) > aliquot_cap(device) &&
+            REAL(cnMemFreeAsync)(*address, queue) == CN_SUCCESS) {
+            REAL(cnQueueSync)(queue);
+            settle(pool, 0);
+            result = CN_MEMORY_ERROR_OUT_OF_MEMORY;
+        }
+    }
     pthread_mutex_unlock(&mutex);
     return result;
 }
@@ -163,7 +176,7 @@ CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(address, bytes, queue));
-    return finish(&growth, result);
+    return finish(&growth, result, address, queue);
 }
 
 CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool,
@@ -173,7 +186,7 @@ CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemory
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue));
-    return finish(&growth, result);
+    return finish(&growth, result, address, queue);
 }
 
 CNresult aliquot_cnMemPoolCreate(CNmemoryPool *pool, CNmemPoolProps *properties) {

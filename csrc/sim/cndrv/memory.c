@@ -552,9 +552,10 @@ CNresult cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool han
         return result;
     struct sim_cn_device *device;
     struct sim_cn_object *pool = sim_cn_find(SIM_CN_POOL, handle);
-    if (!sim_cn_tail(queue, &device) || !pool || !address || !bytes ||
-        bytes > pool->device->config->memory)
+    if (!sim_cn_tail(queue, &device) || !pool || !address || !bytes)
         return sim_cn_left(CN_ERROR_INVALID_VALUE);
+    if (bytes > pool->device->config->memory)
+        return sim_cn_left(CN_MEMORY_ERROR_OUT_OF_MEMORY);
     struct range range = {.bytes = bytes, .kind = POOLED, .device = pool->device, .of = pool};
     if (!pool_take(pool, bytes, &range.frames))
         return sim_cn_left(CN_MEMORY_ERROR_OUT_OF_MEMORY);
