@@ -5,9 +5,14 @@ The processes are bench/sharer.c's: their kernels only take their time.
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import mmap
 import os
+import platform
 import struct
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -126,6 +131,34 @@ class Watched:
         """Have ``slots`` processes say the same."""
         self.scribble(struct.pack("=I", slots), _HIGH_WATER)
         self.scribble(struct.pack("=Q", word) * slots, _FLOW + column * 8 * region.MAX_SLOTS)
+
+    def take_slot(self) -> None:
+        """Hold the first slot, as a process does that lives."""
+        # By a file of its own: a lock is no obstacle for whoever has the same.
+        self._fds.append(os.open(self.folder / "usage", os.O_RDWR))
+        lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+        fcntl.fcntl(self._fds[-1], fcntl.F_OFD_SETLK, lock)
+
+    def ring(self) -> None:
+        """Ring the bell."""
+        assert self._bell is not None
+        os.write(self._bell, b"!")
+
+    def sleep_on_gate(self, asleep: Callable[[], None]) -> int:
+        """Sleep until the gate is written, as a thread of a process does; 0 when woken for it.
+
+        ``asleep`` is called just before. Else errno: EAGAIN when it was written before, ETIMEDOUT.
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        number = {"x86_64": 202, "aarch64": 98}[platform.machine()]
+        with mmap.mmap(self._grant, 0) as grant:
+            word = ctypes.c_uint32.from_buffer(grant, _COLUMNS + _GATE)
+            patience = struct.pack("=qq", int(PATIENCE_SECONDS), 0)
+            seen = word.value
+            asleep()
+            wait = libc.syscall(number, ctypes.byref(word), 0, seen, patience, None, 0)
+            del word
+        return ctypes.get_errno() if wait else 0
 
     def _column(self, column: int, offset: int, size: int) -> bytes:
         return os.pread(self._grant, size, _COLUMNS + column * _COLUMN_BYTES + offset)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,8 @@ from time_harness import ROOT
 
 UNKNOWN = 0xFFFFFFFF
 MS = 1_000_000
+# What a process says of itself: that a thread waits, that it has work on the device.
+WAITS, ACTIVE = 1, 1 << 10
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,29 @@ def test_a_container_of_two_devices_gets_both_and_keeps_neither(
             gates = left.gate().state, right.gate().state
             if first == (both.gate(0), both.gate(1)) and TURN in (one.state for one in first):
                 assert gates == (CLOSED, CLOSED)
+
+
+def test_who_works_under_an_open_gate_is_woken_when_that_closes(
+    runner: Runner, make: Callable[..., Container]
+) -> None:
+    one, other = make("one").join(runner), make("other").join(runner)
+    for each in (one, other):
+        each.take_slot()
+    one.write_flow(WAITS, 1)
+    one.ring()
+    wait_for(lambda: one.gate().state == OPEN, "an open gate")
+    # It works now, which is no news to the arbiter: it does not look, and is not rung for.
+    one.write_flow(ACTIVE | (one.gate().number & 0xFFFF) << 24, 1)
+    asleep: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with ThreadPoolExecutor() as threads:
+        woken = threads.submit(one.sleep_on_gate, lambda: asleep.put(threading.get_native_id()))
+        thread = asleep.get()
+        state = Path(f"/proc/self/task/{thread}/wchan")
+        wait_for(lambda: "futex" in state.read_text(), "a sleeper")
+        other.write_flow(WAITS, 1)
+        other.ring()
+        assert woken.result() == 0
+    assert one.gate().state == CLOSED
 
 
 def test_a_container_without_a_bell_gets_its_turns(

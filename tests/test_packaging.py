@@ -73,6 +73,9 @@ def test_the_service_sees_the_hosts_mounts_and_devices() -> None:
     service = unit(PACKAGING / "systemd/aliquot-agent.service")["Service"]
     assert not APART & service.keys()
     assert service["Type"] == "notify"
+    # The arbiter's thread.
+    assert service["LimitRTPRIO"] == "1"
+    assert "RestrictRealtime" not in service
     kept = service["CapabilityBoundingSet"].split()
     assert {"CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_OVERRIDE", "CAP_CHOWN"} <= set(kept)
     assert all(name.startswith("CAP_") for name in kept)

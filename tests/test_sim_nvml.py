@@ -332,7 +332,9 @@ def test_utilisation_follows_the_simulated_work(node: NodeUnderTest) -> None:
         assert busy["rates"] == [100, 0]
         assert [sample[:3] for sample in busy["samples"][0]] == [[process.pid, 100, 0]]
         assert busy["samples"][1] == []
-        assert busy["power"] == [400_000, 40_000]
+        # (Between two kernels it may have had nothing to do for a moment.)
+        assert busy["power"][0] == pytest.approx(400_000, rel=0.02)
+        assert busy["power"][1] == 40_000
         since = see(node, RATES + "seen = samples(devices[0], 1 << 62)")
         assert since == []  # nothing is newer than that
         with spinning(node) as other:

@@ -198,6 +198,15 @@ def test_an_idle_online_container_gives_way_after_its_quiet_time(harness: Path) 
     assert run.had(1, 1) == 0
 
 
+def test_who_has_no_quiet_time_gives_way_at_once(harness: Path) -> None:
+    online = "kind=sync,ns=200000,priority=10,burst=1,pause_us=10000,quiet_us=0"
+    for busy in ([BUSY], [BUSY] * 3):
+        run = time_harness.run(harness, 6, online, *busy)
+        # In about 12 ms it is given the device once, and gives it back.
+        low = sum(run.had(number, 1) for number in range(1, 1 + len(busy)))
+        assert low / (run.end - 1) >= 0.9
+
+
 def test_the_floor_is_what_others_have_below_a_higher_priority(harness: Path) -> None:
     run = time_harness.run(harness, 6, f"{BUSY},priority=10,floor=200", BUSY)
     assert off(run, (80, 20), SECOND, 0.5) <= 1
