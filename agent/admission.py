@@ -24,11 +24,11 @@ from aliquot.shim import region
 from . import changes
 from .blocking import Caller, finish
 from .deposit import Deposit
-from .devices import Device, Vendor, VendorError
+from .devices import Device, Partition, Vendor, VendorError
 from .errors import AliquotError
-from .keeper import DRIVER, Keeper, has_ended
+from .keeper import Keeper, has_ended
 from .ledger import Ledger, key_of
-from .slices import Container, Part, Request, Slice
+from .slices import FIRM, Container, Part, Request, Slice
 from .wire import Peer
 
 # How containerd and CRI-O say that a container only keeps a pod's namespaces.
@@ -225,23 +225,27 @@ class Admission(Generic[B]):
         )
         folder = self._ledger.add(piece, _region_devices(parts, devices))
         try:
+            # Written down above: whoever comes after a crash knows what to take back.
+            piece, cut = await self._keeper.cut(piece)
             # What a region is not made with.
             changes.tell(self._ledger, piece)
-            await self._apply(bundle, parts, folder)
+            await self._apply(bundle, piece.parts, cut, folder)
         except BaseException:
-            self._ledger.remove(key)
+            await self._keeper.abandon(key)
             raise
         # Not before: whoever asked is answered first, and that it may have ended is seen then, too.
         self._keeper.hold(piece)
         shares = "; ".join(
-            f"{changes.told(part)}, held by the {part.enforcement}" for part in parts
+            f"{changes.told(part)}, held by the {part.enforcement}" for part in piece.parts
         )
         # Written once whoever asked has the answer.
         asyncio.get_running_loop().call_soon(
             _log.info, "container %s gets %s", container.shown, shares
         )
 
-    async def _apply(self, bundle: B, parts: Iterable[Part], folder: Path) -> None:
+    async def _apply(
+        self, bundle: B, parts: Iterable[Part], cut: Mapping[str, Partition], folder: Path
+    ) -> None:
         """Ask the vendors what the container needs, and change its bundle. Raises AliquotError."""
         by_vendor: dict[str, list[str]] = {}
         for part in parts:
@@ -251,7 +255,11 @@ class Admission(Generic[B]):
         for name, uuids in by_vendor.items():
             if name not in vendors:
                 raise AliquotError(f"the library of {name} cannot be used any more")
-            calls.append((self._keeper.caller(name), partial(vendors[name].needs, uuids)))
+            ask_for = partial(vendors[name].needs, uuids)
+            own = {uuid: cut[uuid] for uuid in uuids if uuid in cut}
+            if own:
+                ask_for = partial(vendors[name].needs, uuids, own)
+            calls.append((self._keeper.caller(name), ask_for))
         *others, (last, ask) = calls
         found = [await caller.call(call) for caller, call in others]
         # In the same thread: each change of threads may have to wait for a processor.
@@ -297,7 +305,7 @@ def _region_devices(
             page_bytes=known[part.uuid].page_bytes,
             context_bytes=known[part.uuid].context_bytes,
             cores=part.cores_max,
-            by_driver=part.enforcement == DRIVER,
+            by_driver=part.enforcement in FIRM,
             shared=True,
             cores_min=part.cores,
             weight=part.weight,

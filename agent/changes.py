@@ -25,12 +25,12 @@ from .config import Shares
 from .devices import Device
 from .errors import AliquotError, BadRequestError
 from .grants import Grant, open_grant
-from .keeper import DRIVER, Keeper
+from .keeper import Keeper
 from .ledger import Ledger
 from .placement import check_room
 from .policies import BURST_SHARE, NATIVE, POLICIES
 from .sizes import Size, format_size
-from .slices import Part, Slice
+from .slices import FIRM, PARTITION, Part, Slice
 
 _SHORTEST: Final = 12
 _MOST_CANDIDATES: Final = 8
@@ -152,21 +152,24 @@ class Changes:
         except (OSError, region.RegionError) as error:
             raise AliquotError(f"container {shown}: {_text(error)}") from error
         try:
-            await self._write(before, fresh, grant)
+            fresh = await self._write(before, fresh, grant)
             notes = _notes(before, fresh, grant)
         finally:
             os.close(grant.fd)
         _log.info("container %s has now %s", shown, "; ".join(map(told, fresh.parts)))
         return Changed(fresh, notes)
 
-    async def _write(self, before: Slice, fresh: Slice, grant: Grant) -> None:
-        """Write a change down, and tell everybody. Raises AliquotError; then it is as before."""
+    async def _write(self, before: Slice, fresh: Slice, grant: Grant) -> Slice:
+        """Write a change down, and tell everybody; returns what came of it.
+
+        Raises AliquotError; then it is as before.
+        """
         node = self._node
         # From the look for room up to here nobody else had a turn. While drivers are told, the
         # larger of each two caps is reserved, so that neither can be given away.
         self._keep(_larger(before, fresh))
         try:
-            await node.keeper.change_limits(before, fresh)
+            fresh = await node.keeper.change_limits(before, fresh)
             try:
                 self._keep(fresh)
                 _tell(grant, fresh)
@@ -179,6 +182,7 @@ class Changes:
             if isinstance(error, AliquotError):
                 raise
             raise AliquotError(f"container {before.container.shown}: {_text(error)}") from error
+        return fresh
 
     def _undo(self, before: Slice, grant: Grant) -> None:
         """Have all know a slice as it was. Raises AliquotError when that is not written down."""
@@ -283,6 +287,9 @@ def _as_wished(
         if part.uuid not in chosen:
             parts.append(part)
             continue
+        if part.enforcement == PARTITION:
+            parts.append(_resized(part, wish, known.get(part.uuid), before.container.shown))
+            continue
         settled = _settled(before.policy, part, wish, max_containers)
         policy = settled.policy
         cores = settled.cores or 0
@@ -303,6 +310,28 @@ def _as_wished(
         quiet_ms=wish.numbers.get("quiet", before.quiet_ms),
         floor=wish.numbers.get("floor", before.floor),
         native=policy == NATIVE,
+    )
+
+
+def _resized(part: Part, wish: Wish, device: Device | None, shown: str) -> Part:
+    """Return a partition as it is wished. Raises BadRequestError for what it has not."""
+    if wish.policy is not None:
+        raise BadRequestError(
+            f"--policy: what {shown} has of {part.uuid} is a partition, which takes no turns"
+        )
+    if "cores-max" in wish.numbers:
+        raise BadRequestError(
+            f"--cores-max: what {shown} has of {part.uuid} is a partition, which has all of its "
+            "cores always: change --cores"
+        )
+    cores = wish.numbers.get("cores", part.cores)
+    return dataclasses.replace(
+        part,
+        memory_bytes=_memory(part, wish, device, shown),
+        cores=cores,
+        cores_max=max(cores, 1),
+        weight=wish.numbers.get("weight", part.weight),
+        priority=wish.numbers.get("priority", part.priority),
     )
 
 
@@ -378,7 +407,11 @@ def _larger(before: Slice, fresh: Slice) -> Slice:
     That is the same where no driver is to hold another cap than before.
     """
     pairs = tuple(zip(before.parts, fresh.parts, strict=True))
-    if all(new.enforcement != DRIVER or new.memory_bytes == old.memory_bytes for old, new in pairs):
+    if all(
+        new.enforcement not in FIRM
+        or (new.memory_bytes, new.cores) == (old.memory_bytes, old.cores)
+        for old, new in pairs
+    ):
         return fresh
     parts = tuple(
         dataclasses.replace(

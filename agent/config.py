@@ -14,10 +14,11 @@ from typing import Any, Final
 
 from aliquot.shim import region
 
+from . import ascend_config, cambricon_config
 from .errors import AliquotError, BadRequestError
 from .policies import BURST_SHARE, MOST_FLOOR, MOST_QUIET_MS, POLICIES
 from .sizes import Size, parse_size
-from .slices import BINPACK, SPREAD
+from .slices import BINPACK, DRIVER, SHIM, SPREAD
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,12 +27,12 @@ else:
 
 DEFAULT_PATH: Final = Path("/etc/aliquot/config.toml")
 EVERY_OTHER: Final = "*"
-SHIM: Final = "shim"
-DRIVER: Final = "driver"
 ANNOTATIONS: Final = "annotations"
 ENVIRONMENT: Final = "environment"
 HAMI: Final = "hami"
-SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI)
+ASCEND: Final = "ascend"
+CAMBRICON: Final = "cambricon"
+SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, ASCEND, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
 _RUNTIME_DIR_VARIABLE: Final = "ALIQUOT_RUNTIME_DIR"
@@ -110,6 +111,8 @@ class Config:
     withhold: bool = True
     sharing: Shares = field(default_factory=Shares)
     limits: Limits = field(default_factory=Limits)
+    ascend: ascend_config.Ascend = field(default_factory=ascend_config.Ascend)
+    cambricon: cambricon_config.Cambricon = field(default_factory=cambricon_config.Cambricon)
 
 
 class ConfigError(AliquotError):
@@ -179,12 +182,19 @@ def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:
 
 
 def _read_values(table: Mapping[str, Any], mistakes: list[str]) -> dict[str, Any]:
-    values = _read_keys(table, _READERS, "", mistakes, also=("sharing", "limits"))
+    tables = ("sharing", "limits", "ascend", "cambricon")
+    values = _read_keys(table, _READERS, "", mistakes, also=tables)
     if "sharing" in table:
         own = _as_table(table["sharing"], "sharing", mistakes)
         values["sharing"] = Shares(**_read_keys(own, _SHARING_READERS, "sharing.", mistakes))
     if "limits" in table:
         values["limits"] = _read_limits(table["limits"], mistakes)
+    if "ascend" in table:
+        own = _as_table(table["ascend"], "ascend", mistakes)
+        values["ascend"] = ascend_config.read(own, mistakes)
+    if "cambricon" in table:
+        own = _as_table(table["cambricon"], "cambricon", mistakes)
+        values["cambricon"] = cambricon_config.read(own, mistakes)
     return values
 
 
@@ -399,5 +409,7 @@ KEYS: Final = (
     *(f"sharing.{key}" for key in _SHARING_READERS),
     *(f"limits.container.{key}" for key in _CONTAINER_READERS),
     *(f"limits.namespace.NAME.{key}" for key in _NAMESPACE_READERS),
+    *(f"ascend.{key}" for key in ascend_config.KEYS),
+    *(f"cambricon.{key}" for key in cambricon_config.KEYS),
 )
 """Every key there is, as docs/configuration.md heads its sections."""

@@ -249,6 +249,8 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             self._told(vendor, f"enumerate failed: {type(error).__name__}: {error}")
         else:
+            # Before anybody is given what they take.
+            await self.keeper.reclaim(vendor)
             self._found[vendor.name] = devices
             self.vendors = tuple(one for one in self._loaded if one.name in self._found)
             known: dict[str, Device] = {}

@@ -21,11 +21,12 @@ from aliquot.shim import region
 from . import config as configuration
 from . import doctor_node as node
 from . import drivers, rundir, visible
-from .config import DRIVER, SHIM, Config, ConfigError
+from .config import Config, ConfigError
 from .devices import Device, Vendor, VendorError, registry
 from .devices.nvidia_files import DRIVER_NAMES, KIND, NVML
 from .doctor_node import FAIL, OK, WARN, Finding
 from .errors import AliquotError
+from .slices import DRIVER, FIRM, SHIM
 
 _HELP = """Say what is right and wrong with this node, and how to mend it.
 
@@ -216,7 +217,7 @@ def _of_devices(vendor: Vendor, devices: Sequence[Device], config: Config) -> It
         text = f"{device.uuid} ({device.model}): memory caps held by {held}"
         if device.uuid in ill:
             yield Finding("devices", FAIL, f"{device.uuid}: {ill[device.uuid]}")
-        elif config.require == DRIVER and DRIVER not in device.enforcement:
+        elif config.require == DRIVER and FIRM.isdisjoint(device.enforcement):
             mend = (
                 "needs NVIDIA's driver 615 or newer or, for others, the kernel's dmem controller, "
                 'and cgroup v2; or require = "shim"'

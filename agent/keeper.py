@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,11 @@ from typing import Final
 
 from . import processes
 from .blocking import Caller
-from .devices import Vendor, VendorError
+from .devices import Partition, Vendor, VendorError
 from .errors import AliquotError
 from .ledger import Ledger
-from .slices import Part, Slice
+from .slices import DRIVER, FIRM, PARTITION, Part, Slice
 from .wire import Peer
-
-DRIVER: Final = "driver"
 
 _VENDOR_SECONDS: Final = 30.0
 # Before something that failed is tried again.
@@ -79,10 +78,10 @@ class Keeper:
     async def settle(self) -> None:
         """Release all slices that have ended, and watch the others.
 
-        Those whose cap a driver holds follow once the vendors are known.
+        Those whose cap a driver or a partition holds follow once the vendors are known.
         """
         for piece in self._ledger.slices():
-            if has_ended(piece) and all(part.enforcement != DRIVER for part in piece.parts):
+            if has_ended(piece) and all(part.enforcement not in FIRM for part in piece.parts):
                 try:
                     async with self.locked(piece.key):
                         await self._release(piece)
@@ -228,9 +227,101 @@ class Keeper:
         for part in piece.parts:
             if part.enforcement == DRIVER and piece.cgroups:
                 await self._take_back(piece, part)
+            if part.enforcement == PARTITION:
+                await self._give_back(piece, part)
         self._ledger.remove(piece.key)
         self.let_go(piece.key)
         _log.info("container %s gave its slice back", piece.container.shown)
+
+    # -- Partitions --------------------------------------------------------------------------------
+
+    async def cut(self, piece: Slice) -> tuple[Slice, Mapping[str, Partition]]:
+        """Have a slice's partitions made; returns the slice with them, and them by UUID.
+
+        Its key is locked, and the ledger has it. Raises AliquotError and VendorError; what was made
+        by then is for ``abandon`` to give back.
+        """
+        made: dict[str, Partition] = {}
+        for part in piece.parts:
+            if part.enforcement != PARTITION:
+                continue
+            one = made[part.uuid] = await self._cut(piece, part)
+            piece = _with_partition(piece, one)
+            self._ledger.replace(piece)
+        return piece, made
+
+    async def _cut(self, piece: Slice, part: Part) -> Partition:
+        vendor = await self._vendor(part.vendor)
+        # Whoever has it first decides whether what is made is had, or given back by its maker.
+        told = threading.Lock()
+
+        def make() -> Partition:
+            one = vendor.partition(part.uuid, piece.key, part.memory_bytes, part.cores)
+            if not told.acquire(blocking=False):
+                vendor.release(one)
+            return one
+
+        try:
+            return await self.caller(vendor.name).call(make)
+        except BaseException:
+            told.acquire(blocking=False)
+            raise
+
+    async def abandon(self, key: str) -> None:
+        """Take back a slice of which nothing came. Its key is locked.
+
+        What cannot be taken back now is tried again once its maker has ended.
+        """
+        piece = self._ledger.get(key)
+        if piece is None:
+            return
+        if all(part.enforcement != PARTITION for part in piece.parts):
+            self._ledger.remove(key)
+            return
+        try:
+            await self._release(piece)
+        except BaseException as error:
+            self.hold(piece)
+            if not isinstance(error, AliquotError):
+                raise
+            _log.warning("container %s: %s", piece.container.shown, error)
+
+    async def _give_back(self, piece: Slice, part: Part) -> None:
+        """Release what partitions of a device a slice has. Raises AliquotError."""
+        vendor = await self._vendor(part.vendor)
+
+        def release() -> None:
+            # By its name: that of one which was being made is not written down yet.
+            for one in vendor.partitions():
+                if (one.uuid, one.name) == (part.uuid, piece.key):
+                    vendor.release(one)
+
+        try:
+            await self.caller(vendor.name).call(release)
+        except VendorError as error:
+            raise AliquotError(f"its partition stays: {error}") from error
+
+    async def reclaim(self, vendor: Vendor) -> None:
+        """Give back partitions of slices that the ledger does not have: survivors of a crash."""
+        # Vendors from before there were partitions have none.
+        ask = getattr(vendor, "partitions", tuple)
+        try:
+            found: Sequence[Partition] = await self.caller(vendor.name).call(ask)
+            for one in found:
+                known = self._ledger.get(one.name) is not None or one.name in self._ledger.broken
+                if one.name and not known:
+                    await self.caller(vendor.name).call(partial(vendor.release, one))
+                    _log.info("partition %s of %s was nobody's any more", one.id, one.uuid)
+        except (VendorError, AliquotError) as error:
+            _log.warning("%s: partitions of a crash may be left: %s", vendor.name, error)
+
+    async def _vendor(self, name: str) -> Vendor:
+        """Return a vendor by its name. Raises AliquotError."""
+        await self._looked()
+        for vendor in self._vendors():
+            if vendor.name == name:
+                return vendor
+        raise AliquotError(f"the library of {name} cannot be used any more")
 
     # -- Caps that the driver holds ----------------------------------------------------------------
 
@@ -253,11 +344,43 @@ class Keeper:
                         await self._take_back(piece, other)
                 raise AliquotError(f"container {shown}: {error}") from error
 
-    async def change_limits(self, before: Slice, fresh: Slice) -> None:
-        """Have drivers hold the caps of a running slice that have changed, all or none of them.
+    async def change_limits(self, before: Slice, fresh: Slice) -> Slice:
+        """Have drivers hold the caps of a slice that have changed, all or none of them.
 
-        Its key is locked. Raises AliquotError.
+        Its key is locked. Returns the slice as it is then: partitions may be larger than what was
+        asked for. Raises AliquotError.
         """
+        resized = await self._resize(before, fresh)
+        try:
+            await self._change_limits(before, fresh)
+        except AliquotError:
+            await self._resize(resized, before)
+            raise
+        return resized
+
+    async def _resize(self, before: Slice, fresh: Slice) -> Slice:
+        shown = fresh.container.shown
+        done: list[tuple[Part, Partition]] = []
+        result = fresh
+        for old, new in zip(before.parts, fresh.parts, strict=True):
+            size = (new.memory_bytes, new.cores)
+            if new.enforcement != PARTITION or size == (old.memory_bytes, old.cores):
+                continue
+            vendor = await self._vendor(new.vendor)
+            now = Partition(new.uuid, new.partition, fresh.key, old.memory_bytes, old.cores)
+            try:
+                one = await self.caller(vendor.name).call(partial(vendor.resize, now, *size))
+            except (VendorError, AliquotError) as error:
+                for part, changed in done:
+                    back = partial(vendor.resize, changed, part.memory_bytes, part.cores)
+                    with contextlib.suppress(VendorError, AliquotError):
+                        await self.caller(vendor.name).call(back)
+                raise AliquotError(f"container {shown}: {error}") from error
+            done.append((old, one))
+            result = _with_partition(result, one)
+        return result
+
+    async def _change_limits(self, before: Slice, fresh: Slice) -> None:
         changed = [
             (old, new)
             for old, new in zip(before.parts, fresh.parts, strict=True)
@@ -313,13 +436,26 @@ class Keeper:
             _log.log(level, "container %s: limit of %s: %s", piece.key, part.uuid, error)
 
     async def _set_limit(self, part: Part, folder: Path, limit: int | None) -> None:
-        await self._looked()
-        for vendor in self._vendors():
-            if vendor.name == part.vendor:
-                call = partial(vendor.limit_memory, part.uuid, str(folder), limit)
-                await self.caller(vendor.name).call(call)
-                return
-        raise AliquotError(f"the library of {part.vendor} cannot be used any more")
+        vendor = await self._vendor(part.vendor)
+        call = partial(vendor.limit_memory, part.uuid, str(folder), limit)
+        await self.caller(vendor.name).call(call)
+
+
+def _with_partition(piece: Slice, one: Partition) -> Slice:
+    """Return a slice with what a partition really has."""
+    parts = tuple(
+        dataclasses.replace(
+            part,
+            partition=one.id,
+            memory_bytes=one.memory_bytes,
+            cores=one.cores,
+            cores_max=max(one.cores, 1),
+        )
+        if part.uuid == one.uuid
+        else part
+        for part in piece.parts
+    )
+    return dataclasses.replace(piece, parts=parts)
 
 
 def has_ended(piece: Slice) -> bool:

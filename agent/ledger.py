@@ -396,7 +396,7 @@ def _check(piece: Slice) -> None:
     _insist(isinstance(piece.labels, dict), "labels")
     texts += [*piece.labels, *piece.labels.values()]
     for part in piece.parts:
-        texts += [part.uuid, part.vendor, part.enforcement]
+        texts += [part.uuid, part.vendor, part.enforcement, part.partition]
         _insist(_is_number(part.memory_bytes, 0, _MOST_BYTES), "memory_bytes")
         _insist(_is_number(part.cores_max, 1, 100), "cores_max")
         _insist(_is_number(part.cores, 0, part.cores_max), "cores")

@@ -14,18 +14,29 @@ from itertools import combinations, islice
 from math import comb
 from typing import Final
 
-from .config import DRIVER, EVERY_OTHER, Config
+from .config import EVERY_OTHER, Config
 from .devices import Device
 from .errors import AliquotError
 from .policies import ALL_CORES, most_cores
 from .sizes import Size, format_size
-from .slices import NOBODY, SPREAD, Container, Part, Request, Slice
+from .slices import (
+    DRIVER,
+    FIRM,
+    NOBODY,
+    PARTITION,
+    SHIM,
+    SPREAD,
+    Container,
+    Part,
+    Request,
+    Slice,
+)
 
 # A choice of 4 among 16 devices is looked through whole; of more, one that grows from each device.
 _MOST_CHOICES: Final = 2000
 _WEIGHT: Final = 100
 # Who of those that hold memory caps has the device's time shared, too.
-_TIMED: Final = frozenset({"shim", "partition"})
+_TIMED: Final = frozenset({SHIM, PARTITION})
 
 
 class RefusedError(AliquotError):
@@ -97,24 +108,64 @@ def place(
     if len(usable) < count:
         raise _refusal(shown, count, devices, verdicts)
     placement = request.placement or config.placement
-    chosen = _choose(usable, count, ask, held, spread=placement == SPREAD)
+    chosen = _choose(usable, count, ask, held, config, spread=placement == SPREAD)
     if chosen is None:
         raise _refusal(shown, count, devices, verdicts)
     parts = tuple(
-        Part(
-            device.uuid,
-            device.vendor,
-            ask.memory(device, position),
-            ask.cores,
-            _enforcement(device, config),
-            ask.cores_max,
-            ask.weight,
-            ask.priority,
-        )
+        _part(device, _given(device, ask, position, config), ask)
         for position, device in enumerate(chosen)
     )
     _check_namespace(parts, devices, slices, container, config)
     return parts
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a slice gets of a device, and who holds it to that."""
+
+    memory_bytes: int
+    cores: int
+    cores_max: int
+    enforcement: str
+
+
+def _part(device: Device, given: _Given, ask: _Ask) -> Part:
+    return Part(
+        device.uuid,
+        device.vendor,
+        given.memory_bytes,
+        given.cores,
+        given.enforcement,
+        given.cores_max,
+        ask.weight,
+        ask.priority,
+    )
+
+
+def _given(device: Device, ask: _Ask, position: int, config: Config) -> _Given:
+    """Return what a device gives for what is asked: as much, or the partition that holds it.
+
+    A partition has its cores always, so nothing is left to others or had of them. Where partitions
+    come in sizes, what none of them holds takes the whole device.
+    """
+    memory = ask.memory(device, position)
+    holder = _enforcement(device, config)
+    if holder != PARTITION:
+        return _Given(memory, ask.cores, ask.cores_max, holder)
+    # A device of which nobody else can have memory, or time, is not cut.
+    if (memory < device.memory_bytes or ask.cores_max < ALL_CORES) and ask.cores < ALL_CORES:
+        if not device.shapes:
+            # Who says nothing of time has of it what he has of the memory.
+            cores = ask.cores or max(1, memory * ALL_CORES // device.memory_bytes)
+            cores = min(cores, ask.cores_max)
+            return _Given(memory, cores, cores, PARTITION)
+        shape = min(
+            (s for s in device.shapes if s[0] >= memory and s[1] >= ask.cores), default=None
+        )
+        if shape is not None:
+            return _Given(shape[0], shape[1], max(shape[1], 1), PARTITION)
+    rest = [name for name in device.enforcement if name != PARTITION]
+    return _Given(device.memory_bytes, ALL_CORES, ALL_CORES, rest[0] if rest else NOBODY)
 
 
 def check_room(
@@ -243,8 +294,14 @@ def _allowed(
 
 
 def _is_called(device: Device, beginning: str) -> bool:
-    """Whether the UUID begins so, with or without what stands before its first dash."""
+    """Whether the UUID begins so, with or without what stands before its first dash.
+
+    ``VENDOR:NUMBER`` is a device by its number among its vendor's, ``VENDOR:`` each of them.
+    """
     uuid, wanted = device.uuid.lower(), beginning.lower()
+    vendor, colon, number = wanted.partition(":")
+    if colon:
+        return vendor == device.vendor and number in ("", str(device.index))
     return uuid.startswith(wanted) or uuid.partition("-")[2].startswith(wanted)
 
 
@@ -291,11 +348,13 @@ def _verdict(
         return reason
     if device.uuid in unhealthy:
         return f"is unhealthy: {unhealthy[device.uuid]}"
-    if config.require == DRIVER and DRIVER not in device.enforcement:
+    if config.require == DRIVER and FIRM.isdisjoint(device.enforcement):
         return 'has no driver that holds a memory cap, which require = "driver" demands'
     have = held.get(device.uuid, _Held())
     # Where positions differ, the smallest decides whether the device can be used at all.
-    reasons = {_shortage(device, ask, have, position) for position in _positions(ask, count)}
+    reasons = {
+        _shortage(device, ask, have, position, count, config) for position in _positions(ask, count)
+    }
     return "" if "" in reasons else min(reasons, key=lambda text: (len(text), text))
 
 
@@ -305,17 +364,38 @@ def _positions(ask: _Ask, count: int) -> list[int]:
     return [*ask.sizes, *([] if other is None else [other])]
 
 
-def _shortage(device: Device, ask: _Ask, have: _Held, position: int) -> str:
+def _shortage(
+    device: Device, ask: _Ask, have: _Held, position: int, count: int, config: Config
+) -> str:
     """Return what of the device is not free, empty when it is enough."""
-    asked, total = ask.memory(device, position), device.memory_bytes
+    asked = ask.memory(device, position)
+    reason = _unfit(device, asked, ask.most)
+    if reason:
+        return reason
+    given = _given(device, ask, position, config)
+    if given.enforcement == PARTITION:
+        if count > 1:
+            return "can be partitioned for one device alone: ask for one, or for whole devices"
+        return _taken(device, have, given.memory_bytes, given.cores)
+    if given.memory_bytes > asked and (have.memory_bytes or have.cores):
+        return (
+            f"has no partition that holds {format_size(asked)} and {ask.cores}% of its time, "
+            "and is not free as a whole"
+        )
+    reason = _not_held(device, given.memory_bytes, given.cores, given.cores_max)
+    return reason or _taken(device, have, given.memory_bytes, given.cores)
+
+
+def _unfit(device: Device, asked: int, most: Size | None) -> str:
+    """Return why a device can never give so much memory, empty when it can."""
+    total = device.memory_bytes
     if asked > total:
         return f"has {format_size(total)} of memory in all, {format_size(asked)} are asked for"
     if asked < device.page_bytes or asked < 1:
         return f"gives memory in pages of {format_size(device.page_bytes)}, less is asked for"
-    if ask.most is not None and asked > ask.most.of(total):
-        return f"may be given up to {ask.most.text} (limits.container.memory), more is asked for"
-    reason = _not_held(device, asked, ask.cores, ask.cores_max)
-    return reason or _taken(device, have, asked, ask.cores)
+    if most is not None and asked > most.of(total):
+        return f"may be given up to {most.text} (limits.container.memory), more is asked for"
+    return ""
 
 
 def _not_held(device: Device, memory_bytes: int, cores: int, cores_max: int) -> str:
@@ -345,9 +425,10 @@ def _taken(device: Device, have: _Held, memory_bytes: int, cores: int) -> str:
 
 
 def _enforcement(device: Device, config: Config) -> str:
+    able = [name for name in device.enforcement if name != PARTITION or device.splits]
     if config.require == DRIVER:
-        return DRIVER
-    return device.enforcement[0] if device.enforcement else NOBODY
+        able = [name for name in able if name in FIRM]
+    return able[0] if able else NOBODY
 
 
 # -- Which of them -------------------------------------------------------------------------------
@@ -358,6 +439,7 @@ def _choose(
     count: int,
     ask: _Ask,
     held: Mapping[str, _Held],
+    config: Config,
     *,
     spread: bool,
 ) -> tuple[Device, ...] | None:
@@ -366,7 +448,7 @@ def _choose(
 
     def fits(choice: Sequence[Device]) -> bool:
         return not ask.sizes or not any(
-            _shortage(device, ask, held.get(device.uuid, _Held()), position)
+            _shortage(device, ask, held.get(device.uuid, _Held()), position, count, config)
             for position, device in enumerate(choice)
         )
 

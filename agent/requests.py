@@ -1,4 +1,4 @@
-"""Who may ask for a slice, and how: annotations, environment, HAMi's variables.
+"""Who may ask for a slice, and how: annotations, environment, HAMi's and vendors' words.
 
 The sources that the configuration allows are looked at in its order, and the first that says
 anything decides the whole request: nothing is mixed from two. docs/requests.md is for users.
@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from . import policies
-from .config import ANNOTATIONS, ENVIRONMENT, HAMI, Config
+from . import ascend_requests, cambricon_requests, policies
+from .config import ANNOTATIONS, ASCEND, CAMBRICON, ENVIRONMENT, HAMI, Config
 from .errors import BadRequestError
 from .policies import FIXED_SHARE, HAMI_CORES, NATIVE, Numbers
 from .sizes import HAMI_LIMIT, Limits, Size, limits_from_environment, parse_size
@@ -71,6 +71,16 @@ def read(
             said = _annotated(annotations, container_name)
         elif source == ENVIRONMENT:
             said = _in_environment(environment)
+        elif source == ASCEND:
+            devices = ascend_requests.read(environment, config.ascend.templates)
+            if devices is not None:
+                return _read_ascend(devices, config)
+            continue
+        elif source == CAMBRICON:
+            wanted = cambricon_requests.read(annotations, environment, config.cambricon.memory_unit)
+            if wanted is not None:
+                return _read_cambricon(wanted, config)
+            continue
         else:
             assert source == HAMI
             if HAMI_CORES in environment or any(_is_hamis(name) for name in environment):
@@ -361,6 +371,47 @@ def _hami_devices(listed: str | None, limits: Limits) -> tuple[int | None, tuple
             f"which are numbered from 0, by {HAMI_DEVICES}"
         )
     return None, uuids
+
+
+# -- Ascend's --------------------------------------------------------------------------------------
+
+
+def _read_ascend(wanted: ascend_requests.Wanted, config: Config) -> Request:
+    settled = policies.settle(
+        config.sharing.policy,
+        {},
+        lambda _: wanted.origin,
+        config.sharing.max_containers,
+        named=False,
+    )
+    return Request(
+        None,
+        memory=wanted.memory,
+        uuids=wanted.names,
+        sources=(wanted.origin,),
+        **_settled(settled, config),
+    )
+
+
+# -- Cambricon's -----------------------------------------------------------------------------------
+
+
+def _read_cambricon(wanted: cambricon_requests.Wanted, config: Config) -> Request:
+    numbers = {} if wanted.cores is None else {"cores": wanted.cores}
+    settled = policies.settle(
+        FIXED_SHARE if numbers else config.sharing.policy,
+        numbers,
+        lambda _: wanted.origin,
+        config.sharing.max_containers,
+        named=bool(numbers),
+    )
+    return Request(
+        None,
+        memory=wanted.memory,
+        uuids=wanted.names,
+        sources=(wanted.origin,),
+        **_settled(settled, config),
+    )
 
 
 def _quoted(text: str) -> str:

@@ -24,7 +24,7 @@ from .devices import Device
 from .errors import AliquotError
 from .grants import Fault, fault_of, open_grant
 from .rundir import open_inside
-from .slices import Part, Slice
+from .slices import PARTITION, Part, Slice
 
 # What could not be followed is tried again so often.
 _AGAIN_SECONDS: Final = 1.0
@@ -338,7 +338,7 @@ def _terms(piece: Slice, part: Part, group: int) -> arbiter.Terms:
         quiet_ns=piece.quiet_ms * _MS,
         floor=piece.floor * 10,
         group=group,
-        native=piece.native,
+        native=piece.native or part.enforcement == PARTITION,
     )
 
 

@@ -12,8 +12,14 @@ from .sizes import Size
 
 BINPACK: Final = "binpack"
 SPREAD: Final = "spread"
-# Who holds the cap of a slice that has a whole device.
+# Who holds the cap of a slice: the driver by its cgroup, a partition, our library; and of one that
+# has a whole device.
+DRIVER: Final = "driver"
+PARTITION: Final = "partition"
+SHIM: Final = "shim"
 NOBODY: Final = "nobody"
+# Those whose caps do not depend on what programs do.
+FIRM: Final = frozenset({DRIVER, PARTITION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,9 @@ class Request:
 class Part:
     """What a slice holds of one device; ``enforcement`` says who holds the cap, or ``nobody``.
 
+    ``partition`` is the vendor's id of what it has, where that is a partition: empty until it is
+    made. A partition has all of its cores at any time, and nothing beyond: no turns.
+
     ``cores`` is what it is guaranteed of the device's time, 0 to 100; ``cores_max`` is what it
     never passes, 1 to 100 and at least ``cores``. What is spare goes by ``weight``, 1 to 10,000,
     and a higher ``priority``, -100 to 100, takes the device at once.
@@ -67,6 +76,7 @@ class Part:
     cores_max: int = 100
     weight: int = 100
     priority: int = 0
+    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)

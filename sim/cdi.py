@@ -1,8 +1,8 @@
-"""The CDI specification of a simulated node: how containers get at it.
+"""The CDI specifications of a simulated node: how containers get at it.
 
-It is what nvidia-ctk writes for a real node: device files, the driver's libraries by the driver's
-release, and the hook that makes their links. In place of a kernel driver the node's folder is
-mounted, where the libraries look for it.
+That of NVIDIA's devices is what nvidia-ctk writes for a real node: device files, the driver's
+libraries by the driver's release, and the hook that makes their links. In place of a kernel driver
+the node's folder is mounted, where the libraries look for it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from typing import Any, Final
 
 from . import library
 from .node import Device, Node
-from .state import NVML, StateError, uuid_text
+from .state import LIBRARIES, NVML, StateError, uuid_text
 
 INSIDE: Final = "/run/aliquot-sim"
 """Where the libraries look for a node without ALIQUOT_SIM (csrc/sim/state_node.c)."""
 SPEC: Final = "nvidia.yaml"
 """Name of the specification, as of the one that nvidia-ctk writes."""
+CAMBRICON: Final = "cambricon.yaml"
+"""Name of that of Cambricon's devices, which there is where the node has some."""
 # Major and minor number of /dev/null: it can be opened, and that is all that is asked of it.
 _NULL: Final = os.makedev(1, 3)
 _CONTROL: Final = ("nvidiactl", "nvidia-uvm")
@@ -37,28 +39,83 @@ def written(node: Node, directory: Path, folder: Path | None, *, keep: bool) -> 
 
     ``keep``: and after it, as the node itself. Raises StateError.
     """
-    spec = None if folder is None else write(node, directory, folder)
+    specs = () if folder is None else write(node, directory, folder)
     try:
         yield
     finally:
-        if spec is not None and not keep:
+        for spec in () if keep else specs:
             spec.unlink(missing_ok=True)
 
 
-def write(node: Node, directory: Path, folder: Path) -> Path:
-    """Write the specification of the node in ``directory`` into ``folder``; returns its file.
+def write(node: Node, directory: Path, folder: Path) -> tuple[Path, ...]:
+    """Write the specifications of the node in ``directory`` into ``folder``; returns their files.
 
-    The device files and libraries that it names are made beside it, in ``dev`` and ``lib``; each is
-    whole from the moment it has its name. Raises StateError, also when there is a specification
+    The device files and libraries that they name are made beside them, in ``dev`` and ``lib``; each
+    is whole from the moment it has its name. Raises StateError, also when there is a specification
     already that is not of a simulated node.
     """
+    folder = folder.resolve()
     try:
-        folder = folder.resolve()
-        spec = folder / SPEC
-        if spec.exists() and INSIDE not in spec.read_text("utf-8", errors="replace"):
-            raise StateError(f"{spec}: is not of a simulated node: name another folder")
         for name in ("dev", "lib"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(f"{error.filename or folder}: {error.strerror}") from error
+    cards = [device for device in node.devices if device.vendor == "cambricon"]
+    others = (_write_cambricon(cards, directory, folder),) if cards else ()
+    return (_write_nvidia(node, directory, folder), *others)
+
+
+def _own(spec: Path) -> Path:
+    """Return a specification's path, if whatever is there is ours to write over."""
+    if spec.exists() and INSIDE not in spec.read_text("utf-8", errors="replace"):
+        raise StateError(f"{spec}: is not of a simulated node: name another folder")
+    return spec
+
+
+def _write_cambricon(cards: list[Device], directory: Path, folder: Path) -> Path:
+    """Write the specification of Cambricon's devices, as the vendor's runtime names them."""
+    (soname,) = LIBRARIES["cambricon"]
+    # Slots are by PCI address, device files by the node's order.
+    slots = sorted(range(len(cards)), key=lambda minor: cards[minor].pci_address)
+    try:
+        spec = _own(folder / CAMBRICON)
+        for name in (*(f"cambricon_dev{minor}" for minor in slots), "cambricon_ctl"):
+            _place(folder / "dev" / name, _make_device)
+        file = folder / "lib" / soname
+        _place(file, partial(_make_library, library().with_name(soname)))
+        table = {
+            "cdiVersion": "0.5.0",
+            "kind": "cambricon.com/mlu",
+            "devices": [
+                {
+                    "name": f"mlu-{slot}",
+                    "containerEdits": {"deviceNodes": [_device(folder, f"cambricon_dev{minor}")]},
+                }
+                for slot, minor in enumerate(slots)
+            ],
+            "containerEdits": {
+                "deviceNodes": [_device(folder, "cambricon_ctl")],
+                "mounts": [
+                    _mount(file, f"/usr/lib64/{soname}", "ro", "bind"),
+                    _mount(directory.resolve(), INSIDE, "rw", "rbind"),
+                ],
+            },
+        }
+        text = json.dumps(table, indent=1) + "\n"
+        _place(spec, lambda path: path.write_text(text, "utf-8"))
+    except OSError as error:
+        raise StateError(f"{error.filename or folder}: {error.strerror}") from error
+    return spec
+
+
+def _mount(source: Path, inside: str, mode: str, kind: str) -> dict[str, Any]:
+    options = [mode, "nosuid", "nodev", kind]
+    return {"hostPath": str(source), "containerPath": inside, "options": options}
+
+
+def _write_nvidia(node: Node, directory: Path, folder: Path) -> Path:
+    try:
+        spec = _own(folder / SPEC)
         for name in (*_names(node), *_CONTROL):
             _place(folder / "dev" / name, _make_device)
         files = {}
@@ -144,19 +201,8 @@ def _spec(node: Node, directory: Path, folder: Path, files: dict[str, Path]) -> 
             "deviceNodes": [_device(folder, name) for name in _CONTROL],
             "hooks": [hook],
             "mounts": [
-                *(
-                    {
-                        "hostPath": str(file),
-                        "containerPath": f"{inside}/{file.name}",
-                        "options": ["ro", "nosuid", "nodev", "bind"],
-                    }
-                    for file in files.values()
-                ),
-                {
-                    "hostPath": str(directory),
-                    "containerPath": INSIDE,
-                    "options": ["rw", "nosuid", "nodev", "rbind"],
-                },
+                *(_mount(file, f"{inside}/{file.name}", "ro", "bind") for file in files.values()),
+                _mount(directory, INSIDE, "rw", "rbind"),
             ],
         },
     }

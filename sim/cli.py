@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from . import cdi, run, trace
+from . import cdi, files, run, trace
 from .node import Node, NodeError, load_node, profiles
 from .state import State, StateError, truth, truth_text
 
@@ -86,13 +86,16 @@ def _inject(directory: Path, fault: _Fault) -> None:
         state.inject(fault.device, fault.code, fault.severity, cleared=fault.cleared)
 
 
-class _Code(click.ParamType):
+class _Code(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A fault's code, as vendors write it: hexadecimal with or without 0x."""
 
     name = "code"
 
     def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None  # noqa: ANN401
+        self,
+        value: Any,  # noqa: ANN401 - a text, or what was converted already
+        param: click.Parameter | None,
+        ctx: click.Context | None,
     ) -> int:
         """Read it."""
         try:
@@ -127,11 +130,14 @@ class _Ways:
     shared: bool = False
     cdi: Path | None = None
     trace: Path | None = None
+    files: bool = False
 
 
 def _run(node: Node, ways: _Ways, as_json: bool, command: Sequence[str]) -> int:
     keep = ways.keep
     with run.prepared(node, keep, shared=ways.shared) as directory:
+        if ways.files:
+            files.lay_out(node, directory)
         try:
             with ExitStack() as stack:
                 stack.enter_context(cdi.written(node, directory, ways.cdi, keep=keep is not None))
@@ -156,14 +162,18 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     """Refuse options that do not go together."""
     asked = [name for name, given in modes.items() if given]
     if len(asked) != 1:
-        raise click.UsageError("give one of --node, --trace, --truth, --xid, --fault and --profiles")
+        raise click.UsageError(
+            "give one of --node, --trace, --truth, --xid, --fault and --profiles"
+        )
     if asked == ["--node"]:
         if not command:
             raise click.UsageError("no command to run: write it after --")
     elif asked == ["--trace"] and len(command) != 1:
         raise click.UsageError("write it so: --trace FILE DIR, or --node … --trace FILE -- CMD")
     elif replace(ways, trace=None) != _Ways() or (command and asked[0] not in _ON_DIRECTORY):
-        raise click.UsageError(f"{asked[0]} takes neither a command nor --keep, --shared and --cdi")
+        raise click.UsageError(
+            f"{asked[0]} takes neither a command nor --keep, --shared, --cdi and --files"
+        )
 
 
 @click.command(
@@ -193,6 +203,13 @@ def _check(modes: dict[str, bool], ways: _Ways, command: Sequence[str]) -> None:
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Write a CDI specification of the node into DIR, for containers (as root).",
+)
+@click.option(
+    "--files",
+    "with_files",
+    is_flag=True,
+    help="Lay out the device and driver files of Ascend's and Cambricon's devices in the node's "
+    "folder, below root (as root).",
 )
 @click.option(
     "--xid",
@@ -242,6 +259,7 @@ def sim_command(
     keep: Path | None,
     shared: bool,
     cdi_folder: Path | None,
+    with_files: bool,
     xid: int | None,
     fault: int | None,
     severity: int,
@@ -265,7 +283,7 @@ def sim_command(
         "--fault": fault is not None,
         "--profiles": list_profiles,
     }
-    ways = _Ways(keep, shared, cdi_folder, trace_file)
+    ways = _Ways(keep, shared, cdi_folder, trace_file, with_files)
     _check(modes, ways, command)
     code = fault if xid is None else xid
     if (device is None) != (code is None) or (code is not None and len(command) != 1):

@@ -513,6 +513,19 @@ def _check_sizes(
         reading.wrong((*at, "context"), "a context takes more than the device's memory")
 
 
+def _check_vendors(
+    reading: _Reading, node: Node, listed: Sequence[Mapping[str, object]], origins: Sequence[int]
+) -> None:
+    """Check that links lead to devices of the same vendor."""
+    for index, item in enumerate(listed):
+        given = item.get("nvlinks")
+        own = node.devices[origins.index(index)].vendor if index in origins else ""
+        for other, links in enumerate(given if isinstance(given, list) else ()):
+            if links and node.devices[other].vendor != own:
+                text = f"device {other} is another vendor's: there are no links to it"
+                reading.wrong(("device", index, "nvlinks"), text)
+
+
 def _check_together(
     reading: _Reading, node: Node, listed: Sequence[Mapping[str, object]], origins: Sequence[int]
 ) -> Node:
@@ -535,13 +548,7 @@ def _check_together(
                 f"{len(given)} entries for {len(node.devices)} devices: one for each, its own too",
             )
             return node
-    for index, item in enumerate(listed):
-        given = item.get("nvlinks")
-        own = node.devices[origins.index(index)].vendor if index in origins else ""
-        for other, links in enumerate(given if isinstance(given, list) else ()):
-            if links and node.devices[other].vendor != own:
-                text = f"device {other} is another vendor's: there are no links to it"
-                reading.wrong(("device", index, "nvlinks"), text)
+    _check_vendors(reading, node, listed, origins)
     devices = [
         replace(
             device,

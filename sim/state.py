@@ -19,7 +19,7 @@ _WHY_BYTES: Final = 1024
 # NVML's library, beside the driver's.
 NVML: Final = "libnvidia-ml.so.1"
 # The libraries of other vendors, on nodes that have their devices.
-LIBRARIES: Final = {"cambricon": ("libcndev.so",)}
+LIBRARIES: Final = {"ascend": ("libdcmi.so",), "cambricon": ("libcndev.so",)}
 
 
 class StateError(Exception):

@@ -22,7 +22,15 @@ import pytest
 from aliquot.agent import mounts, processes
 from aliquot.agent.admission import Tools
 from aliquot.agent.config import Shares
-from aliquot.agent.devices import Device, DeviceProcess, Health, Sample, VendorError
+from aliquot.agent.devices import (
+    NO_PARTITIONS,
+    Device,
+    DeviceProcess,
+    Health,
+    Partition,
+    Sample,
+    VendorError,
+)
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.ledger import Ledger, key_of
 from aliquot.agent.slices import Container, Part, Request, Slice
@@ -34,7 +42,7 @@ NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts regi
 
 
 def device(index: int, *enforcement: str) -> Device:
-    """A device of 16 GiB."""
+    """A device of 16 GiB; with partitions if it has ``partition`` among what holds caps."""
     return Device(
         vendor="paper",
         index=index,
@@ -46,6 +54,7 @@ def device(index: int, *enforcement: str) -> Device:
         context_bytes=1 << 20,
         pci_address=f"0000:0{index}:00.0",
         enforcement=enforcement or ("shim",),
+        splits="partition" in enforcement,
     )
 
 
@@ -59,6 +68,8 @@ class PaperVendor:
     refuses: str = ""
     before: Callable[[str], None] = lambda _: None
     name: str = "paper"
+    # Where the partitions are that it has, which outlive it: a file for each.
+    paper: Path | None = None
 
     def _say(self, what: str) -> None:
         self.before(what)
@@ -82,11 +93,56 @@ class PaperVendor:
         """Know of no illness."""
         return ()
 
-    def needs(self, uuids: Sequence[str]) -> Needs:
-        """Name the devices, and the shim."""
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
+        """Name the devices, their partitions and the shim."""
         self._say("needs")
         substitutes = (Substitute("libcuda.so.1", self.shim, "real.so.1"),) if self.shim else ()
-        return Needs(environment={"PAPER": ",".join(uuids)}, substitutes=substitutes)
+        named = [f"{uuid}/{partitions[uuid].id}" if uuid in partitions else uuid for uuid in uuids]
+        return Needs(environment={"PAPER": ",".join(named)}, substitutes=substitutes)
+
+    def partition(self, uuid: str, name: str, memory_bytes: int, cores: int) -> Partition:
+        """Write one down, of whole GiB."""
+        self._say("partition")
+        assert self.paper is not None
+        self.paper.mkdir(exist_ok=True)
+        size = -(-memory_bytes // GIB) * GIB
+        made = Partition(uuid, f"p-{name}", name, size, cores)
+        self._write(made)
+        self._say("partitioned")
+        return made
+
+    def _write(self, made: Partition) -> None:
+        assert self.paper is not None
+        values = [made.uuid, made.id, made.name, made.memory_bytes, made.cores]
+        fresh = self.paper / f".{made.id}"
+        fresh.write_text(json.dumps(values))
+        fresh.replace(self.paper / made.id)
+
+    def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
+        """Write another size down."""
+        self._say("resize")
+        assert self.paper is not None
+        assert (self.paper / partition.id).exists()
+        size = -(-memory_bytes // GIB) * GIB
+        made = Partition(partition.uuid, partition.id, partition.name, size, cores)
+        self._write(made)
+        return made
+
+    def partitions(self) -> Sequence[Partition]:
+        """Read what is written down."""
+        self._say("partitions")
+        if self.paper is None or not self.paper.is_dir():
+            return ()
+        found = [path for path in sorted(self.paper.iterdir()) if path.name[0] != "."]
+        return tuple(Partition(*json.loads(path.read_text())) for path in found)
+
+    def release(self, partition: Partition) -> None:
+        """Cross one out."""
+        self._say("release")
+        assert self.paper is not None
+        (self.paper / partition.id).unlink(missing_ok=True)
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Write the limit down."""

@@ -1,10 +1,11 @@
 """An agent in a process of its own, with a paper vendor: what tests start, kill and start again.
 
-    agent_process.py BASE LIB READY [KILL_AT_LINE | tools]
+    agent_process.py BASE LIB READY [KILL_AT_LINE | tools | splits]
 
 It writes to the descriptor READY once it is ready. With KILL_AT_LINE it kills itself after so many
 lines of the agent's modules that keep the books, counted from then on in all threads. With
-``tools`` it reads its slices, and answers tools.
+``tools`` it reads its slices, and answers tools. With ``splits`` the vendor's devices give
+partitions, which outlive agents.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aliquot.agent import admission, deposit, keeper, ledger, wire
 from aliquot.agent.daemon import Daemon, Parts, _services, run_loop
 from aliquot.agent.journal import log_to_stderr
 
-from agent_parts import TOOLS, PaperVendor, PlainConfig
+from agent_parts import TOOLS, PaperVendor, PlainConfig, device
 
 BOOKKEEPERS = frozenset(
     str(module.__file__) for module in (admission, deposit, keeper, ledger, wire)
@@ -48,7 +49,13 @@ class Killer:
 
 
 def serve(
-    base: Path, lib: Path, ready: int, lines: int | None = None, *, tools: bool = False
+    base: Path,
+    lib: Path,
+    ready: int,
+    lines: int | None = None,
+    *,
+    tools: bool = False,
+    splits: bool = False,
 ) -> None:
     """Run an agent to its end."""
     for name in ("aliquot-hook", "aliquot-stat", "libcuda.so.1"):
@@ -56,6 +63,9 @@ def serve(
         if not file.exists():
             file.write_text(f"stands for {name}")
     vendor = PaperVendor(shim=base.parent / "libcuda.so.1")
+    if splits:
+        vendor.devices = (device(1, "partition"), device(2, "partition"))
+        vendor.paper = base.parent / "paper"
     parts = Parts(
         load=lambda: ((vendor,), ()),
         tools=TOOLS,
@@ -82,5 +92,12 @@ async def _run(daemon: Daemon, tell: Any) -> None:
 
 if __name__ == "__main__":
     more = sys.argv[4:]
-    lines = [int(word) for word in more if word != "tools"]
-    serve(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *lines, tools="tools" in more)
+    lines = [int(word) for word in more if word.isdigit()]
+    serve(
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        *lines,
+        tools="tools" in more,
+        splits="splits" in more,
+    )

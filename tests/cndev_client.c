@@ -138,7 +138,8 @@ static void processes(int32_t device) {
     expect("processes", find("cndevGetProcessInfo")(&count, rows->bytes, device), 0);
     whole("processes", rows);
     for (uint32_t p = 0; p < count; p++)
-        printf("process %u %llu\n", u32(rows, 24 * p + 4), (unsigned long long)u64(rows, 24 * p + 8));
+        printf("process %u %llu\n", u32(rows, 24 * p + 4),
+               (unsigned long long)u64(rows, 24 * p + 8));
 }
 
 static int32_t share(int32_t device, uint32_t quota, uint64_t bytes, char *name) {
@@ -151,8 +152,8 @@ static int32_t share(int32_t device, uint32_t quota, uint64_t bytes, char *name)
     expect("profile", find("cndevGetSMluProfileInfo")(info->bytes, profile, device), 0);
     whole("profile", info);
     printf("capacity %u %u\n", u32(info, 108), u32(info, 112));
-    expect("instance",
-           find("cndevCreateSMluInstanceByProfileId")(&handle, profile, device, name), 0);
+    expect("instance", find("cndevCreateSMluInstanceByProfileId")(&handle, profile, device, name),
+           0);
     expect("its slot", handle & 0xff, device);
     return handle;
 }
@@ -162,9 +163,8 @@ static void show(int32_t handle) {
     expect("instance", find("cndevGetSMluInstanceInfo")(info->bytes, handle), 0);
     whole("instance", info);
     expect("its number", (int32_t)u32(info, 8), handle >> 8);
-    printf("instance %s %s %u %u %llu %llu\n", info->bytes + 168, info->bytes + 268,
-           u32(info, 368), u32(info, 372), (unsigned long long)u64(info, 376),
-           (unsigned long long)u64(info, 384));
+    printf("instance %s %s %u %u %llu %llu\n", info->bytes + 168, info->bytes + 268, u32(info, 368),
+           u32(info, 372), (unsigned long long)u64(info, 376), (unsigned long long)u64(info, 384));
 }
 
 static void shares(int32_t device, int hold) {

@@ -8,21 +8,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from aliquot.agent.config import Config
 from aliquot.agent.devices import VendorError, check
 from aliquot.agent.devices.nvidia import Nvidia
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The configuration of the test's node."""
-
-    vendors: tuple[str, ...]
-    cdi_dirs: tuple[Path, ...]
-    withhold: bool
 
 
 def plain(value: Any) -> Any:
@@ -45,7 +37,7 @@ def plain_values(value: Any) -> Any:
 
 def main(cdi: str, withhold: str, dev: str, cgroups: str) -> None:
     try:
-        vendor = Nvidia(Settings((), (Path(cdi),), withhold == "withhold"))
+        vendor = Nvidia(Config(cdi_dirs=(Path(cdi),), withhold=withhold == "withhold"))
     except VendorError as error:
         print(json.dumps({"raised": str(error)}), flush=True)
         return

@@ -14,13 +14,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aliquot.agent import rpc
 from aliquot.agent.changes import Changed, Wish
-from aliquot.agent.devices import Device, DeviceProcess, Health, Sample
+from aliquot.agent.devices import (
+    NO_PARTITIONS,
+    Device,
+    DeviceProcess,
+    Health,
+    Partition,
+    Sample,
+    Undivided,
+)
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.readings import Readings
 from aliquot.agent.sharing import Account
@@ -155,7 +163,7 @@ class Books:
 
 
 @dataclass
-class Board:
+class Board(Undivided):
     """A vendor whose devices read what they are told to; ``meanwhile`` happens as it is asked."""
 
     found: tuple[Device, ...]
@@ -194,9 +202,11 @@ class Board:
             for one in self.found
         ]
 
-    def needs(self, uuids: Sequence[str]) -> Needs:
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Nothing."""
-        del uuids
+        del uuids, partitions
         return Needs()
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:

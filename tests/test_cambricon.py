@@ -1,4 +1,4 @@
-"""Cambricon's devices as the agent sees them, on the simulator: readings, health, shares, errors."""
+"""Cambricon's devices as the agent has them, on the simulator: readings, health, shares."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aliquot.sim import cdi
+from aliquot.sim.node import parse_node
 
-from cambricon_node import MIB, Node, built
+from cambricon_node import MIB, NODE, Node, built
 
 # Of the library's errors, by which a call can fail that has to succeed.
 ADVICE = {
@@ -178,7 +180,7 @@ def test_without_events_devices_still_answer_for_themselves(node: Node, function
 
 
 def test_a_share_is_made_changed_and_released(node: Node, programs: Path) -> None:
-    uuid, other = uuids(node)
+    uuid = uuids(node)[0]
     made = node.get("partition", uuid, "key/1", 100 * MIB + 1, 30)
     assert made == {
         "uuid": uuid,
@@ -201,15 +203,6 @@ def test_a_share_is_made_changed_and_released(node: Node, programs: Path) -> Non
     node.get("release", made)
     node.get("release", made)
     assert node.get("partitions") == []
-
-
-def test_a_share_without_cores_has_as_much_of_the_time_as_of_the_memory(node: Node) -> None:
-    uuid = uuids(node)[0]
-    made = [node.get("partition", uuid, "first", 256 * MIB, 0)]
-    made.append(node.get("partition", uuid, "second", 255 * MIB, 60))
-    made.append(node.get("partition", uuid, "third", 512 * MIB, 0))
-    assert [one["cores"] for one in made] == [25, 60, 15]
-    assert node.get("resize", made[0], 128 * MIB, 0)["cores"] == 25
 
 
 def test_shares_of_a_crashed_agent_are_found_again(node: Node, sim_library: Path) -> None:
@@ -259,9 +252,7 @@ def test_a_share_that_cannot_be_leaves_nothing(node: Node) -> None:
 @pytest.mark.parametrize(
     "function", ["cndevCreateSMluProfileInfo", "cndevCreateSMluInstanceByProfileId"]
 )
-def test_each_error_of_making_a_share_says_what_to_do(
-    node: Node, function: str, code: int
-) -> None:
+def test_each_error_of_making_a_share_says_what_to_do(node: Node, function: str, code: int) -> None:
     uuid = uuids(node)[0]
     node.order(f"{function}={code}")
     refusal = node.refusal("partition", uuid, "slice", 64 * MIB, 10)
@@ -281,9 +272,7 @@ def test_each_error_of_changing_and_releasing_a_share_is_told(node: Node, code: 
     node.order(
         f"cndevUpdateSMluInstanceQuotaByHandle={code} cndevDestroySMluInstanceByHandle={code}"
     )
-    assert f"cannot be 128 MiB and 20%: cndevUpdate" in node.refusal(
-        "resize", made, 128 * MIB, 20
-    )
+    assert "cannot be 128 MiB and 20%: cndevUpdate" in node.refusal("resize", made, 128 * MIB, 20)
     assert f"({code})" in node.refusal("release", made)
     assert node.get("partitions") == [made]
     node.order("cndevDestroySMluInstanceByHandle=14")
@@ -332,6 +321,52 @@ def test_an_older_library_gives_what_it_has(aged: Node, programs: Path) -> None:
     aged.fault(0, 7)
     assert "its driver says so (XID 0x7)" in aged.ill()[first["uuid"]]
     assert "older than 5.10.27" in aged.refusal("partition", first["uuid"], "s", MIB, 1)
+
+
+@pytest.mark.parametrize("aged", ["cndevGetCardHealthState"], indirect=True)
+def test_a_library_without_the_first_health_is_asked_for_the_second(aged: Node) -> None:
+    assert aged.ill() == {}
+    aged.fault(1, 0x55)
+    (reason,) = aged.ill().values()
+    assert "injected fault 0x55 (XID 0x55)" in reason
+    aged.order("cndevGetCardHealthStateV2=7")
+    assert len(aged.ill()) == 2
+
+
+@pytest.mark.parametrize("aged", ["cndevUpdateSMluInstanceQuotaByHandle"], indirect=True)
+def test_a_library_that_cannot_change_shares_says_so(aged: Node) -> None:
+    made = aged.get("partition", uuids(aged)[0], "slice", 64 * MIB, 10)
+    refusal = aged.refusal("resize", made, 128 * MIB, 10)
+    assert "cannot change an sMLU instance that exists: start the container anew" in refusal
+    assert aged.get("partitions") == [made]
+    aged.get("release", made)
+
+
+@pytest.mark.parametrize(
+    "aged",
+    [
+        "cndevGetDeviceHandleByIndex",
+        "cndevDeviceGetMinorNumber",
+        "cndevGetCardNameStringByDevId",
+        "cndevGetMLULinkPortNumber",
+        "cndevGetComputeMode",
+        "cndevEventHandleCreate",
+        "cndevGetErrorString",
+        "cndevGetProcessInfo",
+        "cndevGetProcessUtilization",
+        "cndevGetSMluProfileIdInfo",
+    ],
+    indirect=True,
+)
+def test_a_library_that_lacks_a_function_gives_the_rest(aged: Node) -> None:
+    first, _ = aged.get("enumerate")
+    assert first["memory_bytes"] == 1024 * MIB
+    assert aged.get("sample")[0]["busy"] == 0.0
+    assert aged.get("processes") == []
+    assert aged.ill() == {}
+    made = aged.get("partition", first["uuid"], "slice", 64 * MIB, 10)
+    assert aged.get("partitions") == [made]
+    aged.get("release", made)
 
 
 @pytest.mark.parametrize("aged", ["newer"], indirect=True)
@@ -509,6 +544,23 @@ def test_a_specification_whose_files_are_gone_is_named(node: Node) -> None:
     specify(node, "mlu-1")
     (node.folder / "cnmon").unlink()
     assert "cnmon, which is not there: write it anew" in node.refusal("needs", [uuids(node)[1]])
+
+
+def test_a_simulated_nodes_specification_says_what_a_container_needs(
+    tmp_path: Path, sim_library: Path
+) -> None:
+    if os.geteuid():
+        pytest.skip("device nodes are made by root")
+    node = Node(tmp_path, sim_library.parent)
+    cdi.write(parse_node(NODE, "test.toml", "test"), node.state, node.cdi)
+    node.start()
+    needs = node.get("needs", [uuids(node)[1]])
+    assert paths(needs) == ["/dev/cambricon_ctl", "/dev/cambricon_dev1"]
+    (mount,) = needs["mounts"]
+    assert (mount["source"], mount["destination"]) == (str(node.state), cdi.INSIDE)
+    (library,) = needs["libraries"]
+    assert library["path"] == str(node.cdi / "lib/libcndev.so")
+    node.close()
 
 
 def specify(node: Node, name: str) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,10 @@ def wish(name: str, **said: Any) -> Wish:
 
 
 def part(one: Device, memory_bytes: int = GIB, cores: int = 10, *rest: int) -> Part:
-    return Part(one.uuid, one.vendor, memory_bytes, cores, one.enforcement[0], *rest)
+    made = Part(one.uuid, one.vendor, memory_bytes, cores, one.enforcement[0])
+    names = ("cores_max", "weight", "priority")
+    sharing: dict[str, Any] = dict(zip(names, rest, strict=False))
+    return replace(made, **sharing)
 
 
 Tell = Callable[[Office], Any]

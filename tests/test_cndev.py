@@ -35,7 +35,8 @@ def layouts() -> dict[str, tuple[int, dict[str, tuple[int, int]]]]:
 
 
 def structures() -> list[str]:
-    names = re.findall(r"^\} (\w+);$", (ROOT / "agent/devices/_cndev.cdef").read_text(), re.M)
+    text = (ROOT / "agent/devices/_cndev.cdef").read_text()
+    names = re.findall(r"^\} (\w+);$", text, re.MULTILINE)
     assert len(names) > 20
     return [name for name in names if name not in OLDER]
 
@@ -45,9 +46,7 @@ def test_a_structure_of_the_agents_is_laid_out_as_published(name: str) -> None:
     size, fields = layouts()[name]
     kind = cndev.ffi.typeof(name)
     assert cndev.ffi.sizeof(kind) == size
-    found = {
-        field: (entry.offset, cndev.ffi.sizeof(entry.type)) for field, entry in kind.fields
-    }
+    found = {field: (entry.offset, cndev.ffi.sizeof(entry.type)) for field, entry in kind.fields}
     assert found == fields
 
 
@@ -90,9 +89,7 @@ def told(output: str) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in output.splitlines() if " " in line)
 
 
-def test_a_client_without_headers_finds_the_published_interface(
-    node: Node, programs: Path
-) -> None:
+def test_a_client_without_headers_finds_the_published_interface(node: Node, programs: Path) -> None:
     holder = node.holder(programs, 1)
     assert holder.do("take 64")
     result = client(node, programs)
@@ -108,7 +105,7 @@ def test_a_client_without_headers_finds_the_published_interface(
     # Half of the card, and a quarter: what is left of the second profile is one more of it.
     assert "capacity 2 2" in result.stdout
     assert "capacity 4 2" in result.stdout
-    first, second = re.findall(r"^instance (.*)$", result.stdout, re.M)
+    first, second = re.findall(r"^instance (.*)$", result.stdout, re.MULTILINE)
     assert first == f"client /dev/cambricon-caps/cap_dev1_mi1 50 0 {512 * MIB} 0"
     assert second == f"client /dev/cambricon-caps/cap_dev1_mi1 60 0 {640 * MIB} 0"
     assert said["released"] == "0"
@@ -125,7 +122,7 @@ def test_an_instance_holds_its_processes_to_its_limit_and_tells_what_they_use(
     ) as running:
         assert running.stdout is not None
         assert running.stdin is not None
-        lines = []
+        lines: list[str] = []
         while len([line for line in lines if line.startswith("instance")]) < 2:
             lines.append(running.stdout.readline())
             assert lines[-1], lines
@@ -199,8 +196,9 @@ def test_a_node_without_the_library_is_told_what_to_do(tmp_path: Path) -> None:
 
 def test_a_library_outside_the_loaders_folders_is_loaded(node: Node, sim_library: Path) -> None:
     (node.folder / "lib64").mkdir()
-    os.symlink(sim_library.with_name("libcndev.so"), node.folder / "lib64/libcndev.so")
-    assert opened(node.folder, node.state) == f"{node.folder}/lib64/libcndev.so\n6\n"
+    link = node.folder / "lib64/libcndev.so"
+    link.symlink_to(sim_library.with_name("libcndev.so"))
+    assert opened(node.folder, node.state) == f"{link}\n6\n"
     said = opened(node.folder, node.folder / "nowhere")
     assert "cndevInit: no driver (1): load it" in said
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from aliquot.agent import config
+from aliquot.agent.ascend_config import Ascend
+from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Ceiling, Config, ConfigError
 from aliquot.agent.sizes import Size, parse_size
 from hypothesis import given
@@ -66,6 +68,11 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         native = true
         max_containers = 1
         round_ms = 50
+        [ascend]
+        root = "/driver"
+        [cambricon]
+        root = "/host"
+        memory_unit = "256MiB"
         [limits.container]
         devices = 2
         memory = "50%"
@@ -96,6 +103,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         vendors=("nvidia",),
         withhold=False,
         sharing=config.Shares("fixed-share", 0, 90, True, 1, 50),
+        ascend=Ascend(Path("/driver")),
+        cambricon=Cambricon(Path("/host"), parse_size("256MiB", "")),
         limits=config.Limits(
             Ceiling(2, parse_size("50%", ""), 30, 60, -5, 1000),
             {
@@ -128,6 +137,10 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         [limits.namespace.a]
         cores = true
         [limits.nodes]
+        [cambricon]
+        root = "host"
+        memory_unit = "few"
+        units = 1
         """,
     )
     assert said == [
@@ -135,7 +148,10 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         "cdi_dirs: 'relative' is not an absolute path without '..'",
         "metrics_port: 70000 is not a port: a number from 0 to 65535",
         "placement: 'bin' is not one of binpack, spread",
-        "sources: is empty, so that nobody could ask: name some of annotations, environment, hami",
+        (
+            "sources: is empty, so that nobody could ask: name some of annotations, environment, "
+            "hami, ascend, cambricon"
+        ),
         "withhold: 'yes' is not true or false",
         "limits.nodes: is not a key: known are container, namespace",
         "limits.container.core: is not a key: did you mean limits.container.cores?",
@@ -146,6 +162,12 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         (
             "limits.namespace.a.cores: True is not percent, summed over devices: "
             "a number from 0 to 409600"
+        ),
+        "cambricon.units: is not a key: known are root, memory_unit",
+        "cambricon.root: 'host' is not an absolute path without '..'",
+        (
+            "cambricon.memory_unit: 'few' is not a size: write a number and a unit, "
+            "such as 4GiB, 4096MiB, 4294967296 or 25%"
         ),
     ]
 
@@ -267,7 +289,8 @@ def test_whatever_the_file_holds_it_is_a_configuration_or_lines(table: dict[str,
         assert isinstance(read.runtime_dir, Path)
         assert all(isinstance(name, str) for name in (*read.sources, *read.vendors))
         assert isinstance(read.limits.container.memory, Size | None)
-    assert set(table) - set(config._READERS) - {"limits", "sharing"} == set() or said
+    known = {field.name for field in fields(Config)}
+    assert set(table) <= known or said
 
 
 def test_the_commands_print_a_line_for_each_mistake(tmp_path: Path) -> None:
@@ -294,8 +317,10 @@ def test_the_commands_print_a_line_for_each_mistake(tmp_path: Path) -> None:
 def test_the_page_has_every_key_with_its_default_and_no_other() -> None:
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     assert tuple(re.findall(r"^### `([^`]+)`$", page, re.MULTILINE)) == config.KEYS
-    top = [key for key in config.KEYS if not key.startswith("limits.")]
-    tables = {*(key.partition(".")[0] for key in top), "limits"}
+    # What a vendor's own table says by default is in its text.
+    apart = ("limits.", "ascend.", "cambricon.")
+    top = [key for key in config.KEYS if not key.startswith(apart)]
+    tables = {key.partition(".")[0] for key in config.KEYS}
     assert tables == {field.name for field in fields(Config)}
     readers = {**config._READERS}
     readers |= {f"sharing.{key}": read for key, read in config._SHARING_READERS.items()}

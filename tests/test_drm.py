@@ -33,7 +33,6 @@ from drm_tree import (
     mi300x,
     navi,
 )
-from test_registry import Settings
 
 NAVI_UUID = "PCI-0000-03-00-0"
 
@@ -94,7 +93,7 @@ def test_it_passes_the_check_of_vendors(tree: Tree, make: object, kind: type[Amd
 
 def test_it_passes_the_check_of_vendors_on_this_machine() -> None:
     """Whatever this kernel has."""
-    loaded = registry.load(Settings(vendors=("amd", "intel")))
+    loaded = registry.load(Config(vendors=("amd", "intel")))
     for left in loaded.left_out:
         if left.name in ("amd", "intel"):
             assert "the kernel has no driver of" in left.reason

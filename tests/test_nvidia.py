@@ -40,6 +40,8 @@ def test_a_device_is_what_nvml_says_of_it(node: Node) -> None:
         "numa_node": 64,
         "links": {UUIDS[1]: 2},
         "enforcement": ["shim"],
+        "splits": False,
+        "shapes": [],
     }
     assert (second["uuid"], second["pci_address"], second["numa_node"]) == (
         UUIDS[1],

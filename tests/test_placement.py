@@ -317,6 +317,8 @@ def test_names_and_models_are_wanted_or_not() -> None:
         (ask(None, uuids=("GPU-00000001", "00000002")), [1, 2]),
         (ask(1, uuids=("gpu-00000002", "GPU-00000001")), [1]),
         (ask(not_uuids=("00000000", "GPU-00000001")), [2]),
+        (ask(None, uuids=("nvidia:1", "NVIDIA:0")), [0, 1]),
+        (ask(1, uuids=("nvidia:",)), [0]),
         (ask(None, not_models=("T4",)), [0, 2]),
     ]
     for request, chosen in cases:
@@ -394,6 +396,8 @@ def test_a_refusal_names_every_device_with_its_reason() -> None:
     ("request_", "what"),
     [
         (ask(uuids=("GPU-ff",)), "asks for device GPU-ff, which the node does not have"),
+        (ask(uuids=("cambricon:0",)), "asks for device cambricon:0, which the node does not have"),
+        (ask(uuids=("nvidia:9",)), "asks for device nvidia:9, which the node does not have"),
         (ask(models=("V100",)), "is not of the model asked for (V100)"),
         (ask(not_models=("a100",)), "is of a model asked not to be used (a100)"),
         (ask(None, models=("V100",)), "asks for a device, none can be had"),

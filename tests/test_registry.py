@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from aliquot.agent.config import Config
 from aliquot.agent.devices import registry
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A configuration."""
-
-    vendors: tuple[str, ...] = ()
-    cdi_dirs: tuple[Path, ...] = ()
-    withhold: bool = True
-
 
 GOOD = """
 class Vendor:
@@ -59,7 +49,7 @@ def test_ours_is_registered() -> None:
 
 def test_a_plug_in_of_somebody_else_is_loaded_with_the_configuration(plug_in: Path) -> None:
     install(plug_in, "vendor_good", GOOD)
-    config = Settings(vendors=("vendor_good",))
+    config = Config(vendors=("vendor_good",))
     (made,) = registry.vendors(config)
     assert made.name == "vendor_good"
     assert made.config is config  # type: ignore[attr-defined]
@@ -86,7 +76,7 @@ def test_a_plug_in_that_fails_is_reported_and_left_out(
 ) -> None:
     install(plug_in, name, code)
     install(plug_in, f"good_{name}", GOOD)
-    loaded = registry.load(Settings(vendors=(name, f"good_{name}")))
+    loaded = registry.load(Config(vendors=(name, f"good_{name}")))
     assert [vendor.name for vendor in loaded.vendors] == [f"good_{name}"]
     text = reasons(loaded)[name]
     assert reason in text
@@ -97,7 +87,7 @@ def test_a_vendor_without_its_library_says_so_in_its_own_words(plug_in: Path) ->
     code = "from aliquot.agent.devices import VendorError\n"
     code += "def Vendor(config): raise VendorError('no library: install it')\n"
     install(plug_in, "absent", code)
-    told = reasons(registry.load(Settings(vendors=("absent",))))
+    told = reasons(registry.load(Config(vendors=("absent",))))
     assert told.pop("absent") == "no library: install it"
     # Those that are installed besides.
     assert told["nvidia"] == "the configuration's `vendors` does not name it"
@@ -106,14 +96,14 @@ def test_a_vendor_without_its_library_says_so_in_its_own_words(plug_in: Path) ->
 
 def test_a_name_that_nothing_has_is_reported(plug_in: Path) -> None:
     del plug_in
-    loaded = registry.load(Settings(vendors=("nvidea",)))
+    loaded = registry.load(Config(vendors=("nvidea",)))
     assert loaded.vendors == ()
     assert "no plug-in of this name is installed" in reasons(loaded)["nvidea"]
 
 
 def test_nobody_takes_the_name_of_ours(plug_in: Path) -> None:
     install(plug_in, "aaa", GOOD, point="nvidia")
-    loaded = registry.load(Settings(vendors=("nvidia",)))
+    loaded = registry.load(Config(vendors=("nvidia",)))
     assert all(type(vendor).__module__ != "aaa" for vendor in loaded.vendors)
     assert "aaa:Vendor: aliquot.agent.devices.nvidia:Nvidia has the same name" in [
         item.reason for item in loaded.left_out

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from aliquot.agent import requests
-from aliquot.agent.config import ANNOTATIONS, ENVIRONMENT, HAMI, Config, Shares
+from aliquot.agent.cambricon_config import Cambricon
+from aliquot.agent.config import ANNOTATIONS, CAMBRICON, ENVIRONMENT, HAMI, Config, Shares
 from aliquot.agent.errors import BadRequestError
 from aliquot.agent.policies import CGPU, HAMI_CORES, POLICIES
-from aliquot.agent.sizes import HAMI_LIMIT
+from aliquot.agent.sizes import HAMI_LIMIT, parse_size
 from aliquot.agent.slices import Request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +26,7 @@ def read(
     annotations: Mapping[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     name: str = "",
-    sources: tuple[str, ...] = (ANNOTATIONS, ENVIRONMENT, HAMI),
+    sources: tuple[str, ...] = (ANNOTATIONS, ENVIRONMENT, HAMI, CAMBRICON),
     sharing: Shares = Shares(),  # noqa: B008 - it cannot be changed
 ) -> Request | None:
     config = replace(Config(), sources=sources, sharing=sharing)
@@ -514,3 +515,70 @@ def test_the_pages_pod_asks_for_what_the_page_says() -> None:
     assert memory(read(annotations, name="server")) == 8 * GIB
     assert memory(read(annotations, name="draft")) == 2 * GIB
     assert read(annotations, name="metrics") is None
+
+
+# -- Cambricon's ----------------------------------------------------------------------------------
+
+PROFILE = "CAMBRICON_DSMLU_PROFILE"
+VISIBLE = "CAMBRICON_VISIBLE_DEVICES"
+
+
+def test_a_profile_is_a_share_of_the_card_in_its_slot() -> None:
+    request = wanted({PROFILE: "3_20_25"})
+    assert request.uuids == ("cambricon:3",)
+    assert (request.count, request.cores, request.cores_max) == (None, 20, 20)
+    assert memory(request) == 4 * GIB
+    assert request.sources == (f"annotation {PROFILE}",)
+    assert wanted({PROFILE: "0_0_1"}).cores is None
+
+
+def test_a_profiles_memory_is_in_the_configured_unit() -> None:
+    config = replace(Config(), cambricon=Cambricon(memory_unit=parse_size("256MiB", "")))
+    request = requests.read({PROFILE: "0_10_8"}, {}, "", config)
+    assert memory(request) == 2 * GIB
+
+
+@pytest.mark.parametrize("flag", ["CAMBRICON_DSMLU_ASSIGNED", "CAMBRICON_DSMLU_ASSIGHED"])
+def test_a_share_that_the_vendors_plugin_has_made_is_left_to_it(flag: str) -> None:
+    assert read({PROFILE: "0_10_8", flag: "true"}) is None
+    assert wanted({PROFILE: "0_10_8", flag: "false"}).cores == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0_10", "is not SLOT_VCORE_VMEMORY"),
+        ("0_10_-1", "is not SLOT_VCORE_VMEMORY"),
+        ("a_1_1", "is not SLOT_VCORE_VMEMORY"),
+        ("0_101_1", "at most 100"),
+        ("0_10_0", "leaves no memory"),
+        ("0_10_101", "more than the whole card"),
+        ("\x1b[2J" * 50, "is not SLOT_VCORE_VMEMORY"),
+    ],
+)
+def test_a_profile_that_is_none_is_refused(text: str, reason: str) -> None:
+    said = refusal({PROFILE: text})
+    assert said.startswith(f"annotation {PROFILE}: ")
+    assert reason in said
+
+
+def test_visible_devices_are_had_whole() -> None:
+    uuid = "MLU-20001012-1916-0000-0000-000000000000"
+    request = wanted(environment={VISIBLE: f"0, 02,{uuid},0"})
+    assert request.uuids == ("cambricon:0", "cambricon:2", uuid)
+    assert (request.count, request.memory, request.cores) == (None, None, None)
+    assert wanted(environment={VISIBLE: "all"}).uuids == ("cambricon:",)
+    for nothing in ("", "none", "void"):
+        assert read(environment={VISIBLE: nothing}) is None
+
+
+@pytest.mark.parametrize("text", ["x", "0,,1", "mlu-0", "1" * 5, "0;1", ",".join("0" * 300)])
+def test_visible_devices_that_are_none_are_refused(text: str) -> None:
+    assert refusal(environment={VISIBLE: text}).startswith(f"environment {VISIBLE}: ")
+
+
+def test_our_own_words_come_before_cambricons() -> None:
+    request = wanted({"aliquot.dev/memory": "1GiB", PROFILE: "0_10_8"}, {VISIBLE: "1"})
+    assert request.uuids == ()
+    assert wanted({PROFILE: "0_10_8"}, {VISIBLE: "1"}).uuids == ("cambricon:0",)
+    assert read({PROFILE: "0_10_8"}, {VISIBLE: "1"}, sources=(HAMI,)) is None

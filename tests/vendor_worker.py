@@ -1,9 +1,9 @@
 """A vendor's module in a process of its own, since a library is loaded once a process.
 
-``vendor_worker.py MODULE:CLASS CDI-FOLDER DEV-FOLDER`` reads calls as JSON lines, {"call": NAME,
+``vendor_worker.py MODULE:CLASS CDI-FOLDER ROOT`` reads calls as JSON lines, {"call": NAME,
 "args": […]}, and answers each with a JSON line: the values that were returned, or what was raised.
-A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables, ``check`` holds
-the module against the protocol.
+A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables,
+``check`` holds the module against the protocol.
 """
 
 from __future__ import annotations
@@ -12,20 +12,14 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from aliquot.agent.ascend_config import Ascend
+from aliquot.agent.cambricon_config import Cambricon
+from aliquot.agent.config import Config
 from aliquot.agent.devices import Partition, VendorError, check
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The configuration of the test's node."""
-
-    vendors: tuple[str, ...]
-    cdi_dirs: tuple[Path, ...]
-    withhold: bool
 
 
 def plain(value: Any) -> Any:
@@ -50,15 +44,19 @@ def argument(value: Any) -> Any:
     return value
 
 
-def main(where: str, cdi: str, dev: str) -> None:
+def main(where: str, cdi: str, root: str) -> None:
     module, _, name = where.partition(":")
     try:
-        vendor = getattr(importlib.import_module(module), name)(Settings((), (Path(cdi),), True))
+        settings = Config(
+            cdi_dirs=(Path(cdi),),
+            runtime_dir=Path(cdi).parent / "run",
+            cambricon=Cambricon(Path(root)),
+            ascend=Ascend(Path(root), faults={0x80E1801E: "NotHandle", 0x80E18402: "RestartNPU"}),
+        )
+        vendor = getattr(importlib.import_module(module), name)(settings)
     except VendorError as error:
         print(json.dumps({"raised": str(error)}), flush=True)
         return
-    # Where this machine's kernel would have a driver's nodes.
-    vendor._files._dev = Path(dev)
     print(json.dumps({"returned": vendor.name}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)

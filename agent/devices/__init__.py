@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from aliquot.hooks.plan import Needs
 
@@ -19,9 +20,11 @@ class Device:
     ``memory_bytes`` is what programs can allocate of it; ``page_bytes`` the unit in which it is
     given; ``context_bytes`` what one context takes, 0 when unknown. ``links`` are direct links by
     the UUID of the other device. ``enforcement`` names who can hold a memory cap on it, the
-    strongest first: ``driver``, ``shim``. With none it is given as a whole; without ``shim`` there
-    are no shares of its time. ``driver`` alone is what a vendor without a shim has, whose driver or
-    kernel holds caps by ``limit_memory``.
+    strongest first: ``driver``, ``partition``, ``shim``. With none it is given as a whole; without
+    ``shim`` there are no shares of its time, but those of partitions. ``driver`` alone is what a
+    vendor without a shim has, whose driver or kernel holds caps by ``limit_memory``. ``splits``:
+    ``partition()`` is possible. ``shapes`` are the sizes in which partitions come, as bytes and
+    percent of the device's time; without any they come in every size.
     """
 
     vendor: str
@@ -37,13 +40,16 @@ class Device:
     links: Mapping[str, int] = field(default_factory=dict)
     enforcement: tuple[str, ...] = ("shim",)
     splits: bool = False
+    shapes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
     """A hardware or driver partition that one container has of a device.
 
-    ``id`` is the vendor's name for it on this node; ``name`` is what it was made for (a slice's key).
+    ``uuid`` is that of the device that it is cut from. ``id`` is the vendor's name for it on this
+    node; ``name`` is what it was made for (a slice's key), empty for one that was not made here.
+    ``memory_bytes`` and ``cores``, percent of the device's time, are at least what was asked for.
     """
 
     uuid: str
@@ -51,6 +57,9 @@ class Partition:
     name: str
     memory_bytes: int
     cores: int
+
+
+NO_PARTITIONS: Final[Mapping[str, Partition]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +125,13 @@ class Vendor(Protocol):
         """Return each device's health, with what events told since the last call."""
         ...
 
-    def needs(self, uuids: Sequence[str]) -> Needs:
-        """Return what a container needs for these devices. Raises VendorError."""
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
+        """Return what a container needs for these devices. Raises VendorError.
+
+        ``partitions`` are by UUID: of such a device the container gets the partition alone.
+        """
         ...
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
@@ -127,6 +141,47 @@ class Vendor(Protocol):
         """
         ...
 
+    def partition(self, uuid: str, name: str, memory_bytes: int, cores: int) -> Partition:
+        """Cut the smallest partition off a device that holds so much, for a slice of that name.
+
+        Only of devices that have ``splits``. It is found by its name from before it is real, by
+        whoever comes after a crash. Raises VendorError, which says why there is none.
+        """
+        ...
+
+    def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
+        """Change a partition while it is in use. Raises VendorError where that cannot be."""
+        ...
+
+    def partitions(self) -> Sequence[Partition]:
+        """Return the partitions that there are, survivors of a crash too. Raises VendorError."""
+        ...
+
+    def release(self, partition: Partition) -> None:
+        """Give a partition back; one that is gone is well. Raises VendorError."""
+        ...
+
     def close(self) -> None:
         """Let go of the vendor's library."""
         ...
+
+
+class Undivided:
+    """What a vendor without partitions inherits."""
+
+    def partition(self, uuid: str, name: str, memory_bytes: int, cores: int) -> Partition:
+        """Refuse."""
+        del name, memory_bytes, cores
+        raise VendorError(f"{uuid} cannot be partitioned")
+
+    def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
+        """Refuse."""
+        del memory_bytes, cores
+        raise VendorError(f"{partition.uuid} has no partitions")
+
+    def partitions(self) -> Sequence[Partition]:
+        """Return none."""
+        return ()
+
+    def release(self, partition: Partition) -> None:
+        """There is none to give back."""

@@ -16,6 +16,7 @@ from typing import Final
 from aliquot.hooks.plan import Needs
 
 from . import (
+    NO_PARTITIONS,
     Device,
     DeviceProcess,
     Health,
@@ -38,6 +39,10 @@ _KIB: Final = 1 << 10
 _XID: Final = 1
 _PROHIBITED: Final = 2
 _HEALTHY: Final = 1
+_HEALTH_WAYS: Final = (
+    ("cndevCardHealthState_t", "cndevGetCardHealthState"),
+    ("cndevCardHealthStateV2_t", "cndevGetCardHealthStateV2"),
+)
 # More events than this in one look can wait for the next.
 _MOST_EVENTS: Final = 256
 # Whether it may be 0 is not said; -1 is for ever.
@@ -64,7 +69,7 @@ class Cambricon:
 
     def __init__(self, config: Settings) -> None:
         """Load the library. Raises VendorError when this node has none."""
-        self._session = cndev.Session()
+        self._session = cndev.Session(config.cambricon.root)
         self._files = cambricon_files.Files(config)
         self._known: tuple[_Known, ...] = ()
         self._faults: tuple[str, ...] = ()
@@ -103,7 +108,9 @@ class Cambricon:
             texts = [(known.device.uuid, str(error)) for known in self._known]
         return tuple(Health(uuid, not text, text) for uuid, text in texts)
 
-    def needs(self, uuids: Sequence[str], partitions: Mapping[str, Partition] = {}) -> Needs:  # noqa: B006 - it is only read
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Return what a container needs for these devices, or for partitions of some of them.
 
         ``partitions`` are by UUID. Raises VendorError.
@@ -114,6 +121,7 @@ class Cambricon:
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Refuse: this driver holds limits by instances, not by cgroups. Raises VendorError."""
+        del cgroup, limit_bytes
         raise VendorError(f"{uuid}: its driver cannot hold memory limits of cgroups: see sMLU")
 
     # -- partitions --
@@ -122,18 +130,13 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            made = cambricon_smlu.make(
-                self._session, known.slot, known.device, name, memory_bytes, cores
-            )
-        return made
+            return cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""
         with self._using():
             known = self._splitting(partition.uuid)
-            return cambricon_smlu.resize(
-                self._session, known.slot, partition, memory_bytes, cores
-            )
+            return cambricon_smlu.resize(self._session, known.slot, partition, memory_bytes, cores)
 
     def partitions(self) -> Sequence[Partition]:
         """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
@@ -359,16 +362,16 @@ class Cambricon:
     def _trouble(self, known: _Known) -> str:
         """Return why a device cannot be used, empty when it can. Raises CndevError at its end."""
         session = self._session
+        kind, name = next((way for way in _HEALTH_WAYS if session.has(way[1])), ("", ""))
         try:
-            state = session.read(
-                "cndevCardHealthState_t", "cndevGetCardHealthState", known.slot
-            )
+            # A library that has neither of them never calls a card ill.
+            well = not name or session.read(kind, name, known.slot).health == _HEALTHY
         except cndev.CndevError as error:
             if error.code in cndev.ENDED:
                 raise
             advice = cndev.advice(error.code) or "look at cnmon and the kernel's log"
             return f"it does not tell its health: {error}: {advice}"
-        if state.health != _HEALTHY:
+        if not well:
             return self._incident(known)
         self._xids.pop(known.slot, None)
         mode = session.reading("cndevComputeMode_t", "cndevGetComputeMode", known.slot)

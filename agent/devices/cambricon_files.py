@@ -32,8 +32,7 @@ FOREIGN_HOOKS: Final = (
 # What makes the vendor's own runtime leave the container alone.
 HIDDEN: Final = {"CAMBRICON_VISIBLE_DEVICES": "void"}
 
-_PROGRAM_PATH: Final = "/usr/bin:/bin:/usr/local/bin:/usr/local/neuware/bin"
-_DEV: Final = Path("/dev")
+_PROGRAM_FOLDERS: Final = ("usr/bin", "bin", "usr/local/bin", "usr/local/neuware/bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +52,13 @@ class Wanted:
 
 
 class Files:
-    """Finds the driver's files. ``dev`` is where the kernel has its nodes."""
+    """Finds the driver's files."""
 
-    def __init__(self, config: Settings, dev: Path = _DEV) -> None:
+    def __init__(self, config: Settings) -> None:
         """Begin with nothing read."""
         self._specs = cdi.Specs(tuple(config.cdi_dirs))
-        self._dev = dev
+        self._root = config.cambricon.root
+        self._dev = self._root / "dev"
 
     def needs(self, wanted: Sequence[Wanted], library: str) -> Needs:
         """Return what a container needs. ``library`` is the management library's file.
@@ -69,7 +69,7 @@ class Files:
         try:
             if covered is None:
                 nodes = [*self._card_nodes(wanted), *self._share_nodes(wanted)]
-                return _needs(nodes, own_libraries(library), own_mounts())
+                return _needs(nodes, own_libraries(library), own_mounts(self._root))
             edits = cdi.merge(covered)
             where = str(covered[0].spec.path)
             nodes = [*cdi.nodes(edits, where), *self._share_nodes(wanted)]
@@ -81,12 +81,20 @@ class Files:
                 for hook in edits.hooks
                 if not any(fnmatch.fnmatchcase(hook.path, one) for one in FOREIGN_HOOKS)
             )
-            needs = _needs(nodes, (), edits.mounts, dict(edits.env))
+            mounts = tuple(m for m in edits.mounts if Path(m.destination).name != cndev.LIBRARY)
+            libraries = tuple(
+                found
+                for mount in edits.mounts
+                if mount not in mounts
+                for found in own_libraries(mount.source)
+            )
+            needs = _needs(nodes, libraries, mounts, dict(edits.env))
         except (cdi.CdiError, elf.ElfError) as error:
             raise VendorError(str(error)) from error
         return Needs(
             nodes=needs.nodes,
             mounts=needs.mounts,
+            libraries=needs.libraries,
             environment=needs.environment,
             hooks=hooks,
             foreign_hooks=FOREIGN_HOOKS,
@@ -113,7 +121,7 @@ class Files:
         node = self._found(path)
         if node is None:
             raise VendorError(
-                f"{path} is no device node: load the driver (modprobe cambricon-drv), which makes it"
+                f"{path} is no device node: load the driver, which makes it (cambricon-drv)"
             )
         return node
 
@@ -179,8 +187,7 @@ def own_libraries(library: str) -> tuple[Library, ...]:
     return (Library(file, tuple(sorted(names))),)
 
 
-def own_mounts() -> tuple[BindMount, ...]:
-    """Return the driver's program that is on this node."""
-    path = shutil.which("cnmon", path=_PROGRAM_PATH)
+def own_mounts(root: Path) -> tuple[BindMount, ...]:
+    """Return the driver's program that is on this node, below ``root``."""
+    path = shutil.which("cnmon", path=":".join(str(root / folder) for folder in _PROGRAM_FOLDERS))
     return () if path is None else (BindMount(str(Path(path).resolve()), "/usr/bin/cnmon"),)
-

@@ -2,8 +2,8 @@
 
 A profile says how large a share is, and an instance of it is what a container gets, by its device
 node. Instances of ours carry their slice's key behind a prefix in their name: others (the vendor's
-own plugin's, an administrator's) have no name as partitions, and are not touched. A profile without instances is
-removed with its last one. Quotas may be changed while programs run.
+own plugin's, an administrator's) have no name as partitions, and are not touched. A profile goes
+with its last instance. Quotas may be changed while programs run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
-from . import Device, Partition, VendorError, cndev
+from . import Partition, VendorError, cndev
 
 PREFIX: Final = "aliquot."
 # Of the library's fields for names, whose last byte is a zero.
@@ -74,9 +74,7 @@ def offered(session: cndev.Session, device: int) -> bool:
 
 def instances(session: cndev.Session, device: int) -> list[Instance]:
     """Return the instances of a card, everybody's. Raises CndevError."""
-    return session.listed(
-        "cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance
-    )
+    return session.listed("cndevSMluInfo_t", "cndevGetAllSMluInstanceInfo", device, _instance)
 
 
 def _instance(row: cndev.Value) -> Instance:
@@ -105,23 +103,17 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
 
 
 def make(
-    session: cndev.Session, device: int, of: Device, name: str, memory_bytes: int, cores: int
+    session: cndev.Session, device: int, uuid: str, name: str, memory_bytes: int, cores: int
 ) -> Partition:
     """Make an instance, the smallest that holds what is asked for.
 
-    Where no cores are asked for it gets as much of the card's time as of its memory, or what is
-    left. Raises VendorError and CndevError; then nothing is left.
+    Raises VendorError and CndevError; then nothing is left.
     """
-    uuid = of.uuid
     label = (PREFIX + name).encode()
     if len(label) > _MOST_NAME or b"\0" in label or not name:
         raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
-    others = instances(session, device)
-    if any(instance.name == PREFIX + name for instance in others):
+    if any(instance.name == PREFIX + name for instance in instances(session, device)):
         raise VendorError(f"{uuid}: it has an sMLU instance {PREFIX}{name} already: release it")
-    if not cores:
-        like_memory = -(-memory_bytes * _ALL_CORES // max(of.memory_bytes, 1))
-        cores = min(like_memory, _ALL_CORES - sum(instance.cores for instance in others))
     wanted = _share(memory_bytes, cores)
     try:
         profile = _profile(session, device, wanted)
@@ -155,7 +147,7 @@ def resize(
     found = find(session, device, partition)
     if found is None:
         raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
-    wanted = _share(memory_bytes, cores or found.cores)
+    wanted = _share(memory_bytes, cores)
     if not session.has(_UPDATE):
         raise VendorError(
             f"{partition.uuid}: its driver cannot change an sMLU instance that exists: "
@@ -234,9 +226,7 @@ def _profile(session: cndev.Session, device: int, wanted: _Share) -> int:
 
 
 def _profile_info(session: cndev.Session, device: int, profile: int) -> cndev.Value | None:
-    return session.reading(
-        "cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device
-    )
+    return session.reading("cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device)
 
 
 def _forget_profile(session: cndev.Session, device: int, profile: int) -> None:

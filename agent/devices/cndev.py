@@ -96,7 +96,7 @@ _MOST_ENTRIES: Final = 1 << 16
 Value: TypeAlias = Any
 _Made = TypeVar("_Made")
 
-ffi: Final = FFI()
+ffi: Final[Any] = FFI()
 ffi.cdef((resources.files(__package__) / "_cndev.cdef").read_text(encoding="utf-8"))
 
 
@@ -125,21 +125,24 @@ def text_of(field: Value) -> str:
     return bytes(ffi.buffer(field)).split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def candidates(environment: Mapping[str, str]) -> tuple[str, ...]:
+def candidates(environment: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ...]:
     """Return the names under which the library is looked for, in order.
 
     The loader's own search comes first (``LD_LIBRARY_PATH``, its cache), then ``NEUWARE_HOME`` and
-    the folders of the vendor's packages.
+    the folders of the vendor's packages. Before all comes what lies below a ``root`` that is not /.
     """
     home = environment.get("NEUWARE_HOME")
     folders = [*((f"{home}/lib64", f"{home}/lib") if home else ()), *_FOLDERS]
-    return (LIBRARY, *(f"{folder}/{LIBRARY}" for folder in dict.fromkeys(folders)))
+    own = [f"{folder}/{LIBRARY}" for folder in dict.fromkeys(folders)]
+    if root == Path("/"):
+        return (LIBRARY, *own)
+    return (*(f"{root}{folder}/{LIBRARY}" for folder in _FOLDERS), LIBRARY, *own)
 
 
-def _opened(environment: Mapping[str, str]) -> tuple[Any, str]:
+def _opened(environment: Mapping[str, str], root: Path) -> tuple[Any, str]:
     """Open the library. Raises VendorError with what the loader said of the first that is there."""
     said = ""
-    for name in candidates(environment):
+    for name in candidates(environment, root):
         if "/" in name and not Path(name).exists():
             continue
         try:
@@ -158,9 +161,9 @@ class Session:
     ``number`` counts the sessions; ``version`` is that of the structures which the library takes.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, root: Path = Path("/")) -> None:
         """Load the library. Raises VendorError when it is not there or none."""
-        self._library, self.path = _opened(os.environ if environment is None else environment)
+        self._library, self.path = _opened(os.environ, root)
         self.number = 0
         self.version = VERSIONS[0]
         self._open = False
@@ -230,15 +233,18 @@ class Session:
         """Call a function that answers a text; None when the library lacks it or has none."""
         function = self._function(name)
         found = ffi.NULL if function is None else function(*arguments)
-        return ffi.string(found, 256).decode("utf-8", "replace") if found else None
+        return str(ffi.string(found, 256).decode("utf-8", "replace")) if found else None
 
     def call(self, name: str, *arguments: Value) -> None:
         """Call a function. Raises CndevError, also when the library lacks it."""
         code = self.number_of(name, *arguments)
         if code is None:
-            raise CndevError(MISSING, f"{name} is not in {self.path}, which is older")
+            raise self._lacking(name)
         if code:
             raise CndevError(code, f"{name}: {self._words(code)} ({code})")
+
+    def _lacking(self, name: str) -> CndevError:
+        return CndevError(MISSING, f"{name} is not in {self.path}, which is older")
 
     def _words(self, code: int) -> str:
         if code in _TEXTS:
@@ -279,17 +285,20 @@ class Session:
 
         The array gets as much room as the library wants; rows live only while they are made of.
         """
-        counts = ffi.typeof(self._function(name)).args[0] if self.has(name) else None
+        function = self._function(name)
+        if function is None:
+            raise self._lacking(name)
+        counts = ffi.typeof(function).args[0]
         room = _FIRST_ROOM
         for _ in range(_LIST_TRIES):
             rows = ffi.new(f"{kind}[]", room)
             # (In arrays the first element speaks for all.)
             rows[0].version = self.version
-            count = ffi.new(counts, room) if counts is not None else None
+            count = ffi.new(counts, room)
             try:
                 self.call(name, count, rows, device)
             except CndevError as error:
-                if error.code != INSUFFICIENT_SPACE or not count:
+                if error.code != INSUFFICIENT_SPACE:
                     raise
                 room = max(room * 2, min(int(count[0]), _MOST_ENTRIES))
                 continue

@@ -18,7 +18,19 @@ from aliquot.hooks.plan import Needs
 
 from .. import contexts, drivers, visible
 from ..errors import AliquotError
-from . import Device, DeviceProcess, Health, Sample, VendorError, nvidia_files, nvidia_limits, nvml
+from . import (
+    NO_PARTITIONS,
+    Device,
+    DeviceProcess,
+    Health,
+    Partition,
+    Sample,
+    Undivided,
+    VendorError,
+    nvidia_files,
+    nvidia_limits,
+    nvml,
+)
 from .nvidia_health import Watch, Watched
 from .registry import Settings
 
@@ -55,7 +67,7 @@ class _Busy:
     missed: int = 0
 
 
-class Nvidia:
+class Nvidia(Undivided):
     """NVIDIA's devices on this node; see ``Vendor``.
 
     Utilisation of a process is the driver's last sample, for one look more when there is no newer
@@ -133,8 +145,11 @@ class Nvidia:
         except VendorError as error:
             return tuple(Health(known.device.uuid, False, str(error)) for known in self._known)
 
-    def needs(self, uuids: Sequence[str]) -> Needs:
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Return what a container needs for these devices. Raises VendorError."""
+        del partitions
         with self._using():
             self._ensure()
             return self._files.needs([self._wanted(uuid) for uuid in uuids])

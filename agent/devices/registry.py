@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final, Protocol
 
+from ..ascend_config import Ascend
+from ..cambricon_config import Cambricon
 from . import Vendor, VendorError
 
 GROUP: Final = "aliquot.vendors"
@@ -41,6 +43,21 @@ class Settings(Protocol):
     @property
     def cdi_dirs(self) -> Sequence[Path]:
         """Folders of CDI specifications; a later one counts before an earlier one."""
+        ...
+
+    @property
+    def runtime_dir(self) -> Path:
+        """The agent's own folder, which ends with the node's uptime."""
+        ...
+
+    @property
+    def ascend(self) -> Ascend:
+        """What is said of Ascend devices."""
+        ...
+
+    @property
+    def cambricon(self) -> Cambricon:
+        """What is said of Cambricon's devices."""
         ...
 
     @property

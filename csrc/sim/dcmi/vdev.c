@@ -70,9 +70,6 @@ static int create(const struct dcmi_look *look, const struct dcmi_template *want
                   const struct dcmi_create_vdev_res_stru *vdev, uint32_t *id) {
     uint32_t count, low = first_id(look), high = low + look->chip->vdevs;
     struct dcmi_template left = left_of(look, &count);
-    if (count >= look->chip->vdevs || wanted->memory_mb > left.memory_mb ||
-        wanted->cores > left.cores || wanted->cpus > left.cpus)
-        return DCMI_OCCUPIED;
     *id = vdev->vdev_id;
     if (*id == DCMI_ANY_ID) {
         *id = low;
@@ -83,6 +80,9 @@ static int create(const struct dcmi_look *look, const struct dcmi_template *want
     } else if (sim_partition_find(look->state, look->number, *id)) {
         return DCMI_OCCUPIED;
     }
+    if (count >= look->chip->vdevs || wanted->memory_mb > left.memory_mb ||
+        wanted->cores > left.cores || wanted->cpus > left.cpus)
+        return DCMI_OCCUPIED;
     struct sim_partition made = {.kind = (uint32_t)(wanted - look->chip->templates),
                                  .cores = wanted->cores,
                                  .detail = {[CPUS] = wanted->cpus, [GROUP] = 0},

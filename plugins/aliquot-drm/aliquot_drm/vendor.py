@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Final
 
-from aliquot.agent.devices import Device, DeviceProcess, Health, Sample, VendorError
+from aliquot.agent.devices import (
+    NO_PARTITIONS,
+    Device,
+    DeviceProcess,
+    Health,
+    Partition,
+    Sample,
+    Undivided,
+    VendorError,
+)
 from aliquot.hooks.plan import DeviceNode, Needs
 
 from . import cards
@@ -54,7 +63,7 @@ class Known:
         return self.found.card
 
 
-class DrmVendor(ABC):
+class DrmVendor(Undivided, ABC):
     """Devices of one maker; see ``Vendor``.
 
     Its methods may be called in any thread. What is told of a process is that of its DRM files;
@@ -151,8 +160,11 @@ class DrmVendor(ABC):
         with self._reading:
             return tuple(self._watch.look(known.device.uuid, known.card) for known in self._all())
 
-    def needs(self, uuids: Sequence[str]) -> Needs:
+    def needs(
+        self, uuids: Sequence[str], partitions: Mapping[str, Partition] = NO_PARTITIONS
+    ) -> Needs:
         """Return the device files of a container, and what keeps others out. Raises VendorError."""
+        del partitions
         wanted = [self._find(uuid) for uuid in uuids]
         nodes = [
             cards.drm_node(self.roots.dev, name, minor)
@@ -173,7 +185,7 @@ class DrmVendor(ABC):
             raise VendorError(f"{uuid}: the kernel has no dmem controller that holds its memory")
         self._dmem.limit(known.region, cgroup, limit_bytes)
 
-    def close(self) -> None:  # noqa: B027 - no subclass needs to
+    def close(self) -> None:
         """Nothing is kept open."""
 
     # -- what it knows --
