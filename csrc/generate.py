@@ -11,8 +11,8 @@ The table has one row a public function, tab separated: function, class, by, sym
   derived wrapper notes that it was called, and goes on to the driver), ``driver`` (exported, and
   answered by the driver's own address), ``none`` (never exported: it is found in the driver itself,
   behind the shim).
-* symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the CUDA version that brought it,
-  0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the per-thread forms.
+* symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the version of the interface (of
+  CUDA, say) that brought it, 0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the per-thread forms.
 * reason: why it is in its class and, where it is not wrapped, why that is right.
 """
 
@@ -71,6 +71,7 @@ LIBRARIES = {
     "ascend": Library(
         "the Ascend runtime", "libruntime.so", "libruntime-driver.so", calls_itself=True
     ),
+    "cambricon": Library("Cambricon's driver library", "libcndrv.so", "libcndrv-driver.so"),
 }
 
 

@@ -25,6 +25,7 @@ from tenants import CONTEXT, PAGE, PATIENCE_SECONDS, TESTS, SimNode, Slice, Tena
 
 ROOT = TESTS.parent
 TABLE = ROOT / "csrc/ascend/functions.tsv"
+RUNTIME = ("libruntime.so", "libruntime-driver.so")
 MEMORY = 2048 * MIB
 CAP = 256 * MIB
 ROOM = (CAP - CONTEXT) // PAGE  # pages beside the device's own
@@ -110,7 +111,7 @@ def sliced(
 ) -> Slice:
     """A slice of the first device."""
     devices = (device_of(node.device, cap, cores),)
-    library = lay_out(shim, node.library, folder / name, devices, "libruntime.so")
+    library = lay_out(shim, node.library, folder / name, devices, RUNTIME)
     (library.parent / "libascendcl.so").symlink_to(node.library.with_name("libascendcl.so"))
     return Slice(node, name, cap, library)
 

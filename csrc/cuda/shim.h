@@ -86,15 +86,7 @@ CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult re
 /* Everything that lived in a context is gone with it. */
 void aliquot_memory_context_gone(uint16_t context);
 
-/* Calls the driver until it does not answer out-of-memory because of a process that has just died.
- * `call` is any expression of type CUresult. */
-#define ALIQUOT_RETRY(result, call)                                                                \
-    do {                                                                                           \
-        unsigned aliquot_round = 0;                                                                \
-        do                                                                                         \
-            (result) = (call);                                                                     \
-        while ((result) == CUDA_ERROR_OUT_OF_MEMORY && aliquot_give_back_due(&aliquot_round));     \
-    } while (0)
+#define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CUDA_ERROR_OUT_OF_MEMORY, result, call)
 
 /* -- pool.c, settle.c ------------------------------------------------------------------------- */
 

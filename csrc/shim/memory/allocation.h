@@ -90,6 +90,16 @@ ALIQUOT_INLINE void aliquot_enter_inline(uint64_t pointer,
 }
 void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation);
 
+/* Calls the driver until it does not answer its out-of-memory because of a process that has just died.
+ * `call` is any expression of the type of `result`. */
+#define ALIQUOT_RETRY_ON(out_of_memory, result, call)                                              \
+    do {                                                                                           \
+        unsigned aliquot_round = 0;                                                                \
+        do                                                                                         \
+            (result) = (call);                                                                     \
+        while ((result) == (out_of_memory) && aliquot_give_back_due(&aliquot_round));              \
+    } while (0)
+
 /* -- Leaving ---------------------------------------------------------------------------------------- */
 
 /* A pointer or handle on its way out. */
