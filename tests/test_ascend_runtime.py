@@ -95,10 +95,10 @@ def node(runtime: Path) -> Iterator[SimNode]:
         yield found
 
 
-def device_of(device: Device, cap: int, cores: int) -> region.RegionDevice:
+def device_of(device: Device, cap: int, cores: int, uuid: bytes = b"") -> region.RegionDevice:
     """A device as its slice's files say it."""
     return region.RegionDevice(
-        uuid=device.uuid,
+        uuid=uuid or device.uuid,
         cap=cap,
         page_bytes=device.page_size,
         context_bytes=device.context,
@@ -107,21 +107,21 @@ def device_of(device: Device, cap: int, cores: int) -> region.RegionDevice:
 
 
 def sliced(
-    node: SimNode, shim: Path, folder: Path, name: str = "one", *, cap: int = CAP, cores: int = 100
+    node: SimNode, shim: Path, folder: Path, *, cap: int = CAP, cores: int = 100, uuid: bytes = b""
 ) -> Slice:
     """A slice of the first device."""
-    devices = (device_of(node.device, cap, cores),)
-    library = lay_out(shim, node.library, folder / name, devices, RUNTIME)
+    devices = (device_of(node.device, cap, cores, uuid),)
+    library = lay_out(shim, node.library, folder / "one", devices, RUNTIME)
     (library.parent / "libascendcl.so").symlink_to(node.library.with_name("libascendcl.so"))
-    return Slice(node, name, cap, library)
+    return Slice(node, "one", cap, library)
 
 
 @contextmanager
-def program(client: Path, environment: dict[str, str]) -> Iterator[Tenant]:
-    """The program, obeying; its devices are those of the node, by their order there."""
+def program(client: Path, environment: dict[str, str], visible: str = "0") -> Iterator[Tenant]:
+    """The program, obeying; it sees these devices of the node."""
     process = subprocess.Popen(
         [str(client)],
-        env=environment | {"ASCEND_RT_VISIBLE_DEVICES": "0"},
+        env=environment | {"ASCEND_RT_VISIBLE_DEVICES": visible},
         text=True,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -317,6 +317,20 @@ def test_a_device_of_others_gives_nothing(
     lines = process.stdout.splitlines()
     assert lines[:2] == [str(OUT_OF_MEMORY), str(OK)]
     assert lines[2].split()[2] == str(CAP)
+
+
+def test_a_device_that_the_grant_knows_by_another_uuid_is_held_to_its_cap_if_it_is_the_only_one(
+    client: Path, node: SimNode, shim: Path, tmp_path: Path
+) -> None:
+    here = sliced(node, shim, tmp_path, uuid=bytes(16))
+    with program(client, here.environment()) as tenant:
+        assert tenant.do("set", 0) == OK
+        assert info(tenant) == (CAP - CONTEXT, CAP)
+        assert give(tenant, "acl", CAP)[0] == OUT_OF_MEMORY
+    # Of two nobody knows which it is.
+    with program(client, here.environment(), visible="0,1") as tenant:
+        assert tenant.do("set", 0) == OUT_OF_MEMORY
+        assert tenant.do("set", 1) == OUT_OF_MEMORY
 
 
 def test_a_killed_process_gives_its_memory_back(

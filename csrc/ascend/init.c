@@ -59,11 +59,24 @@ static int index_of(const rtUuid_t *uuid) {
     return -1;
 }
 
-/* Older runtimes do not tell UUIDs. The process then sees the devices of its slice and no others, in
- * their order; where that is not so, none is of the slice, for nobody knows its cap. */
+/* Older runtimes tell no UUIDs, and others may tell such as the grant does not know. The process then sees
+ * the devices of its slice and no others, in their order; where that is not so, none is of the slice, for
+ * nobody knows its cap. */
 static bool in_order(int32_t count) {
     return (uint32_t)count == aliquot_slice.device_count &&
            (count == 1 || !getenv("ASCEND_RT_VISIBLE_DEVICES"));
+}
+
+/* Fills device_index, under the mutex. */
+static void find_devices(int32_t count) {
+    bool found = false;
+    for (int32_t i = 0; i < ALIQUOT_ORDINALS; i++) {
+        rtUuid_t uuid;
+        device_index[i] = i >= count ? -2 : has_uuid(i, &uuid) ? index_of(&uuid) : -1;
+        found |= device_index[i] >= 0;
+    }
+    for (int32_t i = 0; !found && in_order(count) && i < count; i++)
+        device_index[i] = i;
 }
 
 rtError_t aliquot_prepare(void) {
@@ -77,12 +90,7 @@ rtError_t aliquot_prepare(void) {
     if (!attach())
         return RT_DRV_INTERNAL_ERROR;
     pthread_mutex_lock(&mutex);
-    for (int32_t i = 0; i < ALIQUOT_ORDINALS; i++) {
-        rtUuid_t uuid;
-        device_index[i] = -2;
-        if (i < count)
-            device_index[i] = has_uuid(i, &uuid) ? index_of(&uuid) : in_order(count) ? i : -1;
-    }
+    find_devices(count);
     uint64_t page = aliquot_slice.grant->device[0].page_bytes;
     aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
     aliquot_one_device = count == 1;
