@@ -60,11 +60,22 @@ static int index_of(const rtUuid_t *uuid) {
 }
 
 /* Older runtimes tell no UUIDs, and others may tell such as the grant does not know. The process then sees
- * the devices of its slice and no others, in their order; where that is not so, none is of the slice, for
- * nobody knows its cap. */
-static bool in_order(int32_t count) {
-    return (uint32_t)count == aliquot_slice.device_count &&
-           (count == 1 || !getenv("ASCEND_RT_VISIBLE_DEVICES"));
+ * the devices of its slice and no others, in their order, or those of them that ASCEND_RT_VISIBLE_DEVICES
+ * names by their places. What is named otherwise is not of the slice, for nobody knows its cap. */
+static void find_by_place(int32_t count) {
+    const char *list = getenv("ASCEND_RT_VISIBLE_DEVICES");
+    if (!list && (uint32_t)count != aliquot_slice.device_count)
+        return;
+    for (int32_t i = 0; i < count && i < ALIQUOT_ORDINALS; i++) {
+        char *end;
+        unsigned long place = list ? strtoul(list, &end, 10) : (unsigned long)i;
+        if (list && (end == list || (*end && *end != ',')))
+            return;
+        if (place < aliquot_slice.device_count)
+            device_index[i] = (int)place;
+        if (list)
+            list = *end ? end + 1 : end;
+    }
 }
 
 /* Fills device_index, under the mutex. */
@@ -75,8 +86,8 @@ static void find_devices(int32_t count) {
         device_index[i] = i >= count ? -2 : has_uuid(i, &uuid) ? index_of(&uuid) : -1;
         found |= device_index[i] >= 0;
     }
-    for (int32_t i = 0; !found && in_order(count) && i < count; i++)
-        device_index[i] = i;
+    if (!found)
+        find_by_place(count);
 }
 
 rtError_t aliquot_prepare(void) {
