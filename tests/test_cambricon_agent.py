@@ -177,7 +177,7 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
 
 
 @pytest.mark.skipif(not RUNC, reason="there is no runc")
-# Contexts that take nothing: nobody tells the agent how much they take, and it finds that by and by.
+# Contexts that take nothing: nobody tells the agent what they take, which it finds by and by.
 @pytest.mark.parametrize("site", [NODE + 'context = "0MiB"\n'], indirect=True)
 @pytest.mark.parametrize("place", ["usr/local/neuware/lib64/libcndrv.so", "opt/libcndrv.so.2.15.5"])
 def test_without_shares_a_container_is_held_by_the_shim_before_its_image_s_library(

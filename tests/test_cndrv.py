@@ -1,4 +1,4 @@
-"""Cambricon's driver library, and the slice in front of it: programs cannot tell, but by its cap."""
+"""Cambricon's driver library and the slice in front of it: programs see its cap, and no more."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class Place:
             return region.read_usage(file.fileno(), str(path), 1).charge(0)
 
     def held(self) -> int:
-        """Bytes that the node's processes have of the first device, by the simulator's own count."""
+        """Bytes that processes have of the first device, by the simulator's own count."""
         state = State(self.directory)
         try:
             device = state.truth().devices[0]
@@ -217,7 +217,7 @@ def test_every_function_has_its_class_and_the_page_is_fresh(tmp_path: Path) -> N
 
 def test_every_function_that_is_declared_is_in_the_table() -> None:
     header = (ROOT / "csrc/cambricon/cndrv.h").read_text()
-    declared = set(re.findall(r"^CNresult (cn\w+)\(", header, re.M))
+    declared = set(re.findall(r"^CNresult (cn\w+)\(", header, re.MULTILINE))
     assert len(declared) > 80
     assert declared <= {row.function for row in read_table(CAMBRICON_TABLE)}
 
@@ -237,7 +237,7 @@ def test_a_program_cannot_tell_a_slice_from_a_smaller_device(
     assert "full: 0 of" in bare
     assert "ones: 6, then 100100" in bare
     uuid = r"^uuid: .*$"
-    assert re.sub(uuid, "", found, flags=re.M) == re.sub(uuid, "", bare, flags=re.M)
+    assert re.sub(uuid, "", found, flags=re.MULTILINE) == re.sub(uuid, "", bare, flags=re.MULTILINE)
     assert sliced.charge() == 0
     assert large.held() == 0
 
@@ -251,7 +251,7 @@ def test_a_tour_is_the_same_behind_a_gate(
     sliced = large.slice(shim, tmp_path / "slice", cores=cores, shared=True)
     found = sliced.start("tour").end()
     uuid = r"^uuid: .*$"
-    assert re.sub(uuid, "", found, flags=re.M) == re.sub(uuid, "", bare, flags=re.M)
+    assert re.sub(uuid, "", found, flags=re.MULTILINE) == re.sub(uuid, "", bare, flags=re.MULTILINE)
 
 
 def test_processes_share_a_slice_to_its_last_page(

@@ -1,8 +1,9 @@
 """Cambricon's devices, through the management library that comes with their driver.
 
 Where sMLU is switched on (`cnmon set -c N -smlu on`) containers get shares that the driver
-enforces; else the shim of the driver's library keeps them to theirs. A device is unhealthy while its driver says so, while it does not answer, or while its
-compute mode is prohibited; it is healthy again as soon as none of this holds.
+enforces; else the shim of the driver's library keeps them to theirs. A device is unhealthy while
+its driver says so, while it does not answer, or while its compute mode is prohibited; it is healthy
+again as soon as none of this holds.
 """
 
 from __future__ import annotations

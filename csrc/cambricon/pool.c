@@ -172,6 +172,8 @@ static CNresult finish(const struct growth *growth, CNresult result, const CNadd
 
 CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
     struct growth growth;
+    if (OWN_CALL())
+        return REAL(cnMemAllocAsync)(address, bytes, queue);
     CNresult result = begin(&growth, pool_of(queue), bytes);
     if (result != CN_SUCCESS)
         return result;
@@ -182,6 +184,8 @@ CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
 CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool,
                                          CNqueue queue) {
     struct growth growth;
+    if (OWN_CALL())
+        return REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue);
     CNresult result = begin(&growth, pool, bytes);
     if (result != CN_SUCCESS)
         return result;
