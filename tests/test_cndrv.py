@@ -59,7 +59,7 @@ def client(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, linked against the library as programs are."""
     program = tmp_path_factory.mktemp("cndrv") / "client"
     command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(program)]
-    command += [str(TESTS / "cndrv_client.c"), f"-L{driver.parent}", "-l:libcndrv.so"]
+    command += [str(TESTS / "cndrv_client.c"), f"-L{driver.parent}", "-l:libcndrv.so", "-lpthread"]
     subprocess.run([*command, "-Wl,--allow-shlib-undefined"], check=True)
     return program
 
@@ -151,6 +151,14 @@ class Place:
         path = self.library.parent / ".aliquot/usage"
         with path.open("rb") as file:
             return region.read_usage(file.fileno(), str(path), 1).charge(0)
+
+    def most(self) -> int:
+        """Bytes that they had at most, ever."""
+        state = State(self.directory)
+        try:
+            return max(group.max_used_bytes[0] for group in state.truth().groups)
+        finally:
+            state.close()
 
     def held(self) -> int:
         """Bytes that processes have of the first device, by the simulator's own count."""
@@ -290,6 +298,28 @@ def test_a_killed_process_gives_its_memory_back(
     assert second.fill() == f"filled {(SMALL - CONTEXT) // PAGE} 100100"
     second.end()
     assert place.charge() == whole.held() == 0
+
+
+@pytest.mark.parametrize("cores", [100, 50])
+def test_a_storm_of_calls_never_passes_the_cap_and_leaves_nothing(
+    node: Callable[..., Place], shim: Path, tmp_path: Path, cores: int
+) -> None:
+    whole = node(4 * SMALL)
+    place = whole.slice(shim, tmp_path / "slice", cores=cores)
+    clients = [place.start("storm", 6, 1500, seed) for seed in range(3)]
+    assert [one.read() for one in clients] == ["ready"] * 3
+    for one in clients:
+        one.go()
+    assert [one.read().partition(":")[0] for one in clients] == ["quiet"] * 3
+    assert place.charge() == whole.held() <= SMALL
+    for one in clients:
+        one.go()
+    refusals = [int(one.read().removeprefix("gone ")) for one in clients]
+    assert sum(refusals) > 100
+    assert place.charge() == whole.held() == 3 * CONTEXT
+    assert whole.most() <= SMALL
+    for one in clients:
+        one.end()
 
 
 def test_two_slices_of_a_device_hold_theirs_and_no_more(

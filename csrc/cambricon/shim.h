@@ -65,7 +65,8 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 
 #define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
-/* Takes up what pools have given back meanwhile. Cheap when there is none. */
+/* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
+ * Cheap when there are none. */
 void aliquot_pools_settle(uint32_t device);
 void aliquot_synchronised(void);
 
