@@ -12,7 +12,8 @@ The table has one row a public function, tab separated: function, class, by, sym
   answered by the driver's own address), ``none`` (never exported: it is found in the driver itself,
   behind the shim).
 * symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the version of the interface (of
-  CUDA, say) that brought it, 0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the per-thread forms.
+  CUDA, say) that brought it, 0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the
+  per-thread forms.
 * reason: why it is in its class and, where it is not wrapped, why that is right.
 """
 
@@ -71,7 +72,10 @@ LIBRARIES = {
     "ascend": Library(
         "the Ascend runtime", "libruntime.so", "libruntime-driver.so", calls_itself=True
     ),
-    "cambricon": Library("Cambricon's driver library", "libcndrv.so", "libcndrv-driver.so"),
+    # Whether it calls itself is not known: then as if it did.
+    "cambricon": Library(
+        "Cambricon's driver library", "libcndrv.so", "libcndrv-driver.so", calls_itself=True
+    ),
 }
 
 

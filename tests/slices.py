@@ -23,8 +23,8 @@ def lay_out(
 ) -> Path:
     """Put the shim, the real driver and the files of a slice into ``folder``.
 
-    ``names``: of the shim, and under which it finds the driver. Answers the path of the library that
-    a program is to load.
+    ``names``: of the shim, and under which it finds the driver. Answers the path of the library
+    that a program is to load.
     """
     hidden = folder / ".aliquot"
     hidden.mkdir(parents=True)

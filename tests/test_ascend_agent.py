@@ -375,8 +375,8 @@ def test_a_real_container_without_a_vnpu_is_held_by_the_shim_of_its_own_runtime(
     folder = tmp_path / "bundle"
     root = lay_out(folder / "rootfs", programs)
     (root / toolkit / "latest").symlink_to("8.5.0")
-    lines = "\n".join(["set 0", "info acl 1", "give align 2147483648", "give align 1073741824"])
-    script = f"printf '{lines}\n' | /bin/client; ls /dev"
+    asked = f"set 0\\ninfo acl 1\\ngive align {2 * GIB}\\ngive align {GIB}\\n"
+    script = f"printf '{asked}' | /bin/client; ls /dev"
     with node.agent(*arguments):
         done = run_container(
             node,

@@ -1,4 +1,4 @@
-"""Cambricon's driver library, and the slice in front of it: programs cannot tell, but by its cap."""
+"""Cambricon's driver library and the slice in front of it: programs see its cap, and no more."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def client(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, linked against the library as programs are."""
     program = tmp_path_factory.mktemp("cndrv") / "client"
     command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(program)]
-    command += [str(TESTS / "cndrv_client.c"), f"-L{driver.parent}", "-l:libcndrv.so"]
+    command += [str(TESTS / "cndrv_client.c"), f"-L{driver.parent}", "-l:libcndrv.so", "-lpthread"]
     subprocess.run([*command, "-Wl,--allow-shlib-undefined"], check=True)
     return program
 
@@ -152,8 +152,16 @@ class Place:
         with path.open("rb") as file:
             return region.read_usage(file.fileno(), str(path), 1).charge(0)
 
+    def most(self) -> int:
+        """Bytes that they had at most, ever."""
+        state = State(self.directory)
+        try:
+            return max(group.max_used_bytes[0] for group in state.truth().groups)
+        finally:
+            state.close()
+
     def held(self) -> int:
-        """Bytes that the node's processes have of the first device, by the simulator's own count."""
+        """Bytes that processes have of the first device, by the simulator's own count."""
         state = State(self.directory)
         try:
             device = state.truth().devices[0]
@@ -217,7 +225,7 @@ def test_every_function_has_its_class_and_the_page_is_fresh(tmp_path: Path) -> N
 
 def test_every_function_that_is_declared_is_in_the_table() -> None:
     header = (ROOT / "csrc/cambricon/cndrv.h").read_text()
-    declared = set(re.findall(r"^CNresult (cn\w+)\(", header, re.M))
+    declared = set(re.findall(r"^CNresult (cn\w+)\(", header, re.MULTILINE))
     assert len(declared) > 80
     assert declared <= {row.function for row in read_table(CAMBRICON_TABLE)}
 
@@ -237,7 +245,7 @@ def test_a_program_cannot_tell_a_slice_from_a_smaller_device(
     assert "full: 0 of" in bare
     assert "ones: 6, then 100100" in bare
     uuid = r"^uuid: .*$"
-    assert re.sub(uuid, "", found, flags=re.M) == re.sub(uuid, "", bare, flags=re.M)
+    assert re.sub(uuid, "", found, flags=re.MULTILINE) == re.sub(uuid, "", bare, flags=re.MULTILINE)
     assert sliced.charge() == 0
     assert large.held() == 0
 
@@ -251,7 +259,7 @@ def test_a_tour_is_the_same_behind_a_gate(
     sliced = large.slice(shim, tmp_path / "slice", cores=cores, shared=True)
     found = sliced.start("tour").end()
     uuid = r"^uuid: .*$"
-    assert re.sub(uuid, "", found, flags=re.M) == re.sub(uuid, "", bare, flags=re.M)
+    assert re.sub(uuid, "", found, flags=re.MULTILINE) == re.sub(uuid, "", bare, flags=re.MULTILINE)
 
 
 def test_processes_share_a_slice_to_its_last_page(
@@ -290,6 +298,28 @@ def test_a_killed_process_gives_its_memory_back(
     assert second.fill() == f"filled {(SMALL - CONTEXT) // PAGE} 100100"
     second.end()
     assert place.charge() == whole.held() == 0
+
+
+@pytest.mark.parametrize("cores", [100, 50])
+def test_a_storm_of_calls_never_passes_the_cap_and_leaves_nothing(
+    node: Callable[..., Place], shim: Path, tmp_path: Path, cores: int
+) -> None:
+    whole = node(4 * SMALL)
+    place = whole.slice(shim, tmp_path / "slice", cores=cores)
+    clients = [place.start("storm", 6, 1500, seed) for seed in range(3)]
+    assert [one.read() for one in clients] == ["ready"] * 3
+    for one in clients:
+        one.go()
+    assert [one.read().partition(":")[0] for one in clients] == ["quiet"] * 3
+    assert place.charge() == whole.held() <= SMALL
+    for one in clients:
+        one.go()
+    refusals = [int(one.read().removeprefix("gone ")) for one in clients]
+    assert sum(refusals) > 100
+    assert place.charge() == whole.held() == 3 * CONTEXT
+    assert whole.most() <= SMALL
+    for one in clients:
+        one.end()
 
 
 def test_two_slices_of_a_device_hold_theirs_and_no_more(

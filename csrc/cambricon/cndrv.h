@@ -57,6 +57,7 @@ typedef struct CNtaskTopoEntity_st *CNtaskTopoEntity;
 /* A value that stands for memory in every process; not a pointer to be followed. */
 typedef struct CNipcMemHandle_st *CNIpcMemHandle;
 typedef void (*CNhostFn)(void *argument);
+typedef void (*CNqueueCallback)(CNqueue queue, CNresult status, void *argument);
 
 /* Queues without a handle of their own. NULL is the default one. */
 #define CN_QUEUE_TYPE_PER_THREAD ((CNqueue)1)
@@ -224,10 +225,24 @@ CNresult cnIpcOpenMemHandle(CNaddr *address, CNIpcMemHandle handle, unsigned int
 CNresult cnIpcCloseMemHandle(CNaddr address);
 CNresult cnMemcpy(CNaddr to, CNaddr from, uint64_t bytes);
 CNresult cnMemcpyAsync(CNaddr to, CNaddr from, uint64_t bytes, CNqueue queue);
+CNresult cnMemcpyAsync_V2(CNaddr to, CNaddr from, uint64_t bytes, CNqueue queue);
+CNresult cnMemcpyAsync_V3(CNaddr to, CNaddr from, uint64_t bytes, CNqueue queue);
+CNresult cnMemcpyPeer(CNaddr to, CNcontext to_context, CNaddr from, CNcontext from_context,
+                      uint64_t bytes);
+CNresult cnMemcpyPeerAsync(CNaddr to, CNcontext to_context, CNaddr from, CNcontext from_context,
+                           uint64_t bytes, CNqueue queue);
+CNresult cnMemcpy2D(CNaddr to, uint64_t to_pitch, CNaddr from, uint64_t from_pitch, uint64_t width,
+                    uint64_t height);
+CNresult cnMemcpy2DAsync(CNaddr to, uint64_t to_pitch, CNaddr from, uint64_t from_pitch,
+                         uint64_t width, uint64_t height, CNqueue queue);
+CNresult cnMemcpy3D(CNmemcpy3dParam *parameters);
+CNresult cnMemcpy3DAsync(const CNmemcpy3dParam *parameters, CNqueue queue);
 CNresult cnMemcpyHtoD(CNaddr to, const void *from, uint64_t bytes);
 CNresult cnMemcpyDtoH(void *to, CNaddr from, uint64_t bytes);
 CNresult cnMemcpyHtoDAsync(CNaddr to, const void *from, uint64_t bytes, CNqueue queue);
 CNresult cnMemcpyDtoHAsync(void *to, CNaddr from, uint64_t bytes, CNqueue queue);
+CNresult cnMemcpyHtoDAsync_V2(CNaddr to, const void *from, uint64_t bytes, CNqueue queue);
+CNresult cnMemcpyDtoHAsync_V2(void *to, CNaddr from, uint64_t bytes, CNqueue queue);
 CNresult cnMemcpyDtoD(CNaddr to, CNaddr from, uint64_t bytes);
 CNresult cnMemcpyDtoDAsync(CNaddr to, CNaddr from, uint64_t bytes, CNqueue queue);
 CNresult cnMemcpyDtoD2D(CNaddr to, uint64_t to_pitch, CNaddr from, uint64_t from_pitch,
@@ -276,6 +291,12 @@ CNresult cnDestroyQueue(CNqueue queue);
 CNresult cnQueryQueue(CNqueue queue);
 CNresult cnQueueSync(CNqueue queue);
 CNresult cnQueueWaitNotifier(CNqueue queue, CNnotifier notifier);
+CNresult cnQueueWaitNotifierWithFlags(CNqueue queue, CNnotifier notifier, unsigned int flags);
+CNresult cnQueueAddCallback(CNqueue queue, CNqueueCallback callback, void *argument,
+                            unsigned int flags);
+CNresult cnQueueAtomicOperation(CNqueue queue, uint64_t address, uint64_t first, uint64_t second,
+                                int kind, uint64_t flag);
+CNresult cnInvokeHostFunc(CNqueue queue, CNhostFn function, void *argument);
 CNresult cnQueueGetContext(CNqueue queue, CNcontext *context);
 CNresult cnQueueBeginCapture(CNqueue queue, CNqueueCaptureMode mode);
 CNresult cnQueueEndCapture(CNqueue queue, CNtaskTopo *topo);

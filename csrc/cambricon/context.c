@@ -100,6 +100,8 @@ static void give_back(CNdev ordinal, uint64_t base) {
 CNresult aliquot_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev ordinal) {
     CNresult result;
     uint64_t base;
+    if (OWN_CALL())
+        return REAL(cnCtxCreate)(context, flags, ordinal);
     if (!charge(ordinal, &base))
         return NO_ROOM;
     ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
@@ -141,6 +143,8 @@ static bool shared_active(CNdev ordinal) {
 CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
     CNresult result;
     uint64_t base, index;
+    if (OWN_CALL())
+        return REAL(cnSharedContextAcquire)(context, ordinal);
     /* Room is found first, since finding it may take the mutex. */
     if (!charge(ordinal, &base)) {
         if (!shared_active(ordinal))

@@ -10,8 +10,9 @@
 /* Devices of the driver, by ordinal. */
 #define ORDINALS 64u
 
-/* Wrappers are reached only where the driver has the function, and ask for others with HAVE. */
-void *const aliquot_missing = NULL;
+/* Stands for a function that this driver lacks: programs may have been linked with it. */
+static CNresult not_there(void) { return CN_OPS_ERROR_NOT_SUPPORTED; }
+void *const aliquot_missing = (void *)not_there;
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct {

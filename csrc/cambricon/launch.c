@@ -3,6 +3,8 @@
 
 #define LAUNCH(symbol, what, queue, parameters, arguments)                                         \
     CNresult aliquot_##symbol parameters {                                                         \
+        if (OWN_CALL())                                                                            \
+            return REAL(symbol) arguments;                                                         \
         struct aliquot_gated gated = aliquot_hold_back(what, queue);                               \
         return aliquot_went(&gated, REAL(symbol) arguments);                                       \
     }
@@ -22,7 +24,7 @@ LAUNCH(cnInvokeKernel, kernel_name(kernel, x, y, z, kind), queue,
 
 CNresult aliquot_cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel, void **parameters,
                                   void **extra) {
-    if (!config)
+    if (!config || OWN_CALL())
         return REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
     struct aliquot_gated gated = aliquot_hold_back(
         kernel_name(kernel, config->dimx, config->dimy, config->dimz, config->c), config->hqueue);

@@ -46,6 +46,8 @@ static CNresult finish(const struct request *request, CNresult result, const CNa
 #define ALLOCATE(symbol, parameters, arguments)                                                    \
     CNresult aliquot_##symbol parameters {                                                         \
         struct request request;                                                                    \
+        if (OWN_CALL())                                                                            \
+            return REAL(symbol) arguments;                                                         \
         CNresult result = begin(&request, bytes);                                                  \
         if (result != CN_SUCCESS)                                                                  \
             return result;                                                                         \

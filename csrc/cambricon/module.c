@@ -38,6 +38,8 @@ CNresult aliquot_cnModuleLoadFatBinary(const void *image, CNmodule *module) {
     struct load load;
     size_t bytes = 0;
     CNresult told = CN_OPS_ERROR_NOT_SUPPORTED;
+    if (OWN_CALL())
+        return REAL(cnModuleLoadFatBinary)(image, module);
     if (HAVE(cnModuleQueryFatBinaryMemoryUsage) && image)
         told = REAL(cnModuleQueryFatBinaryMemoryUsage)(image, &bytes);
     CNresult result = begin(&load, told, bytes);
@@ -51,6 +53,8 @@ CNresult aliquot_cnModuleLoad(const char *path, CNmodule *module) {
     struct load load;
     size_t bytes = 0;
     CNresult told = CN_OPS_ERROR_NOT_SUPPORTED;
+    if (OWN_CALL())
+        return REAL(cnModuleLoad)(path, module);
     if (HAVE(cnModuleQueryMemoryUsage) && path)
         told = REAL(cnModuleQueryMemoryUsage)(path, &bytes);
     CNresult result = begin(&load, told, bytes);

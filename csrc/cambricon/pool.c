@@ -16,7 +16,7 @@ struct pool {
 /* Held over the driver's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct pool pools[POOLS];
-/* Whether there is any. relaxed: a hint; whoever is refused looks in any case. */
+/* Whether there is any. relaxed: whoever has not seen the first one come has nothing to wait for. */
 static _Atomic bool any;
 
 /* Under the mutex. */
@@ -59,21 +59,29 @@ static void settle(struct pool *pool, uint64_t ahead) {
     pool->charged = bytes;
 }
 
-void aliquot_pools_settle(uint32_t device) {
+/* Charges what the pools of a device have now. `trim`: they give back first what nobody uses. */
+static void settle_device(uint32_t device, bool trim) {
     if (!atomic_load_explicit(&any, memory_order_relaxed))
         return;
     pthread_mutex_lock(&mutex);
-    for (uint32_t i = 0; i < POOLS; i++)
-        if (pools[i].handle && pools[i].device == device)
-            settle(&pools[i], 0);
+    for (uint32_t i = 0; i < POOLS; i++) {
+        if (!pools[i].handle || pools[i].device != device)
+            continue;
+        if (trim && HAVE(cnMemPoolTrimTo))
+            REAL(cnMemPoolTrimTo)(pools[i].handle, 0);
+        settle(&pools[i], 0);
+    }
     pthread_mutex_unlock(&mutex);
 }
+
+/* Before a refusal. */
+void aliquot_pools_settle(uint32_t device) { settle_device(device, true); }
 
 void aliquot_synchronised(void) {
     if (!atomic_load_explicit(&any, memory_order_relaxed) || !aliquot_prepared())
         return;
     for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
-        aliquot_pools_settle(d);
+        settle_device(d, false);
 }
 
 /* The device that a pool is of: a default one's, unless we saw it made. -1: nobody can tell. */
@@ -117,11 +125,12 @@ static CNmemoryPool pool_of(CNqueue queue) {
     return known && REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS ? pool : NULL;
 }
 
-/* An allocation from the pool, charged as if the pool had to grow by all of it. */
+/* An allocation from the pool, charged as if the pool had to grow by all of it: only so can it never
+ * grow by what nobody charged. */
 struct growth {
     CNmemoryPool pool;
     uint32_t device;
-    uint64_t bytes; /* charged; 0: the pool should have room without growing */
+    uint64_t bytes;
     bool ours;
 };
 
@@ -134,59 +143,47 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     growth->device = (uint32_t)device;
     growth->bytes = aliquot_whole_pages(growth->device, bytes);
-    if (!aliquot_charge(growth->device, growth->bytes)) {
-        uint64_t reserved, used;
-        if (!reads(pool, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved) ||
-            !reads(pool, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) || reserved < used ||
-            reserved - used < growth->bytes)
-            return CN_MEMORY_ERROR_OUT_OF_MEMORY;
-        growth->bytes = 0;
-    }
+    /* The mutex comes after it, for a refusal settles. */
+    if (!aliquot_charge(growth->device, growth->bytes))
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     growth->ours = true;
     pthread_mutex_lock(&mutex);
     return CN_SUCCESS;
 }
 
-/* Books what the driver made of it. A pool that grew where there was no room gives back again. */
-static CNresult finish(const struct growth *growth, CNresult result, const CNaddr *address,
-                       CNqueue queue) {
+static CNresult finish(const struct growth *growth, CNresult result) {
     if (!growth->ours)
         return result;
-    uint32_t device = growth->device;
-    struct pool *pool = find_or_add(growth->pool, device);
+    struct pool *pool = find_or_add(growth->pool, growth->device);
     if (result != CN_SUCCESS)
-        aliquot_withdraw(device, growth->bytes);
-    else if (pool) {
-        uint64_t had = pool->charged;
+        aliquot_withdraw(growth->device, growth->bytes);
+    else if (pool)
         settle(pool, growth->bytes);
-        if (!growth->bytes && pool->charged > had && aliquot_used(device) > aliquot_cap(device) &&
-            REAL(cnMemFreeAsync)(*address, queue) == CN_SUCCESS) {
-            REAL(cnQueueSync)(queue);
-            settle(pool, 0);
-            result = CN_MEMORY_ERROR_OUT_OF_MEMORY;
-        }
-    }
     pthread_mutex_unlock(&mutex);
     return result;
 }
 
 CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
     struct growth growth;
+    if (OWN_CALL())
+        return REAL(cnMemAllocAsync)(address, bytes, queue);
     CNresult result = begin(&growth, pool_of(queue), bytes);
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(address, bytes, queue));
-    return finish(&growth, result, address, queue);
+    return finish(&growth, result);
 }
 
 CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool,
                                          CNqueue queue) {
     struct growth growth;
+    if (OWN_CALL())
+        return REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue);
     CNresult result = begin(&growth, pool, bytes);
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue));
-    return finish(&growth, result, address, queue);
+    return finish(&growth, result);
 }
 
 CNresult aliquot_cnMemPoolCreate(CNmemoryPool *pool, CNmemPoolProps *properties) {

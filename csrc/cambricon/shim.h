@@ -13,6 +13,22 @@
 #include "shim/memory/allocation.h"
 #include "shim/time/marks.h"
 
+/* The driver is found by whoever calls it first: our exports are plain functions (csrc/generate.py),
+ * and nothing of ours runs before one of them. What the driver lacks has a stand-in. */
+#undef REAL
+#undef HAVE
+static inline void *aliquot_driver(unsigned fn) {
+    if (__builtin_expect(!aliquot_real[fn], 0))
+        aliquot_resolve();
+    return aliquot_real[fn];
+}
+#define REAL(symbol) ((__typeof__(&symbol))aliquot_driver(F_##symbol))
+#define HAVE(symbol) (aliquot_driver(F_##symbol) != aliquot_missing)
+
+/* Whether the wrapper that asks was called by the driver itself, in the course of a call that has been
+ * dealt with: then the driver's own function is all that there is to do. */
+#define OWN_CALL() aliquot_is_in_driver(__builtin_return_address(0))
+
 /* -- init.c ----------------------------------------------------------------------------------------- */
 
 /* Whether this process is attached to its region and knows its devices; attaches it if the driver
@@ -49,7 +65,8 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 
 #define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
-/* Takes up what pools have given back meanwhile. Cheap when there is none. */
+/* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
+ * Cheap when there are none. */
 void aliquot_pools_settle(uint32_t device);
 void aliquot_synchronised(void);
 

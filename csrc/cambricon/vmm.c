@@ -52,7 +52,7 @@ static void drop_hold(uint64_t index) {
 CNresult aliquot_cnMemCreate(CNmemGenericAllocationHandle *handle, uint64_t bytes,
                              CNmemAllocationProp *properties, uint64_t flags) {
     if (!properties || properties->location.type != CN_MEM_LOCATION_TYPE_DEVICE ||
-        aliquot_ready() != CN_SUCCESS)
+        aliquot_ready() != CN_SUCCESS || OWN_CALL())
         return REAL(cnMemCreate)(handle, bytes, properties, flags);
     CNresult result;
     int index = aliquot_ordinal_index(properties->location.id);

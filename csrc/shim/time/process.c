@@ -119,8 +119,6 @@ static void seam_drop(void *env, void *mark) {
     aliquot_marks_drop(mark);
 }
 
-/* Set by the derived wrappers of what is noted (csrc/generate.py). */
-extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
 _Atomic unsigned char aliquot_aside;
 
 static bool seam_aside(void *env) {

@@ -70,6 +70,15 @@ void aliquot_time_lanes_leave(bool (*belongs)(void *context, uint64_t lane), voi
 void aliquot_time_unloads(void);
 void aliquot_time_what_leaves(uint64_t what);
 
+/* Something was queued that launches may wait for and that takes no time of the compute units. Set also
+ * by the derived wrappers of what is noted (csrc/generate.py). */
+extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
+static inline void aliquot_note_aside(void) {
+    /* relaxed: a hint; see seam_aside. Most often it is set already, and the line is shared. */
+    if (!atomic_load_explicit(&aliquot_aside, memory_order_relaxed))
+        atomic_store_explicit(&aliquot_aside, 1, memory_order_relaxed);
+}
+
 /* A forked child owns nothing of its parent's. */
 void aliquot_time_forget(void);
 
