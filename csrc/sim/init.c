@@ -102,8 +102,8 @@ static uint64_t speed(const struct sim_device_config *device) {
  * CUDA_DEVICE_ORDER says so, as other vendors count theirs. Returns how many there are. */
 static uint32_t order_devices(uint32_t *order) {
     const char *wish = getenv("CUDA_DEVICE_ORDER");
-    bool by_pci = sim_driver.vendor != SIM_VENDOR_NVIDIA ||
-                  (wish && strcmp(wish, "PCI_BUS_ID") == 0);
+    bool by_pci =
+        sim_driver.vendor != SIM_VENDOR_NVIDIA || (wish && strcmp(wish, "PCI_BUS_ID") == 0);
     const struct sim_device_config *devices = sim_state->node->devices;
     uint32_t count = 0;
     for (uint32_t d = 0; d < sim_state->node->device_count; d++) {
