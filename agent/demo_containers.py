@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,8 +27,14 @@ from .sizes import format_size
 
 _IMAGE: Final = "docker.io/local/hold:1"
 _OUT_OF_MEMORY: Final = 2
-# What each container runs: it holds so many MiB until it is stopped.
-_PROGRAM: Final = ("/usr/bin/hold", "hold", "512")
+# What containers run: one holds so many MiB until it is stopped, the other always has work.
+_HOLD: Final = ("/usr/bin/hold", "hold", "512")
+_WORK: Final = ("/usr/bin/work",)
+# Programs of the image, each one C file of the examples.
+_IMAGE_PROGRAMS: Final = ("hold", "work")
+# How far from what it was promised a share of time of one second may be, while others want the
+# processors, too.
+_POINTS: Final = 5
 _PROGRAMS: Final = {
     "containerd": "containerd",
     "ctr": "containerd",
@@ -72,11 +78,13 @@ class _Node:
             folder / "containerd", {"aliquot": self.handler}, self.environment
         )
 
-    def run_line(self, name: str, limits: Mapping[str, str]) -> list[str]:
+    def run_line(
+        self, name: str, limits: Mapping[str, str], program: Sequence[str] = _HOLD
+    ) -> list[str]:
         """Return what containerd's client is told to start a container with limits."""
         asked = [part for key, value in limits.items() for part in ("--env", f"{key}={value}")]
         handler = ["--runtime", "io.containerd.runc.v2", "--runc-binary", str(self.handler)]
-        return ["run", "--detach", *handler, *asked, _IMAGE, name, *_PROGRAM]
+        return ["run", "--detach", *handler, *asked, _IMAGE, name, *program]
 
     def fill(self, name: str) -> dict[str, int]:
         """Take memory in a container until CUDA says that there is no more. Sizes are bytes."""
@@ -122,13 +130,11 @@ def _node(examples: Path, cdi: Path | None) -> Iterator[_Node]:
         folder = Path(name)
         folder.chmod(0o711)
         node = _Node(folder, cdi)
-        program = folder / "hold"
-        subprocess.run(
-            ["cc", "-O1", "-o", str(program), str(examples / "hold.c"), "-ldl"], check=True
-        )
-        image = pack(
-            lay_out(folder / "image", {"/usr/bin/hold": program}), _IMAGE, folder / "image.tar"
-        )
+        programs = {f"/usr/bin/{one}": folder / one for one in _IMAGE_PROGRAMS}
+        for program in programs.values():
+            source = examples / f"{program.name}.c"
+            subprocess.run(["cc", "-O1", "-o", str(program), str(source), "-ldl"], check=True)
+        image = pack(lay_out(folder / "image", programs), _IMAGE, folder / "image.tar")
         try:
             node.agent.start()
             node.containerd.start()
@@ -151,6 +157,10 @@ def show(demo: Demo, examples: Path, cdi: Path | None) -> None:
         running: list[str] = []
         try:
             _show_two(demo, node, running)
+            for name in list(running):
+                node.remove(name)
+                running.remove(name)
+            _show_time(demo, node, running)
         finally:
             for name in running:
                 with contextlib.suppress(AliquotError):
@@ -237,3 +247,44 @@ def _show_end(
         [float(value) for value in allocated] == [float(value) for value in left],
     )
     demo.promise(f"{stays} goes on", node.fill(stays)["refused"] == _OUT_OF_MEMORY)
+
+
+def _show_time(demo: Demo, node: _Node, running: list[str]) -> None:
+    demo.chapter("Two that want all of a device's time: each has what it was promised")
+    promised = {"train": 30, "serve": 70}
+    for name, cores in promised.items():
+        wishes = {variable("memory"): "25%", variable("cores"): str(cores)}
+        line = node.run_line(name, wishes, _WORK)
+        demo.say(f"$ ctr {shlex.join(line)}")
+        node.containerd.ctr(*line)
+        running.append(name)
+    _promise_shares(demo, node, promised)
+    _print(demo, "aliquot top --once", node.aliquot("top", "--once"))
+    demo.chapter("Their shares are changed while they run")
+    promised = {"train": 60, "serve": 40}
+    # Not more than all of it at any time: first who gives.
+    for name, cores in sorted(promised.items(), key=lambda one: one[1]):
+        _print(
+            demo,
+            f"aliquot set {name} --cores {cores}",
+            node.aliquot("set", name, "--cores", str(cores)),
+        )
+    _promise_shares(demo, node, promised)
+
+
+def _promise_shares(demo: Demo, node: _Node, promised: Mapping[str, int]) -> None:
+    shares: dict[str, float] = {}
+    for _ in patiently():
+        slices = node.slices()
+        received = {name: slices[name]["devices"][0]["received"] for name in promised}
+        shares = {name: 100 * one for name, one in received.items() if one is not None}
+        if len(shares) == len(promised) and all(
+            abs(shares[name] - cores) <= _POINTS for name, cores in promised.items()
+        ):
+            break
+    for name, cores in promised.items():
+        had = shares.get(name, 0.0)
+        demo.promise(
+            f"{name} has {had:.0f}% of the device's time, and was promised {cores}%",
+            abs(had - cores) <= _POINTS,
+        )

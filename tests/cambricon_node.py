@@ -98,6 +98,8 @@ class Node:
         for made in (self.dev, self.cdi):
             made.mkdir(exist_ok=True)
         create(parse_node(text, "test.toml", "test"), self.state)
+        # Where device files of shares are made, and not in this machine's /dev.
+        (self.state / "root/dev").mkdir(parents=True)
         self.environment = {
             **os.environ,
             "ALIQUOT_SIM": str(self.state),

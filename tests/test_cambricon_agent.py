@@ -49,7 +49,6 @@ def site(
     (library / "libcndev.so").symlink_to(sim_library.with_name("libcndev.so"))
     made = cambricon_node.Node(tmp_path, library, getattr(request, "param", NODE))
     dev = made.state / "root/dev"
-    dev.mkdir(parents=True)
     for name in ("cambricon_ctl", "cambricon_dev0", "cambricon_dev1"):
         os.mknod(dev / name, 0o020666, os.makedev(1, 3))
     yield made

@@ -283,3 +283,64 @@ def test_a_device_that_is_used_as_a_whole_gives_no_vnpu(
         )
     wanted = -8020 if os.geteuid() == 0 else -8002
     assert done.stdout.endswith(f"create answered {wanted}, not 0\n")
+
+
+@needs_root
+def test_programs_in_a_vnpu_have_what_it_has_and_keep_it(
+    client: Path, tmp_path: Path, sim_library: Path
+) -> None:
+    """What a container with the vNPU's device file sees, and the driver's refusal to destroy it."""
+    make = """
+import ctypes, sys
+d = ctypes.CDLL("libdcmi.so")
+assert d.dcmi_init() == 0
+wanted = (ctypes.c_uint32 * 26)(0xffffffff, 0xffffffff)
+ctypes.memmove(ctypes.addressof(wanted) + 8, b"vir05_1c_16g", 13)
+out = (ctypes.c_uint32 * 13)()
+print(d.dcmi_set_destroy_vdevice(0, 0, 100) if sys.argv[1:] else
+      d.dcmi_create_vdevice(0, 0, wanted, out))
+"""
+    with ascend_node(tmp_path, sim_library) as node:
+        env = node.environment(os.environ)
+
+        def driver(*arguments: str) -> int:
+            command = [sys.executable, "-c", make, *arguments]
+            done = subprocess.run(
+                command, env=env, check=True, capture_output=True, text=True, timeout=60
+            )
+            return int(done.stdout)
+
+        assert driver() == 0
+        holder = node.holder(0)
+        assert holder.do("enter 100")
+        assert holder.do("take 16000")
+        assert not holder.do("take 400"), "more than the vNPU has"
+        script = " && ".join(
+            [
+                "mkdir -p /run/aliquot-sim",
+                f"mount --bind {node.folder} /run/aliquot-sim",
+                f"cp {client} /run/aliquot-sim/client",
+                "mount -t tmpfs tmpfs /dev",
+                "mknod -m 666 /dev/davinci100 c 1 3",
+                "exec /run/aliquot-sim/client",
+            ]
+        )
+        inside = {key: value for key, value in env.items() if key != "ALIQUOT_SIM"}
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", script],
+            env=inside,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        lines = done.stdout.splitlines()
+        assert lines[:2] == ["card 0 has 1", "device 0 0"]
+        assert "card 1 has 1" not in lines
+        assert "chip Ascend 910B3 5" in lines
+        assert "hbm 16384 used 16000" in lines
+        assert driver("destroy") == -8020
+        assert holder.do("give")
+        assert driver("destroy") == 0
+        assert not holder.do("take 1"), "its vNPU is gone"

@@ -276,7 +276,9 @@ class Ascend:
 
     def _templates(self, card: int, place: int, name: str) -> tuple[Template, ...]:
         """Return the templates of a chip whose driver makes vNPUs."""
-        templates = self._config.templates.get(name, ())
+        # What is sold as 910C calls itself 910_93 and two digits more.
+        known = "910C" if name.startswith("910_93") else name
+        templates = self._config.templates.get(name) or self._config.templates.get(known, ())
         if not templates or not self._session.has(*ascend_vnpu.NEEDED):
             return ()
         blank = ascend_vnpu.Chip("", card, place, 0, name, 1, ())

@@ -15,6 +15,8 @@ void sim_partition_file(const struct sim_node_config *node, uint32_t device, uin
     if (node->devices[device].vendor == SIM_VENDOR_CAMBRICON)
         snprintf(path, SIM_PARTITION_FILE, "/dev/cambricon-caps/cap_dev%u_mi%u",
                  sim_node_minor(node, device), id);
+    else if (node->devices[device].vendor == SIM_VENDOR_ASCEND)
+        snprintf(path, SIM_PARTITION_FILE, "/dev/davinci%u", id);
 }
 
 /* ---- Under the device's lock ---------------------------------------------------------------- */

@@ -125,14 +125,12 @@ cndevRet_t sim_profile_read(const struct sim_look *look, int32_t profile,
 
 /* ---- Instances ------------------------------------------------------------------------------ */
 
-/* Where an instance's device file lies: among the node's own files (`aliquot sim --files`) where
- * there are any, else in the machine's /dev. */
 enum { PLACE = SIM_PATH_MAX + SIM_PARTITION_FILE };
 
+/* Where an instance's device file lies: among the node's own files (`aliquot sim --files`), without
+ * which there is none. Never in this machine's /dev. */
 static void place(const struct sim_look *look, uint32_t id, char path[PLACE]) {
     snprintf(path, SIM_PATH_MAX, "%s/root", look->state->directory);
-    if (access(path, F_OK) != 0)
-        path[0] = 0;
     sim_partition_file(look->state->node, look->number, id, path + strlen(path));
 }
 
@@ -141,20 +139,18 @@ static void place(const struct sim_look *look, uint32_t id, char path[PLACE]) {
 static void make_file(const struct sim_look *look, uint32_t id) {
     char path[PLACE];
     place(look, id, path);
-    *strrchr(path, '/') = 0;
+    char *name = strrchr(path, '/');
+    *name = 0;
     (void)mkdir(path, 0755);
-    path[strlen(path)] = '/';
+    *name = '/';
     if (mknod(path, S_IFCHR | 0666, makedev(1, 3)) == 0)
         (void)chmod(path, 0666); /* whatever the umask */
 }
 
-/* Removes what make_file made: never a real driver's file. */
 static void remove_file(const struct sim_look *look, uint32_t id) {
     char path[PLACE];
-    struct stat status;
     place(look, id, path);
-    if (lstat(path, &status) == 0 && S_ISCHR(status.st_mode) && status.st_rdev == makedev(1, 3))
-        (void)unlink(path);
+    (void)unlink(path);
     *strrchr(path, '/') = 0;
     (void)rmdir(path); /* unless there are others */
 }

@@ -59,6 +59,9 @@ static const struct dcmi_chip chips[] = {
 };
 
 const struct dcmi_chip *dcmi_chip_of(const char *name) {
+    /* What is sold as 910C calls itself 910_93 and two digits more. */
+    if (strncmp(name, "910_93", 6) == 0)
+        name = "910C";
     const struct dcmi_chip *chip = chips;
     while (*chip->name && strcmp(chip->name, name) != 0)
         chip++;

@@ -46,4 +46,14 @@ uint32_t dcmi_phy_id(const struct dcmi_look *look);
 /* Memory that partitions can be cut from, or programs have, in MB. */
 unsigned long long dcmi_memory_mb(const struct sim_device_config *device);
 
+/* What the process sees of a device: in a container with a vNPU, that alone. */
+struct dcmi_view {
+    uint32_t vdev;  /* its number; 0: the whole device */
+    uint32_t cores; /* AI cores */
+    uint64_t bytes, used_bytes;
+};
+struct dcmi_view dcmi_view(const struct dcmi_look *look);
+/* Of the last second: how busy that is, in percent. */
+uint32_t dcmi_busy(const struct dcmi_look *look, const struct dcmi_view *view);
+
 #endif

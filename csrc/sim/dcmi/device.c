@@ -32,7 +32,7 @@ int dcmi_get_device_chip_info_v2(int card_id, int device_id, struct dcmi_chip_in
     strcpy((char *)info->chip_type, "Ascend");
     snprintf((char *)info->chip_name, sizeof info->chip_name, "%.31s", look.device->name);
     strcpy((char *)info->chip_ver, "V1");
-    info->aicore_cnt = look.device->sms;
+    info->aicore_cnt = dcmi_view(&look).cores;
     snprintf((char *)info->npu_name, sizeof info->npu_name, "%.31s", look.device->name);
     return DCMI_OK;
 }

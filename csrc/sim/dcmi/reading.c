@@ -5,13 +5,35 @@
 
 /* ---- Memory ----------------------------------------------------------------------------------- */
 
-static unsigned long long used_mb(const struct dcmi_look *look) {
+struct dcmi_view dcmi_view(const struct dcmi_look *look) {
     uint64_t usable = look->device->memory - look->device->reserved;
-    return (usable - sim_free_bytes(look->state, look->number)) >> 20;
+    uint64_t unused = sim_free_bytes(look->state, look->number);
+    struct dcmi_view view = {
+        .cores = look->device->sms, .bytes = usable, .used_bytes = usable - unused};
+    sim_device_lock(look->state, look->number);
+    const struct sim_slot *own = &look->state->header->slots[look->state->slot];
+    uint32_t vdev = atomic_load_explicit(&own->partition[look->number], memory_order_relaxed);
+    const struct sim_partition *found = sim_partition_find(look->state, look->number, vdev);
+    if (found)
+        view = (struct dcmi_view){
+            .vdev = vdev,
+            .cores = found->cores,
+            .bytes = found->memory,
+            .used_bytes = sim_partition_held(look->state, look->number, vdev),
+        };
+    sim_device_unlock(look->state, look->number);
+    return view;
 }
 
-static unsigned used_percent(const struct dcmi_look *look) {
-    return (unsigned)(used_mb(look) * 100 / dcmi_memory_mb(look->device));
+uint32_t dcmi_busy(const struct dcmi_look *look, const struct dcmi_view *view) {
+    if (view->vdev)
+        return (sim_partition_permille(look->state, look->number, view->vdev) + 5) / 10;
+    struct sim_usage usage = sim_device_usage(look->state, look->number);
+    return sim_percent(usage.run_ns, &usage);
+}
+
+static unsigned used_percent(const struct dcmi_view *view) {
+    return (unsigned)(view->used_bytes * 100 / view->bytes);
 }
 
 int dcmi_get_device_hbm_info(int card_id, int device_id, struct dcmi_hbm_info *info) {
@@ -21,9 +43,10 @@ int dcmi_get_device_hbm_info(int card_id, int device_id, struct dcmi_hbm_info *i
     if (!look.chip->hbm)
         return DCMI_NOT_SUPPORTED;
     struct sim_usage usage = sim_device_usage(look.state, look.number);
-    *info = (struct dcmi_hbm_info){.memory_size = dcmi_memory_mb(look.device),
+    struct dcmi_view view = dcmi_view(&look);
+    *info = (struct dcmi_hbm_info){.memory_size = view.bytes >> 20,
                                    .freq = look.device->memory_clock_mhz,
-                                   .memory_usage = used_mb(&look),
+                                   .memory_usage = view.used_bytes >> 20,
                                    .temp = (int)sim_temperature(look.state, look.number),
                                    .bandwith_util_rate = sim_percent(usage.copy_ns, &usage)};
     return DCMI_OK;
@@ -37,10 +60,11 @@ int dcmi_get_device_memory_info_v3(int card_id, int device_id,
     memset(info, 0, sizeof *info);
     if (look.chip->hbm)
         return DCMI_OK; /* no DDR: all is zero, as the real one tells it */
-    info->memory_size = dcmi_memory_mb(look.device);
-    info->memory_available = info->memory_size - used_mb(&look);
+    struct dcmi_view view = dcmi_view(&look);
+    info->memory_size = view.bytes >> 20;
+    info->memory_available = (view.bytes - view.used_bytes) >> 20;
     info->freq = look.device->memory_clock_mhz;
-    info->utiliza = used_percent(&look);
+    info->utiliza = used_percent(&view);
     return DCMI_OK;
 }
 
@@ -60,20 +84,21 @@ int dcmi_get_device_utilization_rate(int card_id, int device_id, int input_type,
     if (!look.device)
         return look.result;
     struct sim_usage usage = sim_device_usage(look.state, look.number);
+    struct dcmi_view view = dcmi_view(&look);
     switch (input_type) {
     case DCMI_UTIL_AICORE:
     case DCMI_UTIL_OVERALL:
     case DCMI_UTIL_CUBE:
-        *utilization_rate = sim_percent(usage.run_ns, &usage);
+        *utilization_rate = dcmi_busy(&look, &view);
         return DCMI_OK;
     case DCMI_UTIL_VECTOR:
-        *utilization_rate = sim_percent(usage.run_ns, &usage);
+        *utilization_rate = dcmi_busy(&look, &view);
         return look.chip->topology ? DCMI_OK : DCMI_NOT_SUPPORTED; /* cores of one kind before */
     case DCMI_UTIL_HBM:
-        *utilization_rate = used_percent(&look);
+        *utilization_rate = used_percent(&view);
         return look.chip->hbm ? DCMI_OK : DCMI_NOT_SUPPORTED;
     case DCMI_UTIL_MEMORY:
-        *utilization_rate = used_percent(&look);
+        *utilization_rate = used_percent(&view);
         return look.chip->hbm ? DCMI_NOT_SUPPORTED : DCMI_OK;
     case DCMI_UTIL_HBM_BANDWIDTH:
         *utilization_rate = sim_percent(usage.copy_ns, &usage);
@@ -88,8 +113,8 @@ int dcmi_get_device_multi_utilization_rate(int card_id, int device_id,
     DCMI_LOOK look = dcmi_look_at(card_id, device_id, info);
     if (!look.device)
         return look.result;
-    struct sim_usage usage = sim_device_usage(look.state, look.number);
-    unsigned busy = sim_percent(usage.run_ns, &usage);
+    struct dcmi_view view = dcmi_view(&look);
+    unsigned busy = dcmi_busy(&look, &view);
     *info = (struct dcmi_multi_utilization_info){
         .aic_util = busy, .aiv_util = busy, .aicore_util = busy, .npu_util = busy};
     return DCMI_OK;

@@ -134,11 +134,15 @@ int dcmi_set_destroy_vdevice(int card_id, int device_id, unsigned int vdevid) {
         return DCMI_NOT_SUPPORTED;
     if (vdevid < LOWEST || vdevid >= ABOVE)
         return DCMI_PARAMETER;
+    sim_state_sweep(look.state, true); /* the dead use nothing */
     sim_device_lock(look.state, look.number);
-    bool there = sim_partition_remove(look.state, look.number, vdevid);
+    bool used = sim_partition_held(look.state, look.number, vdevid) > 0;
+    bool there = !used && sim_partition_remove(look.state, look.number, vdevid);
+    if (there)
+        sim_partition_expel(look.state, look.number, vdevid);
     sim_device_unlock(look.state, look.number);
     if (!there)
-        return DCMI_ABSENT;
+        return used ? DCMI_OCCUPIED : DCMI_ABSENT;
     remove_node(&look, vdevid);
     return DCMI_OK;
 }
@@ -162,18 +166,24 @@ static int tell_one(const struct dcmi_look *look, struct dcmi_vdev_query_stru *q
                                      .cores = found->cores,
                                      .cpus = found->detail[CPUS]};
     char name[sizeof found->name] = "";
-    if (found)
+    uint64_t held = 0;
+    if (found) {
         memcpy(name, found->name, sizeof name);
+        held = sim_partition_held(look->state, look->number, query->vdev_id);
+    }
     sim_device_unlock(look->state, look->number);
     if (!found)
         return DCMI_ABSENT;
     query->query_info = (struct dcmi_vdev_query_info){.vfid = query->vdev_id - first_id(look),
                                                       .computing = computing(&has)};
     snprintf(query->query_info.name, sizeof query->query_info.name, "%.15s", name);
+    query->query_info.is_container_used = held > 0;
     if (activity) {
-        /* Nothing runs in a vNPU here yet. */
-        query->query_info.computing.vdev_memory_total = has.memory_mb;
-        query->query_info.computing.vdev_memory_free = has.memory_mb;
+        struct dcmi_computing_resource *now = &query->query_info.computing;
+        now->vdev_memory_total = has.memory_mb;
+        now->vdev_memory_free = has.memory_mb - (held >> 20);
+        now->vdev_aicore_utilization =
+            (sim_partition_permille(look->state, look->number, query->vdev_id) + 5) / 10;
     }
     return DCMI_OK;
 }

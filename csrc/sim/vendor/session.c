@@ -35,10 +35,19 @@ __attribute__((constructor)) static void watch_forks(void) {
     pthread_atfork(before_fork, after_fork, in_child);
 }
 
-static void see_devices(const struct sim_node_config *node, enum sim_vendor vendor, bool by_file) {
+/* Whether the process may see a device: it can open its file, or that of a partition of it. */
+static bool visible(struct sim_state *state, uint32_t device) {
+    /* Relaxed: it was written by this process. */
+    return sim_node_openable(state->node, device) ||
+           atomic_load_explicit(&state->header->slots[state->slot].partition[device],
+                                memory_order_relaxed);
+}
+
+static void see_devices(struct sim_state *state, enum sim_vendor vendor, bool by_file) {
+    const struct sim_node_config *node = state->node;
     count = 0;
     for (uint32_t d = 0; d < node->device_count; d++) {
-        if (node->devices[d].vendor != vendor || (by_file && !sim_node_openable(node, d)))
+        if (node->devices[d].vendor != vendor || (by_file && !visible(state, d)))
             continue;
         uint64_t key = sim_node_pci_key(&node->devices[d]);
         uint32_t at = count++;
@@ -59,7 +68,7 @@ static int open_node(enum sim_vendor vendor) {
     /* Who only looks holds nothing whose release would take time. Relaxed: read after our death. */
     atomic_store_explicit(&state->header->slots[state->slot].exiting, 1, memory_order_relaxed);
     pthread_rwlock_wrlock(&use);
-    see_devices(state->node, vendor, by_file);
+    see_devices(state, vendor, by_file);
     opened_by = getpid();
     opened = state;
     pthread_rwlock_unlock(&use);
