@@ -13,7 +13,7 @@ from test_shim_file import shipped
 
 ARCHES = ("x86_64", "aarch64")
 PLACES = ("sim/lib", *(f"shim/lib/{arch}" for arch in ARCHES))
-SHIMS = ("libcuda.so.1", "libnvidia-ml.so.1")
+SHIMS = ("libcuda.so.1", "libnvidia-ml.so.1", "libcndrv.so")
 PROGRAMS = ("aliquot-runtime", "aliquot-hook", "aliquot-stat")
 
 
