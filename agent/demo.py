@@ -29,7 +29,7 @@ from .sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NODE: Final = "a100x2"
+_NODE: Final = "mixed.toml"
 _ALIQUOT: Final = (sys.executable, "-m", "aliquot.agent")
 _PATIENCE_SECONDS: Final = 60.0
 _OUT_OF_MEMORY: Final = 2
@@ -233,8 +233,8 @@ def _on_simulated_node(examples: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="aliquot-demo-") as folder:
         cdi = str(Path(folder, "cdi"))
         # Containers reach the node by its CDI specification, which only root can make.
-        for_containers = [] if demo_containers.lacking() else ["--shared", "--cdi", cdi]
-        command = ["sim", "--node", _NODE, *for_containers, "--"]
+        for_containers = [] if demo_containers.lacking() else ["--shared", "--cdi", cdi, "--files"]
+        command = ["sim", "--node", str(examples / _NODE), *for_containers, "--"]
         again = [sys.executable, "-m", "aliquot.agent.demo", "--simulated", "--cdi", cdi]
         return subprocess.call([*_ALIQUOT, *command, *again, "--examples", str(examples)])
 
@@ -255,14 +255,15 @@ def main() -> int:
         return _on_simulated_node(options.examples)
     demo = Demo()
     if options.simulated:
-        print(f"No CUDA device here: this runs on the simulated node {_NODE}.")
+        print(f"No CUDA device here: this runs on the simulated node {options.examples / _NODE}.")
     print(f"Device 0: {device}")
     try:
         lacking = demo_containers.lacking()
         if lacking:
             print(f"\nNo containers are shown: {lacking}.")
         else:
-            demo_containers.show(demo, options.examples, options.cdi)
+            root = Path(os.environ["ALIQUOT_SIM"], "root") if options.simulated else None
+            demo_containers.show(demo, options.examples, options.cdi, root)
         _show(demo, options.examples)
     except AliquotError as error:
         demo.promise(f"the demonstration runs to its end: {error}", holds=False)
