@@ -14,6 +14,7 @@ from .sizes import format_size, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from .demo_containers import Node
     from .demo_voice import Demo
@@ -31,6 +32,41 @@ _WISHES: Final[Mapping[str, tuple[dict[str, str], str, str]]] = {
     ),
     "on-amd": ({"vendor": "amd"}, "/dev/kfd", "nobody"),
 }
+
+
+# An MI300X as amdgpu and KFD show it in sysfs: what is read of it. Its DRM files are numbered so
+# high that this machine has none of these numbers, and KFD's is /dev/null.
+_ADDRESS: Final = "0000:65:00.0"
+_CARD: Final = 63
+_RENDER: Final = 191
+_AMD_FILES: Final = {
+    "vendor": "0x1002",
+    "device": "0x74a1",
+    "unique_id": "9a1f000000000001",
+    "product_name": "AMD Instinct MI300X OAM",
+    "numa_node": "0",
+    "mem_info_vram_total": "206141652992",
+    "mem_info_vram_used": "312475648",
+    "gpu_busy_percent": "0",
+    f"drm/card{_CARD}/dev": f"226:{_CARD}",
+    f"drm/renderD{_RENDER}/dev": f"226:{_RENDER}",
+}
+
+
+def lay_out_amd(root: Path) -> None:
+    """Write what the kernel tells of a device of AMD's below ``root``: ``sys`` and ``dev``."""
+    drivers = root / "sys/bus/pci/drivers/amdgpu"
+    drivers.mkdir(parents=True)
+    device = root / "sys/devices/pci0000:00" / _ADDRESS
+    (drivers / _ADDRESS).symlink_to(device)
+    kfd = root / "sys/class/kfd/kfd/dev"
+    for path, text in (*((device / name, text) for name, text in _AMD_FILES.items()), (kfd, "1:3")):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n", encoding="ascii")
+    (root / "proc").mkdir()
+    (root / "dev/dri").mkdir()
+    for name in (f"dri/card{_CARD}", f"dri/renderD{_RENDER}", "kfd"):
+        (root / "dev" / name).touch()
 
 
 def show(demo: Demo, node: Node, running: list[str]) -> None:
