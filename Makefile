@@ -62,7 +62,13 @@ clean:
 docs/coverage.md: csrc/cuda/functions.tsv csrc/generate.py
 	$(PYTHON) csrc/generate.py $< docs $@
 
+docs/coverage-ascend.md: csrc/ascend/functions.tsv csrc/generate.py
+	$(PYTHON) csrc/generate.py $< docs $@
+
 docs/coverage-nvml.md: csrc/nvml/functions.tsv csrc/generate.py
+	$(PYTHON) csrc/generate.py $< docs $@
+
+docs/coverage-cambricon.md: csrc/cambricon/functions.tsv csrc/generate.py
 	$(PYTHON) csrc/generate.py $< docs $@
 
 # -- Set-up --------------------------------------------------------------------------------------
@@ -79,7 +85,7 @@ $(VENV)/stamp/venv: $(VENV)/stamp/system pyproject.toml
 	@touch $@
 
 # The installed package is what is tested, demonstrated and measured, never the source folders.
-$(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md docs/coverage-nvml.md $(SOURCES)
+$(VENV)/stamp/aliquot: $(VENV)/stamp/venv docs/coverage.md docs/coverage-nvml.md docs/coverage-ascend.md docs/coverage-cambricon.md $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation \
 	    -C cmake.define.ALIQUOT_WERROR=ON -C cmake.define.ALIQUOT_SYMBOLS=ON \
 	    -C install.strip=false .

@@ -1,8 +1,8 @@
 """Write everything that is derived from a table of a vendor's functions.
 
 Usage: ``generate.py TABLE shim|sim|docs OUTPUT`` where OUTPUT is a folder for ``shim`` and
-``sim`` and a file for ``docs``. The library is known by the folder of the table: ``csrc/cuda`` or
-``csrc/nvml``. Runs at build time, so it imports nothing but Python's own modules.
+``sim`` and a file for ``docs``. The library is known by the folder of the table, such as
+``csrc/cuda``. Runs at build time, so it imports nothing but Python's own modules.
 
 The table has one row a public function, tab separated: function, class, by, symbols, reason.
 
@@ -11,8 +11,9 @@ The table has one row a public function, tab separated: function, class, by, sym
   derived wrapper notes that it was called, and goes on to the driver), ``driver`` (exported, and
   answered by the driver's own address), ``none`` (never exported: it is found in the driver itself,
   behind the shim).
-* symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the CUDA version that brought it,
-  0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the per-thread forms.
+* symbols: ``SYMBOL@SINCE[/ptds|/ptsz]``, each exported form with the version of the interface (of
+  CUDA, say) that brought it, 0 where no header and no driver tells; ``ptds`` and ``ptsz`` mark the
+  per-thread forms.
 * reason: why it is in its class and, where it is not wrapped, why that is right.
 """
 
@@ -67,6 +68,13 @@ LIBRARIES = {
             "lifecycle": "begins or ends the library's work",
             "pass": "tells nothing that a slice has a part of, or changes what the driver allows",
         },
+    ),
+    "ascend": Library(
+        "the Ascend runtime", "libruntime.so", "libruntime-driver.so", calls_itself=True
+    ),
+    # Whether it calls itself is not known: then as if it did.
+    "cambricon": Library(
+        "Cambricon's driver library", "libcndrv.so", "libcndrv-driver.so", calls_itself=True
     ),
 }
 

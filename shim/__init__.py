@@ -12,10 +12,11 @@ __all__ = ["library", "program"]
 def library(soname: str = "libcuda.so.1", arch: str | None = None) -> Path:
     """Return the path of a built shim, for this machine or another ``arch``.
 
-    There are ``libcuda.so.1`` and ``libnvidia-ml.so.1``, for ``x86_64`` and ``aarch64``. They lie
-    beside the compiled binding, which is also right where an editable installation keeps compiled
-    files away from the sources. Nothing is promised about the file's existence: a source tree that
-    was never built has none.
+    There are ``libcuda.so.1``, ``libnvidia-ml.so.1``, ``libruntime.so`` (Ascend's) and
+    ``libcndrv.so`` (Cambricon's), for ``x86_64`` and ``aarch64``. They lie beside the compiled
+    binding, which is also right where an editable installation keeps compiled files away from the
+    sources. Nothing is promised about the file's existence: a source tree that was never built has
+    none.
     """
     return _built() / "lib" / (arch or platform.machine()) / soname
 

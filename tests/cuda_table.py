@@ -12,6 +12,7 @@ from typing import Protocol, cast
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc/cuda/functions.tsv"
 NVML_TABLE = ROOT / "csrc/nvml/functions.tsv"
+CAMBRICON_TABLE = ROOT / "csrc/cambricon/functions.tsv"
 GENERATE = ROOT / "csrc/generate.py"
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from aliquot.shim import region
 
 MIB = 1 << 20
+CUDA = ("libcuda.so.1", "libcuda-driver.so.1")
 UUID = bytes(range(16))
 ONE_DEVICE = (region.RegionDevice(uuid=UUID, cap=512 * MIB, page_bytes=2 * MIB, context_bytes=0),)
 
@@ -18,20 +19,22 @@ def lay_out(
     driver: Path,
     folder: Path,
     devices: tuple[region.RegionDevice, ...] = ONE_DEVICE,
+    names: tuple[str, str] = CUDA,
 ) -> Path:
     """Put the shim, the real driver and the files of a slice into ``folder``.
 
-    Answers the path of the library that a program is to load.
+    ``names``: of the shim, and under which it finds the driver. Answers the path of the library
+    that a program is to load.
     """
     hidden = folder / ".aliquot"
     hidden.mkdir(parents=True)
-    (hidden / "libcuda-driver.so.1").symlink_to(driver)
+    (hidden / names[1]).symlink_to(driver)
     descriptor = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY)
     try:
         region.create(descriptor, "test", devices)
     finally:
         os.close(descriptor)
-    return Path(shutil.copy(shim, folder / "libcuda.so.1"))
+    return Path(shutil.copy(shim, folder / names[0]))
 
 
 def lay_out_management(shim: Path, library: Path, folder: Path) -> Path:

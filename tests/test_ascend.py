@@ -57,7 +57,7 @@ def test_devices_are_told_with_all_that_placement_needs(worker: Worker) -> None:
     assert first["pci_address"] == "0000:10:00.0"
     assert first["numa_node"] == 0
     assert first["links"] == {second["uuid"]: 1}
-    assert (first["enforcement"], first["splits"]) == (["partition"], True)
+    assert (first["enforcement"], first["splits"]) == (["partition", "shim"], True)
     assert first["shapes"] == [[16 * GIB, 25], [32 * GIB, 50]]
     assert len(bytes.fromhex(first["uuid_bytes"])) == 16
 
@@ -90,7 +90,7 @@ def test_each_chip_has_its_templates(
         assert device["memory_bytes"] == usable_mib * MIB
         assert device["shapes"] == [[mib * MIB, percent] for mib, percent in shapes]
         assert device["splits"] == bool(shapes)
-        assert device["enforcement"] == (["partition"] if shapes else [])
+        assert device["enforcement"] == (["partition", "shim"] if shapes else ["shim"])
         if not shapes:
             refused = worker.refusal("partition", device["uuid"], "a", GIB, 1)
             assert "has no vNPUs: ask for all of it" in refused
@@ -182,7 +182,7 @@ def test_what_an_old_library_does_not_export_is_none_and_never_zero(
     assert (first["model"], first["index"], second["index"]) == ("Ascend 910B3", 0, 1)
     assert (first["pci_address"], first["numa_node"], first["links"]) == ("", None, {})
     # Without the functions that make them there are no vNPUs.
-    assert (first["splits"], first["enforcement"], first["shapes"]) == (False, [], [])
+    assert (first["splits"], first["enforcement"], first["shapes"]) == (False, ["shim"], [])
     sample = worker.get("sample")[0]
     assert sample["memory_used_bytes"] == 0
     assert [sample[key] for key in ("busy", "memory_busy", "power_watts")] == [None] * 3

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aliquot.agent.demo_node import lay_out
 from aliquot.agent.ledger import key_of
 
 import images
 import vendor_agent
 from agent_node import Node, end
 from agent_parts import NEEDS_ROOT, swept
-from ascend_node import GIB, AscendNode, Worker, ascend_node, node_text
+from ascend_node import GIB, MIB, AscendNode, Worker, ascend_node, node_text
 from commands import ALIQUOT, PATIENCE_SECONDS, wait_for
 from edit_parts import LEAST
 from oci import program
@@ -32,10 +33,14 @@ CONTROL = ("davinci_manager", "devmm_svm", "hisi_hdc")
 
 @pytest.fixture
 def site(
-    tmp_path: Path, sim_library: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    sim_library: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[AscendNode]:
-    """A simulated node with two devices, and its files."""
-    with ascend_node(tmp_path, sim_library, node_text(), with_files=True) as made:
+    """A simulated node with two devices, 910B3 if not said otherwise, and its files."""
+    text = node_text(getattr(request, "param", "910B3"))
+    with ascend_node(tmp_path, sim_library, text, with_files=True) as made:
         for name, value in made.environment(os.environ).items():
             monkeypatch.setenv(name, value)
         yield made
@@ -157,7 +162,7 @@ def test_a_container_has_a_vnpu_from_its_start_to_its_end(
         ) as answer:
             assert b'enforcement="partition"' in answer.read()
         listed = json.loads(aliquot(node, "devices", "--json").stdout)["devices"]
-        assert [one["enforcement"] for one in listed] == [["partition"]] * 2
+        assert [one["enforcement"] for one in listed] == [["partition", "shim"]] * 2
         assert listed[0]["memory_allocated_bytes"] == 16 * GIB
         refused = aliquot(node, "set", "one", "--memory", "20GiB")
         assert refused.returncode != 0
@@ -202,7 +207,7 @@ def test_a_whole_device_needs_no_vnpu(
         assert vnpus(looker) == []
         assert nodes(asked) == {"/dev/davinci0", *(f"/dev/{name}" for name in CONTROL)}
         (device,) = shown(node)
-        assert (device["enforcement"], device["cap_bytes"]) == ("nobody", 64 * GIB)
+        assert (device["enforcement"], device["cap_bytes"]) == ("shim", 64 * GIB)
         # What no template holds is the whole of the other.
         large = asking(node.folder / "large", memory="40GiB")
         assert node.start(large).returncode == 0
@@ -282,40 +287,61 @@ def test_a_device_that_is_ill_is_not_given_and_is_again_once_it_is_well(
 # ---- By the real runtime -------------------------------------------------------------------------
 
 
-@images.needs_ldconfig
-@pytest.mark.skipif(not RUNC, reason="a container needs runc")
-def test_a_real_container_has_its_vnpus_node_and_the_drivers_library(
-    node: Node, looker: Worker, arguments: tuple[str, ...], tmp_path: Path
-) -> None:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    root = images.system(folder / "rootfs")
-    (root / "run").mkdir(exist_ok=True)
+def run_container(
+    node: Node, folder: Path, script: str, memory: str, *variables: str, **mounts: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a shell's script in a container of ``folder``'s bundle that asks for so much memory.
+
+    ``mounts`` are folders of this machine, by their names below the container's root.
+    """
     subprocess.run([str(RUNC), "spec"], cwd=folder, check=True)
     config = changed(folder)
-    script = "ls -l /dev/davinci*; ls /usr/local/dcmi; : < /dev/davinci100 && echo opened; env"
     config["process"].update(terminal=False, args=["/bin/sh", "-c", script])
+    config["process"]["env"] += variables
     del config["process"]["rlimits"]
     config["root"]["readonly"] = False
     kept = ("/proc", "/dev", "/sys")
     config["mounts"] = [row for row in config["mounts"] if row["destination"] in kept]
-    config["annotations"] = {"aliquot.dev/memory": "10GiB"}
+    config["mounts"] += [
+        {"destination": f"/{name}", "source": str(path), "type": "bind", "options": ["rbind", "rw"]}
+        for name, path in mounts.items()
+    ]
+    config["annotations"] = {"aliquot.dev/memory": memory}
     (folder / "config.json").write_text(json.dumps(config))
     environment = {
         "PATH": f"{Path(str(RUNC)).parent}:/usr/bin:/bin",
         "ALIQUOT_RUNTIME_DIR": str(node.base),
     }
+    command = [str(program("aliquot-runtime")), f"--root={folder}/runc", "run", "ascend-one"]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+def image_of(tmp_path: Path) -> Path:
+    """A bundle's folder with a small system in it."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    root = images.system(folder / "rootfs")
+    (root / "run").mkdir(exist_ok=True)
+    return folder
+
+
+@images.needs_ldconfig
+@pytest.mark.skipif(not RUNC, reason="a container needs runc")
+def test_a_real_container_has_its_vnpus_node_and_the_drivers_library(
+    node: Node, looker: Worker, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    script = "ls -l /dev/davinci*; ls /usr/local/dcmi; : < /dev/davinci100 && echo opened; env"
+    folder = image_of(tmp_path)
     with node.agent(*arguments):
-        command = [str(program("aliquot-runtime")), f"--root={tmp_path}/runc", "run", "ascend-one"]
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-        )
+        done = run_container(node, folder, script, "10GiB")
         assert done.returncode == 0, done.stdout + done.stderr
         lines = done.stdout.splitlines()
         assert "opened" in lines
@@ -329,3 +355,43 @@ def test_a_real_container_has_its_vnpus_node_and_the_drivers_library(
         # It has ended: so has its vNPU.
         wait_for(lambda: vnpus(looker) == [], "the end of the vNPU")
         assert node.names() == set()
+
+
+@images.needs_ldconfig
+@pytest.mark.skipif(not RUNC, reason="a container needs runc")
+@pytest.mark.parametrize("site", ["910X"], indirect=True)
+def test_a_real_container_without_a_vnpu_is_held_by_the_shim_of_its_own_runtime(
+    node: Node, site: AscendNode, arguments: tuple[str, ...], tmp_path: Path, sim_library: Path
+) -> None:
+    client = tmp_path / "client"
+    source = Path(__file__).with_name("ascend_client.c")
+    command = ["gcc", "-D_GNU_SOURCE", "-DBY_DLOPEN", "-o", str(client), str(source), "-ldl"]
+    subprocess.run(command, check=True)
+    # CANN is the image's, in a version's folder that a link leads to.
+    toolkit = "usr/local/Ascend/ascend-toolkit"
+    programs = {"/bin/client": client}
+    for name in ("libruntime.so", "libascendcl.so"):
+        programs[f"/{toolkit}/8.5.0/lib64/{name}"] = sim_library.with_name(name)
+    folder = tmp_path / "bundle"
+    root = lay_out(folder / "rootfs", programs)
+    (root / toolkit / "latest").symlink_to("8.5.0")
+    asked = f"set 0\\ninfo acl 1\\ngive align {2 * GIB}\\ngive align {GIB}\\n"
+    script = f"printf '{asked}' | /bin/client; ls /dev"
+    with node.agent(*arguments):
+        done = run_container(
+            node,
+            folder,
+            script,
+            "2GiB",
+            "LD_LIBRARY_PATH=/usr/local/Ascend/ascend-toolkit/latest/lib64",
+            "ALIQUOT_SIM=/simulated",
+            # (Without the devices' own files the simulator shows the node's both.)
+            "ASCEND_RT_VISIBLE_DEVICES=0",
+            simulated=site.folder,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout.splitlines()
+    context = 200 * MIB
+    assert said[:3] == ["0", f"0 {2 * GIB - context} {2 * GIB}", "207001 0"], done.stderr
+    assert said[3] == "0 1"
+    assert "davinci0" in said

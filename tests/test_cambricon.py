@@ -71,7 +71,7 @@ def test_devices_are_what_the_node_has(node: Node) -> None:
     assert first["pci_address"] < second["pci_address"]
     assert first["links"] == {second["uuid"]: 2}
     assert first["splits"]
-    assert first["enforcement"] == ["partition"]
+    assert first["enforcement"] == ["partition", "shim"]
     assert node.get("left_out") == []
 
 
@@ -291,7 +291,7 @@ def test_a_share_that_would_pass_the_device_is_refused_and_the_old_one_stays(nod
 def test_a_device_with_shares_switched_off_has_none(node: Node, programs: Path) -> None:
     assert node.holder(programs).do("smlu 0")
     first, second = node.get("enumerate")
-    assert (first["splits"], first["enforcement"]) == (False, [])
+    assert (first["splits"], first["enforcement"]) == (False, ["shim"])
     assert second["splits"]
     refusal = node.refusal("partition", first["uuid"], "slice", MIB, 1)
     assert "sMLU is switched off" in refusal
@@ -490,6 +490,9 @@ def test_a_container_needs_its_devices_nodes_and_the_drivers_library(
     assert library["names"] == ["libcndev.so"]
     assert needs["environment"] == {"CAMBRICON_VISIBLE_DEVICES": "void"}
     assert "*/cambricon-container-runtime-hook" in needs["foreign_hooks"]
+    (shim,) = needs["substitutes"]
+    assert (shim["soname"], shim["driver"]) == ("libcndrv.so", "libcndrv-driver.so")
+    assert Path(shim["shim"]).is_file()
 
 
 def test_a_share_is_opened_by_a_node_of_its_own(node: Node) -> None:
@@ -500,6 +503,7 @@ def test_a_share_is_opened_by_a_node_of_its_own(node: Node) -> None:
     place(node.dev / "cambricon-caps/cap_dev0_mi1")
     needs = node.get("needs", [uuid], {uuid: made})
     assert paths(needs) == ["/dev/cambricon_dev0", "/dev/cambricon-caps/cap_dev0_mi1"]
+    assert needs["substitutes"] == [], "the driver holds it already"
     assert paths(node.get("needs", [uuid])) == ["/dev/cambricon_dev0"]
 
 

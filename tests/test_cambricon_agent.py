@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aliquot.agent.demo_node import lay_out
 from aliquot.agent.ledger import key_of
 from aliquot.sim import cdi
 from aliquot.sim.node import parse_node
@@ -25,7 +26,7 @@ import vendor_agent
 from agent_node import Node, end
 from agent_parts import NEEDS_ROOT, swept
 from cambricon_node import MIB, NODE, Holder, built
-from commands import ALIQUOT, wait_for
+from commands import ALIQUOT, TESTS, wait_for
 from edit_parts import LEAST
 
 pytestmark = NEEDS_ROOT
@@ -39,12 +40,14 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def site(tmp_path: Path, sim_library: Path) -> Iterator[cambricon_node.Node]:
+def site(
+    tmp_path: Path, sim_library: Path, request: pytest.FixtureRequest
+) -> Iterator[cambricon_node.Node]:
     """A simulated node with two cards, and their device files in a root of its own."""
     library = tmp_path / "lib"
     library.mkdir()
     (library / "libcndev.so").symlink_to(sim_library.with_name("libcndev.so"))
-    made = cambricon_node.Node(tmp_path, library)
+    made = cambricon_node.Node(tmp_path, library, getattr(request, "param", NODE))
     dev = made.state / "root/dev"
     for name in ("cambricon_ctl", "cambricon_dev0", "cambricon_dev1"):
         os.mknod(dev / name, 0o020666, os.makedev(1, 3))
@@ -170,6 +173,95 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
         wait_for(lambda: instances(site) == [], "the end of the share")
         assert not (site.state / "root" / file[1:]).exists()
         assert shown(node) == []
+
+
+@pytest.mark.skipif(not RUNC, reason="there is no runc")
+# Contexts that take nothing: nobody tells the agent what they take, which it finds by and by.
+@pytest.mark.parametrize("site", [NODE + 'context = "0MiB"\n'], indirect=True)
+@pytest.mark.parametrize("place", ["usr/local/neuware/lib64/libcndrv.so", "opt/libcndrv.so.2.15.5"])
+def test_without_shares_a_container_is_held_by_the_shim_before_its_image_s_library(
+    node: Node,
+    site: cambricon_node.Node,
+    arguments: tuple[str, ...],
+    sim_library: Path,
+    programs: Path,
+    place: str,
+) -> None:
+    theirs = site.holder(programs)
+    assert theirs.do("smlu 0")
+    cdi.write(parse_node(NODE, "test.toml", "test"), site.state, node.folder / "cdi")
+    driver = sim_library.with_name("libcndrv.so")
+    client = cndrv_client(driver, programs)
+    folder = node.folder / f"soft-{os.getpid()}"
+    root = lay_out(folder / "rootfs", {"/client": client})
+    library = root / place
+    library.parent.mkdir(parents=True)
+    shutil.copy(driver, library)
+    if library.name != driver.name:
+        (library.parent / driver.name).symlink_to(library.name)
+    with node.agent(*arguments):
+        uuid = site_uuid(site)
+        asked = {"memory": "256MiB", "uuid": uuid}
+        variables = [f"LD_LIBRARY_PATH=/{library.parent.relative_to(root)}"]
+        inside = Container(node, folder, ["/client", "fill"], variables, **asked)
+        (device,) = shown(node)
+        assert (device["enforcement"], device["cap_bytes"]) == ("shim", 256 * MIB)
+        assert inside.say("go") == "filled 128 100100"
+        (device,) = shown(node)
+        assert device["charge_bytes"] == 256 * MIB
+        inside.process.communicate("go\n", timeout=60)
+        assert inside.process.returncode == 0
+        wait_for(lambda: shown(node) == [], "its end")
+    assert instances(site) == []
+
+
+def cndrv_client(driver: Path, folder: Path) -> Path:
+    """The client of the driver's library."""
+    program = folder / "cndrv_client"
+    command = ["gcc", "-std=gnu11", "-O1", str(TESTS / "cndrv_client.c"), "-o", str(program)]
+    command += [f"-L{driver.parent}", "-l:libcndrv.so", "-Wl,--allow-shlib-undefined"]
+    subprocess.run(command, check=True)
+    return program
+
+
+class Container:
+    """A container that a real runtime runs, in the folder of its bundle."""
+
+    def __init__(
+        self, node: Node, folder: Path, args: list[str], variables: list[str], **asked: str
+    ) -> None:
+        subprocess.run([str(RUNC), "spec"], cwd=folder, check=True)
+        config = json.loads((folder / "config.json").read_text())
+        config["process"].update(terminal=False, args=args)
+        config["process"]["env"] += variables
+        del config["process"]["rlimits"]
+        config["annotations"] = {f"aliquot.dev/{key}": text for key, text in asked.items()}
+        (folder / "config.json").write_text(json.dumps(config))
+        environment = {
+            **{k: v for k, v in os.environ.items() if k not in ("ALIQUOT_SIM", "LD_LIBRARY_PATH")},
+            "ALIQUOT_RUNTIME_DIR": str(node.base),
+        }
+        self.process = subprocess.Popen(
+            [str(oci.program("aliquot-runtime")), f"--root={folder}/runc", "run", folder.name],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        """Return the next line of its program."""
+        assert self.process.stdout
+        return self.process.stdout.readline().rstrip("\n")
+
+    def say(self, word: str) -> str:
+        """Return what its program answers."""
+        assert self.process.stdin
+        self.process.stdin.write(word + "\n")
+        self.process.stdin.flush()
+        return self.read()
 
 
 class Inside(Holder):

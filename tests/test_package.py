@@ -13,7 +13,7 @@ from test_shim_file import shipped
 
 ARCHES = ("x86_64", "aarch64")
 PLACES = ("sim/lib", *(f"shim/lib/{arch}" for arch in ARCHES))
-SHIMS = ("libcuda.so.1", "libnvidia-ml.so.1")
+SHIMS = ("libcuda.so.1", "libnvidia-ml.so.1", "libruntime.so", "libcndrv.so")
 PROGRAMS = ("aliquot-runtime", "aliquot-hook", "aliquot-stat")
 
 
@@ -25,7 +25,7 @@ def test_the_distribution_holds_the_shims_the_programs_the_simulator_and_the_com
     assert {
         name for name in files if name.startswith(("aliquot/shim/lib", "aliquot/shim/bin"))
     } == {f"aliquot/shim/{name}" for name in shims | programs}
-    others = ("libdcmi.so", "dcmiv2/libdcmi.so", "libcndev.so")
+    others = ("libascendcl.so", "libdcmi.so", "dcmiv2/libdcmi.so", "libcndev.so")
     assert {f"aliquot/sim/lib/{name}" for name in (*SHIMS, *others)} <= files
     assert any(name.startswith("aliquot/shim/_region.") for name in files)
     assert any(name.startswith("aliquot/sim/_state.") for name in files)

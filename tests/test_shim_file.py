@@ -11,7 +11,7 @@ import aliquot.shim
 import pytest
 
 from cuda_headers import exports
-from cuda_table import NVML_TABLE, TABLE, read_table
+from cuda_table import CAMBRICON_TABLE, NVML_TABLE, TABLE, read_table
 
 # Every image that carries CUDA is newer than that; NVIDIA's drivers ask for 2.9.
 OLDEST_GLIBC = (2, 17)
@@ -22,6 +22,7 @@ MACHINES = {"x86_64": "Advanced Micro Devices X86-64", "aarch64": "AArch64"}
 DRIVERS = {
     "libcuda.so.1": "libcuda-driver.so.1",
     "libnvidia-ml.so.1": "libnvidia-ml-driver.so.1",
+    "libcndrv.so": "libcndrv-driver.so",
 }
 PROGRAMS = ("aliquot-runtime", "aliquot-hook", "aliquot-stat")
 
@@ -87,10 +88,13 @@ def test_the_cuda_shim_exports_its_table_and_nothing_else() -> None:
         assert exports(shipped(aliquot.shim.library("libcuda.so.1", arch))).keys() == named
 
 
-def test_the_nvml_shim_exports_what_it_wraps_and_nothing_else() -> None:
-    named = {s.name for row in read_table(NVML_TABLE) if row.by == "shim" for s in row.symbols}
+@pytest.mark.parametrize(
+    ("soname", "table"), [("libnvidia-ml.so.1", NVML_TABLE), ("libcndrv.so", CAMBRICON_TABLE)]
+)
+def test_another_shim_exports_what_it_wraps_and_nothing_else(soname: str, table: Path) -> None:
+    named = {s.name for row in read_table(table) if row.by == "shim" for s in row.symbols}
     for arch in ARCHES:
-        assert exports(shipped(aliquot.shim.library("libnvidia-ml.so.1", arch))).keys() == named
+        assert exports(shipped(aliquot.shim.library(soname, arch))).keys() == named
 
 
 def test_a_shim_takes_16_bytes_of_thread_local_storage_at_most(shim: Path) -> None:

@@ -1,7 +1,7 @@
 """Huawei's Ascend devices, through the management library that comes with their driver (DCMI).
 
 A device is one chip: cards with two have two. Where its chip has vNPU templates, slices of it are
-vNPUs, which the hardware holds; else it is given as a whole.
+vNPUs, which the hardware holds; else they are held by the shim of the runtime's library.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from .registry import Settings
 PAGE_BYTES: Final = 2 << 20
 
 _MIB: Final = 1 << 20
+# What the runtime takes of a device for a process. No figure is published: an estimate, which is
+# corrected by what the device itself reads.
+_CONTEXT_BYTES: Final = 200 * _MIB
 _MOST_CARDS: Final = 64
 _MOST_PLACES: Final = 8
 _PROCESSES: Final = 32  # the library's own most
@@ -256,10 +259,10 @@ class Ascend:
             model=f"Ascend {name}",
             memory_bytes=memory[0],
             page_bytes=PAGE_BYTES,
-            context_bytes=0,
+            context_bytes=_CONTEXT_BYTES,
             pci_address=address,
             numa_node=self._numa_node(card, place, address),
-            enforcement=("partition",) if templates else (),
+            enforcement=("partition", "shim") if templates else ("shim",),
             splits=bool(templates),
             shapes=chip.shapes,
         )

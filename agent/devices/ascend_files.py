@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import aliquot.shim
 from aliquot.hooks import elf
-from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs
+from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs, Substitute
 
 from . import Partition, VendorError
 
+RUNTIME: Final = "libruntime.so"
+"""The library whose shim holds slices that are no vNPUs; it is the image's, as all of CANN is."""
 CONTROL: Final = ("davinci_manager", "devmm_svm", "hisi_hdc")
 OPTIONAL: Final = ("dvpp_cmdlist",)
 DRIVER: Final = "usr/local/Ascend/driver"
@@ -65,7 +68,14 @@ def needs(root: Path, devices: Mapping[str, int], partitions: Mapping[str, Parti
         libraries=_libraries(root),
         environment=dict(ENVIRONMENT),
         foreign_hooks=FOREIGN_HOOKS,
+        # What a vNPU has the hardware holds, and the runtime shows.
+        substitutes=() if devices.keys() <= partitions.keys() else (_substitute(),),
     )
+
+
+def _substitute() -> Substitute:
+    """Return the shim of the runtime's library."""
+    return Substitute(RUNTIME, aliquot.shim.library(RUNTIME), RUNTIME.replace(".so", "-driver.so"))
 
 
 def _node(root: Path, name: str, inside: str = "") -> DeviceNode:

@@ -1,8 +1,9 @@
 """Cambricon's devices, through the management library that comes with their driver.
 
 Where sMLU is switched on (`cnmon set -c N -smlu on`) containers get shares that the driver
-enforces. A device is unhealthy while its driver says so, while it does not answer, or while its
-compute mode is prohibited; it is healthy again as soon as none of this holds.
+enforces; else the shim of the driver's library keeps them to theirs. A device is unhealthy while
+its driver says so, while it does not answer, or while its compute mode is prohibited; it is healthy
+again as soon as none of this holds.
 """
 
 from __future__ import annotations
@@ -117,7 +118,11 @@ class Cambricon:
         """
         with self._using():
             wanted = [self._wanted(uuid, partitions.get(uuid)) for uuid in uuids]
-        return self._files.needs(wanted, _loaded(self._session.path))
+        needs = self._files.needs(wanted, _loaded(self._session.path))
+        # Where the driver holds a share, there is nothing for the shim to do.
+        if all(uuid in partitions for uuid in uuids):
+            return needs
+        return replace(needs, substitutes=cambricon_files.substitutes())
 
     def limit_memory(self, uuid: str, cgroup: str, limit_bytes: int | None) -> None:
         """Refuse: this driver holds limits by instances, not by cgroups. Raises VendorError."""
@@ -245,8 +250,7 @@ class Cambricon:
             context_bytes=0,
             pci_address=address,
             numa_node=self._numa_node(slot, address),
-            # Without shares a card is given as a whole.
-            enforcement=("partition",) if splits else (),
+            enforcement=("partition", "shim") if splits else ("shim",),
             splits=splits,
         )
         return _Known(device, slot, self._minor(slot))

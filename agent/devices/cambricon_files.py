@@ -1,8 +1,9 @@
 """What a container needs for Cambricon's devices: from a CDI specification, else the node's own.
 
-A container's image brings the vendor's libraries (CNToolkit) itself. From the node come the device
-nodes, the management library and `cnmon`, which belong to the driver. A share of a card is opened
-by a node of its own, beside those of the card; specifications have none for it.
+A container's image brings the vendor's libraries (CNToolkit) itself; the shim stands before the one
+that talks to the driver, wherever the image has it. From the node come the device nodes, the
+management library and `cnmon`, which belong to the driver. A share of a card is opened by a node of
+its own, beside those of the card; specifications have none for it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import aliquot.shim
 from aliquot.hooks import cdi, elf
-from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs
+from aliquot.hooks.plan import BindMount, DeviceNode, Library, Needs, Substitute
 
 from . import VendorError, cndev
 from .registry import Settings
 
 KIND: Final = "cambricon.com/mlu"
+CNDRV: Final = "libcndrv.so"
+# The private name under which the shim finds the real library (csrc/generate.py).
+DRIVER_NAME: Final = "libcndrv-driver.so"
 # Hooks and runtimes of Cambricon that would put devices in once more.
 FOREIGN_HOOKS: Final = (
     "*/cambricon-container-runtime-hook",
@@ -174,6 +179,11 @@ def _covering(device: Wanted, devices: Mapping[str, cdi.Found]) -> cdi.Found | N
         if found is not None and (sure or any(n.path == node for n in found.edits.nodes)):
             return found
     return None
+
+
+def substitutes() -> tuple[Substitute, ...]:
+    """Return the shim that stands in the place of the driver's library."""
+    return (Substitute(CNDRV, aliquot.shim.library(CNDRV), DRIVER_NAME),)
 
 
 def own_libraries(library: str) -> tuple[Library, ...]:

@@ -9,7 +9,7 @@
  * the time at which work will be done, and the charge follow from them.
  *
  * Time and driver are reached through struct aliquot_limiter_seam only, so that the same code runs
- * in a process (csrc/cuda) and in a harness with an exact clock (tests).
+ * in a process (csrc/shim/time) and in a harness with an exact clock (tests).
  *
  * Times are nanoseconds of the seam's clock. errno is preserved by every function here.
  */

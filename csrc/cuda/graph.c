@@ -378,7 +378,7 @@ CUresult aliquot_cuGraphExecDestroy(CUgraphExec handle) {
         ours = aliquot_table_take(&handles, (uintptr_t)handle, &index);
         pthread_mutex_unlock(&mutex);
     }
-    aliquot_time_graph_leaves(handle);
+    aliquot_time_what_leaves((uintptr_t)handle);
     CUresult result = REAL(cuGraphExecDestroy)(handle);
     if (!ours)
         return result;

@@ -62,7 +62,7 @@ CUresult aliquot_cuIpcGetMemHandle(CUipcMemHandle *handle, CUdeviceptr pointer) 
     return result;
 }
 
-bool aliquot_ipc_freed(CUdeviceptr base, uint32_t device, uint64_t bytes) {
+bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes) {
     uint64_t key;
     if (__builtin_expect(!atomic_load_explicit(&export_count, memory_order_relaxed), 1) ||
         !aliquot_table_take(&exports, base, &key))

@@ -6,112 +6,21 @@
 /* Since Pascal the driver puts allocations of at most this many bytes together in a page. */
 #define SHARED_BYTES (1ull << 20)
 
-struct aliquot_table aliquot_pointers;
-
-/* An entry's value: bit 63 ALIQUOT_SHARES, 62..24 pages, 23..20 kind, 19..16 device, 15..0 owner. */
-#define OWNER_MASK 0xffffull
-#define KIND_SHIFT 20
-#define PAGES_SHIFT 24
-
-/* What cuMemAlloc and cuMemFree go through is compiled into them; the rest of the shim calls the
- * functions of shim.h. */
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE uint64_t pack(const struct aliquot_allocation *allocation) {
-    return (allocation->shares ? ALIQUOT_SHARES : 0) | allocation->pages << PAGES_SHIFT |
-           (uint64_t)allocation->kind << KIND_SHIFT | (uint64_t)allocation->device << 16 |
-           allocation->owner;
-}
-
-uint64_t aliquot_pack(const struct aliquot_allocation *allocation) { return pack(allocation); }
-
-INLINE struct aliquot_allocation unpack(uint64_t value) {
-    return (struct aliquot_allocation){
-        .kind = (enum aliquot_kind)(value >> KIND_SHIFT & 0xf),
-        .device = (uint32_t)(value >> 16 & 0xf),
-        .owner = (uint16_t)(value & OWNER_MASK),
-        .shares = value & ALIQUOT_SHARES,
-        .pages = (value & ~ALIQUOT_SHARES) >> PAGES_SHIFT,
-    };
-}
-static_assert(ALIQUOT_MAX_DEVICES <= 16, "a device takes four bits of an entry");
-
-struct aliquot_allocation aliquot_unpack(uint64_t value) {
-    return unpack(value);
-}
-
-INLINE uint64_t page_bytes(uint32_t device) {
-    return aliquot_slice.grant->device[device].page_bytes;
-}
-
-INLINE uint64_t whole_pages(uint32_t device, uint64_t bytes) {
-    uint64_t page = page_bytes(device);
-    /* A request that would wrap is larger than any cap: keep it so. */
-    return bytes > UINT64_MAX - page ? UINT64_MAX - page + 1 : (bytes + page - 1) & ~(page - 1);
-}
-
-uint64_t aliquot_page_bytes(uint32_t device) { return page_bytes(device); }
-
-uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes) { return whole_pages(device, bytes); }
-
-INLINE uint64_t entry_bytes(const struct aliquot_allocation *allocation) {
-    return allocation->pages * page_bytes(allocation->device);
-}
-
-/* Memory of which this was the last in its pages is gone. */
-INLINE void vacate(uint64_t pointer, const struct aliquot_allocation *allocation) {
-    uint64_t bytes = entry_bytes(allocation);
-    uint64_t base = allocation->shares ? pointer & ~(page_bytes(allocation->device) - 1) : pointer;
-    if (!aliquot_ipc_freed(base, allocation->device, bytes))
-        aliquot_withdraw(allocation->device, bytes);
-}
-
-/* What an entry that was dropped from the table stood for is gone. */
-static void release(uint64_t pointer, uint64_t value, enum aliquot_tenancy tenancy) {
-    struct aliquot_allocation allocation = unpack(value);
-    if (tenancy == ALIQUOT_TENANT_EDGE && allocation.kind != ALIQUOT_POOLED)
-        vacate(pointer, &allocation);
-}
-
-/* The driver gave an address out of which we still knew something else. */
-static void replaced(uint64_t pointer, const struct aliquot_stale *stale) {
-    if (unpack(stale->value).kind == ALIQUOT_LEAVING)
-        aliquot_debt_cancel(pointer);
-    release(pointer, stale->value, stale->tenancy);
-}
-
-/* Enters a pointer whose pages are charged already. */
-INLINE void enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
-    struct aliquot_stale stale;
-    enum aliquot_tenancy tenancy =
-        aliquot_pointer_put(&aliquot_pointers, pointer, pack(allocation), &stale);
-    if (__builtin_expect(stale.tenancy != ALIQUOT_TENANT_NONE, 0))
-        replaced(pointer, &stale);
-    /* A page that has tenants is charged with its first. Where there was no memory for an entry the
-     * charge stays for the life of the process: too much rather than too little. */
-    if (tenancy == ALIQUOT_TENANT_MORE)
-        aliquot_withdraw(allocation->device, entry_bytes(allocation));
-}
-
-void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
-    enter(pointer, allocation);
-}
-
 /* -- Allocation ------------------------------------------------------------------------------- */
 
-INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
+ALIQUOT_INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
     *request = (struct aliquot_request){.context = aliquot_context_current()};
     if (!request->context)
         return CUDA_SUCCESS;
     if (request->context->device < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
-    request->bytes = whole_pages(device, bytes);
+    request->bytes = aliquot_whole_pages_inline(device, bytes);
     return aliquot_charge(device, request->bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
 
-INLINE CUresult finish(const struct aliquot_request *request, CUresult result, uint64_t pointer,
-                       enum aliquot_kind kind, bool shares) {
+ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult result,
+                               uint64_t pointer, enum aliquot_kind kind, bool shares) {
     if (!request->context)
         return result;
     uint32_t device = (uint32_t)request->context->device;
@@ -126,7 +35,7 @@ INLINE CUresult finish(const struct aliquot_request *request, CUresult result, u
         .shares = shares,
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
-    enter(pointer, &allocation);
+    aliquot_enter_inline(pointer, &allocation);
     return result;
 }
 
@@ -220,35 +129,18 @@ CUresult aliquot_cuMemAllocPitch(CUdeviceptr_v1 *pointer, unsigned int *pitch, u
 
 /* -- Release ---------------------------------------------------------------------------------- */
 
-INLINE struct aliquot_departure depart(uint64_t pointer) {
-    enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
-    struct aliquot_page *page = NULL;
-    uint64_t value = 0;
-    if (pointer && aliquot_ready() == CUDA_SUCCESS)
-        tenancy = aliquot_pointer_depart(&aliquot_pointers, pointer, &value, &page);
-    return (struct aliquot_departure){pointer, value, page, tenancy};
+ALIQUOT_INLINE struct aliquot_departure depart(uint64_t pointer) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return (struct aliquot_departure){.pointer = pointer, .tenancy = ALIQUOT_TENANT_NONE};
+    return aliquot_depart_inline(pointer);
 }
 
 struct aliquot_departure aliquot_depart(uint64_t pointer) {
     return depart(pointer);
 }
 
-INLINE CUresult departed(const struct aliquot_departure *departure, CUresult result) {
-    if (departure->tenancy == ALIQUOT_TENANT_NONE)
-        return result;
-    if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
-        struct aliquot_allocation kept = unpack(departure->value);
-        if (aliquot_pointer_stay(&aliquot_pointers, departure->pointer, departure->value,
-                                 departure->page))
-            aliquot_withdraw(kept.device, kept.pages * aliquot_page_bytes(kept.device));
-        return result;
-    }
-    struct aliquot_allocation allocation = unpack(departure->value);
-    if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0))
-        aliquot_pool_freed(&allocation, false);
-    else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->page) ==
-             ALIQUOT_TENANT_EDGE)
-        vacate(departure->pointer, &allocation);
+ALIQUOT_INLINE CUresult departed(const struct aliquot_departure *departure, CUresult result) {
+    aliquot_departed_inline(departure, result == CUDA_SUCCESS);
     return result;
 }
 
@@ -266,12 +158,6 @@ CUresult aliquot_cuMemFree(CUdeviceptr_v1 pointer) {
     return aliquot_departed(&departure, REAL(cuMemFree)(pointer));
 }
 
-#define KIND_MASK (0xfull << KIND_SHIFT)
-
-static uint64_t as_kind(uint64_t value, enum aliquot_kind kind) {
-    return (value & ~KIND_MASK) | (uint64_t)kind << KIND_SHIFT;
-}
-
 /* Linear memory may be freed in stream order too: it is given back when the stream gets there. Until
  * then its entry stays, LEAVING, so that a page which it shares is not taken for empty. */
 static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread,
@@ -280,20 +166,21 @@ static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread
     if (!pointer || aliquot_ready() != CUDA_SUCCESS ||
         !aliquot_pointer_get(&aliquot_pointers, pointer, &value))
         return free(pointer, stream);
-    if (unpack(value).kind == ALIQUOT_POOLED) {
+    if (aliquot_unpack_inline(value).kind == ALIQUOT_POOLED) {
         struct aliquot_departure departure = depart(pointer);
         CUresult result = free(pointer, stream);
         if (result != CUDA_SUCCESS || departure.tenancy == ALIQUOT_TENANT_NONE)
             return departed(&departure, result);
-        struct aliquot_allocation allocation = unpack(departure.value);
+        struct aliquot_allocation allocation = aliquot_unpack_inline(departure.value);
         aliquot_pool_freed(&allocation, true);
         return result;
     }
-    uint64_t leaving = as_kind(value, ALIQUOT_LEAVING);
-    bool ours = unpack(value).kind == ALIQUOT_LINEAR && !aliquot_capturing(stream, per_thread) &&
+    uint64_t leaving = aliquot_as_kind(value, ALIQUOT_LEAVING);
+    bool ours = aliquot_unpack_inline(value).kind == ALIQUOT_LINEAR &&
+                !aliquot_capturing(stream, per_thread) &&
                 aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, value, leaving);
     /* Before the driver may carry it out, and give the address to another thread. */
-    uint32_t debt = ours ? aliquot_debt_begin(pointer, unpack(value).owner) : 0;
+    uint32_t debt = ours ? aliquot_debt_begin(pointer, aliquot_unpack_inline(value).owner) : 0;
     CUresult result = free(pointer, stream);
     if (ours && result == CUDA_SUCCESS)
         aliquot_debt_queued(debt, stream, per_thread);
@@ -304,14 +191,6 @@ static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread
     return result;
 }
 
-void aliquot_left(uint64_t pointer) {
-    uint64_t value;
-    enum aliquot_tenancy tenancy = aliquot_pointer_take_if(
-        &aliquot_pointers, pointer, KIND_MASK, (uint64_t)ALIQUOT_LEAVING << KIND_SHIFT, &value);
-    if (tenancy != ALIQUOT_TENANT_NONE)
-        release(pointer, value, tenancy);
-}
-
 CUresult aliquot_cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
     return free_async(pointer, stream, false, REAL(cuMemFreeAsync));
 }
@@ -320,17 +199,10 @@ CUresult aliquot_cuMemFreeAsync_ptsz(CUdeviceptr pointer, CUstream stream) {
     return free_async(pointer, stream, true, REAL(cuMemFreeAsync_ptsz));
 }
 
-static void count_gone(uint64_t pointer, uint64_t value, enum aliquot_tenancy tenancy,
-                       void *argument) {
-    (void)argument;
-    release(pointer, value, tenancy);
-}
-
 void aliquot_memory_context_gone(uint16_t context) {
     static const enum aliquot_kind kinds[] = {ALIQUOT_LINEAR, ALIQUOT_ARRAY, ALIQUOT_LEAVING};
     for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        aliquot_pointer_sweep(&aliquot_pointers, KIND_MASK | OWNER_MASK,
-                              (uint64_t)kinds[i] << KIND_SHIFT | context, count_gone, NULL);
+        aliquot_allocations_context_gone(kinds[i], context);
 }
 
 void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }

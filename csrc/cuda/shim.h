@@ -9,9 +9,9 @@
 
 #include <cuda.h>
 
-#include "core/slice.h"
-#include "core/table.h"
 #include "shim/driver.h"
+#include "shim/memory/allocation.h"
+#include "shim/time/marks.h"
 
 /* Devices of the driver, by ordinal. CUDA shows at most 64 in a process. */
 #define ALIQUOT_ORDINALS 64
@@ -63,24 +63,6 @@ void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *a
 
 /* -- memory.c --------------------------------------------------------------------------------- */
 
-/* What the table keeps of a pointer: see pack(). */
-enum aliquot_kind {
-    ALIQUOT_LINEAR = 1,  /* owner: context */
-    ALIQUOT_ARRAY = 2,   /* owner: context */
-    ALIQUOT_POOLED = 3,  /* owner: pool; `pages` are its size in units of 512 bytes */
-    ALIQUOT_LEAVING = 4, /* owner: context; linear memory whose free is queued in a stream */
-};
-struct aliquot_allocation {
-    enum aliquot_kind kind;
-    uint32_t device;
-    uint16_t owner;
-    bool shares;    /* lies in a page that small allocations share */
-    uint64_t pages; /* charged while it lives (by the page's first tenant, if it shares) */
-};
-uint64_t aliquot_pack(const struct aliquot_allocation *allocation);
-struct aliquot_allocation aliquot_unpack(uint64_t value);
-extern struct aliquot_table aliquot_pointers;
-
 /* A request for memory in the current context, being charged. */
 struct aliquot_request {
     const struct aliquot_context *context; /* NULL: not ours to charge */
@@ -95,44 +77,18 @@ CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes);
 CUresult aliquot_requested(const struct aliquot_request *request, CUresult result, uint64_t pointer,
                            enum aliquot_kind kind, bool shares);
 
-/* Enters a pointer or handle whose pages are charged already. */
-void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation);
-
-/* A pointer or handle on its way out: its entry leaves the table before the driver frees it,
- * because the driver may give the address to another thread at once. */
-struct aliquot_departure {
-    uint64_t pointer, value;
-    struct aliquot_page *page;    /* that others share and that keeps it until it has gone */
-    enum aliquot_tenancy tenancy; /* NONE: not ours */
-};
+/* A pointer or handle on its way out. */
 struct aliquot_departure aliquot_depart(uint64_t pointer);
 
 /* Books the driver's answer, which it returns: the entry comes back where the driver failed. */
 CUresult aliquot_departed(const struct aliquot_departure *departure, CUresult result);
 
-/* A queued free was carried out: the entry goes, unless the address has been given out again. */
-void aliquot_left(uint64_t pointer);
-
 /* Everything that lived in a context is gone with it. */
 void aliquot_memory_context_gone(uint16_t context);
 
-uint64_t aliquot_page_bytes(uint32_t device);
-uint64_t aliquot_whole_pages(uint32_t device, uint64_t bytes);
-
-/* Calls the driver until it does not answer out-of-memory because of a process that has just died.
- * `call` is any expression of type CUresult. */
-#define ALIQUOT_RETRY(result, call)                                                                \
-    do {                                                                                           \
-        unsigned aliquot_round = 0;                                                                \
-        do                                                                                         \
-            (result) = (call);                                                                     \
-        while ((result) == CUDA_ERROR_OUT_OF_MEMORY && aliquot_give_back_due(&aliquot_round));     \
-    } while (0)
+#define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CUDA_ERROR_OUT_OF_MEMORY, result, call)
 
 /* -- pool.c, settle.c ------------------------------------------------------------------------- */
-
-/* A cuMemFree or cuMemFreeAsync (`queued`) of a pointer that came from a pool has succeeded. */
-void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued);
 
 /* Takes up what pools have given back. Returns whether any holds something. */
 bool aliquot_pools_settle(uint32_t device, bool all);
@@ -153,9 +109,6 @@ const struct aliquot_context *aliquot_stream_context(CUstream stream);
 uint32_t aliquot_debt_begin(uint64_t pointer, uint16_t owner);
 void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread);
 void aliquot_debt_end(uint32_t id);
-
-/* The address was given out again, so that free has been carried out. */
-void aliquot_debt_cancel(uint64_t pointer);
 
 /* The events of a context are gone with it. */
 void aliquot_debts_context_gone(uint16_t context);
@@ -192,11 +145,6 @@ void aliquot_graph_settle(uint32_t device);
 void aliquot_graph_context_gone(uint16_t context);
 void aliquot_vmm_settle(void);
 
-/* Linear memory is gone from this process: an allocation of whole pages at `base`, or the page at
- * `base` that small ones shared. True: some of it had been exported, and the charge of `bytes` was
- * withdrawn here or passed to a process that still holds it. */
-bool aliquot_ipc_freed(CUdeviceptr base, uint32_t device, uint64_t bytes);
-
 /* What was opened in a context is closed with it. */
 void aliquot_ipc_context_gone(uint16_t context);
 
@@ -214,19 +162,6 @@ void aliquot_modules_context_gone(uint16_t context);
 void aliquot_libraries_hold(void);
 void aliquot_libraries_drop(void);
 
-/* -- time.c, marks.c (see time.h for what launches need) ------------------------------------------- */
-
-/* The calling thread has waited for work, or found it done. */
-void aliquot_time_waited(void);
-
-/* About to go: a stream; a context, which `gone` says afterwards; code, which may be at addresses of
- * other code next; a graph. */
-void aliquot_marks_stream_leaves(CUstream stream);
-void aliquot_marks_context_leaves(CUcontext handle);
-void aliquot_marks_context_left(CUcontext handle, bool gone);
-void aliquot_time_unloads(void);
-void aliquot_time_graph_leaves(CUgraphExec exec);
-
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_context_forget(void);
 void aliquot_memory_forget(void);
@@ -236,6 +171,5 @@ void aliquot_graph_forget(void);
 void aliquot_vmm_forget(void);
 void aliquot_ipc_forget(void);
 void aliquot_module_forget(void);
-void aliquot_time_forget(void);
 
 #endif

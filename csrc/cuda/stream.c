@@ -22,12 +22,12 @@ CUresult aliquot_cuEventQuery(CUevent event) { return asked(REAL(cuEventQuery)(e
 /* -- Ending ------------------------------------------------------------------------------------------ */
 
 CUresult aliquot_cuStreamDestroy(CUstream stream) {
-    aliquot_marks_stream_leaves(stream);
+    aliquot_marks_stream_leaves((uintptr_t)stream);
     return REAL(cuStreamDestroy)(stream);
 }
 
 CUresult aliquot_cuStreamDestroy_v2(CUstream stream) {
-    aliquot_marks_stream_leaves(stream);
+    aliquot_marks_stream_leaves((uintptr_t)stream);
     return REAL(cuStreamDestroy_v2)(stream);
 }
 

@@ -1,221 +1,7 @@
-/* The limiter in this process: its seam to the kernel and to the driver, and its threads. Marks are in
- * marks.c. */
+/* What shim/time needs of the CUDA driver: contexts, streams and events by their handles. */
 #include "time.h"
 
-#include <errno.h>
-#include <linux/futex.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#define OBSERVER_STACK (512u << 10)
-
-/* What a thread was given of the devices: half of the thread-local storage. It lies on pages that the
- * kernel replaces by zeros in a forked child: there it has no limiter. */
-__thread struct aliquot_thread *aliquot_self __attribute__((tls_model("initial-exec")));
-
-bool aliquot_one_device;
-
-static struct aliquot_lock lock; /* of making the limiter */
-static struct aliquot_limiter *_Atomic limiter;
-static _Atomic bool ended; /* the process is on its way out */
-
-static pthread_once_t key_once = PTHREAD_ONCE_INIT;
-static pthread_key_t key; /* of aliquot_self, for the end of the thread */
-static bool key_made;
-
-/* -- The seam ------------------------------------------------------------------------------------- */
-
-static uint64_t seam_now(void *env) {
-    (void)env;
-    return aliquot_clock();
-}
-
-/* The word may lie in a shared mapping, so that the futex is no private one. The time is relative:
- * the kernel's absolute times and the container's clock may differ. */
-static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t deadline) {
-    uint64_t now = aliquot_clock();
-    (void)env;
-    if (deadline <= now)
-        return;
-    uint64_t left = deadline - now;
-    struct timespec timeout = {1, 0};
-    if (left < 1000000000u)
-        timeout = (struct timespec){0, (long)left};
-    syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0);
-}
-
-static void seam_wake(void *env, _Atomic uint32_t *word) {
-    (void)env;
-    syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
-}
-
-static void seam_ring(void *env) {
-    (void)env;
-    aliquot_ring_bell();
-}
-
-static void *observe(void *argument) {
-    prctl(PR_SET_NAME, "aliquot");
-    /* The kernel would wake it up to 50 us late, while the device stands still. */
-    prctl(PR_SET_TIMERSLACK, 1ul);
-    aliquot_observe(atomic_load_explicit(&limiter, memory_order_acquire),
-                    (uint32_t)(uintptr_t)argument);
-    return NULL;
-}
-
-/* All signals are the program's: none is ever delivered to this thread. */
-static bool seam_observer(void *env, struct aliquot_limiter *of, uint32_t device) {
-    (void)env;
-    (void)of;
-    pthread_attr_t attributes;
-    pthread_t thread;
-    sigset_t all, before;
-    if (pthread_attr_init(&attributes))
-        return false;
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, OBSERVER_STACK);
-    sigfillset(&all);
-    bool started = false;
-    if (!pthread_sigmask(SIG_SETMASK, &all, &before)) {
-        started = !pthread_create(&thread, &attributes, observe, (void *)(uintptr_t)device);
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-    }
-    pthread_attr_destroy(&attributes);
-    return started;
-}
-
-static int seam_device(void *env, const struct aliquot_launch *launch,
-                       enum aliquot_lane_kind *kind) {
-    (void)env;
-    bool own = launch->lane & ALIQUOT_LANE_DEFAULT && launch->lane & ALIQUOT_LANE_OWN;
-    *kind = own ? ALIQUOT_LANE_THREAD : ALIQUOT_LANE_PLAIN;
-    return aliquot_marks_device(launch);
-}
-
-static bool seam_captured(void *env, const struct aliquot_launch *launch) {
-    (void)env;
-    return aliquot_capturing(aliquot_lane_stream(launch->lane), false);
-}
-
-static void *seam_mark(void *env, const struct aliquot_launch *launch) {
-    (void)env;
-    return aliquot_marks_put(launch);
-}
-
-static int seam_reached(void *env, void *mark, uint64_t *at_ns) {
-    (void)env;
-    return aliquot_marks_reached(mark, at_ns);
-}
-
-static void seam_drop(void *env, void *mark) {
-    (void)env;
-    aliquot_marks_drop(mark);
-}
-
-/* Set by the derived wrappers of what is noted (csrc/generate.py). */
-extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
-_Atomic unsigned char aliquot_aside;
-
-static bool seam_aside(void *env) {
-    (void)env;
-    /* relaxed: a hint. Who sets it meanwhile is told of as one with who set it before. */
-    bool aside = atomic_load_explicit(&aliquot_aside, memory_order_relaxed);
-    if (aside)
-        atomic_store_explicit(&aliquot_aside, 0, memory_order_relaxed);
-    return aside;
-}
-
-static int seam_idle(void *env, uint64_t lane) {
-    (void)env;
-    return aliquot_marks_idle(lane);
-}
-
-static const struct aliquot_limiter_seam seam = {
-    .now = seam_now,
-    .wait = seam_wait,
-    .wake = seam_wake,
-    .ring = seam_ring,
-    .observer = seam_observer,
-    .device = seam_device,
-    .captured = seam_captured,
-    .mark = seam_mark,
-    .reached = seam_reached,
-    .drop = seam_drop,
-    .aside = seam_aside,
-    .idle = seam_idle,
-};
-
-/* -- The process' limiter, and its threads ----------------------------------------------------------- */
-
-/* NULL: launches are not held back. */
-static struct aliquot_limiter *get_limiter(void) {
-    /* relaxed: whoever looks too early does once more what the process does no longer need. */
-    if (atomic_load_explicit(&ended, memory_order_relaxed) || aliquot_ready() != CUDA_SUCCESS)
-        return NULL;
-    /* acquire: pairs with the release below. */
-    struct aliquot_limiter *found = atomic_load_explicit(&limiter, memory_order_acquire);
-    if (found)
-        return found;
-    aliquot_lock(&lock);
-    found = atomic_load_explicit(&limiter, memory_order_relaxed);
-    if (!found) {
-        found = aliquot_limiter_new(&seam, NULL, aliquot_slice.grant, aliquot_slice.usage,
-                                    aliquot_slice.slot);
-        atomic_store_explicit(&limiter, found, memory_order_release);
-    }
-    aliquot_unlock(&lock);
-    return found;
-}
-
-/* The limiter if there is one already, in this process and not only in the one it was forked from. */
-static struct aliquot_limiter *have_limiter(void) {
-    return aliquot_prepared() ? atomic_load_explicit(&limiter, memory_order_acquire) : NULL;
-}
-
-static void thread_ends(void *argument) {
-    struct aliquot_thread *thread = argument;
-    aliquot_self = NULL;
-    /* (In a forked child it may be its parent's.) */
-    if (thread->limiter)
-        aliquot_thread_end(thread);
-    munmap(thread, sizeof *thread);
-}
-
-static void make_key(void) { key_made = !pthread_key_create(&key, thread_ends); }
-
-static struct aliquot_thread *begin_thread(struct aliquot_limiter *of) {
-    pthread_once(&key_once, make_key);
-    if (!key_made)
-        return NULL;
-    void *at = mmap(NULL, sizeof(struct aliquot_thread), PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
-        return NULL;
-    if (madvise(at, sizeof(struct aliquot_thread), MADV_WIPEONFORK) ||
-        pthread_setspecific(key, at)) {
-        munmap(at, sizeof(struct aliquot_thread));
-        return NULL;
-    }
-    aliquot_thread_begin(at, of);
-    aliquot_self = at;
-    return at;
-}
-
-static struct aliquot_thread *this_thread(void) {
-    struct aliquot_limiter *of = get_limiter();
-    struct aliquot_thread *thread = aliquot_self;
-    if (!of)
-        return NULL;
-    if (__builtin_expect(!thread, 0))
-        return begin_thread(of);
-    if (__builtin_expect(!thread->limiter, 0))
-        aliquot_thread_begin(thread, of);
-    return thread;
-}
+/* -- Launches -------------------------------------------------------------------------------------- */
 
 /* The lane of a default stream where there are several devices: the current context tells. */
 static uint64_t lane_of_context(CUstream stream, bool per_thread,
@@ -228,15 +14,11 @@ static uint64_t lane_of_context(CUstream stream, bool per_thread,
     return lane;
 }
 
-/* -- Launches ------------------------------------------------------------------------------------------ */
-
 struct aliquot_gated aliquot_hold_back(uint64_t what, CUstream stream, bool per_thread) {
     struct aliquot_gated gated = {.launch = {.what = what}};
     struct aliquot_thread *thread = aliquot_self;
     if (__builtin_expect(!thread || !thread->limiter, 0)) {
-        int saved = errno;
-        thread = this_thread();
-        errno = saved;
+        thread = aliquot_this_thread();
         if (!thread)
             return gated;
     }
@@ -247,55 +29,98 @@ struct aliquot_gated aliquot_hold_back(uint64_t what, CUstream stream, bool per_
     return gated;
 }
 
-CUresult aliquot_went(const struct aliquot_gated *gated, CUresult result) {
-    if (gated->ticket)
-        aliquot_launched(aliquot_self, &gated->launch, gated->ticket, result == CUDA_SUCCESS);
-    return result;
+/* -- The driver ------------------------------------------------------------------------------------ */
+
+bool aliquot_vendor_ready(void) { return aliquot_ready() == CUDA_SUCCESS; }
+
+bool aliquot_vendor_captured(uint64_t lane) {
+    return aliquot_capturing(aliquot_lane_stream(lane), false);
 }
 
-/* -- What else the limiter is told ----------------------------------------------------------------------- */
-
-void aliquot_time_waited(void) {
-    struct aliquot_limiter *of = have_limiter();
-    if (of)
-        aliquot_waited(of);
+bool aliquot_vendor_enter(struct aliquot_visit *visit, void *context) {
+    CUcontext current = NULL;
+    visit->mode = (int)aliquot_capture_relax();
+    REAL(cuCtxGetCurrent)(&current);
+    visit->moved = current != context;
+    if (!visit->moved || REAL(cuCtxPushCurrent_v2)(context) == CUDA_SUCCESS)
+        return true;
+    aliquot_capture_restore((CUstreamCaptureMode)visit->mode);
+    return false;
 }
 
-void aliquot_time_stream_leaves(uint64_t lane) {
-    struct aliquot_limiter *of = have_limiter();
-    if (of && lane)
-        aliquot_limiter_forget_lane(of, lane, NULL, NULL);
+void aliquot_vendor_leave(const struct aliquot_visit *visit) {
+    CUcontext popped;
+    if (visit->moved)
+        REAL(cuCtxPopCurrent_v2)(&popped);
+    aliquot_capture_restore((CUstreamCaptureMode)visit->mode);
 }
 
-void aliquot_time_lanes_leave(bool (*belongs)(void *context, uint64_t lane), void *context) {
-    struct aliquot_limiter *of = have_limiter();
-    if (of)
-        aliquot_limiter_forget_lane(of, 0, belongs, context);
+void *aliquot_vendor_context(uint64_t lane) {
+    CUcontext handle = NULL;
+    if (!(lane & ALIQUOT_LANE_DEFAULT) && HAVE(cuStreamGetCtx))
+        return REAL(cuStreamGetCtx)(aliquot_lane_stream(lane), &handle) == CUDA_SUCCESS ? handle
+                                                                                        : NULL;
+    return REAL(cuCtxGetCurrent)(&handle) == CUDA_SUCCESS ? handle : NULL;
 }
 
-void aliquot_time_unloads(void) {
-    struct aliquot_limiter *of = have_limiter();
-    if (of)
-        aliquot_limiter_forget_known(of);
+/* Whether the lane is a stream of a green context, which ends by itself. */
+static bool is_green(uint64_t lane) {
+    CUcontext whole;
+    CUgreenCtx part = NULL;
+    return !(lane & ALIQUOT_LANE_DEFAULT) && HAVE(cuStreamGetCtx) && HAVE(cuStreamGetCtx_v2) &&
+           REAL(cuStreamGetCtx_v2)(aliquot_lane_stream(lane), &whole, &part) == CUDA_SUCCESS &&
+           part;
 }
 
-void aliquot_time_graph_leaves(CUgraphExec exec) {
-    struct aliquot_limiter *of = have_limiter();
-    if (of)
-        aliquot_limiter_forget_what(of, (uintptr_t)exec);
+int aliquot_vendor_watch(void *context, uint64_t lane) {
+    struct aliquot_visit visit;
+    CUdevice ordinal;
+    if (!is_green(lane))
+        aliquot_context_of(context);
+    if (!aliquot_vendor_enter(&visit, context))
+        return -1;
+    bool known = REAL(cuCtxGetDevice)(&ordinal) == CUDA_SUCCESS;
+    aliquot_vendor_leave(&visit);
+    return known ? aliquot_device_index(ordinal) : -1;
 }
 
-void aliquot_time_forget(void) {
-    struct aliquot_limiter *old = atomic_load_explicit(&limiter, memory_order_relaxed);
-    lock = (struct aliquot_lock){0};
-    atomic_store_explicit(&limiter, NULL, memory_order_relaxed);
-    if (old)
-        aliquot_limiter_free(old);
-    aliquot_marks_forget();
+void *aliquot_vendor_event(void) {
+    CUevent event;
+    return REAL(cuEventCreate)(&event, CU_EVENT_DEFAULT) == CUDA_SUCCESS ? event : NULL;
 }
 
-/* The driver ends after us, since we need it: until then its calls are sound. */
-__attribute__((destructor)) static void leave(void) {
-    atomic_store_explicit(&ended, true, memory_order_relaxed);
-    aliquot_marks_end();
+bool aliquot_vendor_put(void *event, uint64_t lane) {
+    return REAL(cuEventRecord)(event, aliquot_lane_stream(lane)) == CUDA_SUCCESS;
+}
+
+int aliquot_vendor_reached(void *event) {
+    CUresult result = REAL(cuEventQuery)(event);
+    return result == CUDA_SUCCESS ? 1 : result == CUDA_ERROR_NOT_READY ? 0 : -1;
+}
+
+bool aliquot_vendor_between(void *from, void *to, int64_t *ns) {
+    float ms = 0;
+    CUresult result;
+    if (HAVE(cuEventElapsedTime_v2))
+        result = REAL(cuEventElapsedTime_v2)(&ms, from, to);
+    else
+        result = REAL(cuEventElapsedTime)(&ms, from, to);
+    *ns = (int64_t)((double)ms * 1e6);
+    return result == CUDA_SUCCESS;
+}
+
+uint64_t aliquot_vendor_lane_new(void) {
+    CUstream stream;
+    return REAL(cuStreamCreate)(&stream, CU_STREAM_NON_BLOCKING) == CUDA_SUCCESS ? (uintptr_t)stream
+                                                                                 : 0;
+}
+
+void aliquot_vendor_lane_end(uint64_t lane) {
+    if (HAVE(cuStreamDestroy_v2))
+        REAL(cuStreamDestroy_v2)(aliquot_lane_stream(lane));
+}
+
+int aliquot_vendor_idle(uint64_t lane) {
+    CUresult result = REAL(cuStreamQuery)(aliquot_lane_stream(lane));
+    return result == CUDA_SUCCESS ? 1 : result == CUDA_ERROR_NOT_READY ? 0 : -1;
 }

@@ -9,20 +9,7 @@
 
 #include "shim.h"
 
-#include "core/limiter.h"
-
-#include <time.h>
-
 /* -- Names of streams ---------------------------------------------------------------------------- */
-
-/* A lane is the stream's handle, which is even. Default streams have no handle of their own: their
- * lanes have bit 0 set, and bit 1 where each thread has one. */
-#define ALIQUOT_LANE_DEFAULT 1u
-#define ALIQUOT_LANE_OWN 2u
-
-/* The driver shows a single device, so that a default stream is on that. */
-extern bool aliquot_one_device;
-extern __thread struct aliquot_thread *aliquot_self __attribute__((tls_model("initial-exec")));
 
 /* The lane of a stream, where that does not depend on the current context; else 0. */
 static inline uint64_t aliquot_lane(CUstream stream, bool per_thread,
@@ -46,14 +33,6 @@ static inline CUstream aliquot_lane_stream(uint64_t lane) {
 
 /* -- Names of what is launched -------------------------------------------------------------------- */
 
-/* Launches that are about as large have the same class: eight for each power of two. */
-static inline uint64_t aliquot_class(uint64_t size) {
-    double wide = (double)(int64_t)size;
-    uint64_t bits;
-    __builtin_memcpy(&bits, &wide, sizeof bits);
-    return (bits >> 49) & 0x1ff;
-}
-
 static inline uint64_t aliquot_kernel(CUfunction function, unsigned grid_x, unsigned grid_y,
                                       unsigned grid_z, unsigned block_x, unsigned block_y,
                                       unsigned block_z) {
@@ -63,17 +42,7 @@ static inline uint64_t aliquot_kernel(CUfunction function, unsigned grid_x, unsi
     return (uintptr_t)function + (aliquot_class(blocks) << 48) + (threads << 57);
 }
 
-enum aliquot_operation { ALIQUOT_FILL = 1, ALIQUOT_FILL_ROWS, ALIQUOT_MOVE };
-static inline uint64_t aliquot_operation(enum aliquot_operation kind, uint64_t bytes) {
-    return (uint64_t)kind + (aliquot_class(bytes) << 3);
-}
-
 /* -- Around the driver's call ---------------------------------------------------------------------- */
-
-struct aliquot_gated {
-    struct aliquot_launch launch;
-    aliquot_ticket ticket;
-};
 
 static inline bool aliquot_passes(uint64_t what, CUstream stream, bool per_thread) {
     struct aliquot_thread *thread = aliquot_self;
@@ -85,7 +54,10 @@ static inline bool aliquot_passes(uint64_t what, CUstream stream, bool per_threa
 
 /* Waits until the launch may go; aliquot_went books what the driver made of it, which it returns. */
 struct aliquot_gated aliquot_hold_back(uint64_t what, CUstream stream, bool per_thread);
-CUresult aliquot_went(const struct aliquot_gated *gated, CUresult result);
+static inline CUresult aliquot_went(const struct aliquot_gated *gated, CUresult result) {
+    aliquot_gone_on(gated, result == CUDA_SUCCESS);
+    return result;
+}
 
 /* A function of one shape: its wrapper, all of it out of line. */
 #define ALIQUOT_LAUNCH(symbol, what, stream, per_thread, parameters, arguments)                    \
@@ -93,32 +65,5 @@ CUresult aliquot_went(const struct aliquot_gated *gated, CUresult result);
         struct aliquot_gated gated = aliquot_hold_back(what, stream, per_thread);                  \
         return aliquot_went(&gated, REAL(symbol) arguments);                                       \
     }
-
-/* -- time.c: what the limiter is told of -------------------------------------------------------------- */
-
-void aliquot_time_stream_leaves(uint64_t lane);
-void aliquot_time_lanes_leave(bool (*belongs)(void *context, uint64_t lane), void *context);
-
-/* -- marks.c: events behind launches ---------------------------------------------------------------- */
-
-/* The device (index into the grant, or -1) that a launch of the calling thread is for. */
-int aliquot_marks_device(const struct aliquot_launch *launch);
-void *aliquot_marks_put(const struct aliquot_launch *launch);
-int aliquot_marks_reached(void *mark, uint64_t *at_ns);
-void aliquot_marks_drop(void *mark);
-int aliquot_marks_idle(uint64_t lane);
-
-/* A capture begins (1), or has ended or not begun (-1). */
-void aliquot_marks_capture(int change);
-
-/* The process ends: the driver is not called from here any more. */
-void aliquot_marks_end(void);
-void aliquot_marks_forget(void);
-
-static inline uint64_t aliquot_clock(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 #endif

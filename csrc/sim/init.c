@@ -98,15 +98,16 @@ static uint64_t speed(const struct sim_device_config *device) {
     return (uint64_t)device->sms * device->clock_mhz;
 }
 
-/* NVIDIA's devices of the node as CUDA counts them: fastest first, or by PCI address when
- * CUDA_DEVICE_ORDER says so. Returns how many there are. */
+/* The vendor's devices of the node as CUDA counts them: fastest first, or by PCI address when
+ * CUDA_DEVICE_ORDER says so, as other vendors count theirs. Returns how many there are. */
 static uint32_t order_devices(uint32_t *order) {
     const char *wish = getenv("CUDA_DEVICE_ORDER");
-    bool by_pci = wish && strcmp(wish, "PCI_BUS_ID") == 0;
+    bool by_pci =
+        sim_driver.vendor != SIM_VENDOR_NVIDIA || (wish && strcmp(wish, "PCI_BUS_ID") == 0);
     const struct sim_device_config *devices = sim_state->node->devices;
     uint32_t count = 0;
     for (uint32_t d = 0; d < sim_state->node->device_count; d++) {
-        if (devices[d].vendor != SIM_VENDOR_NVIDIA)
+        if (devices[d].vendor != sim_driver.vendor)
             continue;
         uint32_t at = count++;
         for (; at; at--) {
@@ -166,7 +167,7 @@ static void see_devices(void) {
     uint32_t order[SIM_DEVICES_MAX];
     uint32_t count = drop_closed(order, order_devices(order));
     process.count = 0;
-    const char *list = getenv("CUDA_VISIBLE_DEVICES");
+    const char *list = getenv(sim_driver.visible);
     if (!list) {
         memcpy(process.physical, order, sizeof order);
         process.count = (int)count;

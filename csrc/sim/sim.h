@@ -93,6 +93,14 @@ CUresult sim_context_module_bytes(struct sim_context *ctx, int64_t delta);
 
 /* ---- The process --------------------------------------------------------------------------- */
 
+/* Whose driver this library is; each library defines it. What CUDA calls a thing is what the files here
+ * call it: another vendor's library has its own functions over them. */
+struct sim_driver {
+    enum sim_vendor vendor; /* whose devices it shows */
+    const char *visible;    /* the environment variable that says which of them */
+};
+extern const struct sim_driver sim_driver;
+
 /* The state; valid once sim_ready(). `sim_state->slot` is the process's number on the node. */
 extern struct sim_state *sim_state;
 /* Devices that the process sees (CUDA_VISIBLE_DEVICES), and one's configuration; dev must be in

@@ -4,7 +4,11 @@
  * event of which it is known, within bounds, when by the host's clock it was reached. Every event that
  * is found reached narrows these: it was not reached before it was recorded, nor after it was found.
  */
-#include "time.h"
+#include "marks.h"
+
+#include "core/lock.h"
+#include "core/slice.h"
+#include "core/table.h"
 
 #include <sched.h>
 #include <string.h>
@@ -28,7 +32,7 @@ enum {
 enum state { NONE, LIVE, PAUSED, GONE };
 
 struct event {
-    CUevent handle;
+    void *handle;
     struct pool *pool; /* NULL: a free place */
     struct event *next;
     uint64_t recorded_ns; /* before the driver was told */
@@ -40,7 +44,7 @@ struct event {
 /* A context that launches. PAUSED: it may be ending, and is left alone meanwhile. GONE: it has ended,
  * and its events with it. */
 struct pool {
-    CUcontext handle;
+    void *handle;
     enum state state;
     int device;      /* index into the grant; -1: not in the slice */
     uint32_t events; /* places it has */
@@ -61,43 +65,17 @@ static uint32_t captures;          /* under way in this process */
 static struct aliquot_table lanes; /* lane to place in `pools` + 1 */
 static _Atomic bool ended;
 
-/* -- Calling the driver ----------------------------------------------------------------------------- */
-
-struct visit {
-    CUstreamCaptureMode mode;
-    bool pushed;
-};
-
-/* Makes the context current. True: leave() must follow. */
-static bool enter(struct visit *visit, CUcontext handle) {
-    CUcontext current = NULL;
-    visit->mode = aliquot_capture_relax();
-    REAL(cuCtxGetCurrent)(&current);
-    visit->pushed = current != handle;
-    if (!visit->pushed || REAL(cuCtxPushCurrent_v2)(handle) == CUDA_SUCCESS)
-        return true;
-    aliquot_capture_restore(visit->mode);
-    return false;
-}
-
-static void leave(const struct visit *visit) {
-    CUcontext popped;
-    if (visit->pushed)
-        REAL(cuCtxPopCurrent_v2)(&popped);
-    aliquot_capture_restore(visit->mode);
-}
-
 /* -- Pools -------------------------------------------------------------------------------------------- */
 
 /* Under the lock. */
-static struct pool *find_pool(CUcontext handle) {
+static struct pool *find_pool(void *handle) {
     for (uint32_t i = 0; i < pool_mark; i++)
         if (pools[i].handle == handle && (pools[i].state == LIVE || pools[i].state == PAUSED))
             return &pools[i];
     return NULL;
 }
 
-static struct pool *add_pool(CUcontext handle, int device) {
+static struct pool *add_pool(void *handle, int device) {
     struct pool *pool = NULL;
     aliquot_lock(&lock);
     pool = find_pool(handle);
@@ -112,51 +90,19 @@ static struct pool *add_pool(CUcontext handle, int device) {
     return pool;
 }
 
-static int device_of(CUcontext handle) {
-    struct visit visit;
-    CUdevice ordinal;
-    if (!enter(&visit, handle))
-        return -1;
-    bool known = REAL(cuCtxGetDevice)(&ordinal) == CUDA_SUCCESS;
-    leave(&visit);
-    return known ? aliquot_device_index(ordinal) : -1;
-}
-
-/* The context of a lane of the calling thread's. `*green`: it is part of another. */
-static CUcontext context_of(uint64_t lane, bool *green) {
-    CUcontext handle = NULL;
-    CUstream stream = aliquot_lane_stream(lane);
-    CUgreenCtx part = NULL;
-    *green = false;
-    if (!(lane & ALIQUOT_LANE_DEFAULT) && HAVE(cuStreamGetCtx)) {
-        if (REAL(cuStreamGetCtx)(stream, &handle) != CUDA_SUCCESS)
-            return NULL;
-        CUcontext whole;
-        *green = HAVE(cuStreamGetCtx_v2) &&
-                 REAL(cuStreamGetCtx_v2)(stream, &whole, &part) == CUDA_SUCCESS && part;
-        return handle;
-    }
-    return REAL(cuCtxGetCurrent)(&handle) == CUDA_SUCCESS ? handle : NULL;
-}
-
 static struct pool *pool_of(uint64_t lane) {
     uint64_t place;
-    bool green;
     /* Which context's default stream it is can change. */
     if (!(lane & ALIQUOT_LANE_DEFAULT) && aliquot_table_get(&lanes, lane, &place))
         return &pools[place - 1];
-    CUcontext handle = context_of(lane, &green);
+    void *handle = aliquot_vendor_context(lane);
     if (!handle)
         return NULL;
     aliquot_lock(&lock);
     struct pool *pool = find_pool(handle);
     aliquot_unlock(&lock);
-    if (!pool) {
-        /* Its end must be noticed. (A green context ends by itself.) */
-        if (!green)
-            aliquot_context_of(handle);
-        pool = add_pool(handle, device_of(handle));
-    }
+    if (!pool)
+        pool = add_pool(handle, aliquot_vendor_watch(handle, lane));
     if (pool)
         aliquot_table_put(&lanes, lane, (uint64_t)(pool - pools) + 1);
     return pool;
@@ -217,8 +163,9 @@ static struct event *take_event(struct pool *pool) {
         return NULL;
     event->at_ns = 0;
     event->dropped = false;
-    if (!event->handle && REAL(cuEventCreate)(&event->handle, CU_EVENT_DEFAULT) != CUDA_SUCCESS) {
-        event->handle = NULL;
+    if (!event->handle)
+        event->handle = aliquot_vendor_event();
+    if (!event->handle) {
         aliquot_lock(&lock);
         free_event(event);
         aliquot_unlock(&lock);
@@ -228,12 +175,12 @@ static struct event *take_event(struct pool *pool) {
 }
 
 /* Records an event of the pool's, whose context is current. */
-static struct event *record(struct pool *pool, CUstream stream) {
+static struct event *record(struct pool *pool, uint64_t lane) {
     struct event *event = take_event(pool);
     if (!event)
         return NULL;
     event->recorded_ns = aliquot_clock();
-    if (REAL(cuEventRecord)(event->handle, stream) == CUDA_SUCCESS)
+    if (aliquot_vendor_put(event->handle, lane))
         return event;
     drop(event);
     return NULL;
@@ -241,14 +188,12 @@ static struct event *record(struct pool *pool, CUstream stream) {
 
 /* The pool's first epoch, in a stream of our own, since that has nothing else to do. */
 static void calibrate(struct pool *pool) {
-    CUstream stream;
-    if (REAL(cuStreamCreate)(&stream, CU_STREAM_NON_BLOCKING) != CUDA_SUCCESS)
-        return;
-    struct event *event = record(pool, stream);
+    uint64_t lane = aliquot_vendor_lane_new();
+    struct event *event = lane ? record(pool, lane) : NULL;
     uint64_t found = 0;
     if (event) {
         do {
-            bool reached = REAL(cuEventQuery)(event->handle) == CUDA_SUCCESS;
+            bool reached = aliquot_vendor_reached(event->handle) == 1;
             uint64_t now = aliquot_clock();
             if (reached)
                 found = now;
@@ -268,15 +213,16 @@ static void calibrate(struct pool *pool) {
         pool->updated_ns = pool->based_ns = event->recorded_ns;
         aliquot_unlock(&lock);
     }
-    if (HAVE(cuStreamDestroy_v2))
-        REAL(cuStreamDestroy_v2)(stream);
+    if (lane)
+        aliquot_vendor_lane_end(lane);
 }
 
 void *aliquot_marks_put(const struct aliquot_launch *launch) {
     struct pool *pool = pool_of(launch->lane);
-    struct visit visit;
+    struct aliquot_visit visit;
     /* relaxed: see aliquot_marks_end. */
-    if (!pool || atomic_load_explicit(&ended, memory_order_relaxed) || !enter(&visit, pool->handle))
+    if (!pool || atomic_load_explicit(&ended, memory_order_relaxed) ||
+        !aliquot_vendor_enter(&visit, pool->handle))
         return NULL;
     aliquot_lock(&lock);
     bool first = !pool->calibrated;
@@ -284,26 +230,12 @@ void *aliquot_marks_put(const struct aliquot_launch *launch) {
     aliquot_unlock(&lock);
     if (first)
         calibrate(pool);
-    struct event *event = record(pool, aliquot_lane_stream(launch->lane));
-    leave(&visit);
+    struct event *event = record(pool, launch->lane);
+    aliquot_vendor_leave(&visit);
     return event;
 }
 
 /* -- Their times ------------------------------------------------------------------------------------------ */
-
-/* Under the lock: device time from the pool's epoch to the event, which is reached. */
-static bool elapsed(const struct pool *pool, const struct event *event, int64_t *ns) {
-    float ms = 0;
-    CUresult result;
-    if (!pool->epoch)
-        return false;
-    if (HAVE(cuEventElapsedTime_v2))
-        result = REAL(cuEventElapsedTime_v2)(&ms, pool->epoch->handle, event->handle);
-    else
-        result = REAL(cuEventElapsedTime)(&ms, pool->epoch->handle, event->handle);
-    *ns = (int64_t)((double)ms * 1e6);
-    return result == CUDA_SUCCESS;
-}
 
 /* Under the lock: what an event that was found at `now` says of when the epoch was. */
 static void narrow(struct pool *pool, const struct event *event, int64_t ns, uint64_t now) {
@@ -341,7 +273,7 @@ static void locate(struct event *event, uint64_t now) {
     struct pool *pool = event->pool;
     int64_t ns;
     event->at_ns = now;
-    if (!elapsed(pool, event, &ns))
+    if (!pool->epoch || !aliquot_vendor_between(pool->epoch->handle, event->handle, &ns))
         return;
     narrow(pool, event, ns, now);
     int64_t at = pool->base_ns + ns;
@@ -355,7 +287,7 @@ static void locate(struct event *event, uint64_t now) {
 
 int aliquot_marks_reached(void *mark, uint64_t *at_ns) {
     struct event *event = mark;
-    struct visit visit;
+    struct aliquot_visit visit;
     int reached = 0;
     aliquot_lock(&lock);
     if (event->pool->state == GONE)
@@ -363,14 +295,11 @@ int aliquot_marks_reached(void *mark, uint64_t *at_ns) {
     else if (event->at_ns)
         reached = 1;
     else if (event->pool->state == LIVE && !atomic_load_explicit(&ended, memory_order_relaxed) &&
-             enter(&visit, event->pool->handle)) {
-        CUresult result = REAL(cuEventQuery)(event->handle);
-        if (result == CUDA_SUCCESS) {
+             aliquot_vendor_enter(&visit, event->pool->handle)) {
+        reached = aliquot_vendor_reached(event->handle);
+        if (reached == 1)
             locate(event, aliquot_clock());
-            reached = 1;
-        } else if (result != CUDA_ERROR_NOT_READY)
-            reached = -1;
-        leave(&visit);
+        aliquot_vendor_leave(&visit);
     }
     *at_ns = event->at_ns;
     aliquot_unlock(&lock);
@@ -393,15 +322,14 @@ static bool ambiguous(uint64_t lane) {
  * for the driver to know: while there is any capture, none is asked. */
 int aliquot_marks_idle(uint64_t lane) {
     uint64_t place;
-    struct visit visit;
+    struct aliquot_visit visit;
     int idle = -1;
     aliquot_lock(&lock);
     if (!captures && !atomic_load_explicit(&ended, memory_order_relaxed) &&
         aliquot_table_get(&lanes, lane, &place) && pools[place - 1].state == LIVE &&
-        !ambiguous(lane) && enter(&visit, pools[place - 1].handle)) {
-        CUresult result = REAL(cuStreamQuery)(aliquot_lane_stream(lane));
-        idle = result == CUDA_SUCCESS ? 1 : result == CUDA_ERROR_NOT_READY ? 0 : -1;
-        leave(&visit);
+        !ambiguous(lane) && aliquot_vendor_enter(&visit, pools[place - 1].handle)) {
+        idle = aliquot_vendor_idle(lane);
+        aliquot_vendor_leave(&visit);
     }
     aliquot_unlock(&lock);
     return idle;
@@ -409,7 +337,7 @@ int aliquot_marks_idle(uint64_t lane) {
 
 void aliquot_marks_capture(int change) {
     /* (In a forked child that is not, the lock may be somebody's who is not there.) */
-    if (aliquot_ready() != CUDA_SUCCESS)
+    if (!aliquot_vendor_ready())
         return;
     aliquot_lock(&lock);
     if (change > 0 || captures)
@@ -419,11 +347,11 @@ void aliquot_marks_capture(int change) {
 
 /* -- Ends --------------------------------------------------------------------------------------------------- */
 
-void aliquot_marks_stream_leaves(CUstream stream) {
-    uint64_t place, lane = (uintptr_t)stream;
+void aliquot_marks_stream_leaves(uint64_t lane) {
+    uint64_t place;
     if (!lane || lane & ALIQUOT_LANE_DEFAULT || !aliquot_prepared())
         return;
-    aliquot_time_stream_leaves(lane);
+    aliquot_time_lane_leaves(lane);
     aliquot_table_take(&lanes, lane, &place);
 }
 
@@ -439,7 +367,7 @@ static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, v
     (void)argument;
 }
 
-void aliquot_marks_context_leaves(CUcontext handle) {
+void aliquot_marks_context_leaves(void *handle) {
     if (!handle || !aliquot_prepared())
         return;
     aliquot_lock(&lock);
@@ -451,7 +379,7 @@ void aliquot_marks_context_leaves(CUcontext handle) {
         aliquot_time_lanes_leave(belongs, pool);
 }
 
-void aliquot_marks_context_left(CUcontext handle, bool gone) {
+void aliquot_marks_context_left(void *handle, bool gone) {
     if (!handle || !aliquot_prepared())
         return;
     aliquot_lock(&lock);

@@ -1,0 +1,207 @@
+/* What runs on the AI cores: kernels, tasks, models, and memsets. And copies, which run beside it. */
+#include "shim.h"
+
+/* Names of what is launched: a kernel by its function and how many blocks it has. */
+static inline uint64_t kernel(const void *function, uint64_t blocks) {
+    return (uintptr_t)function + (aliquot_class(blocks) << 48);
+}
+/* One of those that a handle stands for. (Keys are dense, addresses are multiples of 8.) */
+static inline uint64_t keyed(const void *handle, uint64_t key, uint64_t blocks) {
+    return kernel((const void *)((uintptr_t)handle + key * 0x9e3779b97f4aull), blocks);
+}
+/* A task that only its size tells from others, by the function that takes it. */
+static inline uint64_t task(unsigned function, uint64_t size) {
+    return function + (aliquot_class(size) << 16);
+}
+
+#define LAUNCH(symbol, what, stream, parameters, arguments)                                        \
+    rtError_t aliquot_##symbol parameters {                                                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol) arguments;                                                         \
+        struct aliquot_gated gated = aliquot_hold_back(what, stream);                              \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, arguments);                                                   \
+        aliquot_gone_on(&gated, result == RT_OK);                                                  \
+        return result;                                                                             \
+    }
+
+/* -- Kernels that are registered by an address --------------------------------------------------------- */
+
+LAUNCH(rtKernelLaunch, kernel(stub, blocks), stream,
+       (const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,
+        rtStream_t stream),
+       (stub, blocks, args, size, shared, stream))
+LAUNCH(rtKernelLaunchWithFlag, kernel(stub, blocks), stream,
+       (const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared, rtStream_t stream,
+        uint32_t flags),
+       (stub, blocks, args, shared, stream, flags))
+LAUNCH(rtKernelLaunchWithFlagV2, kernel(stub, blocks), stream,
+       (const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared, rtStream_t stream,
+        uint32_t flags, const void *config),
+       (stub, blocks, args, shared, stream, flags, config))
+LAUNCH(rtVectorCoreKernelLaunch, kernel(stub, blocks), stream,
+       (const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared, rtStream_t stream,
+        uint32_t flags, const void *config),
+       (stub, blocks, args, shared, stream, flags, config))
+
+/* -- By a handle ------------------------------------------------------------------------------------------ */
+
+LAUNCH(rtKernelLaunchWithHandle, keyed(handle, key, blocks), stream,
+       (void *handle, const uint64_t key, uint32_t blocks, rtArgsEx_t *args, void *shared,
+        rtStream_t stream, const void *info),
+       (handle, key, blocks, args, shared, stream, info))
+LAUNCH(rtKernelLaunchWithHandleV2, keyed(handle, key, blocks), stream,
+       (void *handle, const uint64_t key, uint32_t blocks, rtArgsEx_t *args, void *shared,
+        rtStream_t stream, const void *config),
+       (handle, key, blocks, args, shared, stream, config))
+LAUNCH(rtVectorCoreKernelLaunchWithHandle, keyed(handle, key, blocks), stream,
+       (void *handle, const uint64_t key, uint32_t blocks, rtArgsEx_t *args, void *shared,
+        rtStream_t stream, const void *config),
+       (handle, key, blocks, args, shared, stream, config))
+LAUNCH(rtLaunchKernelByFuncHandle, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtLaunchArgsHandle args, rtStream_t stream),
+       (function, blocks, args, stream))
+LAUNCH(rtLaunchKernelByFuncHandleV2, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtLaunchArgsHandle args, rtStream_t stream,
+        const void *config),
+       (function, blocks, args, stream, config))
+LAUNCH(rtLaunchKernelByFuncHandleV3, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, const rtArgsEx_t *args, rtStream_t stream,
+        const void *config),
+       (function, blocks, args, stream, config))
+LAUNCH(rtLaunchKernelWithArgsArray, kernel(function, blocks), stream,
+       (void *function, uint32_t blocks, rtStream_t stream, void *config, void **args),
+       (function, blocks, stream, config, args))
+LAUNCH(rtsLaunchKernelWithConfig, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtStream_t stream, void *config, void *args,
+        void *reserve),
+       (function, blocks, stream, config, args, reserve))
+LAUNCH(rtsLaunchKernelWithDevArgs, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtStream_t stream, void *config, const void *args,
+        uint32_t size, void *reserve),
+       (function, blocks, stream, config, args, size, reserve))
+LAUNCH(rtsLaunchKernelWithHostArgs, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtStream_t stream, void *config, void *args,
+        uint32_t size, void *holders, uint32_t count),
+       (function, blocks, stream, config, args, size, holders, count))
+LAUNCH(aclrtLaunchKernelImpl, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, const void *args, size_t size, rtStream_t stream),
+       (function, blocks, args, size, stream))
+LAUNCH(aclrtLaunchKernelV2Impl, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, const void *args, size_t size, void *config,
+        rtStream_t stream),
+       (function, blocks, args, size, config, stream))
+LAUNCH(aclrtLaunchKernelWithConfigImpl, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtStream_t stream, void *config, void *args,
+        void *reserve),
+       (function, blocks, stream, config, args, reserve))
+LAUNCH(aclrtLaunchKernelWithHostArgsImpl, kernel(function, blocks), stream,
+       (rtFuncHandle function, uint32_t blocks, rtStream_t stream, void *config, void *args,
+        size_t size, void *holders, size_t count),
+       (function, blocks, stream, config, args, size, holders, count))
+
+static inline uint64_t threads(rtDim3 grid, rtDim3 block) {
+    return (uint64_t)grid.x * grid.y * grid.z * ((uint64_t)block.x * block.y * block.z);
+}
+LAUNCH(rtLaunchSIMTKernelWithArgsArray, kernel(function, threads(grid, block)), stream,
+       (void *function, rtDim3 grid, rtDim3 block, size_t shared, rtStream_t stream, void *config,
+        void **args),
+       (function, grid, block, shared, stream, config, args))
+LAUNCH(rtLaunchSIMTKernelWithHostArgs, kernel(function, threads(grid, block)), stream,
+       (void *function, rtDim3 grid, rtDim3 block, size_t shared, rtStream_t stream, void *config,
+        void *args, size_t size, void *holders, size_t count),
+       (function, grid, block, shared, stream, config, args, size, holders, count))
+
+/* -- On the AI CPUs ------------------------------------------------------------------------------------------ */
+
+LAUNCH(rtKernelLaunchEx, task(1, size), stream,
+       (void *args, uint32_t size, uint32_t flags, rtStream_t stream), (args, size, flags, stream))
+LAUNCH(rtKernelLaunchFwk, kernel(name, size), stream,
+       (const char *name, void *args, uint32_t size, uint32_t flags, rtStream_t stream),
+       (name, args, size, flags, stream))
+LAUNCH(rtCpuKernelLaunchWithFlag, kernel(name, blocks), stream,
+       (const void *library, const void *name, uint32_t blocks, const rtArgsEx_t *args,
+        void *shared, rtStream_t stream, uint32_t flags),
+       (library, name, blocks, args, shared, stream, flags))
+LAUNCH(rtAicpuKernelLaunchWithFlag, kernel(names, blocks), stream,
+       (const void *names, uint32_t blocks, const rtArgsEx_t *args, void *shared, rtStream_t stream,
+        uint32_t flags),
+       (names, blocks, args, shared, stream, flags))
+LAUNCH(rtAicpuKernelLaunchExWithArgs, keyed(name, type, blocks), stream,
+       (const uint32_t type, const char *const name, const uint32_t blocks, const void *args,
+        void *shared, const rtStream_t stream, const uint32_t flags),
+       (type, name, blocks, args, shared, stream, flags))
+
+/* -- Tasks and models ---------------------------------------------------------------------------------------- */
+
+LAUNCH(rtFftsPlusTaskLaunch, task(2, 0), stream, (void *entry, rtStream_t stream), (entry, stream))
+LAUNCH(rtFftsPlusTaskLaunchWithFlag, task(2, 0), stream,
+       (void *entry, rtStream_t stream, uint32_t flag), (entry, stream, flag))
+LAUNCH(rtStarsTaskLaunch, task(3, size), stream,
+       (const void *entry, uint32_t size, rtStream_t stream), (entry, size, stream))
+LAUNCH(rtStarsTaskLaunchWithFlag, task(3, size), stream,
+       (const void *entry, uint32_t size, rtStream_t stream, uint32_t flag),
+       (entry, size, stream, flag))
+LAUNCH(rtMultipleTaskInfoLaunch, task(4, 0), stream, (const void *entries, rtStream_t stream),
+       (entries, stream))
+LAUNCH(rtsLaunchRandomNumTask, task(5, 0), stream,
+       (const void *entry, const rtStream_t stream, void *reserve), (entry, stream, reserve))
+LAUNCH(rtsLaunchReduceAsyncTask, task(6, 0), stream,
+       (const void *entry, const rtStream_t stream, void *reserve), (entry, stream, reserve))
+LAUNCH(aclrtRandomNumAsyncImpl, task(5, 0), stream,
+       (const void *entry, const rtStream_t stream, void *reserve), (entry, stream, reserve))
+LAUNCH(aclrtReduceAsyncImpl, task(6, count), stream,
+       (void *to, const void *from, uint64_t count, uint32_t kind, uint32_t type, rtStream_t stream,
+        void *reserve),
+       (to, from, count, kind, type, stream, reserve))
+
+LAUNCH(rtModelExecute, (uintptr_t)model, stream,
+       (rtModel_t model, rtStream_t stream, uint32_t flag), (model, stream, flag))
+LAUNCH(rtModelExecuteAsync, (uintptr_t)model, stream,
+       (rtModel_t model, rtStream_t stream, uint32_t flag), (model, stream, flag))
+LAUNCH(rtModelExecuteSync, (uintptr_t)model, stream,
+       (rtModel_t model, rtStream_t stream, uint32_t flag, int32_t timeout),
+       (model, stream, flag, timeout))
+LAUNCH(rtsModelExecute, (uintptr_t)model, NULL, (rtModel_t model, int32_t timeout),
+       (model, timeout))
+LAUNCH(rtsModelExecuteAsync, (uintptr_t)model, stream, (rtModel_t model, rtStream_t stream),
+       (model, stream))
+LAUNCH(aclmdlRIExecuteImpl, (uintptr_t)model, NULL, (rtModel_t model, int32_t timeout),
+       (model, timeout))
+LAUNCH(aclmdlRIExecuteAsyncImpl, (uintptr_t)model, stream, (rtModel_t model, rtStream_t stream),
+       (model, stream))
+
+/* -- Memsets ---------------------------------------------------------------------------------------------------- */
+
+#define FILL aliquot_operation(ALIQUOT_FILL, size)
+LAUNCH(rtMemset, FILL, NULL, (void *pointer, uint64_t room, uint32_t value, uint64_t size),
+       (pointer, room, value, size))
+LAUNCH(rtMemsetAsync, FILL, stream,
+       (void *pointer, uint64_t room, uint32_t value, uint64_t size, rtStream_t stream),
+       (pointer, room, value, size, stream))
+LAUNCH(aclrtMemsetImpl, FILL, NULL, (void *pointer, size_t room, int32_t value, size_t size),
+       (pointer, room, value, size))
+LAUNCH(aclrtMemsetAsyncImpl, FILL, stream,
+       (void *pointer, size_t room, int32_t value, size_t size, rtStream_t stream),
+       (pointer, room, value, size, stream))
+
+/* -- Copies: by engines of their own, and launches may wait for them ------------------------------------------- */
+
+extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
+
+#define COPY(symbol, parameters, arguments)                                                        \
+    rtError_t aliquot_##symbol parameters {                                                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol) arguments;                                                         \
+        /* relaxed: a hint, see seam_aside. */                                                     \
+        atomic_store_explicit(&aliquot_aside, 1, memory_order_relaxed);                            \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, arguments);                                                   \
+        return result;                                                                             \
+    }
+COPY(rtMemcpyAsync,
+     (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream),
+     (to, room, from, size, kind, stream))
+COPY(aclrtMemcpyAsyncImpl,
+     (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),
+     (to, room, from, size, kind, stream))

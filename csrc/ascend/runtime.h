@@ -1,0 +1,332 @@
+/* The Ascend runtime's functions that the shim and the simulator are about, in declarations of our own.
+ *
+ * Names, arguments, layouts and values are those of CANN's public interface. What is passed on without
+ * being looked into is an opaque pointer here. A function that AscendCL calls aclrtX is a thin wrapper in
+ * libascendcl over aclrtXImpl, which calls rt* or rts*.
+ *
+ * Sizes are bytes; numbers of devices are those that the process counts by.
+ */
+#ifndef ALIQUOT_ASCEND_RUNTIME_H
+#define ALIQUOT_ASCEND_RUNTIME_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int32_t rtError_t;
+enum {
+    RT_OK = 0,
+    RT_PARAM_INVALID = 107000,
+    RT_INVALID_DEVICE = 107001,
+    RT_CONTEXT_NULL = 107002,
+    RT_FEATURE_NOT_SUPPORT = 207000,
+    RT_MEMORY_ALLOCATION = 207001, /* out of memory */
+    RT_NO_DEVICE = 207004,
+    RT_INTERNAL_ERROR = 507000,
+    RT_STREAM_NOT_COMPLETE = 507004,
+    RT_DRV_INTERNAL_ERROR = 507899,
+};
+
+typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t;
+typedef void *rtBinHandle, *rtFuncHandle, *rtLaunchArgsHandle, *rtDrvMemHandle;
+
+typedef struct {
+    uint32_t x, y, z;
+} rtDim3;
+typedef struct {
+    char bytes[16];
+} rtUuid_t;
+static_assert(sizeof(rtDim3) == 12 && sizeof(rtUuid_t) == 16, "as the vendor has them");
+
+/* An attribute of an allocation: its value begins with a 16 bit number of a module, or is a device. */
+enum { RT_MALLOC_ATTR_DEVICE_ID = 2 };
+typedef struct {
+    uint32_t attr;
+    uint32_t value[2];
+} rtMallocAttribute_t;
+typedef struct {
+    const rtMallocAttribute_t *attrs;
+    size_t numAttrs;
+} rtMallocConfig_t;
+static_assert(sizeof(rtMallocAttribute_t) == 12, "as the vendor has it");
+static_assert(sizeof(rtMallocConfig_t) == 16, "as the vendor has it");
+
+/* Physical memory as the runtime's own functions describe it: where it is, and on which device. */
+enum { RT_MEM_HOST_SIDE = 0, RT_MEM_DEV_SIDE = 1 };
+typedef struct {
+    uint32_t side, devid, module_id, pg_type, mem_type;
+    uint64_t reserve;
+} rtDrvMemProp_t;
+static_assert(sizeof(rtDrvMemProp_t) == 32 && offsetof(rtDrvMemProp_t, devid) == 4,
+              "as the vendor has it");
+
+/* The same as AscendCL describes it. */
+enum { ACL_MEM_LOCATION_TYPE_HOST = 0, ACL_MEM_LOCATION_TYPE_DEVICE = 1 };
+typedef struct {
+    uint32_t handleType, allocationType, memAttr;
+    struct {
+        uint32_t id, type;
+    } location;
+    uint64_t reserve;
+} aclrtPhysicalMemProp;
+static_assert(sizeof(aclrtPhysicalMemProp) == 32, "as the vendor has it");
+static_assert(offsetof(aclrtPhysicalMemProp, location) == 12, "as the vendor has it");
+
+/* Arguments of a kernel as launches by handle take them: more follows. */
+typedef struct {
+    void *args;
+} rtArgsEx_t;
+
+/* Code of operators, to be registered. */
+typedef struct {
+    uint32_t magic, version;
+    const void *data;
+    uint64_t length;
+} rtDevBinary_t;
+static_assert(sizeof(rtDevBinary_t) == 24, "as the vendor has it");
+
+/* -- Devices and contexts ------------------------------------------------------------------------ */
+
+rtError_t rtGetDeviceCount(int32_t *count);
+rtError_t rtGetDevice(int32_t *device);
+rtError_t rtGetDeviceUuid(int32_t device, rtUuid_t *uuid);
+rtError_t rtSetDevice(int32_t device);
+rtError_t rtSetDeviceEx(int32_t device);
+rtError_t rtSetDeviceWithFlags(int32_t device, uint64_t flags);
+rtError_t rtSetDeviceWithoutTsd(int32_t device);
+rtError_t rtDeviceReset(int32_t device);
+rtError_t rtDeviceResetForce(int32_t device);
+rtError_t rtDeviceResetWithoutTsd(int32_t device);
+rtError_t rtDeviceSynchronize(void);
+rtError_t rtDeviceSynchronizeWithTimeout(int32_t timeout);
+rtError_t rtsGetPrimaryCtxState(int32_t device, uint32_t *flags, int32_t *active);
+rtError_t rtCtxCreate(rtContext_t *context, uint32_t flags, int32_t device);
+rtError_t rtCtxCreateEx(rtContext_t *context, uint32_t flags, int32_t device);
+rtError_t rtCtxDestroy(rtContext_t context);
+rtError_t rtCtxDestroyEx(rtContext_t context);
+rtError_t rtCtxGetCurrent(rtContext_t *context);
+rtError_t rtCtxSetCurrent(rtContext_t context);
+
+/* -- Memory ---------------------------------------------------------------------------------------- */
+
+rtError_t rtMalloc(void **pointer, uint64_t size, uint32_t type, const uint16_t module);
+rtError_t rtMallocCached(void **pointer, uint64_t size, uint32_t type, const uint16_t module);
+rtError_t rtMemAlloc(void **pointer, uint64_t size, uint32_t policy, uint32_t advise,
+                     rtMallocConfig_t *config);
+rtError_t rtsMalloc(void **pointer, uint64_t size, uint32_t policy, uint32_t advise,
+                    rtMallocConfig_t *config);
+rtError_t rtMemAllocManaged(void **pointer, uint64_t size, uint32_t flag, const uint16_t module);
+rtError_t rtDvppMalloc(void **pointer, uint64_t size, uint16_t module);
+rtError_t rtDvppMallocWithFlag(void **pointer, uint64_t size, uint32_t flag, uint16_t module);
+rtError_t rtFree(void *pointer);
+rtError_t rtFreeWithDevSync(void *pointer);
+rtError_t rtMemFreeManaged(void *pointer);
+rtError_t rtDvppFree(void *pointer);
+rtError_t rtMemGetInfo(size_t *free, size_t *total);
+rtError_t rtMemGetInfoEx(uint32_t type, size_t *free, size_t *total);
+rtError_t rtMallocHost(void **pointer, uint64_t size, const uint16_t module);
+rtError_t rtFreeHost(void *pointer);
+rtError_t rtMemcpy(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind);
+rtError_t rtMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                        rtStream_t stream);
+rtError_t rtMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size);
+rtError_t rtMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
+                        rtStream_t stream);
+
+rtError_t rtMallocPhysical(rtDrvMemHandle *handle, size_t size, rtDrvMemProp_t *prop,
+                           uint64_t flags);
+rtError_t rtFreePhysical(rtDrvMemHandle handle);
+rtError_t rtReserveMemAddress(void **pointer, size_t size, size_t alignment, void *wish,
+                              uint64_t flags);
+rtError_t rtReleaseMemAddress(void *pointer);
+rtError_t rtMapMem(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                   uint64_t flags);
+rtError_t rtUnmapMem(void *pointer);
+rtError_t rtMemRetainAllocationHandle(void *pointer, rtDrvMemHandle *handle);
+
+/* -- Streams and events ------------------------------------------------------------------------------ */
+
+rtError_t rtStreamCreate(rtStream_t *stream, int32_t priority);
+rtError_t rtStreamCreateWithFlags(rtStream_t *stream, int32_t priority, uint32_t flags);
+rtError_t rtStreamDestroy(rtStream_t stream);
+rtError_t rtStreamDestroyForce(rtStream_t stream);
+rtError_t rtStreamQuery(rtStream_t stream);
+rtError_t rtStreamSynchronize(rtStream_t stream);
+rtError_t rtStreamSynchronizeWithTimeout(rtStream_t stream, int32_t timeout);
+rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
+/* `*status`: RT_CAPTURE_NONE, or the stream's work is only being recorded. */
+enum { RT_CAPTURE_NONE = 0 };
+rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+
+rtError_t rtEventCreate(rtEvent_t *event);
+rtError_t rtEventCreateWithFlag(rtEvent_t *event, uint32_t flag);
+rtError_t rtEventDestroy(rtEvent_t event);
+rtError_t rtEventRecord(rtEvent_t event, rtStream_t stream);
+/* `*status`: RT_EVENT_RECORDED once what was recorded is done. */
+enum { RT_EVENT_INIT = 0, RT_EVENT_RECORDED = 1 };
+rtError_t rtEventQueryStatus(rtEvent_t event, uint32_t *status);
+rtError_t rtEventSynchronize(rtEvent_t event);
+rtError_t rtEventElapsedTime(float *ms, rtEvent_t start, rtEvent_t end);
+
+/* -- Kernels ----------------------------------------------------------------------------------------- */
+
+rtError_t rtDevBinaryRegister(const rtDevBinary_t *binary, void **handle);
+rtError_t rtDevBinaryUnRegister(void *handle);
+rtError_t rtFunctionRegister(void *handle, const void *stub, const char *name, const void *info,
+                             uint32_t mode);
+rtError_t rtsBinaryLoadFromFile(const char *path, const void *config, rtBinHandle *handle);
+rtError_t rtBinaryUnLoad(rtBinHandle handle);
+rtError_t rtsFuncGetByName(const rtBinHandle handle, const char *name, rtFuncHandle *function);
+
+rtError_t rtKernelLaunch(const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,
+                         rtStream_t stream);
+rtError_t rtKernelLaunchWithFlag(const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared,
+                                 rtStream_t stream, uint32_t flags);
+rtError_t rtKernelLaunchWithFlagV2(const void *stub, uint32_t blocks, rtArgsEx_t *args,
+                                   void *shared, rtStream_t stream, uint32_t flags,
+                                   const void *config);
+rtError_t rtKernelLaunchWithHandle(void *handle, const uint64_t key, uint32_t blocks,
+                                   rtArgsEx_t *args, void *shared, rtStream_t stream,
+                                   const void *info);
+rtError_t rtKernelLaunchWithHandleV2(void *handle, const uint64_t key, uint32_t blocks,
+                                     rtArgsEx_t *args, void *shared, rtStream_t stream,
+                                     const void *config);
+rtError_t rtKernelLaunchEx(void *args, uint32_t size, uint32_t flags, rtStream_t stream);
+rtError_t rtKernelLaunchFwk(const char *name, void *args, uint32_t size, uint32_t flags,
+                            rtStream_t stream);
+rtError_t rtCpuKernelLaunchWithFlag(const void *library, const void *kernel, uint32_t blocks,
+                                    const rtArgsEx_t *args, void *shared, rtStream_t stream,
+                                    uint32_t flags);
+rtError_t rtAicpuKernelLaunchWithFlag(const void *names, uint32_t blocks, const rtArgsEx_t *args,
+                                      void *shared, rtStream_t stream, uint32_t flags);
+rtError_t rtAicpuKernelLaunchExWithArgs(const uint32_t type, const char *const name,
+                                        const uint32_t blocks, const void *args, void *shared,
+                                        const rtStream_t stream, const uint32_t flags);
+rtError_t rtLaunchKernelByFuncHandle(rtFuncHandle function, uint32_t blocks,
+                                     rtLaunchArgsHandle args, rtStream_t stream);
+rtError_t rtLaunchKernelByFuncHandleV2(rtFuncHandle function, uint32_t blocks,
+                                       rtLaunchArgsHandle args, rtStream_t stream,
+                                       const void *config);
+rtError_t rtLaunchKernelByFuncHandleV3(rtFuncHandle function, uint32_t blocks,
+                                       const rtArgsEx_t *args, rtStream_t stream,
+                                       const void *config);
+rtError_t rtVectorCoreKernelLaunch(const void *stub, uint32_t blocks, rtArgsEx_t *args,
+                                   void *shared, rtStream_t stream, uint32_t flags,
+                                   const void *config);
+rtError_t rtVectorCoreKernelLaunchWithHandle(void *handle, const uint64_t key, uint32_t blocks,
+                                             rtArgsEx_t *args, void *shared, rtStream_t stream,
+                                             const void *config);
+rtError_t rtLaunchKernelWithArgsArray(void *function, uint32_t blocks, rtStream_t stream,
+                                      void *config, void **args);
+rtError_t rtLaunchSIMTKernelWithArgsArray(void *function, rtDim3 grid, rtDim3 block, size_t shared,
+                                          rtStream_t stream, void *config, void **args);
+rtError_t rtLaunchSIMTKernelWithHostArgs(void *function, rtDim3 grid, rtDim3 block, size_t shared,
+                                         rtStream_t stream, void *config, void *args, size_t size,
+                                         void *holders, size_t count);
+rtError_t rtsLaunchKernelWithConfig(rtFuncHandle function, uint32_t blocks, rtStream_t stream,
+                                    void *config, void *args, void *reserve);
+rtError_t rtsLaunchKernelWithDevArgs(rtFuncHandle function, uint32_t blocks, rtStream_t stream,
+                                     void *config, const void *args, uint32_t size, void *reserve);
+rtError_t rtsLaunchKernelWithHostArgs(rtFuncHandle function, uint32_t blocks, rtStream_t stream,
+                                      void *config, void *args, uint32_t size, void *holders,
+                                      uint32_t count);
+rtError_t rtsLaunchRandomNumTask(const void *task, const rtStream_t stream, void *reserve);
+rtError_t rtsLaunchReduceAsyncTask(const void *task, const rtStream_t stream, void *reserve);
+rtError_t rtFftsPlusTaskLaunch(void *task, rtStream_t stream);
+rtError_t rtFftsPlusTaskLaunchWithFlag(void *task, rtStream_t stream, uint32_t flag);
+rtError_t rtStarsTaskLaunch(const void *task, uint32_t size, rtStream_t stream);
+rtError_t rtStarsTaskLaunchWithFlag(const void *task, uint32_t size, rtStream_t stream,
+                                    uint32_t flag);
+rtError_t rtMultipleTaskInfoLaunch(const void *tasks, rtStream_t stream);
+rtError_t rtModelExecute(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t rtModelExecuteAsync(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t rtModelExecuteSync(rtModel_t model, rtStream_t stream, uint32_t flag, int32_t timeout);
+rtError_t rtsModelExecute(rtModel_t model, int32_t timeout);
+rtError_t rtsModelExecuteAsync(rtModel_t model, rtStream_t stream);
+rtError_t rtModelDestroy(rtModel_t model);
+
+/* -- Below AscendCL: each has the arguments of the public function ------------------------------------ */
+
+rtError_t aclInitImpl(const char *config);
+rtError_t aclFinalizeImpl(void);
+const char *aclrtGetSocNameImpl(void);
+rtError_t aclrtGetDeviceCountImpl(uint32_t *count);
+rtError_t aclrtGetDeviceImpl(int32_t *device);
+rtError_t aclrtDeviceGetUuidImpl(int32_t device, rtUuid_t *uuid);
+rtError_t aclrtSetDeviceImpl(int32_t device);
+rtError_t aclrtResetDeviceImpl(int32_t device);
+rtError_t aclrtResetDeviceForceImpl(int32_t device);
+rtError_t aclrtGetPrimaryCtxStateImpl(int32_t device, uint32_t *flags, int32_t *active);
+rtError_t aclrtCreateContextImpl(rtContext_t *context, int32_t device);
+rtError_t aclrtDestroyContextImpl(rtContext_t context);
+rtError_t aclrtGetCurrentContextImpl(rtContext_t *context);
+rtError_t aclrtSetCurrentContextImpl(rtContext_t context);
+
+rtError_t aclrtMallocImpl(void **pointer, size_t size, uint32_t policy);
+rtError_t aclrtMallocAlign32Impl(void **pointer, size_t size, uint32_t policy);
+rtError_t aclrtMallocCachedImpl(void **pointer, size_t size, uint32_t policy);
+rtError_t aclrtMallocWithCfgImpl(void **pointer, size_t size, uint32_t policy,
+                                 rtMallocConfig_t *config);
+rtError_t aclrtMallocForTaskSchedulerImpl(void **pointer, size_t size, uint32_t policy,
+                                          rtMallocConfig_t *config);
+rtError_t aclrtMemAllocManagedImpl(void **pointer, uint64_t size, uint32_t flag);
+rtError_t aclrtFreeImpl(void *pointer);
+rtError_t aclrtFreeWithDevSyncImpl(void *pointer);
+rtError_t aclrtMallocHostImpl(void **pointer, size_t size);
+rtError_t aclrtFreeHostImpl(void *pointer);
+rtError_t aclrtGetMemInfoImpl(uint32_t attribute, size_t *free, size_t *total);
+rtError_t aclrtMemcpyImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind);
+rtError_t aclrtMemcpyAsyncImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind,
+                               rtStream_t stream);
+rtError_t aclrtMemsetImpl(void *pointer, size_t room, int32_t value, size_t size);
+rtError_t aclrtMemsetAsyncImpl(void *pointer, size_t room, int32_t value, size_t size,
+                               rtStream_t stream);
+rtError_t aclrtMallocPhysicalImpl(rtDrvMemHandle *handle, size_t size,
+                                  const aclrtPhysicalMemProp *prop, uint64_t flags);
+rtError_t aclrtFreePhysicalImpl(rtDrvMemHandle handle);
+rtError_t aclrtReserveMemAddressImpl(void **pointer, size_t size, size_t alignment, void *wish,
+                                     uint64_t flags);
+rtError_t aclrtReleaseMemAddressImpl(void *pointer);
+rtError_t aclrtMapMemImpl(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                          uint64_t flags);
+rtError_t aclrtUnmapMemImpl(void *pointer);
+rtError_t aclrtMemRetainAllocationHandleImpl(void *pointer, rtDrvMemHandle *handle);
+
+rtError_t aclrtCreateStreamImpl(rtStream_t *stream);
+rtError_t aclrtCreateStreamWithConfigImpl(rtStream_t *stream, uint32_t priority, uint32_t flag);
+rtError_t aclrtDestroyStreamImpl(rtStream_t stream);
+rtError_t aclrtDestroyStreamForceImpl(rtStream_t stream);
+rtError_t aclrtStreamQueryImpl(rtStream_t stream, uint32_t *status);
+rtError_t aclrtSynchronizeStreamImpl(rtStream_t stream);
+rtError_t aclrtSynchronizeStreamWithTimeoutImpl(rtStream_t stream, int32_t timeout);
+rtError_t aclrtSynchronizeDeviceImpl(void);
+rtError_t aclrtSynchronizeDeviceWithTimeoutImpl(int32_t timeout);
+rtError_t aclrtStreamWaitEventImpl(rtStream_t stream, rtEvent_t event);
+rtError_t aclrtCreateEventImpl(rtEvent_t *event);
+rtError_t aclrtCreateEventWithFlagImpl(rtEvent_t *event, uint32_t flag);
+rtError_t aclrtDestroyEventImpl(rtEvent_t event);
+rtError_t aclrtRecordEventImpl(rtEvent_t event, rtStream_t stream);
+rtError_t aclrtQueryEventStatusImpl(rtEvent_t event, uint32_t *status);
+rtError_t aclrtSynchronizeEventImpl(rtEvent_t event);
+rtError_t aclrtEventElapsedTimeImpl(float *ms, rtEvent_t start, rtEvent_t end);
+
+rtError_t aclrtBinaryLoadFromFileImpl(const char *path, void *options, rtBinHandle *handle);
+rtError_t aclrtBinaryUnLoadImpl(rtBinHandle handle);
+rtError_t aclrtBinaryGetFunctionImpl(const rtBinHandle handle, const char *name,
+                                     rtFuncHandle *function);
+rtError_t aclrtLaunchKernelImpl(rtFuncHandle function, uint32_t blocks, const void *args,
+                                size_t size, rtStream_t stream);
+rtError_t aclrtLaunchKernelV2Impl(rtFuncHandle function, uint32_t blocks, const void *args,
+                                  size_t size, void *config, rtStream_t stream);
+rtError_t aclrtLaunchKernelWithConfigImpl(rtFuncHandle function, uint32_t blocks, rtStream_t stream,
+                                          void *config, void *args, void *reserve);
+rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t blocks,
+                                            rtStream_t stream, void *config, void *args,
+                                            size_t size, void *holders, size_t count);
+rtError_t aclrtRandomNumAsyncImpl(const void *task, const rtStream_t stream, void *reserve);
+rtError_t aclrtReduceAsyncImpl(void *to, const void *from, uint64_t count, uint32_t kind,
+                               uint32_t type, rtStream_t stream, void *reserve);
+rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout);
+rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream);
+
+#endif

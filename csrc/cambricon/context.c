@@ -1,0 +1,198 @@
+/* Contexts: what they cost, which device they are on, and when they and all they hold are gone. */
+#include "shim.h"
+
+#include <pthread.h>
+#include <string.h>
+
+/* Contexts alive at once that are told apart; memory of more is released call by call only. */
+#define CONTEXTS 1024u
+
+/* What the driver says when the device has no memory for a context. */
+#define NO_ROOM CN_CONTEXT_ERROR_OUT_OF_RESOURCES
+
+/* Of everything here. Held over the driver's calls that make or end the shared context of a device,
+ * so that only what makes it is charged. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct aliquot_context contexts[CONTEXTS]; /* [0] is never used */
+static struct aliquot_table handles;              /* CNcontext to index */
+
+/* Under the mutex. Enters a context that was charged `base`; NULL when full. */
+static const struct aliquot_context *enter(CNcontext handle, CNdev ordinal, bool shared,
+                                           uint64_t base) {
+    for (uint16_t i = 1; i < CONTEXTS; i++)
+        if (!contexts[i].handle) {
+            contexts[i] = (struct aliquot_context){.handle = handle,
+                                                   .ordinal = ordinal,
+                                                   .device = aliquot_device_index(ordinal),
+                                                   .index = i,
+                                                   .shared = shared,
+                                                   .base = base};
+            aliquot_table_put(&handles, (uintptr_t)handle, i);
+            return &contexts[i];
+        }
+    return NULL;
+}
+
+/* Under the mutex: the context has ended, and with it all that lived in it. */
+static void gone(uint64_t index) {
+    struct aliquot_context *of = &contexts[index];
+    aliquot_allocations_context_gone(ALIQUOT_LINEAR, (uint16_t)index);
+    aliquot_modules_context_gone((uint16_t)index);
+    if (of->device >= 0)
+        aliquot_withdraw((uint32_t)of->device, of->base);
+    aliquot_table_take(&handles, (uintptr_t)of->handle, &index);
+    memset(of, 0, sizeof *of);
+}
+
+/* A context takes no place of ours: without one it is as if it were of no slice. */
+static const struct aliquot_context unknown = {.device = -1};
+
+const struct aliquot_context *aliquot_context_of(CNcontext handle) {
+    uint64_t index;
+    CNdev ordinal;
+    if (!handle || aliquot_ready() != CN_SUCCESS)
+        return NULL;
+    if (__builtin_expect(aliquot_table_get(&handles, (uintptr_t)handle, &index), 1))
+        return &contexts[index];
+    if (REAL(cnCtxGetDevice)(&ordinal) != CN_SUCCESS)
+        return NULL;
+    pthread_mutex_lock(&mutex);
+    const struct aliquot_context *found;
+    if (aliquot_table_get(&handles, (uintptr_t)handle, &index))
+        found = &contexts[index];
+    else {
+        /* It was made before we were there, or behind our back: it is there, so it is charged. */
+        int device = aliquot_device_index(ordinal);
+        uint64_t base =
+            device < 0 ? 0
+                       : aliquot_whole_pages((uint32_t)device,
+                                             aliquot_slice.grant->device[device].context_bytes);
+        found = enter(handle, ordinal, false, base);
+        if (found && device >= 0)
+            aliquot_charge_given((uint32_t)device, base);
+    }
+    pthread_mutex_unlock(&mutex);
+    return found ? found : &unknown;
+}
+
+const struct aliquot_context *aliquot_context_current(void) {
+    CNcontext handle = NULL;
+    return REAL(cnCtxGetCurrent)(&handle) == CN_SUCCESS ? aliquot_context_of(handle) : NULL;
+}
+
+/* What a context on the device costs, charged. False: there is no room. `*base` is 0 where the device
+ * is none of the slice: the driver decides, and memory there is refused. */
+static bool charge(CNdev ordinal, uint64_t *base) {
+    int device = aliquot_ready() == CN_SUCCESS ? aliquot_device_index(ordinal) : -1;
+    *base = 0;
+    if (device < 0)
+        return true;
+    *base =
+        aliquot_whole_pages((uint32_t)device, aliquot_slice.grant->device[device].context_bytes);
+    return aliquot_charge((uint32_t)device, *base);
+}
+
+static void give_back(CNdev ordinal, uint64_t base) {
+    if (base)
+        aliquot_withdraw((uint32_t)aliquot_device_index(ordinal), base);
+}
+
+CNresult aliquot_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev ordinal) {
+    CNresult result;
+    uint64_t base;
+    if (OWN_CALL())
+        return REAL(cnCtxCreate)(context, flags, ordinal);
+    if (!charge(ordinal, &base))
+        return NO_ROOM;
+    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
+    if (result != CN_SUCCESS) {
+        give_back(ordinal, base);
+        return result;
+    }
+    if (aliquot_ready() == CN_SUCCESS) {
+        pthread_mutex_lock(&mutex);
+        enter(*context, ordinal, false, base);
+        pthread_mutex_unlock(&mutex);
+    }
+    return result;
+}
+
+CNresult aliquot_cnCtxDestroy(CNcontext context) {
+    uint64_t index;
+    if (aliquot_ready() != CN_SUCCESS)
+        return REAL(cnCtxDestroy)(context);
+    aliquot_marks_context_leaves(context);
+    pthread_mutex_lock(&mutex);
+    CNresult result = REAL(cnCtxDestroy)(context);
+    if (result == CN_SUCCESS && context && aliquot_table_get(&handles, (uintptr_t)context, &index))
+        gone(index);
+    pthread_mutex_unlock(&mutex);
+    aliquot_marks_context_left(context, result == CN_SUCCESS);
+    return result;
+}
+
+/* -- The shared context of a device ------------------------------------------------------------------ */
+
+static bool shared_active(CNdev ordinal) {
+    unsigned int flags;
+    int state = 0;
+    return HAVE(cnSharedContextGetState) &&
+           REAL(cnSharedContextGetState)(ordinal, &flags, &state) == CN_SUCCESS && state;
+}
+
+CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
+    CNresult result;
+    uint64_t base, index;
+    if (OWN_CALL())
+        return REAL(cnSharedContextAcquire)(context, ordinal);
+    /* Room is found first, since finding it may take the mutex. */
+    if (!charge(ordinal, &base)) {
+        if (!shared_active(ordinal))
+            return NO_ROOM;
+        base = 0;
+    }
+    pthread_mutex_lock(&mutex);
+    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
+    bool fresh = result == CN_SUCCESS && aliquot_prepared() &&
+                 !aliquot_table_get(&handles, (uintptr_t)*context, &index);
+    if (fresh)
+        enter(*context, ordinal, true, base);
+    else
+        give_back(ordinal, base);
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+static CNresult shared_leaves(CNdev ordinal, CNresult (*leave)(CNdev)) {
+    if (aliquot_ready() != CN_SUCCESS)
+        return leave(ordinal);
+    CNcontext handle = NULL;
+    uint64_t index = 0;
+    pthread_mutex_lock(&mutex);
+    for (uint64_t i = 1; i < CONTEXTS && !index; i++)
+        if (contexts[i].shared && contexts[i].ordinal == ordinal)
+            index = i;
+    handle = contexts[index].handle;
+    aliquot_marks_context_leaves(handle);
+    CNresult result = leave(ordinal);
+    bool ended = index && result == CN_SUCCESS && !shared_active(ordinal);
+    if (ended)
+        gone(index);
+    pthread_mutex_unlock(&mutex);
+    aliquot_marks_context_left(handle, ended);
+    return result;
+}
+
+CNresult aliquot_cnSharedContextRelease(CNdev ordinal) {
+    return shared_leaves(ordinal, REAL(cnSharedContextRelease));
+}
+
+CNresult aliquot_cnSharedContextReset(CNdev ordinal) {
+    return shared_leaves(ordinal, REAL(cnSharedContextReset));
+}
+
+void aliquot_context_forget(void) {
+    pthread_mutex_init(&mutex, NULL);
+    memset(contexts, 0, sizeof contexts);
+    aliquot_table_reset(&handles);
+}

@@ -1,0 +1,173 @@
+/* Linear memory, and what a program may know of the device's memory. */
+#include "shim.h"
+
+/* Allocations of at most this part of a page may lie together in one. */
+#define SHARED_PART 2u
+
+/* -- Allocation ---------------------------------------------------------------------------------------- */
+
+/* A request for memory in the current context, being charged. */
+struct request {
+    const struct aliquot_context *context; /* NULL: not ours to charge */
+    uint64_t bytes;                        /* charged, whole pages */
+};
+
+static CNresult begin(struct request *request, uint64_t bytes) {
+    *request = (struct request){.context = aliquot_context_current()};
+    if (!request->context)
+        return CN_SUCCESS;
+    if (request->context->device < 0)
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    uint32_t device = (uint32_t)request->context->device;
+    request->bytes = aliquot_whole_pages_inline(device, bytes);
+    return aliquot_charge(device, request->bytes) ? CN_SUCCESS : CN_MEMORY_ERROR_OUT_OF_MEMORY;
+}
+
+static CNresult finish(const struct request *request, CNresult result, const CNaddr *address,
+                       uint64_t bytes) {
+    if (!request->context)
+        return result;
+    uint32_t device = (uint32_t)request->context->device;
+    if (result != CN_SUCCESS) {
+        aliquot_withdraw(device, request->bytes);
+        return result;
+    }
+    struct aliquot_allocation allocation = {
+        .kind = ALIQUOT_LINEAR,
+        .device = device,
+        .owner = request->context->index,
+        .shares = bytes <= aliquot_page_bytes_inline(device) / SHARED_PART,
+        .pages = request->bytes >> aliquot_pointers.page_shift,
+    };
+    aliquot_enter(*address, &allocation);
+    return result;
+}
+
+#define ALLOCATE(symbol, parameters, arguments)                                                    \
+    CNresult aliquot_##symbol parameters {                                                         \
+        struct request request;                                                                    \
+        if (OWN_CALL())                                                                            \
+            return REAL(symbol) arguments;                                                         \
+        CNresult result = begin(&request, bytes);                                                  \
+        if (result != CN_SUCCESS)                                                                  \
+            return result;                                                                         \
+        ALIQUOT_RETRY(result, REAL(symbol) arguments);                                             \
+        return finish(&request, result, address, bytes);                                           \
+    }
+
+#define PLAIN (CNaddr * address, uint64_t bytes)
+#define OF_NODE (CNaddr * address, uint64_t bytes, int node)
+ALLOCATE(cnMalloc, PLAIN, (address, bytes))
+ALLOCATE(cnMallocSecurity, PLAIN, (address, bytes))
+ALLOCATE(cnMallocConstant, PLAIN, (address, bytes))
+ALLOCATE(cnMallocPeerAble, PLAIN, (address, bytes))
+ALLOCATE(cnZmalloc, PLAIN, (address, bytes))
+ALLOCATE(cnMallocNode, OF_NODE, (address, bytes, node))
+ALLOCATE(cnMallocNodeConstant, OF_NODE, (address, bytes, node))
+ALLOCATE(cnMallocFrameBuffer, OF_NODE, (address, bytes, node))
+ALLOCATE(cnZmallocNode, OF_NODE, (address, bytes, node))
+
+/* -- Release ------------------------------------------------------------------------------------------- */
+
+static struct aliquot_departure depart(CNaddr address) {
+    if (aliquot_ready() != CN_SUCCESS)
+        return (struct aliquot_departure){.pointer = address, .tenancy = ALIQUOT_TENANT_NONE};
+    return aliquot_depart_inline(address);
+}
+
+CNresult aliquot_cnFree(CNaddr address) {
+    struct aliquot_departure departure = depart(address);
+    CNresult result = REAL(cnFree)(address);
+    aliquot_departed_inline(&departure, result == CN_SUCCESS);
+    return result;
+}
+
+/* Memory of pools is charged with its pool; linear memory is none that the driver frees like this. */
+CNresult aliquot_cnMemFreeAsync(CNaddr address, CNqueue queue) {
+    struct aliquot_departure departure = depart(address);
+    CNresult result = REAL(cnMemFreeAsync)(address, queue);
+    aliquot_departed_inline(&departure, result == CN_SUCCESS);
+    return result;
+}
+
+/* What several were charged, the one that they make is. */
+CNresult aliquot_cnMemMerge(CNaddr *merged, unsigned int count, const CNaddr *addresses) {
+    CNresult result = REAL(cnMemMerge)(merged, count, addresses);
+    if (result != CN_SUCCESS || aliquot_ready() != CN_SUCCESS)
+        return result;
+    struct aliquot_allocation whole = {.kind = 0};
+    uint64_t pages = 0, value;
+    for (unsigned int i = 0; i < count; i++) {
+        enum aliquot_tenancy tenancy =
+            aliquot_pointer_take(&aliquot_pointers, addresses[i], &value);
+        if (tenancy == ALIQUOT_TENANT_NONE)
+            continue;
+        whole = aliquot_unpack_inline(value);
+        pages += tenancy == ALIQUOT_TENANT_EDGE ? whole.pages : 0;
+    }
+    if (!whole.kind)
+        return result;
+    whole.pages = pages;
+    whole.shares = false;
+    aliquot_enter(*merged, &whole);
+    return result;
+}
+
+/* Memory is shared with other processes by the driver alone: the exporter stays charged. */
+bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes) {
+    (void)base;
+    (void)device;
+    (void)bytes;
+    return false;
+}
+
+/* Allocations of pools are not entered, and frees in the order of a queue leave at once. */
+void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued) {
+    (void)allocation;
+    (void)queued;
+}
+void aliquot_debt_cancel(uint64_t pointer) { (void)pointer; }
+
+/* -- What the program may know --------------------------------------------------------------------------- */
+
+/* The slice in place of the device: as much as it may hold, less what it holds. The neighbours'
+ * comings and goings do not show. */
+static CNresult shown(CNresult result, uint64_t *free_bytes, uint64_t *total) {
+    const struct aliquot_context *context;
+    if (result != CN_SUCCESS || !free_bytes || !total)
+        return result;
+    context = aliquot_context_current();
+    if (!context)
+        return result;
+    if (context->device < 0) {
+        *free_bytes = 0;
+        return result;
+    }
+    uint32_t device = (uint32_t)context->device;
+    uint64_t cap = aliquot_cap(device);
+    if (cap >= *total)
+        return result;
+    aliquot_synchronised();
+    uint64_t used = aliquot_used(device);
+    *total = cap;
+    *free_bytes = used < cap ? cap - used : 0;
+    return result;
+}
+
+CNresult aliquot_cnMemGetInfo(uint64_t *free_bytes, uint64_t *total) {
+    return shown(REAL(cnMemGetInfo)(free_bytes, total), free_bytes, total);
+}
+
+CNresult aliquot_cnMemGetNodeInfo(uint64_t *free_bytes, uint64_t *total, int node) {
+    return shown(REAL(cnMemGetNodeInfo)(free_bytes, total, node), free_bytes, total);
+}
+
+CNresult aliquot_cnDeviceTotalMem(uint64_t *bytes, CNdev ordinal) {
+    CNresult result = REAL(cnDeviceTotalMem)(bytes, ordinal);
+    if (result != CN_SUCCESS || !bytes || aliquot_ready() != CN_SUCCESS)
+        return result;
+    int device = aliquot_device_index(ordinal);
+    uint64_t cap = device < 0 ? 0 : aliquot_cap((uint32_t)device);
+    *bytes = cap < *bytes ? cap : *bytes;
+    return result;
+}

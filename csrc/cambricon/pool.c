@@ -1,0 +1,228 @@
+/* Pools: what is charged for a pool is what it has reserved, as the driver tells it. */
+#include "shim.h"
+
+#include <pthread.h>
+#include <string.h>
+
+/* Pools alive at once; what more of them hold is charged allocation by allocation, for good. */
+#define POOLS 256u
+
+struct pool {
+    CNmemoryPool handle; /* NULL: a free place */
+    uint32_t device;
+    uint64_t charged; /* bytes */
+};
+
+/* Held over the driver's calls that let a pool grow. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct pool pools[POOLS];
+/* Whether there is any. relaxed: whoever has not seen the first one come has nothing to wait for. */
+static _Atomic bool any;
+
+/* Under the mutex. */
+static struct pool *find(CNmemoryPool handle) {
+    for (uint32_t i = 0; i < POOLS; i++)
+        if (pools[i].handle == handle)
+            return &pools[i];
+    return NULL;
+}
+
+/* Under the mutex. */
+static struct pool *find_or_add(CNmemoryPool handle, uint32_t device) {
+    struct pool *pool = find(handle);
+    if (!pool && (pool = find(NULL))) {
+        *pool = (struct pool){.handle = handle, .device = device};
+        atomic_store_explicit(&any, true, memory_order_relaxed);
+    }
+    return pool;
+}
+
+static bool reads(CNmemoryPool handle, int attribute, uint64_t *bytes) {
+    *bytes = 0;
+    return HAVE(cnMemPoolGetAttribute) &&
+           REAL(cnMemPoolGetAttribute)(handle, attribute, bytes) == CN_SUCCESS;
+}
+
+/* Under the mutex: charges what the pool has now. `ahead` bytes of it were charged beforehand. */
+static void settle(struct pool *pool, uint64_t ahead) {
+    uint64_t bytes;
+    if (!reads(pool->handle, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &bytes)) {
+        pool->charged += ahead;
+        return;
+    }
+    bytes = aliquot_whole_pages(pool->device, bytes);
+    uint64_t had = pool->charged + ahead;
+    if (bytes > had)
+        aliquot_charge_given(pool->device, bytes - had);
+    else
+        aliquot_withdraw(pool->device, had - bytes);
+    pool->charged = bytes;
+}
+
+/* Charges what the pools of a device have now. `trim`: they give back first what nobody uses. */
+static void settle_device(uint32_t device, bool trim) {
+    if (!atomic_load_explicit(&any, memory_order_relaxed))
+        return;
+    pthread_mutex_lock(&mutex);
+    for (uint32_t i = 0; i < POOLS; i++) {
+        if (!pools[i].handle || pools[i].device != device)
+            continue;
+        if (trim && HAVE(cnMemPoolTrimTo))
+            REAL(cnMemPoolTrimTo)(pools[i].handle, 0);
+        settle(&pools[i], 0);
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
+/* Before a refusal. */
+void aliquot_pools_settle(uint32_t device) { settle_device(device, true); }
+
+void aliquot_synchronised(void) {
+    if (!atomic_load_explicit(&any, memory_order_relaxed) || !aliquot_prepared())
+        return;
+    for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
+        settle_device(d, false);
+}
+
+/* The device that a pool is of: a default one's, unless we saw it made. -1: nobody can tell. */
+static int device_of(CNmemoryPool handle) {
+    int count = 0, found = -1;
+    pthread_mutex_lock(&mutex);
+    const struct pool *known = find(handle);
+    if (known)
+        found = (int)known->device;
+    pthread_mutex_unlock(&mutex);
+    REAL(cnDeviceGetCount)(&count);
+    for (int i = 0; found < 0 && i < count; i++) {
+        CNdev ordinal;
+        CNmemoryPool pool = NULL;
+        if (REAL(cnDeviceGet)(&ordinal, i) == CN_SUCCESS && HAVE(cnDeviceGetDefaultMemPool) &&
+            REAL(cnDeviceGetDefaultMemPool)(&pool, ordinal) == CN_SUCCESS && pool == handle)
+            found = aliquot_device_index(ordinal);
+        else if (HAVE(cnDeviceGetMemPool) &&
+                 REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS && pool == handle)
+            found = aliquot_device_index(ordinal);
+    }
+    return found;
+}
+
+/* The pool from which a queue's device allocates; NULL: it cannot be told. */
+static CNmemoryPool pool_of(CNqueue queue) {
+    CNcontext before = NULL, context = NULL;
+    CNdev ordinal;
+    CNmemoryPool pool = NULL;
+    bool known;
+    if (!HAVE(cnDeviceGetMemPool))
+        return NULL;
+    if (queue > CN_QUEUE_TYPE_LEGACY && HAVE(cnQueueGetContext) &&
+        REAL(cnQueueGetContext)(queue, &context) == CN_SUCCESS &&
+        REAL(cnCtxGetCurrent)(&before) == CN_SUCCESS && before != context) {
+        REAL(cnCtxSetCurrent)(context);
+        known = REAL(cnCtxGetDevice)(&ordinal) == CN_SUCCESS;
+        REAL(cnCtxSetCurrent)(before);
+    } else
+        known = REAL(cnCtxGetDevice)(&ordinal) == CN_SUCCESS;
+    return known && REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS ? pool : NULL;
+}
+
+/* An allocation from the pool, charged as if the pool had to grow by all of it: only so can it never
+ * grow by what nobody charged. */
+struct growth {
+    CNmemoryPool pool;
+    uint32_t device;
+    uint64_t bytes;
+    bool ours;
+};
+
+static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
+    *growth = (struct growth){.pool = pool};
+    if (aliquot_ready() != CN_SUCCESS || !pool)
+        return CN_SUCCESS;
+    int device = device_of(pool);
+    if (device < 0)
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    growth->device = (uint32_t)device;
+    growth->bytes = aliquot_whole_pages(growth->device, bytes);
+    /* The mutex comes after it, for a refusal settles. */
+    if (!aliquot_charge(growth->device, growth->bytes))
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    growth->ours = true;
+    pthread_mutex_lock(&mutex);
+    return CN_SUCCESS;
+}
+
+static CNresult finish(const struct growth *growth, CNresult result) {
+    if (!growth->ours)
+        return result;
+    struct pool *pool = find_or_add(growth->pool, growth->device);
+    if (result != CN_SUCCESS)
+        aliquot_withdraw(growth->device, growth->bytes);
+    else if (pool)
+        settle(pool, growth->bytes);
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
+    struct growth growth;
+    if (OWN_CALL())
+        return REAL(cnMemAllocAsync)(address, bytes, queue);
+    CNresult result = begin(&growth, pool_of(queue), bytes);
+    if (result != CN_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(address, bytes, queue));
+    return finish(&growth, result);
+}
+
+CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool,
+                                         CNqueue queue) {
+    struct growth growth;
+    if (OWN_CALL())
+        return REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue);
+    CNresult result = begin(&growth, pool, bytes);
+    if (result != CN_SUCCESS)
+        return result;
+    ALIQUOT_RETRY(result, REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue));
+    return finish(&growth, result);
+}
+
+CNresult aliquot_cnMemPoolCreate(CNmemoryPool *pool, CNmemPoolProps *properties) {
+    pthread_mutex_lock(&mutex);
+    CNresult result = REAL(cnMemPoolCreate)(pool, properties);
+    if (result == CN_SUCCESS && properties && aliquot_prepared()) {
+        int device = aliquot_ordinal_index(properties->location.id);
+        if (device >= 0)
+            find_or_add(*pool, (uint32_t)device);
+    }
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+CNresult aliquot_cnMemPoolTrimTo(CNmemoryPool handle, size_t keep) {
+    CNresult result = REAL(cnMemPoolTrimTo)(handle, keep);
+    aliquot_synchronised();
+    return result;
+}
+
+/* What is not freed yet outlives the pool, and cannot be asked after any more: it stays charged. */
+CNresult aliquot_cnMemPoolDestroy(CNmemoryPool handle) {
+    uint64_t used;
+    pthread_mutex_lock(&mutex);
+    struct pool *pool = handle && aliquot_prepared() ? find(handle) : NULL;
+    bool told = pool && reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used);
+    CNresult result = REAL(cnMemPoolDestroy)(handle);
+    if (pool && result == CN_SUCCESS) {
+        uint64_t stays = told ? aliquot_whole_pages(pool->device, used) : pool->charged;
+        if (stays < pool->charged)
+            aliquot_withdraw(pool->device, pool->charged - stays);
+        *pool = (struct pool){0};
+    }
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+void aliquot_pool_forget(void) {
+    pthread_mutex_init(&mutex, NULL);
+    memset(pools, 0, sizeof pools);
+    atomic_store_explicit(&any, false, memory_order_relaxed);
+}

@@ -1,0 +1,91 @@
+/* What the parts of the CNDrv shim share.
+ *
+ * A wrapper is named aliquot_<symbol> and has the signature of the driver's <symbol>. It charges,
+ * calls the driver, and settles what the driver made of it; it never fails where the driver would
+ * not have, except for want of memory at the cap.
+ */
+#ifndef ALIQUOT_CAMBRICON_SHIM_H
+#define ALIQUOT_CAMBRICON_SHIM_H
+
+#include "cndrv.h"
+
+#include "shim/driver.h"
+#include "shim/memory/allocation.h"
+#include "shim/time/marks.h"
+
+/* The driver is found by whoever calls it first: our exports are plain functions (csrc/generate.py),
+ * and nothing of ours runs before one of them. What the driver lacks has a stand-in. */
+#undef REAL
+#undef HAVE
+static inline void *aliquot_driver(unsigned fn) {
+    if (__builtin_expect(!aliquot_real[fn], 0))
+        aliquot_resolve();
+    return aliquot_real[fn];
+}
+#define REAL(symbol) ((__typeof__(&symbol))aliquot_driver(F_##symbol))
+#define HAVE(symbol) (aliquot_driver(F_##symbol) != aliquot_missing)
+
+/* Whether the wrapper that asks was called by the driver itself, in the course of a call that has been
+ * dealt with: then the driver's own function is all that there is to do. */
+#define OWN_CALL() aliquot_is_in_driver(__builtin_return_address(0))
+
+/* -- init.c ----------------------------------------------------------------------------------------- */
+
+/* Whether this process is attached to its region and knows its devices; attaches it if the driver
+ * is initialised. CN_SUCCESS: yes. CN_ERROR_NOT_INITIALIZED: the driver is not initialised, let it
+ * speak for itself. Else: initialisation must fail with this code (one line was printed). */
+CNresult aliquot_prepare(void);
+static inline CNresult aliquot_ready(void) {
+    return __builtin_expect(aliquot_prepared(), 1) ? CN_SUCCESS : aliquot_prepare();
+}
+
+/* Index into the grant of a device, by its handle or its ordinal; -1 when it is not in the slice. */
+int aliquot_device_index(CNdev device);
+int aliquot_ordinal_index(uint32_t ordinal);
+
+/* -- context.c -------------------------------------------------------------------------------------- */
+
+struct aliquot_context {
+    CNcontext handle;
+    CNdev ordinal;  /* its device's handle */
+    int device;     /* index into the grant; -1: not in the slice */
+    uint16_t index; /* of this context in entries */
+    bool shared;
+    uint64_t base; /* bytes charged for the context itself */
+};
+
+/* The calling thread's context, attaching the process if need be; NULL when there is none or the
+ * driver is not initialised: the driver will say so itself. */
+const struct aliquot_context *aliquot_context_current(void);
+
+/* Notices a context of which nothing is known yet, which is current. */
+const struct aliquot_context *aliquot_context_of(CNcontext handle);
+
+/* -- memory.c, vmm.c, pool.c, module.c, ipc.c --------------------------------------------------------- */
+
+#define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
+
+/* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
+ * Cheap when there are none. */
+void aliquot_pools_settle(uint32_t device);
+void aliquot_synchronised(void);
+
+void aliquot_modules_context_gone(uint16_t context);
+
+/* A forked child owns nothing of its parent's: each part forgets. */
+void aliquot_context_forget(void);
+void aliquot_vmm_forget(void);
+void aliquot_pool_forget(void);
+void aliquot_module_forget(void);
+
+/* -- time.c ------------------------------------------------------------------------------------------- */
+
+/* Waits until a launch in the queue may go; aliquot_went books what the driver made of it, which it
+ * returns. */
+struct aliquot_gated aliquot_hold_back(uint64_t what, CNqueue queue);
+static inline CNresult aliquot_went(const struct aliquot_gated *gated, CNresult result) {
+    aliquot_gone_on(gated, result == CN_SUCCESS);
+    return result;
+}
+
+#endif

@@ -1,0 +1,216 @@
+/* AscendCL: thin, as the real one, over what libruntime has. */
+#include "ascend/runtime.h"
+
+rtError_t aclInit(const char *config);
+rtError_t aclInit(const char *config) { return aclInitImpl(config); }
+rtError_t aclFinalize(void);
+rtError_t aclFinalize(void) { return aclFinalizeImpl(); }
+const char *aclrtGetSocName(void);
+const char *aclrtGetSocName(void) { return aclrtGetSocNameImpl(); }
+rtError_t aclrtGetDeviceCount(uint32_t *count);
+rtError_t aclrtGetDeviceCount(uint32_t *count) { return aclrtGetDeviceCountImpl(count); }
+rtError_t aclrtGetDevice(int32_t *device);
+rtError_t aclrtGetDevice(int32_t *device) { return aclrtGetDeviceImpl(device); }
+rtError_t aclrtDeviceGetUuid(int32_t device, rtUuid_t *uuid);
+rtError_t aclrtDeviceGetUuid(int32_t device, rtUuid_t *uuid) {
+    return aclrtDeviceGetUuidImpl(device, uuid);
+}
+rtError_t aclrtSetDevice(int32_t device);
+rtError_t aclrtSetDevice(int32_t device) { return aclrtSetDeviceImpl(device); }
+rtError_t aclrtResetDevice(int32_t device);
+rtError_t aclrtResetDevice(int32_t device) { return aclrtResetDeviceImpl(device); }
+rtError_t aclrtResetDeviceForce(int32_t device);
+rtError_t aclrtResetDeviceForce(int32_t device) { return aclrtResetDeviceForceImpl(device); }
+rtError_t aclrtGetPrimaryCtxState(int32_t device, uint32_t *flags, int32_t *active);
+rtError_t aclrtGetPrimaryCtxState(int32_t device, uint32_t *flags, int32_t *active) {
+    return aclrtGetPrimaryCtxStateImpl(device, flags, active);
+}
+rtError_t aclrtCreateContext(rtContext_t *context, int32_t device);
+rtError_t aclrtCreateContext(rtContext_t *context, int32_t device) {
+    return aclrtCreateContextImpl(context, device);
+}
+rtError_t aclrtDestroyContext(rtContext_t context);
+rtError_t aclrtDestroyContext(rtContext_t context) { return aclrtDestroyContextImpl(context); }
+rtError_t aclrtGetCurrentContext(rtContext_t *context);
+rtError_t aclrtGetCurrentContext(rtContext_t *context) {
+    return aclrtGetCurrentContextImpl(context);
+}
+rtError_t aclrtSetCurrentContext(rtContext_t context);
+rtError_t aclrtSetCurrentContext(rtContext_t context) {
+    return aclrtSetCurrentContextImpl(context);
+}
+rtError_t aclrtMalloc(void **pointer, size_t size, uint32_t policy);
+rtError_t aclrtMalloc(void **pointer, size_t size, uint32_t policy) {
+    return aclrtMallocImpl(pointer, size, policy);
+}
+rtError_t aclrtMallocAlign32(void **pointer, size_t size, uint32_t policy);
+rtError_t aclrtMallocAlign32(void **pointer, size_t size, uint32_t policy) {
+    return aclrtMallocAlign32Impl(pointer, size, policy);
+}
+rtError_t aclrtMallocCached(void **pointer, size_t size, uint32_t policy);
+rtError_t aclrtMallocCached(void **pointer, size_t size, uint32_t policy) {
+    return aclrtMallocCachedImpl(pointer, size, policy);
+}
+rtError_t aclrtMallocWithCfg(void **pointer, size_t size, uint32_t policy,
+                             rtMallocConfig_t *config);
+rtError_t aclrtMallocWithCfg(void **pointer, size_t size, uint32_t policy,
+                             rtMallocConfig_t *config) {
+    return aclrtMallocWithCfgImpl(pointer, size, policy, config);
+}
+rtError_t aclrtMallocForTaskScheduler(void **pointer, size_t size, uint32_t policy,
+                                      rtMallocConfig_t *config);
+rtError_t aclrtMallocForTaskScheduler(void **pointer, size_t size, uint32_t policy,
+                                      rtMallocConfig_t *config) {
+    return aclrtMallocForTaskSchedulerImpl(pointer, size, policy, config);
+}
+rtError_t aclrtMemAllocManaged(void **pointer, uint64_t size, uint32_t flag);
+rtError_t aclrtMemAllocManaged(void **pointer, uint64_t size, uint32_t flag) {
+    return aclrtMemAllocManagedImpl(pointer, size, flag);
+}
+rtError_t aclrtFree(void *pointer);
+rtError_t aclrtFree(void *pointer) { return aclrtFreeImpl(pointer); }
+rtError_t aclrtFreeWithDevSync(void *pointer);
+rtError_t aclrtFreeWithDevSync(void *pointer) { return aclrtFreeWithDevSyncImpl(pointer); }
+rtError_t aclrtMallocHost(void **pointer, size_t size);
+rtError_t aclrtMallocHost(void **pointer, size_t size) {
+    return aclrtMallocHostImpl(pointer, size);
+}
+rtError_t aclrtFreeHost(void *pointer);
+rtError_t aclrtFreeHost(void *pointer) { return aclrtFreeHostImpl(pointer); }
+rtError_t aclrtGetMemInfo(uint32_t attribute, size_t *free, size_t *total);
+rtError_t aclrtGetMemInfo(uint32_t attribute, size_t *free, size_t *total) {
+    return aclrtGetMemInfoImpl(attribute, free, total);
+}
+rtError_t aclrtMemcpy(void *to, size_t room, const void *from, size_t size, uint32_t kind);
+rtError_t aclrtMemcpy(void *to, size_t room, const void *from, size_t size, uint32_t kind) {
+    return aclrtMemcpyImpl(to, room, from, size, kind);
+}
+rtError_t aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, uint32_t kind,
+                           rtStream_t stream);
+rtError_t aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t size, uint32_t kind,
+                           rtStream_t stream) {
+    return aclrtMemcpyAsyncImpl(to, room, from, size, kind, stream);
+}
+rtError_t aclrtMemset(void *pointer, size_t room, int32_t value, size_t size);
+rtError_t aclrtMemset(void *pointer, size_t room, int32_t value, size_t size) {
+    return aclrtMemsetImpl(pointer, room, value, size);
+}
+rtError_t aclrtMemsetAsync(void *pointer, size_t room, int32_t value, size_t size,
+                           rtStream_t stream);
+rtError_t aclrtMemsetAsync(void *pointer, size_t room, int32_t value, size_t size,
+                           rtStream_t stream) {
+    return aclrtMemsetAsyncImpl(pointer, room, value, size, stream);
+}
+rtError_t aclrtMallocPhysical(rtDrvMemHandle *handle, size_t size, const aclrtPhysicalMemProp *prop,
+                              uint64_t flags);
+rtError_t aclrtMallocPhysical(rtDrvMemHandle *handle, size_t size, const aclrtPhysicalMemProp *prop,
+                              uint64_t flags) {
+    return aclrtMallocPhysicalImpl(handle, size, prop, flags);
+}
+rtError_t aclrtFreePhysical(rtDrvMemHandle handle);
+rtError_t aclrtFreePhysical(rtDrvMemHandle handle) { return aclrtFreePhysicalImpl(handle); }
+rtError_t aclrtReserveMemAddress(void **pointer, size_t size, size_t alignment, void *wish,
+                                 uint64_t flags);
+rtError_t aclrtReserveMemAddress(void **pointer, size_t size, size_t alignment, void *wish,
+                                 uint64_t flags) {
+    return aclrtReserveMemAddressImpl(pointer, size, alignment, wish, flags);
+}
+rtError_t aclrtReleaseMemAddress(void *pointer);
+rtError_t aclrtReleaseMemAddress(void *pointer) { return aclrtReleaseMemAddressImpl(pointer); }
+rtError_t aclrtMapMem(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                      uint64_t flags);
+rtError_t aclrtMapMem(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                      uint64_t flags) {
+    return aclrtMapMemImpl(pointer, size, offset, handle, flags);
+}
+rtError_t aclrtUnmapMem(void *pointer);
+rtError_t aclrtUnmapMem(void *pointer) { return aclrtUnmapMemImpl(pointer); }
+rtError_t aclrtMemRetainAllocationHandle(void *pointer, rtDrvMemHandle *handle);
+rtError_t aclrtMemRetainAllocationHandle(void *pointer, rtDrvMemHandle *handle) {
+    return aclrtMemRetainAllocationHandleImpl(pointer, handle);
+}
+rtError_t aclrtCreateStream(rtStream_t *stream);
+rtError_t aclrtCreateStream(rtStream_t *stream) { return aclrtCreateStreamImpl(stream); }
+rtError_t aclrtCreateStreamWithConfig(rtStream_t *stream, uint32_t priority, uint32_t flag);
+rtError_t aclrtCreateStreamWithConfig(rtStream_t *stream, uint32_t priority, uint32_t flag) {
+    return aclrtCreateStreamWithConfigImpl(stream, priority, flag);
+}
+rtError_t aclrtDestroyStream(rtStream_t stream);
+rtError_t aclrtDestroyStream(rtStream_t stream) { return aclrtDestroyStreamImpl(stream); }
+rtError_t aclrtDestroyStreamForce(rtStream_t stream);
+rtError_t aclrtDestroyStreamForce(rtStream_t stream) { return aclrtDestroyStreamForceImpl(stream); }
+rtError_t aclrtStreamQuery(rtStream_t stream, uint32_t *status);
+rtError_t aclrtStreamQuery(rtStream_t stream, uint32_t *status) {
+    return aclrtStreamQueryImpl(stream, status);
+}
+rtError_t aclrtSynchronizeStream(rtStream_t stream);
+rtError_t aclrtSynchronizeStream(rtStream_t stream) { return aclrtSynchronizeStreamImpl(stream); }
+rtError_t aclrtSynchronizeStreamWithTimeout(rtStream_t stream, int32_t timeout);
+rtError_t aclrtSynchronizeStreamWithTimeout(rtStream_t stream, int32_t timeout) {
+    return aclrtSynchronizeStreamWithTimeoutImpl(stream, timeout);
+}
+rtError_t aclrtSynchronizeDevice(void);
+rtError_t aclrtSynchronizeDevice(void) { return aclrtSynchronizeDeviceImpl(); }
+rtError_t aclrtSynchronizeDeviceWithTimeout(int32_t timeout);
+rtError_t aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
+    return aclrtSynchronizeDeviceWithTimeoutImpl(timeout);
+}
+rtError_t aclrtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
+rtError_t aclrtStreamWaitEvent(rtStream_t stream, rtEvent_t event) {
+    return aclrtStreamWaitEventImpl(stream, event);
+}
+rtError_t aclrtCreateEvent(rtEvent_t *event);
+rtError_t aclrtCreateEvent(rtEvent_t *event) { return aclrtCreateEventImpl(event); }
+rtError_t aclrtCreateEventWithFlag(rtEvent_t *event, uint32_t flag);
+rtError_t aclrtCreateEventWithFlag(rtEvent_t *event, uint32_t flag) {
+    return aclrtCreateEventWithFlagImpl(event, flag);
+}
+rtError_t aclrtDestroyEvent(rtEvent_t event);
+rtError_t aclrtDestroyEvent(rtEvent_t event) { return aclrtDestroyEventImpl(event); }
+rtError_t aclrtRecordEvent(rtEvent_t event, rtStream_t stream);
+rtError_t aclrtRecordEvent(rtEvent_t event, rtStream_t stream) {
+    return aclrtRecordEventImpl(event, stream);
+}
+rtError_t aclrtQueryEventStatus(rtEvent_t event, uint32_t *status);
+rtError_t aclrtQueryEventStatus(rtEvent_t event, uint32_t *status) {
+    return aclrtQueryEventStatusImpl(event, status);
+}
+rtError_t aclrtSynchronizeEvent(rtEvent_t event);
+rtError_t aclrtSynchronizeEvent(rtEvent_t event) { return aclrtSynchronizeEventImpl(event); }
+rtError_t aclrtEventElapsedTime(float *ms, rtEvent_t start, rtEvent_t end);
+rtError_t aclrtEventElapsedTime(float *ms, rtEvent_t start, rtEvent_t end) {
+    return aclrtEventElapsedTimeImpl(ms, start, end);
+}
+rtError_t aclrtBinaryLoadFromFile(const char *path, void *options, rtBinHandle *handle);
+rtError_t aclrtBinaryLoadFromFile(const char *path, void *options, rtBinHandle *handle) {
+    return aclrtBinaryLoadFromFileImpl(path, options, handle);
+}
+rtError_t aclrtBinaryUnLoad(rtBinHandle handle);
+rtError_t aclrtBinaryUnLoad(rtBinHandle handle) { return aclrtBinaryUnLoadImpl(handle); }
+rtError_t aclrtBinaryGetFunction(const rtBinHandle handle, const char *name,
+                                 rtFuncHandle *function);
+rtError_t aclrtBinaryGetFunction(const rtBinHandle handle, const char *name,
+                                 rtFuncHandle *function) {
+    return aclrtBinaryGetFunctionImpl(handle, name, function);
+}
+rtError_t aclrtLaunchKernel(rtFuncHandle function, uint32_t blocks, const void *args, size_t size,
+                            rtStream_t stream);
+rtError_t aclrtLaunchKernel(rtFuncHandle function, uint32_t blocks, const void *args, size_t size,
+                            rtStream_t stream) {
+    return aclrtLaunchKernelImpl(function, blocks, args, size, stream);
+}
+rtError_t aclrtLaunchKernelV2(rtFuncHandle function, uint32_t blocks, const void *args, size_t size,
+                              void *config, rtStream_t stream);
+rtError_t aclrtLaunchKernelV2(rtFuncHandle function, uint32_t blocks, const void *args, size_t size,
+                              void *config, rtStream_t stream) {
+    return aclrtLaunchKernelV2Impl(function, blocks, args, size, config, stream);
+}
+rtError_t aclrtLaunchKernelWithHostArgs(rtFuncHandle function, uint32_t blocks, rtStream_t stream,
+                                        void *config, void *args, size_t size, void *holders,
+                                        size_t count);
+rtError_t aclrtLaunchKernelWithHostArgs(rtFuncHandle function, uint32_t blocks, rtStream_t stream,
+                                        void *config, void *args, size_t size, void *holders,
+                                        size_t count) {
+    return aclrtLaunchKernelWithHostArgsImpl(function, blocks, stream, config, args, size, holders,
+                                             count);
+}
