@@ -32,6 +32,8 @@ ENVIRONMENT: Final = "environment"
 HAMI: Final = "hami"
 ASCEND: Final = "ascend"
 CAMBRICON: Final = "cambricon"
+VENDOR_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
+"""The form of a vendor's name."""
 SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, ASCEND, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
@@ -41,7 +43,6 @@ _MOST_BYTES: Final = 1 << 20
 _MOST_RUNTIME_DIR: Final = 107 - len("/runtime.sock")
 _MOST_DEVICES: Final = 4096
 _NAMESPACE: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", re.ASCII)
-_VENDOR: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Config:
     require: str = SHIM
     sources: tuple[str, ...] = SOURCES
     vendors: tuple[str, ...] = ()
+    default_vendor: str = ""
     withhold: bool = True
     sharing: Shares = field(default_factory=Shares)
     limits: Limits = field(default_factory=Limits)
@@ -333,11 +335,17 @@ def _sources(value: object) -> tuple[str, ...]:
 
 
 def _vendors(value: object) -> tuple[str, ...]:
-    names = _list(value, "vendors")
-    for name in names:
-        if not isinstance(name, str) or not _VENDOR.fullmatch(name):
-            raise _Mistake(f'{_shown(name)} is not a vendor\'s name, such as "nvidia"')
-    return tuple(names)
+    return tuple(_vendor(name) for name in _list(value, "vendors"))
+
+
+def _vendor(value: object) -> str:
+    if not isinstance(value, str) or not VENDOR_NAME.fullmatch(value):
+        raise _Mistake(f'{_shown(value)} is not a vendor\'s name, such as "nvidia"')
+    return value
+
+
+def _vendor_or_none(value: object) -> str:
+    return "" if value == "" else _vendor(value)
 
 
 def _yes_or_no(value: object) -> bool:
@@ -376,6 +384,7 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "require": _one_of(SHIM, DRIVER),
     "sources": _sources,
     "vendors": _vendors,
+    "default_vendor": _vendor_or_none,
     "withhold": _yes_or_no,
 }
 _SHARING_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from . import demo_containers, drivers, visible
+from . import demo_containers, demo_vendors, drivers, visible
 from .demo_voice import Demo
 from .errors import AliquotError
 from .sizes import format_size
@@ -29,7 +29,8 @@ from .sizes import format_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_NODE: Final = "a100x2"
+_NODE: Final = "mixed.toml"
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a fresh folder of our own is made in it
 _ALIQUOT: Final = (sys.executable, "-m", "aliquot.agent")
 _PATIENCE_SECONDS: Final = 60.0
 _OUT_OF_MEMORY: Final = 2
@@ -230,13 +231,20 @@ def _own_device() -> str | None:
 
 def _on_simulated_node(examples: Path) -> int:
     """Run the same program again where there are devices; returns its status."""
-    with tempfile.TemporaryDirectory(prefix="aliquot-demo-") as folder:
-        cdi = str(Path(folder, "cdi"))
-        # Containers reach the node by its CDI specification, which only root can make.
-        for_containers = [] if demo_containers.lacking() else ["--shared", "--cdi", cdi]
-        command = ["sim", "--node", _NODE, *for_containers, "--"]
-        again = [sys.executable, "-m", "aliquot.agent.demo", "--simulated", "--cdi", cdi]
-        return subprocess.call([*_ALIQUOT, *command, *again, "--examples", str(examples)])
+    # In memory, where the system has such a place: what the devices hold lies there.
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="aliquot-demo-", dir=memory) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        again = [sys.executable, "-m", "aliquot.agent.demo", "--simulated"]
+        command = ["sim", "--node", str(examples / _NODE)]
+        # Containers reach the node by device files and specifications, which only root can make.
+        if not demo_containers.lacking():
+            node, cdi = folder / "node", folder / "cdi"
+            command += ["--keep", str(node), "--shared", "--cdi", str(cdi), "--files"]
+            again += ["--cdi", str(cdi), "--root", str(node / "root")]
+        again += ["--examples", str(examples)]
+        return subprocess.call([*_ALIQUOT, *command, "--", *again])
 
 
 def main() -> int:
@@ -245,6 +253,7 @@ def main() -> int:
     parser.add_argument("--examples", type=Path, default=Path("examples"), metavar="DIR")
     parser.add_argument("--simulated", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cdi", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not (options.examples / "fill.py").is_file():
         print(f"aliquot: {options.examples} has no examples: run this in the checkout, or name "
@@ -255,14 +264,17 @@ def main() -> int:
         return _on_simulated_node(options.examples)
     demo = Demo()
     if options.simulated:
-        print(f"No CUDA device here: this runs on the simulated node {_NODE}.")
+        print(f"No CUDA device here: this runs on the simulated node {options.examples / _NODE}.")
     print(f"Device 0: {device}")
     try:
         lacking = demo_containers.lacking()
         if lacking:
             print(f"\nNo containers are shown: {lacking}.")
         else:
-            demo_containers.show(demo, options.examples, options.cdi)
+            if options.root is not None:
+                demo_vendors.lay_out_amd(options.root)
+                os.environ["ALIQUOT_DRM_ROOT"] = str(options.root)
+            demo_containers.show(demo, options.examples, options.cdi, options.root)
         _show(demo, options.examples)
     except AliquotError as error:
         demo.promise(f"the demonstration runs to its end: {error}", holds=False)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import aliquot.shim
 
+from . import demo_vendors
 from .demo_node import AgentProcess, Containerd, lay_out, pack, patiently
 from .demo_voice import Demo
 from .errors import AliquotError
@@ -54,11 +55,13 @@ def lacking() -> str | None:
     return None
 
 
-class _Node:
+class Node:
     """An agent, a containerd, and what a person would type to use them."""
 
-    def __init__(self, folder: Path, cdi: Path | None) -> None:
+    def __init__(self, demo: Demo, folder: Path, cdi: Path | None, root: Path | None) -> None:
+        """Nothing runs yet; ``cdi`` and ``root`` are as in ``show``."""
         self.folder = folder
+        self._demo = demo
         self.runtime_dir = folder / "run"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -71,6 +74,9 @@ class _Node:
         if cdi is not None:
             settings["cdi_dirs"] = [str(cdi)]
         config = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+        if root is not None:
+            for vendor in ("ascend", "cambricon"):
+                config += f"[{vendor}]\nroot = {json.dumps(str(root))}\n"
         self.environment = {**os.environ, "ALIQUOT_RUNTIME_DIR": str(self.runtime_dir)}
         self.agent = AgentProcess(folder, config, self.environment)
         self.handler = aliquot.shim.program("aliquot-runtime")
@@ -96,7 +102,12 @@ class _Node:
             raise AliquotError(f"{name} said nothing of its memory: {out!r}")
         return {key: int(value) for key, value in found.items()}
 
+    def show(self, *arguments: str) -> None:
+        """Say what a command of ours prints."""
+        _print(self._demo, shlex.join(["aliquot", *arguments]), self.aliquot(*arguments))
+
     def aliquot(self, *arguments: str) -> str:
+        """Return what a command of ours prints."""
         return subprocess.run(
             [sys.executable, "-m", "aliquot.agent", *arguments],
             env=self.environment,
@@ -124,12 +135,12 @@ class _Node:
 
 
 @contextlib.contextmanager
-def _node(examples: Path, cdi: Path | None) -> Iterator[_Node]:
+def _node(demo: Demo, examples: Path, cdi: Path | None, root: Path | None) -> Iterator[Node]:
     # A short path: the sockets lie in it. Containers pass through it.
     with tempfile.TemporaryDirectory(prefix="aq-") as name:
         folder = Path(name)
         folder.chmod(0o711)
-        node = _Node(folder, cdi)
+        node = Node(demo, folder, cdi, root)
         programs = {f"/usr/bin/{one}": folder / one for one in _IMAGE_PROGRAMS}
         for program in programs.values():
             source = examples / f"{program.name}.c"
@@ -145,15 +156,16 @@ def _node(examples: Path, cdi: Path | None) -> Iterator[_Node]:
             node.agent.end()
 
 
-def show(demo: Demo, examples: Path, cdi: Path | None) -> None:
-    """Show two containers on one device. Raises AliquotError when something cannot be run.
+def show(demo: Demo, examples: Path, cdi: Path | None, root: Path | None) -> None:
+    """Show containers side by side. Raises AliquotError when something cannot be run.
 
-    ``cdi`` is the folder of the node's CDI specifications; None means the usual ones.
+    ``cdi`` is the folder of the node's CDI specifications; None means the usual ones. ``root`` is
+    where the files of other vendors' devices lie, on a node that has some; None: it has none.
     """
     demo.chapter("A node: an agent, and a containerd with a runtime handler of ours")
-    with _node(examples, cdi) as node:
+    with _node(demo, examples, cdi, root) as node:
         demo.say(f"$ aliquot agent --config {node.agent.config} &")
-        _print(demo, "aliquot devices", node.aliquot("devices"))
+        node.show("devices")
         running: list[str] = []
         try:
             _show_two(demo, node, running)
@@ -161,6 +173,11 @@ def show(demo: Demo, examples: Path, cdi: Path | None) -> None:
                 node.remove(name)
                 running.remove(name)
             _show_time(demo, node, running)
+            for name in list(running):
+                node.remove(name)
+                running.remove(name)
+            if root is not None:
+                demo_vendors.show(demo, node, running)
         finally:
             for name in running:
                 with contextlib.suppress(AliquotError):
@@ -174,7 +191,7 @@ def _print(demo: Demo, command: str, out: str) -> None:
     print()
 
 
-def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
+def _show_two(demo: Demo, node: Node, running: list[str]) -> None:
     demo.chapter("Two containers on one device, each with its own cap")
     wishes = {
         "notebook": {variable("memory"): "2GiB"},
@@ -207,7 +224,7 @@ def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
             f"holding {format_size(found['held'])} beside its context",
             found["refused"] == _OUT_OF_MEMORY and 0 < found["held"] < cap,
         )
-    _print(demo, "aliquot ps", node.aliquot("ps"))
+    node.show("ps")
     caps = node.metric("aliquot_container_memory_cap_bytes")
     _print(demo, f"curl -s http://127.0.0.1:{node.metrics_port}/metrics", "\n".join(caps))
     demo.promise("both are in the metrics", len(caps) == len(wishes))
@@ -215,7 +232,7 @@ def _show_two(demo: Demo, node: _Node, running: list[str]) -> None:
     _show_end(demo, node, running, devices)
 
 
-def _show_refusal(demo: Demo, node: _Node) -> None:
+def _show_refusal(demo: Demo, node: Node) -> None:
     demo.chapter("A third that asks for more than is left does not start, and hears why")
     line = node.run_line("greedy", {variable("memory"): "900GiB"})
     demo.say(f"$ ctr {shlex.join(line)}")
@@ -226,7 +243,7 @@ def _show_refusal(demo: Demo, node: _Node) -> None:
 
 
 def _show_end(
-    demo: Demo, node: _Node, running: list[str], devices: Mapping[str, dict[str, Any]]
+    demo: Demo, node: Node, running: list[str], devices: Mapping[str, dict[str, Any]]
 ) -> None:
     demo.chapter("One is stopped: all it held is given back, and the other goes on")
     gone, stays = running
@@ -249,7 +266,7 @@ def _show_end(
     demo.promise(f"{stays} goes on", node.fill(stays)["refused"] == _OUT_OF_MEMORY)
 
 
-def _show_time(demo: Demo, node: _Node, running: list[str]) -> None:
+def _show_time(demo: Demo, node: Node, running: list[str]) -> None:
     demo.chapter("Two that want all of a device's time: each has what it was promised")
     promised = {"train": 30, "serve": 70}
     for name, cores in promised.items():
@@ -259,20 +276,16 @@ def _show_time(demo: Demo, node: _Node, running: list[str]) -> None:
         node.containerd.ctr(*line)
         running.append(name)
     _promise_shares(demo, node, promised)
-    _print(demo, "aliquot top --once", node.aliquot("top", "--once"))
+    node.show("top", "--once")
     demo.chapter("Their shares are changed while they run")
     promised = {"train": 60, "serve": 40}
     # Not more than all of it at any time: first who gives.
     for name, cores in sorted(promised.items(), key=lambda one: one[1]):
-        _print(
-            demo,
-            f"aliquot set {name} --cores {cores}",
-            node.aliquot("set", name, "--cores", str(cores)),
-        )
+        node.show("set", name, "--cores", str(cores))
     _promise_shares(demo, node, promised)
 
 
-def _promise_shares(demo: Demo, node: _Node, promised: Mapping[str, int]) -> None:
+def _promise_shares(demo: Demo, node: Node, promised: Mapping[str, int]) -> None:
     shares: dict[str, float] = {}
     for _ in patiently():
         slices = node.slices()

@@ -36,6 +36,7 @@ The status is 0 when nothing has failed, 1 when something has. A warning is no f
 works less well, or cannot be told."""
 
 _KERNEL_DRIVER: Final = Path("/proc/driver/nvidia/version")
+_NVIDIA: Final = "nvidia"
 _SHOWN_NAMES: Final = 6
 _CUDA_FUNCTION: Final = re.compile(r"cu[A-Z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", re.ASCII)
 _NVML_FUNCTION: Final = re.compile(r"nvml[A-Z][A-Za-z0-9]*(_[A-Za-z0-9]+)*", re.ASCII)
@@ -47,6 +48,8 @@ class _Driver:
 
     path: Path | None = None
     devices: tuple[visible.Device, ...] = ()
+    others: tuple[str, ...] = ()
+    """The vendors of the node's devices, where none is NVIDIA's and none need be."""
 
 
 @click.command("doctor", help=_HELP)
@@ -86,7 +89,9 @@ def examine(config_path: Path | None) -> list[Finding]:
             for line in error.lines
         ]
     driver = _Driver()
-    for name, check in _checks(config, driver):
+    # First: what devices there are decides which drivers are missed.
+    devices = _findings("devices", lambda: _devices(config, driver))
+    for name, check in _checks(config, driver, devices):
         findings += _findings(name, check)
     return findings
 
@@ -120,13 +125,13 @@ def _printable(text: str) -> str:
 
 
 def _checks(
-    config: Config, driver: _Driver
+    config: Config, driver: _Driver, devices: Sequence[Finding]
 ) -> Iterator[tuple[str, Callable[[], Iterable[Finding]]]]:
     yield "driver", lambda: _driver(driver, config)
-    yield "devices", lambda: _devices(config)
+    yield "devices", lambda: devices
     yield "shim", lambda: _shim(driver)
     yield "functions", lambda: _functions(driver)
-    yield "CDI", lambda: _specifications(config)
+    yield "CDI", lambda: _specifications(config, driver)
     yield "containerd", node.containerd
     yield "agent", lambda: node.agent(config)
     yield "folders", lambda: node.folders(config)
@@ -141,7 +146,10 @@ def _checks(
 
 def _driver(driver: _Driver, config: Config) -> Iterator[Finding]:
     release = kernel_driver()
-    if release is None:
+    if release is None and driver.others:
+        text = f"NVIDIA's is not needed: the devices are of {', '.join(driver.others)}"
+        yield Finding("driver", OK, text)
+    elif release is None:
         yield Finding(
             "driver",
             WARN,
@@ -159,7 +167,7 @@ def _driver(driver: _Driver, config: Config) -> Iterator[Finding]:
         if cdi.Specs(config.cdi_dirs).devices(KIND):
             text = f"{error}: containers get the driver of the CDI specification only"
             yield Finding("driver", WARN, text)
-        else:
+        elif release is not None or not driver.others:
             yield Finding("driver", FAIL, str(error))
         return
     driver.path = path
@@ -184,17 +192,20 @@ def kernel_driver(file: Path = _KERNEL_DRIVER) -> str | None:
     return found[0] if found else "of an unknown release"
 
 
-def _devices(config: Config) -> Iterator[Finding]:
+def _devices(config: Config, driver: _Driver) -> Iterator[Finding]:
     loaded = registry.load(config)
     for left in loaded.left_out:
         wanted = not config.vendors or left.name in config.vendors
         yield Finding("devices", WARN if wanted else OK, f"{left.name}: {left.reason}")
-    count = 0
+    having = []
     for vendor in loaded.vendors:
         found = _of_vendor(vendor, config)
-        count += len(found)
+        if found:
+            having.append(vendor.name)
         yield from found
-    if not count:
+    if _NVIDIA not in (*having, *config.vendors):
+        driver.others = tuple(having)
+    if not having:
         yield Finding("devices", FAIL, "there is no device to share", "see the lines above")
 
 
@@ -244,7 +255,8 @@ def _shim(driver: _Driver) -> Iterator[Finding]:
         yield Finding("shim", FAIL, f"{shim} is missing", "install aliquot again")
         return
     if driver.path is None:
-        yield Finding("shim", WARN, f"{shim}: there is no driver to try it on")
+        text = f"{shim}: there is no driver to try it on"
+        yield Finding("shim", OK if driver.others else WARN, text)
         return
     with tempfile.TemporaryDirectory(prefix="aliquot-doctor-") as name:
         answer = _try_shim(shim, driver, Path(name))
@@ -332,7 +344,7 @@ def _beside(driver: Path, name: str) -> Path | None:
     return None
 
 
-def _specifications(config: Config) -> Iterator[Finding]:
+def _specifications(config: Config, driver: _Driver) -> Iterator[Finding]:
     specs = cdi.Specs(config.cdi_dirs)
     devices = specs.devices(KIND)
     for fault in specs.faults:
@@ -347,6 +359,6 @@ def _specifications(config: Config) -> Iterator[Finding]:
                 text = f"{found.spec.path} names {gone[0]}, which is not there"
                 yield Finding("CDI", FAIL, text, "nvidia-ctk cdi generate")
                 break
-    else:
+    elif not driver.others:
         text = f"no specification of {KIND} in {folders}: the driver's files are looked for"
         yield Finding("CDI", OK, text)

@@ -8,7 +8,7 @@ slices.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations, islice
 from math import comb
@@ -35,6 +35,8 @@ from .slices import (
 # A choice of 4 among 16 devices is looked through whole; of more, one that grows from each device.
 _MOST_CHOICES: Final = 2000
 _WEIGHT: Final = 100
+# Whose device is meant on a node with several vendors' where nobody says it.
+_USUAL_VENDOR: Final = "nvidia"
 # Who of those that hold memory caps has the device's time shared, too.
 _TIMED: Final = frozenset({SHIM, PARTITION})
 
@@ -92,6 +94,7 @@ def place(
     shown = container.shown
     if not devices:
         raise RefusedError(f"{shown} asks for a device: the node has none that can be used")
+    request = replace(request, vendor=_vendor(request, devices, shown, config))
     _check_known(request, devices, shown)
     count = request.count
     if count is None:
@@ -198,6 +201,34 @@ def check_room(
 
 
 # -- What is asked for ---------------------------------------------------------------------------
+
+
+def _vendor(request: Request, devices: Sequence[Device], shown: str, config: Config) -> str:
+    """Return whose devices the request is for; empty: whosever fit the names in it.
+
+    A container has the software of some vendors only, so that nobody gets a device of another by
+    chance. Raises RefusedError.
+    """
+    there = sorted({device.vendor for device in devices})
+    if request.vendor:
+        wanted = request.vendor
+    elif request.uuids or request.models:
+        return ""
+    elif config.default_vendor:
+        wanted = config.default_vendor
+    elif len(there) == 1 or _USUAL_VENDOR in there:
+        wanted = there[0] if len(there) == 1 else _USUAL_VENDOR
+    else:
+        raise RefusedError(
+            f"{shown} asks for a device and does not say whose: the node has those of "
+            f"{', '.join(there)}: name the vendor in the request, or as default_vendor in the "
+            "configuration"
+        )
+    if wanted not in there:
+        raise RefusedError(
+            f"{shown} asks for a device of {wanted}: the node has those of {', '.join(there)} only"
+        )
+    return wanted
 
 
 def _check_known(request: Request, devices: Sequence[Device], shown: str) -> None:
@@ -309,6 +340,8 @@ def _unwanted(request: Request, device: Device) -> str:
     model = device.model.lower()
     if request.uuids and not any(_is_called(device, name) for name in request.uuids):
         return "is not one of those asked for"
+    if request.vendor and request.vendor != device.vendor:
+        return f"is not of the vendor asked for ({request.vendor})"
     if any(_is_called(device, name) for name in request.not_uuids):
         return "is asked not to be used"
     if request.models and not any(name.lower() in model for name in request.models):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from . import ascend_requests, cambricon_requests, policies
-from .config import ANNOTATIONS, ASCEND, CAMBRICON, ENVIRONMENT, HAMI, Config
+from .config import ANNOTATIONS, ASCEND, CAMBRICON, ENVIRONMENT, HAMI, VENDOR_NAME, Config
 from .errors import BadRequestError
 from .policies import FIXED_SHARE, HAMI_CORES, NATIVE, Numbers
 from .sizes import HAMI_LIMIT, Limits, Size, limits_from_environment, parse_size
@@ -33,11 +33,14 @@ KEYS: Final = (
     "not-model",
     "uuid",
     "not-uuid",
+    "vendor",
     "placement",
 )
 ANNOTATION_PREFIX: Final = "aliquot.dev/"
 VARIABLE_PREFIX: Final = "ALIQUOT_"
 HAMI_DEVICES: Final = "NVIDIA_VISIBLE_DEVICES"
+# Whose devices they are about that HAMi's variables name.
+_HAMI_VENDOR: Final = "nvidia"
 
 _ALL: Final = "all"
 # More names than any node has devices, and longer than any vendor's: somebody's mistake.
@@ -156,6 +159,7 @@ def _read_own(said: _Said, config: Config) -> Request | None:
         not_uuids=_names(said.get("not-uuid"), uuid=True),
         models=_names(said.get("model")),
         not_models=_names(said.get("not-model")),
+        vendor=_vendor(said.get("vendor")),
         placement=_placement(said.get("placement")),
         sources=tuple(origin for origin, _ in said.values()),
         **_sharing(said, config),
@@ -294,6 +298,17 @@ def _placement(said: tuple[str, str] | None) -> str | None:
     return text.strip()
 
 
+def _vendor(said: tuple[str, str] | None) -> str:
+    if said is None:
+        return ""
+    origin, text = said
+    if not VENDOR_NAME.fullmatch(text.strip().lower()):
+        raise BadRequestError(
+            f"{origin}: {_quoted(text)} is not a vendor's name: write one, such as nvidia"
+        )
+    return text.strip().lower()
+
+
 # -- HAMi's --------------------------------------------------------------------------------------
 
 
@@ -332,6 +347,7 @@ def _read_hami(environment: Mapping[str, str], config: Config) -> Request | None
         count,
         memory=limits.each,
         uuids=uuids,
+        vendor=_HAMI_VENDOR,
         memory_by_index=tuple(sorted(limits.by_index.items())),
         sources=sources,
         **_settled(settled, config),
@@ -388,6 +404,7 @@ def _read_ascend(wanted: ascend_requests.Wanted, config: Config) -> Request:
         None,
         memory=wanted.memory,
         uuids=wanted.names,
+        vendor=ascend_requests.VENDOR,
         sources=(wanted.origin,),
         **_settled(settled, config),
     )
@@ -409,6 +426,7 @@ def _read_cambricon(wanted: cambricon_requests.Wanted, config: Config) -> Reques
         None,
         memory=wanted.memory,
         uuids=wanted.names,
+        vendor=cambricon_requests.VENDOR,
         sources=(wanted.origin,),
         **_settled(settled, config),
     )

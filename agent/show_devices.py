@@ -213,6 +213,9 @@ def _table(devices: Sequence[Shown], *, show_all: bool) -> list[str]:
     right = {"INDEX", "MEMORY", "USED", "ALLOCATED", "CORES", "SLICES", "BUSY", "NUMA", "POWER",
              "TEMPERATURE"}  # fmt: skip
     more = {"VENDOR", "SLICES", "PCI", "NUMA", "POWER", "TEMPERATURE", "LINKS"}
+    if len({one.vendor for one in devices}) > 1:
+        # Each vendor's devices are numbered from 0.
+        more.remove("VENDOR")
     return columns(head, rows, right=right, hidden=() if show_all else more)
 
 

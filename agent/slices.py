@@ -29,7 +29,8 @@ class Request:
     ``count`` is the number of devices; None means every device that ``uuids`` names, or all.
     ``memory`` and ``cores`` are for each device; with neither, all of it is asked for. ``uuids``
     and ``models`` name what is wanted, ``not_uuids`` and ``not_models`` what is not: beginnings of
-    UUIDs, parts of model names in any case. ``placement`` is ``binpack`` or ``spread``, None where
+    UUIDs, parts of model names in any case. ``vendor`` is whose devices they must be, empty where
+    names or the configuration decide. ``placement`` is ``binpack`` or ``spread``, None where
     the configuration decides. ``sources`` says who asked, for messages.
 
     ``cores_max``, ``weight`` and ``priority`` are as in Part, None where nobody has said them;
@@ -44,6 +45,7 @@ class Request:
     models: tuple[str, ...] = ()
     not_models: tuple[str, ...] = ()
     placement: str | None = None
+    vendor: str = ""
     memory_by_index: tuple[tuple[int, Size], ...] = ()
     sources: tuple[str, ...] = ()
     cores_max: int | None = None

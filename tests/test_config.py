@@ -60,6 +60,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         require = "driver"
         sources = ["hami", "annotations"]
         vendors = ["nvidia"]
+        default_vendor = "ascend"
         withhold = false
         [sharing]
         policy = "fixed-share"
@@ -101,6 +102,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         require="driver",
         sources=("hami", "annotations"),
         vendors=("nvidia",),
+        default_vendor="ascend",
         withhold=False,
         sharing=config.Shares("fixed-share", 0, 90, True, 1, 50),
         ascend=Ascend(Path("/driver")),
@@ -198,6 +200,8 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
         ('sources = ["hami", "hami"]', "sources"),
         ("sources = [1, {}]", "sources"),
         ('vendors = ["NVIDIA Corporation"]', "vendors"),
+        ('default_vendor = "NVIDIA Corporation"', "default_vendor"),
+        ('default_vendor = ["nvidia"]', "default_vendor"),
         ("vendors = [[]]", "vendors"),
         ("withhold = 1", "withhold"),
         ("sharing = 1", "sharing"),

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from aliquot.agent import demo_containers
+
 from clients import need
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,19 @@ def test_the_demonstration_shows_that_every_promise_holds(tmp_path: Path) -> Non
     for program in ("demo-small", "demo-large", "demo-serve"):
         assert f"{program} was refused with CUDA's own code 2" in held
         assert f"{program} goes on" in held
+    if demo_containers.lacking() is None and "simulated node" in result.stdout:
+        for vendor, file in (
+            ("nvidia", "/dev/nvidiactl"),
+            ("ascend", "/dev/davinci_manager"),
+            ("cambricon", "/dev/cambricon_ctl"),
+            ("amd", "/dev/kfd"),
+        ):
+            assert any(
+                re.fullmatch(rf"on-{vendor} has .* of {vendor}'s(, .*)?", line) for line in held
+            )
+            assert f"it has {file}, and no other vendor's" in held
+        assert "one page of metrics has all of them" in held
+        assert "nothing is allocated on any of 7 devices" in held
     assert result.stderr == ""
     # Thirty seconds for a person, on a machine that does nothing else.
     assert took < 120

@@ -21,6 +21,7 @@ from aliquot.hooks import elf
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cambricon_node
 import nvidia_files
 from commands import TESTS, Desk, odd_desk, odd_driver
 
@@ -68,6 +69,35 @@ def test_a_node_without_a_driver_says_so_and_fails(here: Desk, tmp_path: Path) -
     assert found["shim"][0]["status"] == WARN
     assert "functions" not in found
     assert found["devices"][-1]["text"] == "there is no device to share"
+
+
+@pytest.mark.parametrize("text", ["", 'vendors = ["nvidia", "cambricon"]\n'])
+def test_a_node_without_nvidias_devices_misses_nothing_of_nvidias_unless_told_of_them(
+    here: Desk, tmp_path: Path, sim_library: Path, text: str
+) -> None:
+    lib = tmp_path / "lib"
+    lib.mkdir()
+    (lib / "libcndev.so").symlink_to(sim_library.with_name("libcndev.so"))
+    made = cambricon_node.Node(tmp_path, lib)
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    environment = {"LD_LIBRARY_PATH": str(lib), "ALIQUOT_SIM": str(made.state)}
+    found = examine(here, "--config", str(config), **environment)
+    cards = [row for row in found["devices"] if "memory caps held by partition" in row["text"]]
+    assert [row["status"] for row in cards] == [OK, OK]
+    assert all(row["text"].startswith("MLU-") for row in cards)
+    if text:
+        assert any(row["status"] == FAIL for row in found["driver"])
+        assert found["shim"][0]["status"] == WARN
+        return
+    (row,) = found["driver"]
+    assert (row["status"], row["text"]) == (
+        OK,
+        "NVIDIA's is not needed: the devices are of cambricon",
+    )
+    assert found["shim"][0]["status"] == OK
+    assert "CDI" not in found
+    assert "functions" not in found
 
 
 def test_the_table_has_each_finding_in_its_columns(here: Desk) -> None:

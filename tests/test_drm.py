@@ -52,6 +52,22 @@ def test_the_plug_in_is_found_by_its_entry_points() -> None:
     assert points["intel"].load() is Intel
 
 
+def test_an_agent_that_has_another_root_finds_the_nodes_folders_below_it(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mi300x(tree)
+    monkeypatch.setenv("ALIQUOT_DRM_ROOT", str(tree.sys.parent))
+    vendor = Amd(Config())
+    assert [device.pci_address for device in vendor.enumerate()] == list(MI300X)
+    assert vendor.roots.cgroups == tree.sys / "fs/cgroup/unified"
+    for wrong in ("node", "/host/../x"):
+        monkeypatch.setenv("ALIQUOT_DRM_ROOT", wrong)
+        with pytest.raises(VendorError, match="is not an absolute path"):
+            Amd(Config())
+    monkeypatch.setenv("ALIQUOT_DRM_ROOT", "")
+    assert Roots.of(os.environ) == Roots()
+
+
 def test_it_uses_nothing_of_the_agent_but_the_public_protocol() -> None:
     allowed = ("aliquot.agent.devices", "aliquot.hooks.plan")
     found = set()

@@ -100,6 +100,74 @@ def limited(**ceilings: Ceiling) -> Config:
     return Config(limits=Limits(ceilings.get("container", Ceiling()), namespaces))
 
 
+# -- Whose device ----------------------------------------------------------------------------------
+
+PLACES = {"nvidia": 0, "ascend": 1, "cambricon": 2, "amd": 3}
+
+
+def of(vendor: str, model: str = "") -> Device:
+    # Every vendor's first device.
+    own = f"{PLACES[vendor] + 1:x}" * 8
+    uuid = f"{vendor[:3].upper()}-{own}-0000-0000-0000-000000000000"
+    return device(0, vendor=vendor, uuid=uuid, model=model or f"{vendor} model")
+
+
+def vendors_of(parts: Sequence[Part]) -> list[str]:
+    return [part.vendor for part in parts]
+
+
+@pytest.mark.parametrize("others", [("ascend",), ("ascend", "amd"), ("amd", "cambricon")])
+def test_who_does_not_say_whose_device_gets_one_of_nvidias_and_never_anothers(
+    others: tuple[str, ...],
+) -> None:
+    devices = [*map(of, others), of("nvidia")]
+    for request in (ask(memory="1GiB"), ask(), ask(None), ask(not_models=("T4",))):
+        assert vendors_of(put(request, devices)) == ["nvidia"]
+        assert "is not of the vendor asked for (nvidia)" in refusal(
+            replace(request, count=2), devices
+        )
+    full = [slice_of("a", (devices[-1], 40 * GIB, 100))]
+    text = refusal(ask(memory="1GiB"), devices, full)
+    assert text.count("is not of the vendor asked for (nvidia)") == len(others)
+    assert "of 40.0 GiB free" in text
+
+
+def test_the_only_vendor_of_a_node_is_meant() -> None:
+    assert vendors_of(put(ask(memory="1GiB"), [of("cambricon")])) == ["cambricon"]
+
+
+def test_of_several_others_nobody_guesses_until_the_node_says() -> None:
+    devices = [of("ascend"), of("cambricon")]
+    text = refusal(ask(memory="1GiB"), devices)
+    assert "does not say whose: the node has those of ascend, cambricon" in text
+    assert "default_vendor" in text
+    said = Config(default_vendor="cambricon")
+    assert vendors_of(put(ask(memory="1GiB"), devices, config=said)) == ["cambricon"]
+    # What the node says holds where its library failed, too.
+    text = refusal(ask(memory="1GiB"), [of("ascend")], config=said)
+    assert "asks for a device of cambricon: the node has those of ascend only" in text
+
+
+@pytest.mark.parametrize("vendor", PLACES)
+def test_a_vendor_a_model_or_a_name_is_what_decides(vendor: str) -> None:
+    devices = [of(one) for one in PLACES]
+    own = devices[PLACES[vendor]]
+    for request in (
+        ask(vendor=vendor),
+        ask(None, vendor=vendor),
+        ask(models=(f"{vendor} MODEL",)),
+        ask(None, uuids=(own.uuid[:8],)),
+        ask(None, uuids=(f"{vendor}:0",)),
+    ):
+        for config in (Config(), Config(default_vendor="nvidia")):
+            assert vendors_of(put(request, devices, config=config)) == [vendor]
+    text = refusal(ask(vendor=vendor), [one for one in devices if one is not own])
+    assert f"asks for a device of {vendor}" in text
+    other = next(one for one in devices if one is not own)
+    text = refusal(ask(vendor=vendor, uuids=(other.uuid,)), devices)
+    assert f"is not of the vendor asked for ({vendor})" in text
+
+
 # -- What a slice gets ---------------------------------------------------------------------------
 
 

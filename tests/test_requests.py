@@ -85,6 +85,7 @@ def test_annotations_and_environment_say_the_same_things() -> None:
         "not-model": "T4",
         "uuid": "GPU-aa,GPU-bb",
         "not-uuid": "cc",
+        "vendor": " NVIDIA",
         "placement": "spread",
     }
     assert tuple(texts) == requests.KEYS
@@ -99,6 +100,7 @@ def test_annotations_and_environment_say_the_same_things() -> None:
         not_uuids=("cc",),
         models=("A100", "h100"),
         not_models=("T4",),
+        vendor="nvidia",
         placement="spread",
         sources=annotated.sources,
         cores_max=60,
@@ -200,7 +202,7 @@ def test_an_empty_variable_undoes_what_an_image_says() -> None:
         ("model", ""), ("model", "A100,,T4"), ("model", "A\x00"), ("model", "x" * 200),
         ("not-model", ","), ("uuid", "GPU-aa;rm"), ("uuid", ","), ("uuid", "../../x"),
         ("uuid", ",".join(["a"] * 300)), ("not-uuid", "é"), ("placement", "best"),
-        ("placement", "\n"),
+        ("placement", "\n"), ("vendor", ""), ("vendor", "NVIDIA Inc."), ("vendor", "a,b"),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_one_line_with_source_and_key(key: str, text: str) -> None:
@@ -582,3 +584,21 @@ def test_our_own_words_come_before_cambricons() -> None:
     assert request.uuids == ()
     assert wanted({PROFILE: "0_10_8"}, {VISIBLE: "1"}).uuids == ("cambricon:0",)
     assert read({PROFILE: "0_10_8"}, {VISIBLE: "1"}, sources=(HAMI,)) is None
+
+
+@pytest.mark.parametrize(
+    ("annotations", "environment", "vendor"),
+    [
+        ({}, {"CUDA_DEVICE_MEMORY_LIMIT": "1g"}, "nvidia"),
+        ({}, {"ASCEND_VISIBLE_DEVICES": "0"}, "ascend"),
+        ({}, {"CAMBRICON_VISIBLE_DEVICES": "0"}, "cambricon"),
+        ({"CAMBRICON_DSMLU_PROFILE": "0_25_10"}, {}, "cambricon"),
+        ({"aliquot.dev/memory": "1GiB"}, {}, ""),
+    ],
+)
+def test_the_words_of_a_vendors_tools_are_about_its_devices(
+    annotations: dict[str, str], environment: dict[str, str], vendor: str
+) -> None:
+    request = requests.read(annotations, environment, "", Config())
+    assert request is not None
+    assert request.vendor == vendor

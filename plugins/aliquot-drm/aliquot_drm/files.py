@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+ROOT_VARIABLE: Final = "ALIQUOT_DRM_ROOT"
+"""Names the folder below which the node's sys, proc and dev lie; without it that is the root."""
 MOST_BYTES: Final = 1 << 16
 MOST_ENTRIES: Final = 4096
 
@@ -24,6 +26,14 @@ class Roots:
     proc: Path = Path("/proc")
     dev: Path = Path("/dev")
     cgroup: Path | None = None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Roots:
+        """Return those that the environment names, else the usual ones. Raises ValueError."""
+        root = Path(environment.get(ROOT_VARIABLE) or "/")
+        if not root.is_absolute() or ".." in root.parts:
+            raise ValueError(f"{ROOT_VARIABLE}: {str(root)!r} is not an absolute path without '..'")
+        return cls(root / "sys", root / "proc", root / "dev")
 
     @property
     def cgroups(self) -> Path:

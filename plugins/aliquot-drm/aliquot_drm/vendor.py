@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,10 @@ class DrmVendor(Undivided, ABC):
     def __init__(self, config: object, roots: Roots | None = None) -> None:
         """Look for the drivers. Raises VendorError when the kernel has none of them."""
         del config
-        self.roots = roots or Roots()
+        try:
+            self.roots = roots or Roots.of(os.environ)
+        except ValueError as error:
+            raise VendorError(str(error)) from error
         places = [
             folder
             for driver in self.drivers
