@@ -20,6 +20,7 @@ from aliquot.sim.node import Device
 import cuda_headers
 import cuda_table
 import gates
+from commands import wait_for
 from slices import MIB, lay_out
 from tenants import CONTEXT, PAGE, PATIENCE_SECONDS, TESTS, SimNode, Slice, Tenant, simulated
 
@@ -477,10 +478,7 @@ def test_a_closed_gate_holds_launches_back_and_nothing_else(
         assert give(tenant, "acl", PAGE)[0] == OK
         assert tenant.do("sync", "x") == OK
         tenant.say(f"run acl {MS} 3")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not gate.waiting():
-            assert time.monotonic() < deadline, "nothing waits"
-            time.sleep(0.005)
+        wait_for(lambda: gate.waiting() > 0, "a launch that waits for the gate")
         gate.write(gates.OPEN)
         assert int(tenant.read().split()[0]) == OK
     gate.close()

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from aliquot.sim.node import Device, parse_node
 from aliquot.sim.state import State, create
 
 import gates
-from commands import TESTS
+from commands import PATIENCE_SECONDS, TESTS, wait_for
 from cuda_table import CAMBRICON_TABLE, ROOT, generator, read_table
 from gates import Gate
 from slices import lay_out
@@ -42,7 +41,6 @@ reserved = "64MiB"
 context = "20MiB"
 release_delay_ns = {delay}
 """
-PATIENCE_SECONDS = 60.0
 # What a slice may be ahead of its cap, of device time: the bucket, a window, and a launch that
 # nobody has measured.
 AHEAD_NS = 30 * MS
@@ -396,10 +394,7 @@ def test_a_closed_gate_holds_a_launch_until_it_is_opened(
         running = place.start("launch", MS)
         assert running.read() == "ready"
         running.go()
-        end = time.monotonic() + PATIENCE_SECONDS
-        while gate.waiting() != 1:
-            assert time.monotonic() < end, "it never waits for the gate"
-            time.sleep(0.005)
+        wait_for(lambda: gate.waiting() == 1, "a launch that waits for the gate")
         gate.write(gates.TURN, turn_us=20_000)
         assert [running.read(), running.read()] == ["launched", "done"]
         assert gate.waiting() == 0
