@@ -96,7 +96,7 @@ def test_who_is_alone_loses_nothing(harness: Path, kind: str) -> None:
         program = f"kind={kind},ns={length_us * 1000}"
         bare = time_harness.run(harness, 3, "alone=1", program)
         free = time_harness.run(harness, 3, program)
-        # (It begins a little later: what runs at the beginning and at the end may be cut otherwise.)
+        # (It begins a little later: what runs at either end may be cut otherwise.)
         assert free.had(0, 0.5) == pytest.approx(bare.had(0, 0.5), abs=1e-5), length_us
         # Somebody else is on the device, and wants nothing: what runs is measured.
         measured = time_harness.run(harness, 3, program, f"{BUSY},from_ms=1000000")
