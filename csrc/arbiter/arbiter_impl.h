@@ -20,6 +20,13 @@
 #define HANDOVER_NS (100 * US)
 /* Who is overtaken falls no further behind, in virtual time. */
 #define LONGEST_DEBT_NS (2000 * MS)
+/* Turns are so long that of any 200 ms nobody has more than 2 hundredths more or less than is due to
+ * him (with rounds of 5 ms): with a share of s, a turn that brings ahead by t makes s (1 - s) t. In parts
+ * of a round, where all go in the same order in each round; and where their rounds differ. */
+#define SAME_LUMP 0.68
+#define OWN_LUMP 0.4
+/* And nobody waits for longer than so many rounds. */
+#define MOST_ROUNDS 8
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 
@@ -43,6 +50,9 @@ struct stake {
     uint32_t members, weight, min, max; /* sums over its members; thousandths */
     uint64_t v;                         /* virtual time: time held, divided by the share */
     double share;                       /* of the device, among those who want it */
+    double round_ns;                    /* how far a turn brings it ahead, in virtual time */
+    double due;                         /* virtual time: up to here its present turn goes */
+    bool shares;                        /* it is among those who want the device */
     bool open;                          /* share is not settled yet (while shares are made) */
 };
 
@@ -85,7 +95,7 @@ struct device {
     uint64_t v;            /* virtual time of who was served last */
     double floor_ns;       /* what lower priorities have saved up */
     bool changed;          /* who is there, or on which terms */
-    double round_ns;       /* see turn_on */
+    bool rotates;          /* all turns bring as far ahead, and who waited longest goes first */
 };
 
 struct aliquot_arbiter {
@@ -99,6 +109,8 @@ struct aliquot_arbiter {
 
 static inline uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static inline double smaller(double a, double b) { return a < b ? a : b; }
+static inline double larger(double a, double b) { return a > b ? a : b; }
 
 static inline bool any_active(const struct aliquot_arbiter *arbiter, const struct party *party) {
     for (uint32_t i = 0; i < party->member_count; i++)

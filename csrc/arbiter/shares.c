@@ -75,6 +75,41 @@ static bool counts(const struct aliquot_arbiter *arbiter, const struct party *pa
                                                        RECENT_ROUNDS * arbiter->settings.round_ns));
 }
 
+/* How far a turn brings somebody ahead, if it is to make no more than `lump_ns` of difference. */
+static double round_of(const struct aliquot_arbiter *arbiter, double share, double lump_ns,
+                       double longest_ns) {
+    double made = share * (1 - share), shortest_ns = 2.0 * (double)arbiter->settings.round_ns;
+    double ns = made * longest_ns > lump_ns ? lump_ns / made : longest_ns;
+    return ns > shortest_ns ? ns : shortest_ns;
+}
+
+/* Each turn costs something, so that they are as few as may be: either all have rounds of the same
+ * length, or those of small shares, who have short turns, have longer ones. */
+static void make_rounds(const struct aliquot_arbiter *arbiter, struct device *device,
+                        uint32_t count) {
+    double round_ns = (double)arbiter->settings.round_ns, same_turns = 0, own_turns = 0;
+    double longest_ns = round_ns * (double)most(2, least(count, MOST_ROUNDS));
+    double same_ns = longest_ns;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct stake *stake = device->stakes[i];
+        stake->round_ns = round_of(arbiter, stake->share, OWN_LUMP * round_ns, longest_ns);
+        if (stake->shares)
+            same_ns =
+                smaller(same_ns, round_of(arbiter, stake->share, SAME_LUMP * round_ns, same_ns));
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *stake = device->stakes[i];
+        double least_ns = (double)arbiter->settings.least_ns / stake->share;
+        if (!stake->shares)
+            continue;
+        same_turns += 1 / larger(same_ns, least_ns);
+        own_turns += 1 / larger(stake->round_ns, least_ns);
+    }
+    device->rotates = same_turns <= own_turns;
+    for (uint32_t i = 0; device->rotates && i < device->stake_count; i++)
+        device->stakes[i]->round_ns = same_ns;
+}
+
 void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
                          int32_t priority, uint64_t now) {
     double rest = 1.0, weights = 0, minima = 0;
@@ -82,12 +117,11 @@ void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *d
     for (uint32_t i = 0; i < device->stake_count; i++) {
         struct stake *stake = device->stakes[i];
         stake->open = counts(arbiter, stake->party, now) && stake->party->priority == priority;
+        stake->shares = stake->open;
         count += stake->open;
         if (stake->open)
             minima += (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000));
     }
-    /* Of many, each has a small part, and may be ahead for longer: fewer turns cost less. */
-    device->round_ns = (double)arbiter->settings.round_ns * (count > 2 ? 1 + (count - 2) / 6.0 : 1);
     double scale = minima > 1000 ? 1000 / minima : 1;
     for (uint32_t i = 0; i < device->stake_count; i++) {
         struct stake *stake = device->stakes[i];
@@ -118,6 +152,7 @@ void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *d
     for (uint32_t i = 0; i < device->stake_count; i++)
         if (device->stakes[i]->open && weights > 0)
             device->stakes[i]->share += rest * device->stakes[i]->weight / weights;
+    make_rounds(arbiter, device, count);
 }
 
 /* -- Priorities --------------------------------------------------------------------------------- */

@@ -103,7 +103,26 @@ void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_
         arbiter->members[party->members[i]].seen.active = true;
 }
 
-/* How long a party's turn on a device is: as far ahead of who comes next as one round takes. */
+/* The virtual time up to which those who ask for a device, and perhaps one more, have had their parts. */
+static double even(const struct device *device, const struct stake *more) {
+    double shares = 0, sum = 0;
+    uint64_t first = UINT64_MAX;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *stake = device->stakes[i];
+        if (stake == more || (stake->shares && asks(stake->party)))
+            first = least(first, stake->v);
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *stake = device->stakes[i];
+        if (stake != more && (!stake->shares || !asks(stake->party)))
+            continue;
+        shares += stake->share;
+        sum += stake->share * (double)(stake->v - first);
+    }
+    return shares > 0 ? (double)first + sum / shares : 0;
+}
+
+/* How long a party's turn on a device is. */
 static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct device *device,
                         const struct stake *stake) {
     uint64_t next = UINT64_MAX;
@@ -112,8 +131,18 @@ static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct devi
         if (other != stake && asks(other->party))
             next = least(next, other->v);
     }
-    uint64_t ahead = next != UINT64_MAX && next > stake->v ? next - stake->v : 0;
-    double ns = stake->share * ((double)ahead + device->round_ns);
+    double ahead_ns = stake->due - (double)stake->v;
+    if (device->rotates) {
+        /* Before his turn everybody is half a round behind, less what he makes of it himself. Who is
+         * elsewhere has a longer turn or a shorter one: the order stays. */
+        double half_ns = stake->round_ns / 2;
+        double off_ns = (even(device, stake) - half_ns * (1 - stake->share) - (double)stake->v) / 2;
+        ahead_ns = stake->round_ns + larger(-half_ns, smaller(off_ns, half_ns));
+    }
+    /* Nobody comes before him until then. */
+    if (next != UINT64_MAX && next > stake->v)
+        ahead_ns = larger(ahead_ns, (double)(next - stake->v));
+    double ns = stake->share * ahead_ns;
     return most(arbiter->settings.least_ns, ns < (double)LONGEST_NS ? (uint64_t)ns : LONGEST_NS);
 }
 
@@ -294,6 +323,21 @@ static bool all_free(const struct aliquot_arbiter *arbiter, const struct party *
     return true;
 }
 
+/* Of two who share a device, who goes first. `even_ns`: of the device. */
+static bool goes_before(const struct device *device, const struct stake *one,
+                        const struct stake *other, double even_ns) {
+    /* Who is ahead by more than a turn in passing makes, waits. */
+    double slack = device->rotates ? 0.5 : 0.125;
+    bool one_waits = (double)one->v > even_ns + slack * one->round_ns;
+    bool other_waits = (double)other->v > even_ns + slack * other->round_ns;
+    if (one_waits != other_waits)
+        return other_waits;
+    /* The earliest end of a turn goes first, and so nobody is late by more than somebody's turn. */
+    if (!device->rotates && one->due != other->due)
+        return one->due < other->due;
+    return one->party->opened_ns < other->party->opened_ns;
+}
+
 /* Gives a device that nobody has to whoever is owed it most. */
 static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now,
                  uint64_t *next) {
@@ -310,6 +354,7 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
         } else
             return;
     }
+    double even_ns = even(device, NULL);
     for (;;) {
         struct stake *best = NULL;
         for (uint32_t i = 0; i < device->stake_count; i++) {
@@ -322,8 +367,13 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
                 *next = least(*next, until);
                 continue;
             }
+            /* What is left of a turn is gone on with, unless it is hardly any. */
+            if (stake->due < (double)stake->v + stake->round_ns / 4 ||
+                stake->due > (double)stake->v + stake->round_ns)
+                stake->due = (double)stake->v + stake->round_ns;
             if (!best || (lower && best->party->priority >= priority) ||
-                (lower == (best->party->priority < priority) && stake->v < best->v))
+                (lower == (best->party->priority < priority) &&
+                 (lower ? stake->v < best->v : goes_before(device, stake, best, even_ns))))
                 best = stake;
         }
         if (!best)
@@ -414,6 +464,10 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
     *next = UINT64_MAX;
     look_at_wants(arbiter);
     arbiter_account(arbiter, now);
+    /* What is saved up by now may end a turn. */
+    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++)
+        if (arbiter->device[d].stake_count)
+            save_floor(arbiter, &arbiter->device[d], passed, now, next);
     for (struct party *party = arbiter->parties; party; party = party->next) {
         bool changed = false;
         for (uint32_t i = 0; i < party->stake_count; i++)
@@ -431,7 +485,6 @@ uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
         device->changed = false;
         if (device->stake_count < 1)
             continue;
-        save_floor(arbiter, device, passed, now, next);
         const struct party *top;
         uint64_t until;
         arbiter_make_shares(arbiter, device, arbiter_served(device, now, &top, &until), now);
