@@ -385,9 +385,11 @@ static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *f
     struct aliquot_limiter *limiter = thread->limiter;
     uint64_t window = window_of(limiter, flow->device);
     aliquot_ticket ticket = TICKET_GIVEN;
+    /* The first of a turn may seem long: the device has to turn to us. */
+    uint64_t stale_ns = flow->turn && !flow->turn_used ? 4 * STALE_NS : STALE_NS;
     if (!ns) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
-    } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= STALE_NS) {
+    } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= stale_ns) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
         ticket |= TICKET_MARK;
