@@ -106,10 +106,11 @@ static bool look_at(struct container *container, struct column *column, uint32_t
     return news;
 }
 
-static void wake(struct container *container, uint32_t index) {
+/* Wakes those who sleep on a gate as `role`. */
+static void wake(struct container *container, uint32_t index, uint32_t role) {
     /* Others share the file, so the futex is not a private one. The low half comes first. */
-    syscall(SYS_futex, &container->grant->device[index].gate, FUTEX_WAKE, MOST_WOKEN, NULL, NULL,
-            0);
+    syscall(SYS_futex, &container->grant->device[index].gate, FUTEX_WAKE_BITSET, MOST_WOKEN, NULL,
+            NULL, role);
 }
 
 /* Returns whether anything is new. */
@@ -122,15 +123,16 @@ static bool look_at_all(struct container *container, struct aliquot_arbiter *arb
         struct aliquot_seen seen;
         bool active = false;
         news |= look_at(container, column, i, now, &active);
-        /* What it used counts when it is given the device, and when it has nothing there any more. */
-        if (!active)
+        /* What it used counts when it is given the device, and when it has nothing there any more: both
+         * is known when it was closed and has come to rest. */
+        if (!active && aliquot_gate_state(column->gate) == ALIQUOT_GATE_CLOSED)
             read_usage(container, &column->device_ns, sizeof column->device_ns,
                        offsetof(struct aliquot_usage, time[i].device_ns));
         aliquot_seen_make(column->flow, column->over, container->slots, column->gate,
                           column->device_ns, &seen);
         aliquot_arbiter_see(arbiter, column->member, &seen);
         if (column->closed && seen.active)
-            wake(container, i);
+            wake(container, i, ALIQUOT_GATE_OBSERVERS);
         column->closed = false;
     }
     return news;
@@ -171,7 +173,7 @@ void column_write(struct container *container, uint32_t index, uint64_t gate) {
     /* Who waits and does nothing else may go on waiting: it would only look, ring and wait again. Whether
      * there is more to it is seen when it is looked at, which is next: what was seen before is old. */
     if (!column->closed)
-        wake(container, index);
+        wake(container, index, ALIQUOT_GATE_LAUNCHERS);
 }
 
 void column_tell(struct container *container, uint32_t index,
