@@ -27,6 +27,8 @@
 #define OWN_LUMP 0.4
 /* And nobody waits for longer than so many rounds. */
 #define MOST_ROUNDS 8
+/* Whether somebody begins his turn who began the one before is looked at after so many times the usual. */
+#define PROMPT_STARTS 4
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 
@@ -70,10 +72,12 @@ struct party {
     bool native; /* takes part in nothing */
     bool lone;   /* shares with nobody, and has no cap: it asks for nothing */
 
+    uint64_t now_ns; /* accounted up to here */
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
     bool unrivalled;     /* in a turn, though only lower priorities want what it has */
     bool overtaken;      /* others go although it has not drained */
+    bool prompt;         /* it began its last turn */
     bool wanting;        /* waits, or holds */
     bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */
     bool gave_way;       /* DRAINING because it was quiet: that is no work */
@@ -95,6 +99,11 @@ struct device {
     uint64_t v;            /* virtual time of who was served last */
     double floor_ns;       /* what lower priorities have saved up */
     bool changed;          /* who is there, or on which terms */
+    bool news;             /* something else was seen of a party, or is to be told */
+    bool touched;          /* it is decided anew in this step */
+    uint64_t now_ns;       /* accounted up to here */
+    uint64_t passed_ns;    /* that was accounted last */
+    uint64_t next_ns;      /* when it is to be decided anew, whatever happens */
     bool rotates;          /* all turns bring as far ahead, and who waited longest goes first */
 };
 
@@ -103,7 +112,7 @@ struct aliquot_arbiter {
     struct member *members;
     uint32_t member_count;
     struct party *parties;
-    uint64_t now_ns; /* accounted up to here */
+    uint32_t device_count; /* no higher ones were ever used */
     struct device device[ALIQUOT_ARBITER_DEVICES];
 };
 
@@ -119,6 +128,12 @@ static inline bool any_active(const struct aliquot_arbiter *arbiter, const struc
     return false;
 }
 
+/* The devices of a party are to be decided anew. */
+static inline void arbiter_touch(struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        arbiter->device[party->stakes[i]->device].news = true;
+}
+
 /* It would take the devices if it got them. */
 static inline bool asks(const struct party *party) {
     return party->wanting && !party->native && !party->lone &&
@@ -131,7 +146,9 @@ static inline bool occupies(const struct party *party) {
 
 /* -- shares.c ---------------------------------------------------------------------------------- */
 
-/* Adds up what has passed. */
+/* Adds up what has passed: on a device, for a party, everywhere. */
+void arbiter_account_device(struct device *device, uint64_t now);
+void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
 
 /* First what each is guaranteed, then the rest by weight, to nobody more than his cap. Only those of

@@ -21,50 +21,64 @@ static void account_member(struct member *member, uint64_t from, uint64_t to, bo
     }
 }
 
-void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
-    uint64_t from = arbiter->now_ns;
+void arbiter_account_device(struct device *device, uint64_t now) {
+    uint64_t from = device->now_ns;
+    device->passed_ns = 0;
     if (now <= from)
         return;
-    arbiter->now_ns = now;
+    device->now_ns = now;
+    if (!from)
+        return;
+    uint64_t passed = device->passed_ns = now - from;
+    unsigned sharers = 0;
+    bool contended = false;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct party *party = device->stakes[i]->party;
+        sharers += occupies(party);
+        contended |= asks(party);
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct stake *stake = device->stakes[i];
+        if (!occupies(stake->party))
+            continue;
+        stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+        /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
+        if (stake->party->overtaken)
+            stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
+    }
+    /* While nobody has to wait, nobody falls behind. */
+    if (!contended)
+        device->v += passed;
+}
+
+void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
+    uint64_t from = party->now_ns;
+    if (now <= from)
+        return;
+    party->now_ns = now;
     if (!from)
         return;
     uint64_t passed = now - from;
-    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
-        struct device *device = &arbiter->device[d];
-        unsigned sharers = 0;
-        bool contended = false;
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            const struct party *party = device->stakes[i]->party;
-            sharers += occupies(party);
-            contended |= asks(party);
-        }
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            struct stake *stake = device->stakes[i];
-            if (!occupies(stake->party))
-                continue;
-            stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
-            /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
-            if (stake->party->overtaken)
-                stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
-        }
-        /* While nobody has to wait, nobody falls behind. */
-        if (!contended)
-            device->v += passed;
+    bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
+    if (held && !party->gave_way)
+        party->busy_ns = now;
+    if (party->wanting || held)
+        party->wanted_ns = now;
+    if (party->from_floor)
+        party->from_floor = party->from_floor > passed ? party->from_floor - passed : 1;
+    for (uint32_t i = 0; i < party->member_count; i++) {
+        struct member *member = &arbiter->members[party->members[i]];
+        unsigned sharers = aliquot_gate_others(member->gate) + 1;
+        account_member(member, from, now, held, party->wanting || held, sharers);
     }
-    for (struct party *party = arbiter->parties; party; party = party->next) {
-        bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
-        if (held && !party->gave_way)
-            party->busy_ns = now;
-        if (party->wanting || held)
-            party->wanted_ns = now;
-        if (party->from_floor)
-            party->from_floor = party->from_floor > passed ? party->from_floor - passed : 1;
-        for (uint32_t i = 0; i < party->member_count; i++) {
-            struct member *member = &arbiter->members[party->members[i]];
-            unsigned sharers = aliquot_gate_others(member->gate) + 1;
-            account_member(member, from, now, held, party->wanting || held, sharers);
-        }
-    }
+}
+
+void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
+    for (uint32_t d = 0; d < arbiter->device_count; d++)
+        if (arbiter->device[d].stake_count)
+            arbiter_account_device(&arbiter->device[d], now);
+    for (struct party *party = arbiter->parties; party; party = party->next)
+        arbiter_account_party(arbiter, party, now);
 }
 
 /* -- Shares ------------------------------------------------------------------------------------- */

@@ -207,7 +207,8 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
     party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
-    party->due_ns = least(party->end_ns, now + arbiter->settings.start_ns);
+    party->due_ns = least(party->end_ns,
+                          now + arbiter->settings.start_ns * (party->prompt ? PROMPT_STARTS : 1));
     set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
               party->turn ? turn_ns : 0);
     for (uint32_t i = 0; i < party->member_count; i++) {
@@ -224,14 +225,15 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
 /* -- The step ----------------------------------------------------------------------------------- */
 
 /* Whether the turn of a holder is over, and when to look again if not. */
-static bool turn_is_over(const struct aliquot_arbiter *arbiter, const struct party *party,
-                         uint64_t now, uint64_t *next) {
+static bool turn_is_over(const struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
+                         uint64_t *next) {
     bool begun = false, late = false;
     for (uint32_t i = 0; i < party->member_count; i++) {
         const struct aliquot_seen *seen = &arbiter->members[party->members[i]].seen;
         begun |= seen->begun;
         late |= seen->late;
     }
+    party->prompt = begun;
     if (now >= party->end_ns)
         return true;
     *next = least(*next, party->end_ns);
@@ -395,24 +397,22 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
     }
 }
 
-/* What each party wants now, and what it is owed when it comes back. */
-static void look_at_wants(struct aliquot_arbiter *arbiter) {
-    for (struct party *party = arbiter->parties; party; party = party->next) {
-        bool wanting = any_waiting(arbiter, party);
-        if (wanting && !party->wanting && party->state == RESTING)
-            for (uint32_t i = 0; i < party->stake_count; i++) {
-                struct stake *stake = party->stakes[i];
-                uint64_t v = arbiter->device[stake->device].v;
-                uint64_t round_ns = arbiter->settings.round_ns;
-                stake->v = most(stake->v, v > round_ns ? v - round_ns : 0);
-            }
-        party->wanting = wanting;
-    }
+/* What a party wants now, and what it is owed when it comes back. */
+static void look_at_wants(struct aliquot_arbiter *arbiter, struct party *party) {
+    bool wanting = any_waiting(arbiter, party);
+    if (wanting && !party->wanting && party->state == RESTING)
+        for (uint32_t i = 0; i < party->stake_count; i++) {
+            struct stake *stake = party->stakes[i];
+            uint64_t v = arbiter->device[stake->device].v;
+            uint64_t round_ns = arbiter->settings.round_ns;
+            stake->v = most(stake->v, v > round_ns ? v - round_ns : 0);
+        }
+    party->wanting = wanting;
 }
 
 /* Lower priorities save up what the one that is served leaves them. */
-static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, uint64_t passed,
-                       uint64_t now, uint64_t *next) {
+static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now,
+                       uint64_t *next) {
     const struct party *top;
     uint64_t until;
     int32_t priority = arbiter_served(device, now, &top, &until);
@@ -425,7 +425,7 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
         return;
     }
     double need = (double)(2 * arbiter->settings.least_ns);
-    device->floor_ns += (double)(passed * top->floor) / 1000;
+    device->floor_ns += (double)(device->passed_ns * top->floor) / 1000;
     if (device->floor_ns > 4 * need)
         device->floor_ns = 4 * need;
     if (device->floor_ns < need)
@@ -458,55 +458,135 @@ static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, 
     }
 }
 
-uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
-                              struct aliquot_gate_change *change, uint32_t room, uint64_t *next) {
-    uint64_t passed = arbiter->now_ns && now > arbiter->now_ns ? now - arbiter->now_ns : 0;
-    *next = UINT64_MAX;
-    look_at_wants(arbiter);
-    arbiter_account(arbiter, now);
+/* Whether a party is to be seen to with this device: with each, but once. */
+static bool seen_to_on(const struct party *party, uint32_t d) {
+    return party->stakes[0]->device == d;
+}
+
+/* Finds the devices that are to be decided anew, and with each those that parties on it have too. */
+static void touch(struct aliquot_arbiter *arbiter, uint64_t now) {
+    bool more = false;
+    for (uint32_t d = 0; d < arbiter->device_count; d++) {
+        struct device *device = &arbiter->device[d];
+        device->touched =
+            device->stake_count > 0 && (device->changed || device->news || now >= device->next_ns);
+        more |= device->touched;
+        device->news = false;
+    }
+    while (more) {
+        more = false;
+        for (uint32_t d = 0; d < arbiter->device_count; d++)
+            for (uint32_t i = 0; arbiter->device[d].touched && i < arbiter->device[d].stake_count;
+                 i++) {
+                const struct party *party = arbiter->device[d].stakes[i]->party;
+                for (uint32_t j = 0; party->stake_count > 1 && j < party->stake_count; j++) {
+                    struct device *device = &arbiter->device[party->stakes[j]->device];
+                    more |= !device->touched;
+                    device->touched = true;
+                }
+            }
+    }
+}
+
+static void look_at_wants_on(struct aliquot_arbiter *arbiter, uint32_t d) {
+    const struct device *device = &arbiter->device[d];
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        if (seen_to_on(device->stakes[i]->party, d))
+            look_at_wants(arbiter, device->stakes[i]->party);
+}
+
+/* Up to now. */
+static void account(struct aliquot_arbiter *arbiter, uint32_t d, uint64_t now) {
+    struct device *device = &arbiter->device[d];
+    arbiter_account_device(device, now);
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        arbiter_account_party(arbiter, device->stakes[i]->party, now);
     /* What is saved up by now may end a turn. */
-    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++)
-        if (arbiter->device[d].stake_count)
-            save_floor(arbiter, &arbiter->device[d], passed, now, next);
-    for (struct party *party = arbiter->parties; party; party = party->next) {
+    device->next_ns = UINT64_MAX;
+    save_floor(arbiter, device, now, &device->next_ns);
+}
+
+static void look_at_parties(struct aliquot_arbiter *arbiter, uint32_t d, uint64_t now) {
+    struct device *device = &arbiter->device[d];
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct party *party = device->stakes[i]->party;
         bool changed = false;
-        for (uint32_t i = 0; i < party->stake_count; i++)
-            changed |= arbiter->device[party->stakes[i]->device].changed;
+        if (!seen_to_on(party, d))
+            continue;
+        for (uint32_t j = 0; j < party->stake_count; j++)
+            changed |= arbiter->device[party->stakes[j]->device].changed;
         if (changed)
             free_the_lone(arbiter, party, now);
-        if (party->state == RESTING)
-            continue;
         party->due_ns = UINT64_MAX;
-        look_at_holder(arbiter, party, now, &party->due_ns);
-        *next = least(*next, party->due_ns);
+        if (party->state != RESTING)
+            look_at_holder(arbiter, party, now, &party->due_ns);
     }
-    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
-        struct device *device = &arbiter->device[d];
-        device->changed = false;
-        if (device->stake_count < 1)
-            continue;
-        const struct party *top;
-        uint64_t until;
-        arbiter_make_shares(arbiter, device, arbiter_served(device, now, &top, &until), now);
-        for (uint32_t i = 0; i < device->stake_count; i++)
-            device->stakes[i]->open = false;
-        if (!device->holder)
-            give(arbiter, device, now, next);
-        for (uint32_t i = 0; i < device->stake_count; i++)
-            device->stakes[i]->open = false;
-        if (device->holder && device->holder->state == HOLDING && device->holder->turn)
-            *next = least(*next, device->holder->due_ns);
+}
+
+static void decide(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now) {
+    const struct party *top;
+    uint64_t until;
+    device->changed = false;
+    arbiter_make_shares(arbiter, device, arbiter_served(device, now, &top, &until), now);
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        device->stakes[i]->open = false;
+    if (!device->holder)
+        give(arbiter, device, now, &device->next_ns);
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        device->stakes[i]->open = false;
+}
+
+/* Adds the gates of one device's parties that are to be written: those that close, or the others. */
+static uint32_t tell(struct aliquot_arbiter *arbiter, uint32_t d, bool opens,
+                     struct aliquot_gate_change *change, uint32_t count, uint32_t room) {
+    struct device *device = &arbiter->device[d];
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct party *party = device->stakes[i]->party;
+        for (uint32_t j = 0; seen_to_on(party, d) && j < party->member_count; j++) {
+            struct member *member = &arbiter->members[party->members[j]];
+            bool closed = aliquot_gate_state(member->gate) == ALIQUOT_GATE_CLOSED;
+            if (!member->dirty || closed == opens)
+                continue;
+            if (count == room) {
+                device->news = true;
+                return count;
+            }
+            member->dirty = false;
+            change[count++] = (struct aliquot_gate_change){(int)party->members[j], member->gate};
+        }
     }
-    uint32_t count = 0;
+    return count;
+}
+
+uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
+                              struct aliquot_gate_change *change, uint32_t room, uint64_t *next) {
+    uint32_t count = 0, devices = arbiter->device_count;
+    touch(arbiter, now);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            look_at_wants_on(arbiter, d);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            account(arbiter, d, now);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            look_at_parties(arbiter, d, now);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            decide(arbiter, &arbiter->device[d], now);
     /* What closes is written first. */
     for (int opens = 0; opens < 2; opens++)
-        for (uint32_t i = 0; i < arbiter->member_count && count < room; i++) {
-            struct member *member = &arbiter->members[i];
-            bool closed = aliquot_gate_state(member->gate) == ALIQUOT_GATE_CLOSED;
-            if (!member->party || !member->dirty || closed == (opens == 1))
-                continue;
-            member->dirty = false;
-            change[count++] = (struct aliquot_gate_change){(int)i, member->gate};
-        }
+        for (uint32_t d = 0; d < devices; d++)
+            if (arbiter->device[d].touched)
+                count = tell(arbiter, d, opens, change, count, room);
+    *next = UINT64_MAX;
+    for (uint32_t d = 0; d < devices; d++) {
+        struct device *device = &arbiter->device[d];
+        for (uint32_t i = 0; device->touched && i < device->stake_count; i++)
+            if (device->stakes[i]->party->state != RESTING)
+                device->next_ns = least(device->next_ns, device->stakes[i]->party->due_ns);
+        if (device->stake_count)
+            *next = least(*next, device->next_ns);
+    }
     return count;
 }
