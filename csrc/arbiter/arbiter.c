@@ -325,6 +325,6 @@ uint64_t aliquot_arbiter_gate(const struct aliquot_arbiter *arbiter, int member)
 
 void aliquot_arbiter_read(struct aliquot_arbiter *arbiter, uint64_t now, int member,
                           struct aliquot_account *account) {
-    arbiter_account(arbiter, now);
+    arbiter_account_party(arbiter, arbiter->members[member].party, now);
     *account = arbiter->members[member].account;
 }
