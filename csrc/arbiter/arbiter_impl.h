@@ -27,7 +27,8 @@
 #define OWN_LUMP 0.4
 /* And nobody waits for longer than so many rounds. */
 #define MOST_ROUNDS 8
-/* Whether somebody begins his turn who began the one before is looked at after so many times the usual. */
+/* Who began his last turn and ended it by himself is looked at for that only after so many times the
+ * usual: timers cost. */
 #define PROMPT_STARTS 4
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
@@ -77,12 +78,13 @@ struct party {
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
     bool unrivalled;     /* in a turn, though only lower priorities want what it has */
     bool overtaken;      /* others go although it has not drained */
-    bool prompt;         /* it began its last turn */
+    bool prompt;         /* it began its last turn, and ended it by itself */
     bool wanting;        /* waits, or holds */
     bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */
     bool gave_way;       /* DRAINING because it was quiet: that is no work */
     uint64_t opened_ns;  /* HOLDING */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
+    uint64_t late_ns;    /* HOLDING in a turn: when it is looked at for that, if nobody rings */
     uint64_t closed_ns;  /* DRAINING: since when */
     uint64_t due_ns;     /* not RESTING: when it is looked at, whatever happens */
     uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */

@@ -207,8 +207,10 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
     party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
-    party->due_ns = least(party->end_ns,
-                          now + arbiter->settings.start_ns * (party->prompt ? PROMPT_STARTS : 1));
+    uint64_t start_ns = arbiter->settings.start_ns;
+    party->late_ns = party->end_ns + (party->prompt ? turn_ns : 0);
+    party->due_ns =
+        least(party->late_ns, now + (party->prompt ? PROMPT_STARTS * start_ns : start_ns));
     set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
               party->turn ? turn_ns : 0);
     for (uint32_t i = 0; i < party->member_count; i++) {
@@ -233,10 +235,10 @@ static bool turn_is_over(const struct aliquot_arbiter *arbiter, struct party *pa
         begun |= seen->begun;
         late |= seen->late;
     }
-    party->prompt = begun;
+    party->prompt = begun && now < party->end_ns;
     if (now >= party->end_ns)
         return true;
-    *next = least(*next, party->end_ns);
+    *next = least(*next, party->late_ns);
     if (any_active(arbiter, party))
         return false;
     if (begun && !late)
