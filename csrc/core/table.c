@@ -167,11 +167,15 @@ static struct aliquot_page *open_page(struct aliquot_shard *shard, uint64_t page
     return record;
 }
 
+/* Where a pointer has its name, beside its entry. No address of a program has bit 63. */
+static inline uint64_t name_key(uint64_t pointer) { return pointer | 1ull << 63; }
+static inline bool is_name(uint64_t key) { return key >> 63; }
+
 /* Under the shard's lock: changes the count of tenants, and returns what it is then. */
 static inline uint64_t count_tenants(struct aliquot_page *record, uint64_t change) {
     /* relaxed: only the lock's holder changes it while nobody is departing. */
     uint64_t now = atomic_load_explicit(&record->tenants, memory_order_relaxed);
-    if (__builtin_expect(now >= ALIQUOT_DEPARTING, 0))
+    if (__builtin_expect(now >= ALIQUOT_DEPARTING, 0)) /* or it has a name */
         /* acq_rel: pairs with the same in aliquot_pointer_gone. */
         return atomic_fetch_add_explicit(&record->tenants, change, memory_order_acq_rel) + change;
     atomic_store_explicit(&record->tenants, now + change, memory_order_relaxed);
@@ -183,28 +187,36 @@ static inline bool has_marked(struct aliquot_page *record) {
     return atomic_load_explicit(&record->tenants, memory_order_relaxed) % ALIQUOT_OTHER;
 }
 
-/* The record of a page without tenants is spare. */
-static void close_page(struct aliquot_shard *shard, uint64_t page, struct aliquot_page *record) {
+/* The record of a page without tenants is spare. Returns the page's name. */
+static uint64_t close_page(struct aliquot_shard *shard, uint64_t page,
+                           struct aliquot_page *record) {
+    uint64_t name = record->name;
     erase(shard, probe(shard, page));
+    record->name = 0;
+    /* relaxed: the lock's, for nobody departs. */
+    atomic_store_explicit(&record->tenants, 0, memory_order_relaxed);
     record->next = shard->spare;
     shard->spare = record;
+    return name;
 }
 
 /* A tenant is gone: one of those that `kind` counts. */
 static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page,
-                                              struct aliquot_page *record, uint64_t kind) {
-    if (count_tenants(record, -kind))
+                                              struct aliquot_page *record, uint64_t kind,
+                                              uint64_t *name) {
+    if (count_tenants(record, -kind) & ~ALIQUOT_NAMED_PAGE)
         return ALIQUOT_TENANT_MORE;
-    close_page(shard, page, record);
+    *name = close_page(shard, page, record);
     return ALIQUOT_TENANT_EDGE;
 }
 
 /* A tenant is on its way. True: it was the only one, and the page has none left. */
 static inline bool depart_page(struct aliquot_shard *shard, uint64_t page,
                                struct aliquot_page *record, uint64_t kind) {
+    uint64_t none;
     /* relaxed: when it is this, nobody is departing. */
     if (atomic_load_explicit(&record->tenants, memory_order_relaxed) == kind)
-        return leave_page(shard, page, record, kind) == ALIQUOT_TENANT_EDGE;
+        return leave_page(shard, page, record, kind, &none) == ALIQUOT_TENANT_EDGE;
     count_tenants(record, ALIQUOT_DEPARTING - kind);
     return false;
 }
@@ -220,28 +232,43 @@ static inline bool is_marked(const struct aliquot_page *record, uint64_t unit) {
     return record && unit < ALIQUOT_PAGE_UNITS && record->starts[unit / 64] >> unit % 64 & 1;
 }
 
-/* Removes an entry of its own, if a pointer has one, and its tenancy. `record`: of its page. */
+/* Removes an entry of its own. Returns its value; `*name`: of its own memory, if it has one. */
+static uint64_t take_entry(struct aliquot_shard *shard, struct aliquot_entry *entry,
+                           uint64_t *name) {
+    uint64_t pointer = entry->key, value = entry->value;
+    erase(shard, entry);
+    if (__builtin_expect(value & ALIQUOT_NAMED && !(value & ALIQUOT_SHARES), 0)) {
+        struct aliquot_entry *named = find(shard, name_key(pointer));
+        *name = named->value;
+        erase(shard, named);
+        value &= ~ALIQUOT_NAMED;
+    }
+    return value;
+}
+
+/* The same, if a pointer has one, and its tenancy. `record`: of its page. */
 static enum aliquot_tenancy drop_entry(struct aliquot_shard *shard, uint64_t pointer, uint64_t page,
-                                       struct aliquot_page *record, uint64_t *value) {
+                                       struct aliquot_page *record, uint64_t *value,
+                                       uint64_t *name) {
     struct aliquot_entry *entry = find(shard, pointer);
     if (!entry)
         return ALIQUOT_TENANT_NONE;
-    *value = entry->value;
-    erase(shard, entry);
+    *value = take_entry(shard, entry, name);
     if (!(*value & ALIQUOT_SHARES))
         return ALIQUOT_TENANT_EDGE;
-    return leave_page(shard, page, record, ALIQUOT_OTHER);
+    return leave_page(shard, page, record, ALIQUOT_OTHER, name);
 }
 
 /* Removes what is known of a pointer. */
 static inline enum aliquot_tenancy drop(struct aliquot_shard *shard, uint64_t pointer,
                                         uint64_t page, struct aliquot_page *record, uint64_t unit,
-                                        uint64_t *value) {
+                                        uint64_t *value, uint64_t *name) {
+    *name = 0;
     if (!is_marked(record, unit))
-        return drop_entry(shard, pointer, page, record, value);
+        return drop_entry(shard, pointer, page, record, value, name);
     *value = record->value;
     record->starts[unit / 64] &= ~(1ull << unit % 64);
-    return leave_page(shard, page, record, ALIQUOT_MARKED);
+    return leave_page(shard, page, record, ALIQUOT_MARKED, name);
 }
 
 bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value) {
@@ -295,7 +322,7 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
     if (has_room(shard, 2)) {
         struct aliquot_page *record = find_page(shard, page);
         if (__builtin_expect(is_marked(record, unit) || find(shard, pointer), 0)) {
-            stale->tenancy = drop(shard, pointer, page, record, unit, &stale->value);
+            stale->tenancy = drop(shard, pointer, page, record, unit, &stale->value, &stale->name);
             record = find_page(shard, page);
         }
         tenancy = enter(shard, pointer, page, record, unit, value);
@@ -306,23 +333,50 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
 
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value) {
+    uint64_t name;
+    return aliquot_pointer_take_if(table, pointer, 0, 0, value, &name);
+}
+
+bool aliquot_pointer_name(struct aliquot_table *table, uint64_t pointer, uint64_t name,
+                          uint64_t *before) {
     uint64_t page = page_of(table, pointer);
-    uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
+    *before = 0;
     aliquot_lock(&shard->lock);
-    enum aliquot_tenancy tenancy = drop(shard, pointer, page, find_page(shard, page), unit, value);
+    struct aliquot_page *record = find_page(shard, page);
+    struct aliquot_entry *entry = NULL;
+    bool shares = is_marked(record, unit_of(table, pointer));
+    bool there = shares || (has_room(shard, 1) && (entry = find(shard, pointer)));
+    if (there && !shares)
+        shares = entry->value & ALIQUOT_SHARES;
+    if (there && shares) {
+        *before = record->name;
+        if (!record->name) {
+            record->name = name;
+            /* relaxed: it is looked at under the lock, and one's own count keeps the page. */
+            atomic_fetch_or_explicit(&record->tenants, ALIQUOT_NAMED_PAGE, memory_order_relaxed);
+        }
+    } else if (there && entry->value & ALIQUOT_NAMED)
+        *before = find(shard, name_key(pointer))->value;
+    else if (there) {
+        entry->value |= ALIQUOT_NAMED;
+        *probe(shard, name_key(pointer)) = (struct aliquot_entry){name_key(pointer), name};
+        shard->count++;
+    }
     aliquot_unlock(&shard->lock);
-    return tenancy;
+    return there;
 }
 
 enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
-                                            uint64_t *value, struct aliquot_page **page) {
+                                            uint64_t *value, uint64_t *name,
+                                            struct aliquot_page **page) {
     uint64_t key = page_of(table, pointer);
     uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(key));
     struct aliquot_entry *entry;
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
     *page = NULL;
+    *name = 0;
     aliquot_lock(&shard->lock);
     struct aliquot_page *record = find_page(shard, key);
     if (is_marked(record, unit)) {
@@ -331,8 +385,7 @@ enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_
         if (!depart_page(shard, key, record, ALIQUOT_MARKED))
             *page = record;
     } else if ((entry = find(shard, pointer))) {
-        *value = entry->value;
-        erase(shard, entry);
+        *value = take_entry(shard, entry, name);
         if (*value & ALIQUOT_SHARES && !depart_page(shard, key, record, ALIQUOT_OTHER))
             *page = record;
     } else
@@ -342,27 +395,32 @@ enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_
 }
 
 enum aliquot_tenancy aliquot_pointer_gone(struct aliquot_table *table, uint64_t pointer,
-                                          struct aliquot_page *page) {
+                                          struct aliquot_page *page, uint64_t *name) {
     if (!page)
         return ALIQUOT_TENANT_EDGE;
     /* acq_rel: pairs with the same in count_tenants; exactly one sees the page without tenants. Until
      * here our own count kept its record from being spare. */
-    if (atomic_fetch_sub_explicit(&page->tenants, ALIQUOT_DEPARTING, memory_order_acq_rel) !=
-        ALIQUOT_DEPARTING)
+    uint64_t before =
+        atomic_fetch_sub_explicit(&page->tenants, ALIQUOT_DEPARTING, memory_order_acq_rel);
+    if ((before & ~ALIQUOT_NAMED_PAGE) != ALIQUOT_DEPARTING)
         return ALIQUOT_TENANT_MORE;
+    bool named = before & ALIQUOT_NAMED_PAGE;
     uint64_t key = page_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(key));
     aliquot_lock(&shard->lock);
-    /* A new tenant may have come, and charged it, or come and gone, and closed it. */
-    if (find_page(shard, key) == page &&
-        !atomic_load_explicit(&page->tenants, memory_order_relaxed))
-        close_page(shard, key, page);
+    /* A new tenant may have come, and charged it (or found it charged, if it has a name), or come and
+     * gone, and closed it. */
+    bool empty =
+        find_page(shard, key) == page &&
+        atomic_load_explicit(&page->tenants, memory_order_relaxed) == (before & ALIQUOT_NAMED_PAGE);
+    if (empty)
+        *name = close_page(shard, key, page);
     aliquot_unlock(&shard->lock);
-    return ALIQUOT_TENANT_EDGE;
+    return empty || !named ? ALIQUOT_TENANT_EDGE : ALIQUOT_TENANT_MORE;
 }
 
 bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value,
-                          struct aliquot_page *page) {
+                          uint64_t name, struct aliquot_page *page) {
     uint64_t key = page_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(key));
     bool surplus = false;
@@ -376,6 +434,8 @@ bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_
             count_tenants(page, -ALIQUOT_DEPARTING);
     }
     aliquot_unlock(&shard->lock);
+    if (name)
+        aliquot_pointer_name(table, pointer, name, &name);
     return surplus;
 }
 
@@ -389,7 +449,8 @@ static bool agrees(const struct aliquot_shard *shard, const struct aliquot_page 
 }
 
 enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,
-                                             uint64_t mask, uint64_t wanted, uint64_t *value) {
+                                             uint64_t mask, uint64_t wanted, uint64_t *value,
+                                             uint64_t *name) {
     uint64_t page = page_of(table, pointer);
     uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
@@ -397,7 +458,7 @@ enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64
     struct aliquot_page *record = find_page(shard, page);
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
     if (agrees(shard, record, unit, pointer, mask, wanted))
-        tenancy = drop(shard, pointer, page, record, unit, value);
+        tenancy = drop(shard, pointer, page, record, unit, value, name);
     aliquot_unlock(&shard->lock);
     return tenancy;
 }
@@ -410,9 +471,10 @@ bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint6
     aliquot_lock(&shard->lock);
     struct aliquot_page *record = find_page(shard, page);
     bool done = agrees(shard, record, unit, pointer, mask, wanted);
-    if (done && !is_marked(record, unit))
-        find(shard, pointer)->value = value;
-    else if (done && (done = has_room(shard, 1))) {
+    if (done && !is_marked(record, unit)) {
+        struct aliquot_entry *entry = find(shard, pointer);
+        entry->value = value | (entry->value & ALIQUOT_NAMED);
+    } else if (done && (done = has_room(shard, 1))) {
         record->starts[unit / 64] &= ~(1ull << unit % 64);
         count_tenants(record, ALIQUOT_OTHER - ALIQUOT_MARKED);
         *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
@@ -431,8 +493,9 @@ static bool sweep_page(struct aliquot_shard *shard, uint64_t page, struct aliquo
     /* relaxed: as in has_marked. */
     uint64_t marked = atomic_load_explicit(&record->tenants, memory_order_relaxed) % ALIQUOT_OTHER;
     for (; marked; marked--) {
-        tenancy = leave_page(shard, page, record, ALIQUOT_MARKED);
-        gone(page >> 1 << shift, value, tenancy, context);
+        uint64_t name = 0;
+        tenancy = leave_page(shard, page, record, ALIQUOT_MARKED, &name);
+        gone(page >> 1 << shift, value, name, tenancy, context);
     }
     return tenancy == ALIQUOT_TENANT_EDGE;
 }
@@ -449,15 +512,18 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
                 struct aliquot_page *record = (struct aliquot_page *)(uintptr_t)found.value;
                 erased = has_marked(record) && (record->value & mask) == value &&
                          sweep_page(shard, found.key, record, table->page_shift, gone, context);
-            } else if (found.key && !(found.key & 1) && (found.value & mask) == value) {
-                uint64_t page = page_of(table, found.key), taken = found.value;
+            } else if (found.key && !(found.key & 1) && !is_name(found.key) &&
+                       (found.value & mask) == value) {
+                uint64_t page = page_of(table, found.key), taken = found.value, name = 0;
                 struct aliquot_page *record =
                     found.value & ALIQUOT_SHARES ? find_page(shard, page) : NULL;
-                enum aliquot_tenancy tenancy = drop_entry(shard, found.key, page, record, &taken);
-                gone(found.key, taken, tenancy, context);
+                enum aliquot_tenancy tenancy =
+                    drop_entry(shard, found.key, page, record, &taken, &name);
+                gone(found.key, taken, name, tenancy, context);
                 erased = true;
-                /* Leaving the page may have moved entries to places already looked at. */
-                if (tenancy == ALIQUOT_TENANT_EDGE && taken & ALIQUOT_SHARES)
+                /* Leaving the page, and the name, may have moved entries to places already looked
+                 * at. */
+                if ((tenancy == ALIQUOT_TENANT_EDGE && taken & ALIQUOT_SHARES) || name)
                     i = 0;
             }
             /* Erasing moves later entries to here or before: look at this place again. */

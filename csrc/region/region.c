@@ -219,6 +219,9 @@ void aliquot_hold_end(struct aliquot_usage *usage, struct aliquot_hold *hold) {
     bool others = false;
     for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++)
         others |= usage->hold[i].key == hold->key && &usage->hold[i] != hold;
+    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS && !others; i++)
+        if (usage->hold[i].device == ALIQUOT_MAX_DEVICES && usage->hold[i].bytes == hold->key)
+            usage->hold[i] = (struct aliquot_hold){0};
     if (others || hold->device >= ALIQUOT_MAX_DEVICES)
         *hold = (struct aliquot_hold){0};
     else {
