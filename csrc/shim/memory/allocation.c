@@ -23,10 +23,17 @@ static void release(uint64_t value, uint64_t name, enum aliquot_tenancy tenancy)
         aliquot_vacate_inline(&allocation, name);
 }
 
+void aliquot_pages_settle(void) {
+    struct aliquot_stale page;
+    while (aliquot_pointer_settle(&aliquot_pointers, &page))
+        release(page.value, page.name, page.tenancy);
+}
+
 void aliquot_replaced(uint64_t pointer, const struct aliquot_stale *stale) {
     if (aliquot_unpack_inline(stale->value).kind == ALIQUOT_LEAVING)
         aliquot_debt_cancel(pointer);
     release(stale->value, stale->name, stale->tenancy);
+    aliquot_pages_settle_inline();
 }
 
 void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation) {
@@ -47,6 +54,7 @@ void aliquot_left(uint64_t pointer) {
                                 (uint64_t)ALIQUOT_LEAVING << ALIQUOT_KIND_SHIFT, &value, &name);
     if (tenancy != ALIQUOT_TENANT_NONE)
         release(value, name, tenancy);
+    aliquot_pages_settle_inline();
 }
 
 static void count_gone(uint64_t pointer, uint64_t value, uint64_t name,
@@ -59,4 +67,5 @@ static void count_gone(uint64_t pointer, uint64_t value, uint64_t name,
 void aliquot_allocations_context_gone(enum aliquot_kind kind, uint16_t context) {
     aliquot_pointer_sweep(&aliquot_pointers, ALIQUOT_KIND_MASK | ALIQUOT_OWNER_MASK,
                           (uint64_t)kind << ALIQUOT_KIND_SHIFT | context, count_gone, NULL);
+    aliquot_pages_settle_inline();
 }

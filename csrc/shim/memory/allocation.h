@@ -105,7 +105,7 @@ void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation
 /* A pointer or handle on its way out. */
 struct aliquot_departure {
     uint64_t pointer, value;
-    uint64_t name;                /* by which other processes know the memory; 0: by none */
+    uint64_t name; /* by which other processes know it, if it has pages of its own; 0: by none */
     struct aliquot_page *page;    /* that others share and that keeps it until it has gone */
     enum aliquot_tenancy tenancy; /* NONE: not ours */
 };
@@ -132,6 +132,16 @@ ALIQUOT_INLINE void aliquot_departed_inline(const struct aliquot_departure *depa
 
 /* Whatever of a kind lived in a context is gone with it. */
 void aliquot_allocations_context_gone(enum aliquot_kind kind, uint16_t context);
+
+/* Gives back pages that small allocations shared and other processes know, of which the last has left and
+ * into which none is on its way. */
+void aliquot_pages_settle(void);
+ALIQUOT_INLINE void aliquot_pages_settle_inline(void) {
+    /* relaxed: whoever made one linger looks afterwards. */
+    if (__builtin_expect(atomic_load_explicit(&aliquot_pointers.lingers, memory_order_relaxed) != 0,
+                         0))
+        aliquot_pages_settle();
+}
 
 /* A value with its kind changed. */
 static inline uint64_t aliquot_as_kind(uint64_t value, enum aliquot_kind kind) {
@@ -168,12 +178,13 @@ ALIQUOT_INLINE void aliquot_departed_inline(const struct aliquot_departure *depa
         return;
     }
     struct aliquot_allocation allocation = aliquot_unpack_inline(departure->value);
-    uint64_t name = departure->name;
     if (__builtin_expect(allocation.kind == ALIQUOT_POOLED, 0))
         aliquot_pool_freed(&allocation, false);
-    else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->page, &name) ==
+    else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->page) ==
              ALIQUOT_TENANT_EDGE)
-        aliquot_vacate_inline(&allocation, name);
+        aliquot_vacate_inline(&allocation, departure->name);
+    else
+        aliquot_pages_settle_inline();
 }
 
 #endif
