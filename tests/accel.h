@@ -54,6 +54,13 @@ accel_event accel_record(accel_queue queue);
 void accel_wait_event(accel_queue queue, accel_event event);
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument);
 
+/* A flag of the device that a queue sets, and that another one waits for and takes back: whichever comes
+ * first. NULL where the vendor has no such. */
+typedef void *accel_flag;
+__attribute__((weak)) accel_flag accel_flag_new(void);
+__attribute__((weak)) void accel_flag_set(accel_queue queue, accel_flag flag);
+__attribute__((weak)) void accel_flag_await(accel_queue queue, accel_flag flag);
+
 /* Between the two, what is put in the queue is only recorded. */
 void accel_record_begin(accel_queue queue);
 accel_graph accel_record_end(accel_queue queue);

@@ -22,6 +22,9 @@ int aclrtCreateEvent(void **);
 int aclrtRecordEvent(void *, void *);
 int aclrtStreamWaitEvent(void *, void *);
 int aclrtLaunchHostFunc(void *, void (*)(void *), void *);
+int aclrtCreateNotify(void **, uint64_t);
+int aclrtRecordNotify(void *, void *);
+int aclrtWaitAndResetNotify(void *, void *, uint32_t);
 int aclrtBinaryLoadFromFile(const char *, void *, void **);
 int aclrtBinaryGetFunction(void *, const char *, void **);
 int aclrtLaunchKernel(void *, uint32_t, const void *, size_t, void *);
@@ -126,6 +129,18 @@ void accel_wait_event(accel_queue queue, accel_event event) {
 
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument) {
     OK(aclrtLaunchHostFunc(queue, call, argument));
+}
+
+accel_flag accel_flag_new(void) {
+    void *notify;
+    OK(aclrtCreateNotify(&notify, 0));
+    return notify;
+}
+
+void accel_flag_set(accel_queue queue, accel_flag flag) { OK(aclrtRecordNotify(flag, queue)); }
+
+void accel_flag_await(accel_queue queue, accel_flag flag) {
+    OK(aclrtWaitAndResetNotify(flag, queue, 0));
 }
 
 void accel_record_begin(accel_queue queue) { OK(aclmdlRICaptureBegin(queue, GLOBAL)); }

@@ -134,6 +134,22 @@ static void write_value(void) {
     }
 }
 
+/* The same with a flag. */
+static void set_flag(void) {
+    accel_start(0);
+    accel_flag flag = accel_flag_new();
+    accel_queue queue = accel_queue_new(), other = accel_queue_new();
+    ready();
+    for (;;) {
+        kernel(queue);
+        accel_flag_await(queue, flag);
+        kernel(queue);
+        accel_flag_set(other, flag);
+        accel_wait(queue);
+        done();
+    }
+}
+
 /* A kernel that waits for one that is launched later. */
 static void later_launch(void) {
     accel_start(0);
@@ -262,6 +278,7 @@ const struct client_case client_cases[] = {
     {"meet_across_containers", meet_across_containers},
     {"record", record},
     {"write_value", write_value},
+    {"set_flag", set_flag},
     {"later_launch", later_launch},
     {"hold_lock", hold_lock},
     {"fork_often", fork_often},

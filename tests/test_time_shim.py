@@ -100,6 +100,11 @@ class Place:
         self._environment: dict[str, str] = {}
         self.gate: Gate
 
+    def needs(self, case: str) -> None:
+        """Skip the test where the vendor's interface does not have what the case is about."""
+        if reason := self.accelerator.lacks.get(case):
+            pytest.skip(f"{self.accelerator.vendor}: {reason}")
+
     def make(self, *, cores: int = 100, shared: bool = False, devices: int = 1) -> Place:
         """Make the slice of so many devices; ``shared``: somebody opens its gate."""
         parts = tuple(
@@ -361,11 +366,13 @@ def test_what_is_only_recorded_waits_for_no_gate(place: Place) -> None:
         client.end()
 
 
-def test_what_releases_others_waits_for_no_gate(place: Place) -> None:
+@pytest.mark.parametrize("case", ["write_value", "set_flag"])
+def test_what_releases_others_waits_for_no_gate(place: Place, case: str) -> None:
+    place.needs(case)
     place.make(shared=True)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
-        client = place.start("write_value")
+        client = place.start(case)
         assert client.read() == "ready"
         place.gate.write(gates.CLOSED)
         client.go()

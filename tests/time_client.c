@@ -201,6 +201,19 @@ static void write_value(void) {
     say("done");
 }
 
+/* The same with a flag. */
+static void set_flag(void) {
+    accel_start(0);
+    accel_flag flag = accel_flag_new();
+    accel_queue waits = accel_queue_new(), sets = accel_queue_new();
+    accel_flag_await(waits, flag);
+    accel_kernel(waits, MS, 1);
+    ask("ready");
+    accel_flag_set(sets, flag);
+    accel_wait(waits);
+    say("done");
+}
+
 /* A queue waits for a word that another one fills, by what is held back. */
 static void fill(void) {
     accel_start(0);
@@ -236,10 +249,10 @@ static void forks(void) {
 }
 
 const struct client_case client_cases[] = {
-    {"steady", steady},   {"beside", beside},
-    {"endless", endless}, {"one_launch", one_launch},
-    {"record", record},   {"coming_and_going", coming_and_going},
-    {"threads", threads}, {"write_value", write_value},
-    {"fill", fill},       {"forks", forks},
-    {NULL, NULL},
+    {"steady", steady},     {"beside", beside},
+    {"endless", endless},   {"one_launch", one_launch},
+    {"record", record},     {"coming_and_going", coming_and_going},
+    {"threads", threads},   {"write_value", write_value},
+    {"set_flag", set_flag}, {"fill", fill},
+    {"forks", forks},       {NULL, NULL},
 };
