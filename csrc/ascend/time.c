@@ -222,6 +222,36 @@ rtError_t aliquot_rtModelDestroy(rtModel_t model) {
     return result;
 }
 
+/* -- Recording ------------------------------------------------------------------------------------------ */
+
+/* A stream that is recorded must not be asked, or the recording fails: known before it begins. */
+#define RECORDS(symbol)                                                                            \
+    rtError_t aliquot_##symbol(rtStream_t stream, uint32_t mode) {                                 \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(stream, mode);                                                     \
+        aliquot_marks_capture(1);                                                                  \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (stream, mode));                                              \
+        if (result != RT_OK)                                                                       \
+            aliquot_marks_capture(-1);                                                             \
+        return result;                                                                             \
+    }
+RECORDS(rtStreamBeginCapture)
+RECORDS(aclmdlRICaptureBeginImpl)
+
+#define RECORDED(symbol)                                                                           \
+    rtError_t aliquot_##symbol(rtStream_t stream, rtModel_t *model) {                              \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(stream, model);                                                    \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (stream, model));                                             \
+        if (result == RT_OK || result == RT_CAPTURE_INVALIDATED)                                   \
+            aliquot_marks_capture(-1);                                                             \
+        return result;                                                                             \
+    }
+RECORDED(rtStreamEndCapture)
+RECORDED(aclmdlRICaptureEndImpl)
+
 /* -- Waiting --------------------------------------------------------------------------------------------- */
 
 #define WAIT(symbol, parameters, arguments)                                                        \
