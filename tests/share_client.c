@@ -55,6 +55,19 @@ static void load(void) {
     }
 }
 
+/* A kernel now and then, which is waited for. */
+static void online(void) {
+    accel_start(0);
+    accel_queue queue = accel_queue_new();
+    ready();
+    for (;;) {
+        kernel(queue);
+        accel_wait(queue);
+        usleep(2000);
+        done();
+    }
+}
+
 /* A kernel that waits, in the current context, for who sets `theirs`, and lets whoever waits for `ours`
  * go on. */
 static void meet(accel_queue queue, unsigned ours, unsigned theirs, uint64_t round) {
@@ -274,6 +287,7 @@ static void nursery(void) {
 
 const struct client_case client_cases[] = {
     {"load", load},
+    {"online", online},
     {"meet_across_devices", meet_across_devices},
     {"meet_across_containers", meet_across_containers},
     {"record", record},

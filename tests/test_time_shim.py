@@ -22,12 +22,13 @@ from aliquot.shim import arbiter, region
 
 import accelerators
 import gates
-from accelerators import Accelerator
+import vendors
 from exec_programs import cases, compile_program
 from gates import Gate
 from sharers import Watched
 from slices import lay_out
 from tenants import SimNode, simulated
+from vendors import Vendor
 
 PATIENCE_SECONDS = 120.0
 GIB = 1 << 30
@@ -88,10 +89,10 @@ class Place:
     """A slice of a simulated device, and the programs in it."""
 
     def __init__(
-        self, accelerator: Accelerator, node: SimNode, shim: Path, client: Path, folder: Path
+        self, vendor: Vendor, node: SimNode, shim: Path, client: Path, folder: Path
     ) -> None:
         """Remember where everything is; ``make`` makes the slice."""
-        self.accelerator = accelerator
+        self.vendor = vendor
         self.node = node
         self._shim = shim
         self._client = client
@@ -99,11 +100,6 @@ class Place:
         self._running: list[subprocess.Popen[str]] = []
         self._environment: dict[str, str] = {}
         self.gate: Gate
-
-    def needs(self, case: str) -> None:
-        """Skip the test where the vendor's interface does not have what the case is about."""
-        if reason := self.accelerator.lacks.get(case):
-            pytest.skip(f"{self.accelerator.vendor}: {reason}")
 
     def make(self, *, cores: int = 100, shared: bool = False, devices: int = 1) -> Place:
         """Make the slice of so many devices; ``shared``: somebody opens its gate."""
@@ -118,9 +114,9 @@ class Place:
             )
             for device in self.node.devices[:devices]
         )
-        names = self.accelerator.names()
+        names = self.vendor.names
         library = lay_out(self._shim, self.node.library, self._folder / "slice", parts, names)
-        for name in self.accelerator.above():
+        for name in self.vendor.above:
             (library.parent / name).symlink_to(self.node.library.with_name(name))
         self._environment = self.node.environment("time", library.parent)
         self.gate = Gate(library.parent / ".aliquot", devices)
@@ -162,37 +158,32 @@ def programs(
     return folder
 
 
-@pytest.fixture(scope="module", params=accelerators.ALL, ids=lambda found: found.vendor)
-def accelerator(request: pytest.FixtureRequest) -> Accelerator:
+@pytest.fixture(scope="module", params=vendors.ALL, ids=str)
+def vendor(request: pytest.FixtureRequest) -> Vendor:
     """Each vendor."""
-    found: Accelerator = request.param
+    found: Vendor = request.param
     return found
 
 
 @pytest.fixture(scope="module")
-def client(
-    accelerator: Accelerator, sim_library: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def client(vendor: Vendor, sim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """time_client.c for the vendor."""
-    return accelerator.compile(tmp_path_factory.mktemp("time"), CLIENT, sim_library)
+    return accelerators.compiled(vendor, tmp_path_factory.mktemp("time"), CLIENT, sim_library)
 
 
 @contextlib.contextmanager
-def node_of(accelerator: Accelerator, sim_library: Path) -> Iterator[SimNode]:
+def node_of(vendor: Vendor, sim_library: Path) -> Iterator[SimNode]:
     """A node of two devices on which launching takes no time, and kernels as long as they say."""
-    settings: dict[str, Any] = {"vendor": accelerator.vendor, "sms": 40}
-    settings |= {"kernel_ns": 0, "wave_ns": 0}
-    with simulated(accelerator.beside(sim_library), 2 * GIB, **settings) as node:
+    settings: dict[str, Any] = {"vendor": vendor.name, "sms": 40, "kernel_ns": 0, "wave_ns": 0}
+    with simulated(sim_library.with_name(vendor.library), 2 * GIB, **settings) as node:
         yield node
 
 
 @pytest.fixture
-def place(
-    accelerator: Accelerator, sim_library: Path, client: Path, tmp_path: Path
-) -> Iterator[Place]:
+def place(vendor: Vendor, sim_library: Path, client: Path, tmp_path: Path) -> Iterator[Place]:
     """A place on such a node, of each vendor's."""
-    with node_of(accelerator, sim_library) as node:
-        found = Place(accelerator, node, accelerator.shim(), client, tmp_path)
+    with node_of(vendor, sim_library) as node:
+        found = Place(vendor, node, accelerators.shim(vendor), client, tmp_path)
         yield found
         found.close()
 
@@ -200,8 +191,8 @@ def place(
 @pytest.fixture
 def cuda_place(sim_library: Path, shim_library: Path, tmp_path: Path) -> Iterator[Place]:
     """A place for programs of CUDA's alone."""
-    with node_of(accelerators.NVIDIA, sim_library) as node:
-        found = Place(accelerators.NVIDIA, node, shim_library, tmp_path, tmp_path)
+    with node_of(vendors.NVIDIA, sim_library) as node:
+        found = Place(vendors.NVIDIA, node, shim_library, tmp_path, tmp_path)
         yield found
         found.close()
 
@@ -368,7 +359,7 @@ def test_what_is_only_recorded_waits_for_no_gate(place: Place) -> None:
 
 @pytest.mark.parametrize("case", ["write_value", "set_flag"])
 def test_what_releases_others_waits_for_no_gate(place: Place, case: str) -> None:
-    place.needs(case)
+    accelerators.needs(place.vendor, case)
     place.make(shared=True)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
@@ -450,12 +441,12 @@ def test_a_process_that_is_stopped_or_killed_holds_nobody_up(place: Place) -> No
 
 @pytest.fixture
 def two(
-    accelerator: Accelerator, sim_library: Path, client: Path, tmp_path: Path
+    vendor: Vendor, sim_library: Path, client: Path, tmp_path: Path
 ) -> Iterator[tuple[Place, Place]]:
     """Two slices of the same device, each with a bell."""
-    with node_of(accelerator, sim_library) as node:
-        shim = accelerator.shim()
-        found = [Place(accelerator, node, shim, client, tmp_path / name) for name in ("a", "b")]
+    with node_of(vendor, sim_library) as node:
+        shim = accelerators.shim(vendor)
+        found = [Place(vendor, node, shim, client, tmp_path / name) for name in ("a", "b")]
         for place in found:
             place.make(shared=True)
             folder = os.open(place.gate.usage_path.parent, os.O_RDONLY | os.O_DIRECTORY)
