@@ -55,7 +55,7 @@ static void load(void) {
     }
 }
 
-/* A kernel now and then, which is waited for. */
+/* A kernel now and then, which is waited for: the pauses are long enough to be seen. */
 static void online(void) {
     accel_start(0);
     accel_queue queue = accel_queue_new();
@@ -63,7 +63,7 @@ static void online(void) {
     for (;;) {
         kernel(queue);
         accel_wait(queue);
-        usleep(2000);
+        usleep(30000);
         done();
     }
 }

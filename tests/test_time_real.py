@@ -119,7 +119,7 @@ def test_an_online_container_goes_first_and_others_when_it_has_nothing_to_do(bed
         other.goes_on()
         with programs(bed, ("online", ["online"], ONLINE)) as (online,):
             for each in (online, other, online, other):
-                each.goes_on()
+                each.goes_on(10)
         with programs(bed, ("always", ["load", 1], ONLINE)) as (always,):
             always.goes_on(100)
             assert always.ran_ns() > 0
