@@ -148,13 +148,7 @@ void aliquot_memory_device_gone(uint32_t device) {
 
 void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }
 
-/* What there is not: pools, frees in stream order; and who exports memory stays charged for it. */
-bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes) {
-    (void)base;
-    (void)device;
-    (void)bytes;
-    return false;
-}
+/* What there is not: pools, and frees in stream order. */
 void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued) {
     (void)allocation;
     (void)queued;

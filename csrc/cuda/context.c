@@ -1,6 +1,8 @@
 /* Contexts: what they cost, which device they are on, and when they and all they hold are gone. */
 #include "shim.h"
 
+#include "shim/memory/shared.h"
+
 #include <pthread.h>
 #include <string.h>
 
@@ -78,7 +80,7 @@ static void gone(uint16_t index) {
     aliquot_memory_context_gone(index);
     aliquot_modules_context_gone(index);
     aliquot_debts_context_gone(index);
-    aliquot_ipc_context_gone(index);
+    aliquot_shared_owner_gone(index);
     aliquot_graph_context_gone(index);
     pthread_mutex_lock(&mutex);
     struct aliquot_context *of = &context[index];

@@ -139,12 +139,14 @@ static inline uint64_t aliquot_as_kind(uint64_t value, enum aliquot_kind kind) {
 /* A queued free was carried out: the entry goes, unless the address has been given out again. */
 void aliquot_left(uint64_t pointer);
 
-/* -- The vendor's part ------------------------------------------------------------------------------ */
+/* -- shared.c ---------------------------------------------------------------------------------------- */
 
 /* Linear memory is gone from this process: an allocation of whole pages at `base`, or the page at
  * `base` that small ones shared. True: some of it had been exported, and the charge of `bytes` was
  * withdrawn here or passed to a process that still holds it. */
-bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes);
+bool aliquot_shared_freed(uint64_t base, uint32_t device, uint64_t bytes);
+
+/* -- The vendor's part ------------------------------------------------------------------------------ */
 
 /* An allocation of a pool was freed at once, or in the order of a stream (`queued`). */
 void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued);
@@ -159,7 +161,7 @@ ALIQUOT_INLINE void aliquot_vacate_inline(uint64_t pointer,
     uint64_t page = aliquot_page_bytes_inline(allocation->device);
     uint64_t bytes = allocation->pages * page;
     uint64_t base = allocation->shares ? pointer & ~(page - 1) : pointer;
-    if (!aliquot_ipc_freed(base, allocation->device, bytes))
+    if (!aliquot_shared_freed(base, allocation->device, bytes))
         aliquot_withdraw(allocation->device, bytes);
 }
 
