@@ -23,6 +23,7 @@ _SOURCES = {
 # What a vendor's interface has not: cases of the programs that it cannot be asked for, and why.
 LACKS = {
     ("nvidia", "set_flag"): "a wait for an event is for what was recorded before it, never later",
+    ("cambricon", "fill"): "queues wait for words in memory of the host, which nothing fills",
     ("cambricon", "set_flag"): "a wait for a notifier is for what was placed before it",
 }
 

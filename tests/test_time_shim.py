@@ -359,8 +359,8 @@ def test_what_is_only_recorded_waits_for_no_gate(place: Place) -> None:
 
 @pytest.mark.parametrize("case", ["write_value", "set_flag"])
 def test_what_releases_others_waits_for_no_gate(place: Place, case: str) -> None:
-    accelerators.needs(place.vendor, case)
     place.make(shared=True)
+    accelerators.needs(place.vendor, case)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
         client = place.start(case)
@@ -372,11 +372,13 @@ def test_what_releases_others_waits_for_no_gate(place: Place, case: str) -> None
     assert place.gate.used().let_through == 0
 
 
-def test_a_launch_that_older_work_waits_for_is_let_through(place: Place) -> None:
+@pytest.mark.parametrize("case", ["later_launch", "fill"])
+def test_a_launch_that_older_work_waits_for_is_let_through(place: Place, case: str) -> None:
     place.make(shared=True)
+    accelerators.needs(place.vendor, case)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
-        client = place.start("fill")
+        client = place.start(case)
         assert client.read() == "ready"
         place.gate.write(gates.CLOSED)
         client.go()

@@ -214,6 +214,20 @@ static void set_flag(void) {
     say("done");
 }
 
+/* A queue waits for a word that another one writes behind what is held back. */
+static void later_launch(void) {
+    accel_start(0);
+    accel_words(NULL);
+    accel_queue waits = accel_queue_new(), other = accel_queue_new();
+    accel_await(waits, accel_word(3), 1);
+    accel_kernel(waits, MS, 1);
+    ask("ready");
+    accel_kernel(other, MS, 1);
+    accel_set(other, accel_word(3), 1);
+    accel_wait(waits);
+    say("done");
+}
+
 /* A queue waits for a word that another one fills, by what is held back. */
 static void fill(void) {
     accel_start(0);
@@ -253,6 +267,7 @@ const struct client_case client_cases[] = {
     {"endless", endless},   {"one_launch", one_launch},
     {"record", record},     {"coming_and_going", coming_and_going},
     {"threads", threads},   {"write_value", write_value},
-    {"set_flag", set_flag}, {"fill", fill},
-    {"forks", forks},       {NULL, NULL},
+    {"set_flag", set_flag}, {"later_launch", later_launch},
+    {"fill", fill},         {"forks", forks},
+    {NULL, NULL},
 };
