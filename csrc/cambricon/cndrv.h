@@ -367,8 +367,8 @@ CNresult cnMemRetainAllocationHandle(CNmemGenericAllocationHandle *handle, CNadd
 CNresult cnMemGetAccess(CNmemAccessDesc *description, const CNmemLocation *location, void *address);
 CNresult cnMemGetAllocationPropertiesFromHandle(CNmemAllocationProp *properties,
                                                 CNmemGenericAllocationHandle handle);
-CNresult cnMemExportToShareableHandle(void *shareable, CNmemGenericAllocationHandle handle, int kind,
-                                      uint64_t flags);
+CNresult cnMemExportToShareableHandle(void *shareable, CNmemGenericAllocationHandle handle,
+                                      int kind, uint64_t flags);
 CNresult cnMemImportFromShareableHandle(CNmemGenericAllocationHandle *handle, void *shareable,
                                         int kind);
 
@@ -410,8 +410,8 @@ CNresult cnQueueIsCapturing(CNqueue queue, CNqueueCaptureStatus *status);
 CNresult cnQueueGetCaptureInfo(CNqueue queue, CNqueueCaptureStatus *status, uint64_t *id,
                                CNtaskTopo *topo, const CNtaskTopoNode **dependencies,
                                size_t *count);
-CNresult cnQueueUpdateCaptureDependencies(CNqueue queue, CNtaskTopoNode *dependencies,
-                                          size_t count, unsigned int flags);
+CNresult cnQueueUpdateCaptureDependencies(CNqueue queue, CNtaskTopoNode *dependencies, size_t count,
+                                          unsigned int flags);
 CNresult cnThreadExchangeQueueCaptureMode(CNqueueCaptureMode *mode);
 CNresult cnCreateNotifier(CNnotifier *notifier, unsigned int flags);
 CNresult cnDestroyNotifier(CNnotifier notifier);

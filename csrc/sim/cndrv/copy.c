@@ -79,8 +79,7 @@ CNresult cnMemcpyPeerAsync(CNaddr to, CNcontext to_context, CNaddr from, CNconte
     CNresult result = peers(to_context, from_context, to, bytes);
     return result == CN_SUCCESS
                ? queued(cuMemcpyPeerAsync(to, (CUcontext)(void *)to_context, from,
-                                          (CUcontext)(void *)from_context, bytes,
-                                          cn_stream(queue)))
+                                          (CUcontext)(void *)from_context, bytes, cn_stream(queue)))
                : result;
 }
 

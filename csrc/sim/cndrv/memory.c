@@ -138,8 +138,7 @@ CNresult cnIpcOpenMemHandle(CNaddr *address, CNIpcMemHandle handle, unsigned int
     if (result == CN_SUCCESS && (!address || !sim_ipc_unpack((uintptr_t)handle, &whole)))
         result = CN_ERROR_INVALID_VALUE;
     if (result == CN_SUCCESS)
-        result =
-            cn_error(cuIpcOpenMemHandle(&opened, whole, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
+        result = cn_error(cuIpcOpenMemHandle(&opened, whole, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS));
     if (result == CN_SUCCESS)
         *address = opened;
     return result;

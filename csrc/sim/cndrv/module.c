@@ -111,7 +111,7 @@ static void forget(struct module *module) {
 
 static struct module *find(const void *handle) {
     return sim_handle_check((enum sim_handle_kind)HANDLE_MODULE, handle) ? (struct module *)handle
-                                                                        : NULL;
+                                                                         : NULL;
 }
 
 /* The kernels are the one of the driver's image. False: no host memory. */

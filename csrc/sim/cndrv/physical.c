@@ -25,8 +25,8 @@ CNresult cnMemGetAllocationGranularity(uint64_t *bytes, CNmemAllocationProp *pro
     if (result == CN_SUCCESS)
         result = bytes ? placed(properties, &wanted) : CN_ERROR_INVALID_VALUE;
     if (result == CN_SUCCESS)
-        result = cn_error(cuMemGetAllocationGranularity(
-            &found, &wanted, (CUmemAllocationGranularity_flags)option));
+        result = cn_error(cuMemGetAllocationGranularity(&found, &wanted,
+                                                        (CUmemAllocationGranularity_flags)option));
     if (result == CN_SUCCESS)
         *bytes = found;
     return result;

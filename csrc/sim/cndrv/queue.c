@@ -219,8 +219,8 @@ CNresult cn_noted(CUresult result, CNnotifier notifier) {
 }
 
 CNresult cnCreateNotifier(CNnotifier *notifier, unsigned int flags) {
-    const unsigned known = CN_NOTIFIER_DISABLE_TIMING_SW | CN_NOTIFIER_DISABLE_TIMING_ALL |
-                           CN_NOTIFIER_INTERPROCESS;
+    const unsigned known =
+        CN_NOTIFIER_DISABLE_TIMING_SW | CN_NOTIFIER_DISABLE_TIMING_ALL | CN_NOTIFIER_INTERPROCESS;
     struct sim_context *context;
     CUevent made;
     CNresult result = cn_enter(&context);

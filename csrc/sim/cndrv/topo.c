@@ -44,8 +44,7 @@ TOPO(cnTaskTopoClone, (CNtaskTopo * clone, CNtaskTopo topo),
 TOPO(cnTaskTopoNodeFindInClone, (CNtaskTopoNode * found, CNtaskTopoNode node, CNtaskTopo clone),
      cuGraphNodeFindInClone(NODE_OUT(found), node_of(node), graph_of(clone)))
 TOPO(cnTaskTopoDestroyNode, (CNtaskTopoNode node), cuGraphDestroyNode(node_of(node)))
-TOPO(cnTaskTopoGetEdges,
-     (CNtaskTopo topo, CNtaskTopoNode *from, CNtaskTopoNode *to, size_t *count),
+TOPO(cnTaskTopoGetEdges, (CNtaskTopo topo, CNtaskTopoNode *from, CNtaskTopoNode *to, size_t *count),
      cuGraphGetEdges(graph_of(topo), NODE_OUT(from), NODE_OUT(to), NULL, count))
 TOPO(cnTaskTopoGetNodes, (CNtaskTopo topo, CNtaskTopoNode *nodes, size_t *count),
      cuGraphGetNodes(graph_of(topo), NODE_OUT(nodes), count))
@@ -62,7 +61,7 @@ TOPO(cnTaskTopoNodeGetDependencies, (CNtaskTopoNode node, CNtaskTopoNode *nodes,
 TOPO(cnTaskTopoNodeGetDependentNodes, (CNtaskTopoNode node, CNtaskTopoNode *nodes, size_t *count),
      cuGraphNodeGetDependentNodes(node_of(node), NODE_OUT(nodes), NULL, count))
 TOPO(cnTaskTopoDebugDotPrint, (CNtaskTopo topo, const char *path, unsigned int flags),
-     cuGraphDebugDotPrint(graph_of(topo), path, flags & CU_GRAPH_DEBUG_DOT_FLAGS_VERBOSE))
+     cuGraphDebugDotPrint(graph_of(topo), path, flags &CU_GRAPH_DEBUG_DOT_FLAGS_VERBOSE))
 
 CNresult cnTaskTopoNodeGetType(CNtaskTopoNode node, CNtaskTopoNodeType *type) {
     static const struct {
@@ -148,7 +147,8 @@ static CUcontext here(void) {
     return context;
 }
 
-#define ADDED CNtaskTopoNode *node, CNtaskTopo topo, const CNtaskTopoNode *dependencies, size_t count
+#define ADDED                                                                                      \
+    CNtaskTopoNode *node, CNtaskTopo topo, const CNtaskTopoNode *dependencies, size_t count
 #define TO NODE_OUT(node), graph_of(topo), NODES(dependencies), count
 
 TOPO(cnTaskTopoAddEmptyNode, (ADDED), cuGraphAddEmptyNode(TO))
@@ -296,9 +296,9 @@ static CNresult set_copy(CNtaskTopoEntity entity, CNtaskTopoNode node,
     if (result != CN_SUCCESS)
         return result;
     const CUDA_MEMCPY3D wanted = row(parameters);
-    return told(entity ? cuGraphExecMemcpyNodeSetParams(exec_of(entity), node_of(node), &wanted,
-                                                        here())
-                       : cuGraphMemcpyNodeSetParams(node_of(node), &wanted));
+    return told(
+        entity ? cuGraphExecMemcpyNodeSetParams(exec_of(entity), node_of(node), &wanted, here())
+               : cuGraphMemcpyNodeSetParams(node_of(node), &wanted));
 }
 
 static CNresult set_fill(CNtaskTopoEntity entity, CNtaskTopoNode node,
@@ -309,9 +309,9 @@ static CNresult set_fill(CNtaskTopoEntity entity, CNtaskTopoNode node,
     if (result != CN_SUCCESS)
         return result;
     const CUDA_MEMSET_NODE_PARAMS wanted = fill_of(parameters);
-    return told(entity ? cuGraphExecMemsetNodeSetParams(exec_of(entity), node_of(node), &wanted,
-                                                        here())
-                       : cuGraphMemsetNodeSetParams(node_of(node), &wanted));
+    return told(
+        entity ? cuGraphExecMemsetNodeSetParams(exec_of(entity), node_of(node), &wanted, here())
+               : cuGraphMemsetNodeSetParams(node_of(node), &wanted));
 }
 
 /* No entity is none to set the parameters of. */
