@@ -25,9 +25,11 @@ enum {
     RT_INTERNAL_ERROR = 507000,
     RT_STREAM_NOT_COMPLETE = 507004,
     RT_DRV_INTERNAL_ERROR = 507899,
+    RT_CAPTURE_INVALIDATED = 507903,
 };
 
-typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t;
+typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t, *rtNotify_t;
+typedef void (*rtCallback_t)(void *argument);
 typedef void *rtBinHandle, *rtFuncHandle, *rtLaunchArgsHandle, *rtDrvMemHandle;
 
 typedef struct {
@@ -71,6 +73,13 @@ typedef struct {
 } aclrtPhysicalMemProp;
 static_assert(sizeof(aclrtPhysicalMemProp) == 32, "as the vendor has it");
 static_assert(offsetof(aclrtPhysicalMemProp, location) == 12, "as the vendor has it");
+
+/* Kinds of shareable handles of physical memory: a number that processes of this node take, or a block that
+ * those of other nodes take too. */
+enum { RT_MEM_SHARE_HANDLE_DEFAULT = 1, RT_MEM_SHARE_HANDLE_FABRIC = 2, RT_MEM_FABRIC_BYTES = 128 };
+
+/* Names of shared memory and of notifies, with their final zero. */
+enum { RT_IPC_NAME_BYTES = 65 };
 
 /* Arguments of a kernel as launches by handle take them: more follows. */
 typedef struct {
@@ -144,6 +153,46 @@ rtError_t rtMapMem(void *pointer, size_t size, size_t offset, rtDrvMemHandle han
 rtError_t rtUnmapMem(void *pointer);
 rtError_t rtMemRetainAllocationHandle(void *pointer, rtDrvMemHandle *handle);
 
+rtError_t rtsFree(void *pointer);
+rtError_t rtsMemGetInfo(uint32_t type, size_t *free, size_t *total);
+rtError_t rtsMemMallocPhysical(rtDrvMemHandle *handle, size_t size, uint32_t policy,
+                               rtMallocConfig_t *config);
+rtError_t rtsMemFreePhysical(rtDrvMemHandle *handle);
+rtError_t rtsMemMap(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                    uint64_t flags);
+rtError_t rtsMemUnmap(void *pointer);
+rtError_t rtMemGetAddressRange(void *pointer, void **base, size_t *size);
+
+/* -- Memory of other processes ------------------------------------------------------------------------- */
+
+/* The memory gets a name, written to `name`, which has `room` bytes. */
+rtError_t rtIpcSetMemoryName(const void *pointer, uint64_t size, char *name, uint32_t room);
+rtError_t rtIpcDestroyMemoryName(const char *name);
+rtError_t rtIpcOpenMemory(void **pointer, const char *name);
+rtError_t rtIpcCloseMemory(const void *pointer);
+/* Who may open it, by process: others may not, unless it was exported with that flag. */
+enum { RT_IPC_MEM_EXPORT_ANY_PROCESS = 1 };
+rtError_t rtSetIpcMemPid(const char *name, int32_t processes[], int32_t count);
+rtError_t rtsIpcMemGetExportKey(const void *pointer, size_t size, char *name, uint32_t room,
+                                uint64_t flags);
+rtError_t rtsIpcMemImportByKey(void **pointer, const char *name, uint64_t flags);
+rtError_t rtsIpcMemClose(const char *name);
+rtError_t rtsIpcMemSetImportPid(const char *name, int32_t processes[], int count);
+
+rtError_t rtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                       uint64_t *shareable);
+rtError_t rtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint32_t kind, uint64_t flags,
+                                         void *shareable);
+rtError_t rtsMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                        uint64_t *shareable);
+rtError_t rtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                         rtDrvMemHandle *handle);
+rtError_t rtMemImportFromShareableHandleV2(const void *shareable, uint32_t kind, uint64_t flags,
+                                           int32_t device, rtDrvMemHandle *handle);
+rtError_t rtsMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                          rtDrvMemHandle *handle);
+rtError_t rtMemSetPidToShareableHandle(uint64_t shareable, int processes[], uint32_t count);
+
 /* -- Streams and events ------------------------------------------------------------------------------ */
 
 rtError_t rtStreamCreate(rtStream_t *stream, int32_t priority);
@@ -157,6 +206,25 @@ rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
 /* `*status`: RT_CAPTURE_NONE, or the stream's work is only being recorded. */
 enum { RT_CAPTURE_NONE = 0 };
 rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+/* How strict a capture is: calls that a thread makes in relaxed mode do not invalidate any. */
+enum { RT_CAPTURE_MODE_GLOBAL = 0, RT_CAPTURE_MODE_RELAXED = 2 };
+rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode);
+rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
+rtError_t rtThreadExchangeCaptureMode(uint32_t *mode);
+
+rtError_t rtsLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument);
+/* Words of 64 bits. */
+enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
+rtError_t rtsValueWrite(const void *const address, const uint64_t value, const uint32_t flag,
+                        rtStream_t stream);
+rtError_t rtsValueWait(const void *const address, const uint64_t value, const uint32_t flag,
+                       rtStream_t stream);
+rtError_t rtsNotifyCreate(rtNotify_t *notify, uint64_t flag);
+rtError_t rtsNotifyDestroy(rtNotify_t notify);
+rtError_t rtsNotifyRecord(rtNotify_t notify, rtStream_t stream);
+rtError_t rtsNotifyWaitAndReset(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t rtsHostUnregister(void *pointer);
 
 rtError_t rtEventCreate(rtEvent_t *event);
 rtError_t rtEventCreateWithFlag(rtEvent_t *event, uint32_t flag);
@@ -269,6 +337,19 @@ rtError_t aclrtMallocWithCfgImpl(void **pointer, size_t size, uint32_t policy,
                                  rtMallocConfig_t *config);
 rtError_t aclrtMallocForTaskSchedulerImpl(void **pointer, size_t size, uint32_t policy,
                                           rtMallocConfig_t *config);
+rtError_t aclrtIpcMemGetExportKeyImpl(void *pointer, size_t size, char *name, size_t room,
+                                      uint64_t flags);
+rtError_t aclrtIpcMemImportByKeyImpl(void **pointer, const char *name, uint64_t flags);
+rtError_t aclrtIpcMemCloseImpl(const char *name);
+rtError_t aclrtIpcMemSetImportPidImpl(const char *name, int32_t *processes, size_t count);
+rtError_t aclrtMemExportToShareableHandleImpl(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                              uint64_t *shareable);
+rtError_t aclrtMemExportToShareableHandleV2Impl(rtDrvMemHandle handle, uint64_t flags,
+                                                uint32_t kind, void *shareable);
+rtError_t aclrtMemImportFromShareableHandleImpl(uint64_t shareable, int32_t device,
+                                                rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandleV2Impl(void *shareable, uint32_t kind, uint64_t flags,
+                                                  rtDrvMemHandle *handle);
 rtError_t aclrtMemAllocManagedImpl(void **pointer, uint64_t size, uint32_t flag);
 rtError_t aclrtFreeImpl(void *pointer);
 rtError_t aclrtFreeWithDevSyncImpl(void *pointer);
@@ -326,6 +407,20 @@ rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t bloc
 rtError_t aclrtRandomNumAsyncImpl(const void *task, const rtStream_t stream, void *reserve);
 rtError_t aclrtReduceAsyncImpl(void *to, const void *from, uint64_t count, uint32_t kind,
                                uint32_t type, rtStream_t stream, void *reserve);
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *argument);
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag);
+rtError_t aclrtDestroyNotifyImpl(rtNotify_t notify);
+rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream);
+rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t aclrtHostUnregisterImpl(void *pointer);
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode);
+rtError_t aclmdlRIDestroyImpl(rtModel_t model);
 rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout);
 rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream);
 

@@ -112,6 +112,38 @@ rtError_t aclrtMapMemImpl(void *pointer, size_t size, size_t offset, rtDrvMemHan
     return rtMapMem(pointer, size, offset, handle, flags);
 }
 rtError_t aclrtUnmapMemImpl(void *pointer) { return rtUnmapMem(pointer); }
+rtError_t aclrtIpcMemGetExportKeyImpl(void *pointer, size_t size, char *name, size_t room,
+                                      uint64_t flags) {
+    return rtsIpcMemGetExportKey(pointer, size, name, room > UINT32_MAX ? 0 : (uint32_t)room,
+                                 flags);
+}
+rtError_t aclrtIpcMemImportByKeyImpl(void **pointer, const char *name, uint64_t flags) {
+    return rtsIpcMemImportByKey(pointer, name, flags);
+}
+rtError_t aclrtIpcMemCloseImpl(const char *name) { return rtsIpcMemClose(name); }
+rtError_t aclrtIpcMemSetImportPidImpl(const char *name, int32_t *processes, size_t count) {
+    return rtsIpcMemSetImportPid(name, processes, count > INT32_MAX ? 0 : (int)count);
+}
+rtError_t aclrtMemExportToShareableHandleImpl(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                              uint64_t *shareable) {
+    return rtsMemExportToShareableHandle(handle, type, flags, shareable);
+}
+rtError_t aclrtMemExportToShareableHandleV2Impl(rtDrvMemHandle handle, uint64_t flags,
+                                                uint32_t kind, void *shareable) {
+    return rtMemExportToShareableHandleV2(handle, kind, flags, shareable);
+}
+rtError_t aclrtMemImportFromShareableHandleImpl(uint64_t shareable, int32_t device,
+                                                rtDrvMemHandle *handle) {
+    return rtsMemImportFromShareableHandle(shareable, device, handle);
+}
+rtError_t aclrtMemImportFromShareableHandleV2Impl(void *shareable, uint32_t kind, uint64_t flags,
+                                                  rtDrvMemHandle *handle) {
+    int32_t device;
+    rtError_t result = rtGetDevice(&device);
+    return result == RT_OK
+               ? rtMemImportFromShareableHandleV2(shareable, kind, flags, device, handle)
+               : result;
+}
 rtError_t aclrtMemRetainAllocationHandleImpl(void *pointer, rtDrvMemHandle *handle) {
     return rtMemRetainAllocationHandle(pointer, handle);
 }
@@ -182,4 +214,49 @@ rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t bloc
                                             size_t size, void *holders, size_t count) {
     return rtsLaunchKernelWithHostArgs(function, blocks, stream, config, args, (uint32_t)size,
                                        holders, (uint32_t)count);
+}
+
+/* -- What streams wait for, and models -------------------------------------------------------------------- */
+
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *argument) {
+    return rtsLaunchHostFunc(stream, function, argument);
+}
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWrite(address, value, flag, stream);
+}
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWait(address, value, flag, stream);
+}
+rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag) {
+    return rtsNotifyCreate(notify, flag);
+}
+rtError_t aclrtDestroyNotifyImpl(rtNotify_t notify) { return rtsNotifyDestroy(notify); }
+rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream) {
+    return rtsNotifyRecord(notify, stream);
+}
+rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout) {
+    return rtsNotifyWaitAndReset(notify, stream, timeout);
+}
+rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
+    return rtsHostRegister(pointer, size, kind, mapped);
+}
+rtError_t aclrtHostUnregisterImpl(void *pointer) { return rtsHostUnregister(pointer); }
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode) {
+    return rtStreamBeginCapture(stream, mode);
+}
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model) {
+    return rtStreamGetCaptureInfo(stream, status, model);
+}
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model) {
+    return rtStreamEndCapture(stream, model);
+}
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode) {
+    return rtThreadExchangeCaptureMode(mode);
+}
+rtError_t aclmdlRIDestroyImpl(rtModel_t model) { return rtModelDestroy(model); }
+rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout) {
+    return rtsModelExecute(model, timeout);
+}
+rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream) {
+    return rtsModelExecuteAsync(model, stream);
 }
