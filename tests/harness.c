@@ -238,8 +238,9 @@ static void agent_look(void) {
     for (bool again = true; again;) {
         for (unsigned i = 0; i < container_count; i++)
             for (unsigned column = 0; column < containers[i]->devices; column++)
-                if (containers[i]->rung ||
-                    aliquot_arbiter_watched(arbiter, containers[i]->member + (int)column))
+                if (containers[i]->rung
+                        ? !aliquot_arbiter_rang(arbiter, containers[i]->member, clock_now())
+                        : aliquot_arbiter_watched(arbiter, containers[i]->member + (int)column))
                     see(containers[i], column);
         for (unsigned i = 0; i < container_count; i++)
             containers[i]->rung = false;

@@ -79,10 +79,12 @@ struct party {
     bool unrivalled;     /* in a turn, though only lower priorities want what it has */
     bool overtaken;      /* others go although it has not drained */
     bool prompt;         /* it began its last turn, and ended it by itself */
+    bool rang;           /* HOLDING in a turn that is about over */
     bool wanting;        /* waits, or holds */
     bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */
     bool gave_way;       /* DRAINING because it was quiet: that is no work */
     uint64_t opened_ns;  /* HOLDING */
+    uint64_t ring_ns;    /* HOLDING in a turn: from when on its ring is taken for the end of it */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
     uint64_t late_ns;    /* HOLDING in a turn: when it is looked at for that, if nobody rings */
     uint64_t closed_ns;  /* DRAINING: since when */

@@ -90,7 +90,8 @@ static void rung(struct aliquot_runner *runner, struct container *container, uin
         container->rings = 0;
     }
     container->rung = true;
-    note(runner, container);
+    if (!aliquot_arbiter_rang(runner->arbiter, container->column[0].member, now))
+        note(runner, container);
 }
 
 /* Looks at a container, and has it pay for the time. */

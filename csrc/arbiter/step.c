@@ -207,6 +207,8 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
     party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
+    party->ring_ns = now + turn_ns - turn_ns / 8;
+    party->rang = false;
     uint64_t start_ns = arbiter->settings.start_ns;
     party->late_ns = party->end_ns + (party->prompt ? turn_ns : 0);
     party->due_ns =
@@ -235,6 +237,8 @@ static bool turn_is_over(const struct aliquot_arbiter *arbiter, struct party *pa
         begun |= seen->begun;
         late |= seen->late;
     }
+    if (party->rang)
+        return true;
     party->prompt = begun && now < party->end_ns;
     if (now >= party->end_ns)
         return true;
@@ -247,6 +251,17 @@ static bool turn_is_over(const struct aliquot_arbiter *arbiter, struct party *pa
         return true;
     *next = least(*next, party->opened_ns + arbiter->settings.start_ns);
     return false;
+}
+
+bool aliquot_arbiter_rang(struct aliquot_arbiter *arbiter, int member, uint64_t now) {
+    struct party *party = arbiter->members[member].party;
+    bool higher;
+    if (party->state != HOLDING || !party->turn || party->unrivalled || !party->prompt ||
+        party->member_count > 1 || now < party->ring_ns || !contended(arbiter, party, &higher))
+        return false;
+    party->rang = true;
+    arbiter_touch(arbiter, party);
+    return true;
 }
 
 static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
