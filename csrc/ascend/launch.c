@@ -1,4 +1,4 @@
-/* What runs on the AI cores: kernels, tasks, models, and memsets. And copies, which run beside it. */
+/* What runs on the AI cores: kernels, tasks, models, and memsets. */
 #include "shim.h"
 
 /* Names of what is launched: a kernel by its function and how many blocks it has. */
@@ -100,6 +100,13 @@ LAUNCH(aclrtLaunchKernelWithHostArgsImpl, kernel(function, blocks), stream,
         size_t size, void *holders, size_t count),
        (function, blocks, stream, config, args, size, holders, count))
 
+LAUNCH(aclrtLaunchKernelWithArgsArrayImpl, kernel(function, blocks), stream,
+       (void *function, uint32_t blocks, rtStream_t stream, void *config, void **args),
+       (function, blocks, stream, config, args))
+LAUNCH(rtLaunchKernelExByFuncHandle, kernel(function, 0), stream,
+       (rtFuncHandle function, void *config, rtLaunchArgsHandle args, rtStream_t stream),
+       (function, config, args, stream))
+
 static inline uint64_t threads(rtDim3 grid, rtDim3 block) {
     return (uint64_t)grid.x * grid.y * grid.z * ((uint64_t)block.x * block.y * block.z);
 }
@@ -155,6 +162,18 @@ LAUNCH(aclrtReduceAsyncImpl, task(6, count), stream,
         void *reserve),
        (to, from, count, kind, type, stream, reserve))
 
+#define REDUCE_PARAMETERS                                                                          \
+    void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, uint32_t type,        \
+        rtStream_t stream
+LAUNCH(rtReduceAsync, task(6, size), stream, (REDUCE_PARAMETERS),
+       (to, room, from, size, kind, type, stream))
+LAUNCH(rtReduceAsyncWithCfg, task(6, size), stream, (REDUCE_PARAMETERS, uint32_t config),
+       (to, room, from, size, kind, type, stream, config))
+LAUNCH(rtReduceAsyncWithCfgV2, task(6, size), stream, (REDUCE_PARAMETERS, const void *config),
+       (to, room, from, size, kind, type, stream, config))
+LAUNCH(rtReduceAsyncV2, task(6, size), stream, (REDUCE_PARAMETERS, void *overflow),
+       (to, room, from, size, kind, type, stream, overflow))
+
 LAUNCH(rtModelExecute, (uintptr_t)model, stream,
        (rtModel_t model, rtStream_t stream, uint32_t flag), (model, stream, flag))
 LAUNCH(rtModelExecuteAsync, (uintptr_t)model, stream,
@@ -179,29 +198,18 @@ LAUNCH(rtMemset, FILL, NULL, (void *pointer, uint64_t room, uint32_t value, uint
 LAUNCH(rtMemsetAsync, FILL, stream,
        (void *pointer, uint64_t room, uint32_t value, uint64_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
+LAUNCH(rtsMemset, FILL, NULL, (void *pointer, uint64_t room, uint32_t value, uint64_t size),
+       (pointer, room, value, size))
+LAUNCH(rtsMemsetAsync, FILL, stream,
+       (void *pointer, uint64_t room, uint32_t value, uint64_t size, rtStream_t stream),
+       (pointer, room, value, size, stream))
+LAUNCH(aclrtMemsetD32Impl, FILL, NULL, (void *pointer, size_t room, uint32_t value, size_t size),
+       (pointer, room, value, size))
+LAUNCH(aclrtMemsetD32AsyncImpl, FILL, stream,
+       (void *pointer, size_t room, uint32_t value, size_t size, rtStream_t stream),
+       (pointer, room, value, size, stream))
 LAUNCH(aclrtMemsetImpl, FILL, NULL, (void *pointer, size_t room, int32_t value, size_t size),
        (pointer, room, value, size))
 LAUNCH(aclrtMemsetAsyncImpl, FILL, stream,
        (void *pointer, size_t room, int32_t value, size_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
-
-/* -- Copies: by engines of their own, and launches may wait for them ------------------------------------------- */
-
-extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
-
-#define COPY(symbol, parameters, arguments)                                                        \
-    rtError_t aliquot_##symbol parameters {                                                        \
-        if (aliquot_is_inner())                                                                    \
-            return REAL(symbol) arguments;                                                         \
-        /* relaxed: a hint, see seam_aside. */                                                     \
-        atomic_store_explicit(&aliquot_aside, 1, memory_order_relaxed);                            \
-        rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        return result;                                                                             \
-    }
-COPY(rtMemcpyAsync,
-     (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream),
-     (to, room, from, size, kind, stream))
-COPY(aclrtMemcpyAsyncImpl,
-     (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),
-     (to, room, from, size, kind, stream))
