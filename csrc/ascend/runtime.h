@@ -275,6 +275,9 @@ rtError_t rtsBinaryLoadFromFile(const char *path, const void *config, rtBinHandl
 rtError_t rtBinaryUnLoad(rtBinHandle handle);
 rtError_t rtsFuncGetByName(const rtBinHandle handle, const char *name, rtFuncHandle *function);
 
+rtError_t rtConfigureCall(uint32_t blocks, void *shared, rtStream_t stream);
+rtError_t rtSetupArgument(const void *args, uint32_t size, uint32_t offset);
+rtError_t rtLaunch(const void *stub);
 rtError_t rtKernelLaunch(const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,
                          rtStream_t stream);
 rtError_t rtKernelLaunchWithFlag(const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared,

@@ -97,6 +97,7 @@ void aliquot_time_device_left(uint32_t device, bool gone);
 void aliquot_device_forget(void);
 void aliquot_memory_forget(void);
 void aliquot_ipc_forget(void);
+void aliquot_launch_forget(void);
 void aliquot_models_forget(void);
 void aliquot_lanes_forget(void);
 

@@ -123,6 +123,31 @@ static rtError_t launch(const struct function *function, uint32_t blocks, const 
     return acl_submit(&work, stream);
 }
 
+/* In two steps: what the thread's next launch is like. */
+static _Thread_local struct {
+    uint32_t blocks;
+    rtStream_t stream;
+    uint64_t args;
+} next_launch;
+
+rtError_t rtConfigureCall(uint32_t blocks, void *shared, rtStream_t stream) {
+    (void)shared;
+    next_launch.blocks = blocks;
+    next_launch.stream = stream;
+    return blocks ? RT_OK : RT_PARAM_INVALID;
+}
+
+rtError_t rtSetupArgument(const void *args, uint32_t size, uint32_t offset) {
+    if (!args || offset || size < sizeof next_launch.args)
+        return RT_PARAM_INVALID;
+    memcpy(&next_launch.args, args, sizeof next_launch.args);
+    return RT_OK;
+}
+
+rtError_t rtLaunch(const void *stub) {
+    return launch(find(stub, true), next_launch.blocks, &next_launch.args, next_launch.stream);
+}
+
 rtError_t rtKernelLaunch(const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,
                          rtStream_t stream) {
     (void)shared;
