@@ -514,15 +514,15 @@ aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
     return ticket;
 }
 
-void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
-                      aliquot_ticket ticket, bool done) {
+static void launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                     aliquot_ticket ticket, bool done, bool waited) {
     int saved = errno;
     struct aliquot_limiter *limiter = thread->limiter;
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
     /* Before the mark, which costs as much as a launch. */
-    uint64_t launched_ns = now_of(limiter);
+    uint64_t launched_ns = waited ? thread->entered_ns : now_of(limiter);
     if (ticket & TICKET_ROUSE)
         wake_role(limiter, flow->device, ALIQUOT_GATE_OBSERVERS);
     void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
@@ -564,4 +564,14 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     }
     aliquot_unlock(&flow->lock);
     errno = saved;
+}
+
+void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                      aliquot_ticket ticket, bool done) {
+    launched(thread, launch, ticket, done, false);
+}
+
+void aliquot_launched_and_waited(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                                 aliquot_ticket ticket, bool done) {
+    launched(thread, launch, ticket, done, true);
 }

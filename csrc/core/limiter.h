@@ -154,6 +154,10 @@ aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
 /* After the driver took the launch, or refused it (`done` false), when there is a ticket. */
 void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
                       aliquot_ticket ticket, bool done);
+/* The same where the driver's call has come back only when it was done, so that it may have begun at any
+ * time since it was let go. */
+void aliquot_launched_and_waited(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                                 aliquot_ticket ticket, bool done);
 
 static inline uint32_t aliquot_known_place(const struct aliquot_launch *launch) {
     uint64_t mixed = (launch->what ^ launch->lane << 7 ^ launch->lane >> 9) * 0x9e3779b97f4a7c15ull;
