@@ -234,3 +234,17 @@ void aliquot_ledger_use_turn(struct aliquot_limiter *limiter, uint32_t device, u
            !replace(word, &seen, seen | 1ull << 26))
         ;
 }
+
+/* No measurement keeps others for longer. */
+#define LONGEST_ALONE_NS (20 * MS)
+
+uint64_t aliquot_ledger_alone(const struct aliquot_limiter *limiter, uint32_t device,
+                              uint64_t now) {
+    uint64_t until = load(&time_of(limiter, device)->alone_until_ns);
+    return until > now + LONGEST_ALONE_NS ? now : until;
+}
+
+void aliquot_ledger_be_alone(struct aliquot_limiter *limiter, uint32_t device, uint64_t until_ns) {
+    atomic_store_explicit(&time_of(limiter, device)->alone_until_ns, until_ns,
+                          memory_order_relaxed);
+}

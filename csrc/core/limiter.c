@@ -123,6 +123,7 @@ void aliquot_flow_turn(struct aliquot_limiter *limiter, struct aliquot_flow *flo
     if (flow->number == number && flow->turn == turn)
         return;
     if (turn) {
+        flow->turn_seen_ns = now;
         flow->turn_end_ns = aliquot_ledger_turn(limiter, flow->device, gate, flow->turn, now);
         flow->refused_ns = 0;
         flow->grace_ns = 0;
@@ -192,10 +193,15 @@ void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     const _Atomic uint64_t *words = limiter->usage->flow[flow->device];
     flow->counted_ns = now;
     flow->others_ns = 0;
-    flow->sharers = 1;
+    flow->sharers = flow->waiters = 1;
+    flow->rank = 0;
     for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
         uint64_t word = atomic_load(&words[i]);
-        if (i == limiter->slot || !aliquot_flow_active(word))
+        if (i == limiter->slot)
+            continue;
+        flow->waiters += aliquot_flow_waiting(word) > 0;
+        flow->rank += i < limiter->slot && aliquot_flow_waiting(word) > 0;
+        if (!aliquot_flow_active(word))
             continue;
         flow->others_ns += aliquot_flow_left_ns(word);
         flow->sharers += aliquot_flow_left_ns(word) > 0;
@@ -239,10 +245,21 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
     }
     if (state == ALIQUOT_GATE_CLOSED)
         return GATE;
+    uint64_t alone_ns = aliquot_ledger_alone(limiter, flow->device, now);
+    if (alone_ns > now && alone_ns != flow->alone_ns) {
+        *until = alone_ns;
+        return LATER;
+    }
     if (state == ALIQUOT_GATE_TURN) {
         uint64_t start = most(due_ns, now);
         uint64_t paced = flow_paced(flow, ns);
         bool used = aliquot_ledger_turn_used(limiter, flow->device);
+        /* Each is the first one now and then, so that none waits for ever, and each can measure. */
+        if (!used && flow->number % flow->waiters != flow->rank &&
+            now < flow->turn_seen_ns + FIRST_NS) {
+            *until = now;
+            return LATER;
+        }
         /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
          * turn's first. */
         if ((start >= flow->turn_end_ns || flow->turn_end_ns - start < paced / 2) &&
@@ -250,7 +267,9 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
             flow->refused_ns = flow->refused_ns ? least(flow->refused_ns, paced) : paced;
             return GATE;
         }
-        *room = most(paced, flow->turn_end_ns - start);
+        /* Less at a time towards its end, so that a mark stands near it. */
+        *room = most(paced, most(2 * paced, (flow->turn_end_ns - start) / 2));
+        *room = least(*room, most(paced, flow->turn_end_ns - start));
     } else {
         *room = window;
     }
@@ -363,9 +382,11 @@ static bool give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint6
     struct aliquot_limiter *limiter = thread->limiter;
     uint64_t window = window_of(limiter, flow->device);
     aliquot_ticket ticket = TICKET_GIVEN;
+    bool mixed = flow->turn && (flow->waiters > 1 || flow->sharers > 1);
+    bool alone = mixed && due_ns <= now && !aliquot_ledger_turn_used(limiter, flow->device);
     if (!ns) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
-    } else if (now - flow->sampled_ns >= SAMPLE_NS && now >= again_ns) {
+    } else if (now - flow->sampled_ns >= SAMPLE_NS && now >= again_ns && (alone || !mixed)) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
         ticket |= TICKET_MARK;
@@ -377,8 +398,14 @@ static bool give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint6
         return false;
     if (flow->turn)
         aliquot_ledger_use_turn(limiter, flow->device, gate);
-    if (ticket & TICKET_MEASURE)
+    flow->alone_ns = 0;
+    if (ticket & TICKET_MEASURE) {
         flow->sampled_ns = now;
+        if (alone) {
+            flow->alone_ns = now + (ns ? 2 * ns + 50 * US : 10 * MS);
+            aliquot_ledger_be_alone(limiter, flow->device, flow->alone_ns);
+        }
+    }
     if (!ns)
         flow->unmeasured_ns = now + UNMEASURED_NS;
     if (!flow->busy_ns) {
@@ -535,6 +562,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .entered_ns = thread->entered_ns,
             .host_ns = launched_ns,
             .due_ns = ns ? due_ns : most(due_ns, now) + UNMEASURED_NS,
+            .alone_ns = before ? flow->alone_ns : 0,
             .unmeasured = !ns,
             .asides = asides,
             .launch_ns = ns ? ns : (uint32_t)window,

@@ -29,6 +29,8 @@ enum {
 /* Who waits looks up after it, and rings again after that. */
 #define WAIT_NS (10 * MS)
 #define RING_NS (100 * MS)
+/* Of several processes, each in its turn is the first one; the others give it so much time for it. */
+#define FIRST_NS (60 * US)
 /* In its turn, a process without work keeps the device for so long: less than what it costs to give
  * it away. */
 #define GRACE_NS (200 * US)
@@ -53,6 +55,7 @@ struct mark {
     uint64_t due_ns;     /* when it was expected to be done */
     uint32_t launch_ns;  /* predicted for the launch itself */
     uint32_t asides;     /* the process', when it was put */
+    uint64_t alone_ns;   /* until when no other process of the slice could launch; 0: they could */
     bool unmeasured;
 };
 
@@ -89,6 +92,7 @@ struct aliquot_flow {
     uint32_t number;      /* of the gate that `turn_end_ns` belongs to */
     bool turn;            /* `number` is that of a turn */
     uint64_t turn_end_ns; /* clock */
+    uint64_t turn_seen_ns; /* clock: when it was taken up */
     /* Of those for whom too little of it was left, the shortest launch; 0: there are none, or nobody
      * knows. */
     uint64_t refused_ns;
@@ -107,6 +111,8 @@ struct aliquot_flow {
     uint64_t others_ns, counted_ns;
     uint64_t mixed_ns; /* clock: when others of the slice last had something under way */
     uint32_t sharers;  /* processes of the slice that have something under way, this one included */
+    uint32_t waiters, rank; /* that wait, this one included, and how many of them come before it */
+    uint64_t alone_ns; /* clock: until then the others wait for our measurement */
 
     uint32_t mark_count;
     struct mark marks[MARKS];
@@ -118,7 +124,7 @@ struct learned {
     uint32_t ns; /* 0: free */
     /* What was longer, measured while others ran too: the shortest, and how many one after the other. */
     uint32_t longer_ns, longer;
-    uint32_t sure;     /* measurements that say so, up to SURE */
+    bool sure;         /* it was measured while nothing else ran */
     uint64_t again_ns; /* clock: when it is to be measured again */
 };
 
@@ -239,6 +245,10 @@ void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uin
 /* When the turn that the gate gives ends. `follows`: the caller saw the turn before it. */
 uint64_t aliquot_ledger_turn(struct aliquot_limiter *limiter, uint32_t device, uint64_t gate,
                              bool follows, uint64_t now);
+
+/* Until when another process of the slice measures. */
+uint64_t aliquot_ledger_alone(const struct aliquot_limiter *limiter, uint32_t device, uint64_t now);
+void aliquot_ledger_be_alone(struct aliquot_limiter *limiter, uint32_t device, uint64_t until_ns);
 
 /* Whether anything was launched in the turn that was seen last; something was in the gate's. */
 bool aliquot_ledger_turn_used(const struct aliquot_limiter *limiter, uint32_t device);

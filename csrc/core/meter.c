@@ -41,10 +41,11 @@ uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_l
 }
 
 static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
-                  const struct aliquot_launch *launch, uint64_t took_ns, uint64_t now) {
-    bool shared = crowded(flow, now), mixed = now - flow->mixed_ns < MIXED_NS;
+                  const struct aliquot_launch *launch, uint64_t took_ns, bool alone,
+                  uint64_t now) {
+    bool shared = crowded(flow, now), mixed = !alone && now - flow->mixed_ns < MIXED_NS;
     /* If all that is predicted takes less time than predicted, this does too. */
-    if (shared && !mixed && flow->pace < 1024)
+    if (shared && !mixed && !alone && flow->pace < 1024)
         took_ns = flow_paced(flow, took_ns);
     took_ns = least(took_ns, ALIQUOT_UNMEASURED - 1);
     aliquot_lock(&limiter->state->lock);
@@ -56,9 +57,11 @@ static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *fl
         /* What is measured may hold up to something else that ran beside it, and all that other
          * processes did in their time, never less than the launch itself: less is believed sooner than
          * more. */
-        if (took_ns <= learned->ns)
+        if (alone && !learned->sure)
+            fresh.ns = (uint32_t)took_ns;
+        else if (took_ns <= learned->ns)
             fresh.ns = (uint32_t)((learned->ns + 3ull * took_ns) / 4);
-        else if (!shared)
+        else if (!shared || alone)
             fresh.ns = (uint32_t)((3ull * learned->ns + took_ns) / 4);
         else if (!mixed || took_ns - learned->ns <= learned->ns / 16)
             fresh.ns = (uint32_t)((31ull * learned->ns + took_ns) / 32);
@@ -71,12 +74,11 @@ static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *fl
             }
         } else {
             fresh.longer = 0;
-            fresh.sure = fresh.sure < SURE ? fresh.sure + 1 : SURE;
         }
     }
     fresh.ns = (uint32_t)most(1, fresh.ns);
-    fresh.again_ns =
-        now + (mixed && (fresh.sure < SURE || fresh.longer) ? SAMPLE_NS : STALE_NS);
+    fresh.sure = !mixed || (known && learned->sure);
+    fresh.again_ns = now + (fresh.sure ? STALE_NS : SAMPLE_NS);
     *learned = fresh;
     aliquot_unlock(&limiter->state->lock);
 }
@@ -133,7 +135,9 @@ static bool mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         uint64_t start_ns = most(began_ns, least(most(mark->host_ns, flow->busy_ns), at_ns));
         unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
         length = (at_ns - start_ns) / (others + 1);
-        learn(limiter, flow, &mark->launch, length, now);
+        learn(limiter, flow, &mark->launch, length, at_ns < mark->alone_ns, now);
+        if (mark->alone_ns)
+            aliquot_ledger_be_alone(limiter, flow->device, 0);
         flow->unmeasured_ns = 0;
         /* The launch was given out as another length than it had: what is expected and counted moves
          * by the difference. */
@@ -150,7 +154,7 @@ static bool mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         }
     } else if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length) {
         /* It cannot have taken longer than from its launch to its end. */
-        learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, now);
+        learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, false, now);
     }
     bool queued = !aside && at_ns > mark->host_ns + length + BACKLOG_NS;
     work_done(limiter, flow, at_ns, spent_ns, aside ? at_ns : mark->host_ns, queued, now);

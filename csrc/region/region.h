@@ -181,8 +181,9 @@ struct aliquot_usage_time {
                                                 not charged last, since nothing was to be done */
     _Atomic uint64_t began_ns; /* clock: since when there has always been something to be done */
     _Atomic uint64_t given_ns; /* predicted: what was given out since then */
+    _Atomic uint64_t alone_until_ns; /* clock: so long one of them measures, and others wait */
     _Atomic uint32_t pace; /* what several processes take of what is predicted as 1,024; 0: as much */
-    uint8_t reserved[20];
+    uint8_t reserved[12];
 };
 static_assert(sizeof(struct aliquot_usage_time) == 128, "usage time layout");
 static_assert(offsetof(struct aliquot_usage_time, due_ns) == 56, "usage time layout");
