@@ -393,7 +393,7 @@ static bool give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint6
     }
     /* What is measured by itself is given by itself, so that its mark stands behind nothing else. */
     uint64_t first = ns ? ns : window;
-    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room) : first;
+    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room - room % ns) : first;
     if (!aliquot_ledger_give(limiter, flow->device, due_ns, part, flow_paced(flow, part), now))
         return false;
     if (flow->turn)
@@ -434,7 +434,6 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     uint64_t again_ns;
     uint32_t ns = aliquot_learned(limiter, launch, &again_ns);
     know(thread, launch, (uint32_t)device, ns);
-
     uint64_t gate = gate_word(limiter, (uint32_t)device);
     if (aliquot_gate_state(gate) == ALIQUOT_GATE_FREE && !capped(limiter, (uint32_t)device)) {
         set_part(limiter, &thread->part[device], (uint32_t)device, gate, INT64_MAX / 2);
@@ -454,6 +453,11 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     for (;;) {
         now = now_of(limiter);
         gate = gate_word(limiter, (uint32_t)device);
+        if (!ns) {
+            /* It may have been measured while it waited. */
+            ns = aliquot_learned(limiter, launch, &again_ns);
+            know(thread, launch, (uint32_t)device, ns);
+        }
         unsigned state = aliquot_gate_now(limiter, gate, now);
         aliquot_flow_turn(limiter, flow, state, gate, now);
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
@@ -502,6 +506,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     flow->launching++;
     aliquot_unlock(&flow->lock);
     thread->entered_ns = now;
+    thread->launch_ns = ns;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
     if (rouse)
@@ -546,8 +551,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
         if (limiter->seam->aside && limiter->seam->aside(limiter->env))
             asides =
                 1 + atomic_fetch_add_explicit(&limiter->state->asides, 1, memory_order_relaxed);
-        uint64_t again_ns, window = window_of(limiter, flow->device);
-        uint32_t ns = aliquot_learned(limiter, launch, &again_ns);
+        uint32_t ns = thread->launch_ns;
         int64_t left =
             atomic_load_explicit(&thread->part[flow->device].left_ns, memory_order_relaxed);
         /* What the thread was given and has not launched lies behind the mark. */
@@ -565,7 +569,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .alone_ns = before ? flow->alone_ns : 0,
             .unmeasured = !ns,
             .asides = asides,
-            .launch_ns = ns ? ns : (uint32_t)window,
+            .launch_ns = ns ? ns : (uint32_t)window_of(limiter, flow->device),
         };
         flow->marked_ns = spent;
     } else if (before) {

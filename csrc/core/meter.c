@@ -99,13 +99,13 @@ static void end_mark(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
 static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t end_ns,
                       uint64_t spent_ns, uint64_t host_ns, bool queued, uint64_t now) {
     uint64_t predicted = spent_ns > flow->done_ns ? spent_ns - flow->done_ns : 0;
+    uint64_t sure_ns = end_ns;
     bool mixed = now - flow->mixed_ns < MIXED_NS;
     if (flow->busy_ns && end_ns > flow->busy_ns) {
         uint64_t passed = end_ns - flow->busy_ns;
         queued = queued && flow->gap_ns <= flow->busy_ns;
-        /* Of several processes, none knows what the device did between two launches of its own. */
         if (queued && !mixed)
-            host_ns = least(host_ns, flow->busy_ns);
+            sure_ns = flow->busy_ns;
         if (mixed) {
             flow->pace = aliquot_ledger_pace(limiter, flow->device);
         } else if (!queued && !crowded(flow, now)) {
@@ -114,10 +114,16 @@ static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow
                    !aliquot_gate_others(gate_word(limiter, flow->device))) {
             uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
             flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
+            /* Outside of turns, what it took longer may have been others' work. */
+            if (!flow->turn)
+                flow->pace = (uint32_t)least(flow->pace, 1024);
         }
         flow->busy_ns = end_ns;
     }
-    aliquot_ledger_charge(limiter, flow->device, least(host_ns, end_ns), end_ns, now);
+    /* Of several processes, none knows what the device did between two launches of its own. */
+    if (mixed && flow->turn)
+        sure_ns = least(host_ns, end_ns);
+    aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, now);
     flow->done_ns = most(flow->done_ns, spent_ns);
 }
 
