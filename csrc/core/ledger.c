@@ -95,7 +95,7 @@ static uint64_t fill_hole(struct aliquot_usage_time *time, uint64_t from_ns, uin
 }
 
 void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t sure_ns,
-                           uint64_t to_ns, uint64_t now) {
+                           uint64_t to_ns, uint64_t left_ns, uint64_t now) {
     struct aliquot_usage_time *time = time_of(limiter, device);
     uint64_t from = load(&time->charged_until_ns), expected, worked, left_out;
     uint64_t filled = fill_hole(time, sure_ns, least(from, to_ns));
@@ -106,14 +106,18 @@ void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uin
             return;
         }
         uint64_t begin = from > to_ns || to_ns - from > FAR_NS ? to_ns : from;
-        uint64_t until = least(most(aliquot_ledger_due(limiter, device, now), begin), to_ns);
+        uint64_t due = aliquot_ledger_due(limiter, device, now);
+        uint64_t until = least(most(due, begin), to_ns);
         expected = until - begin;
+        /* More is left than should be: it has not worked all the time, as far as anybody can tell. */
+        if (sure_ns >= to_ns)
+            until -= least(after(to_ns + left_ns, most(due, to_ns)), until - begin);
         uint64_t sure = least(most(sure_ns, until), to_ns);
-        worked = expected + (to_ns - sure);
+        worked = until - begin + (to_ns - sure);
         left_out = sure - until;
     } while (!replace(&time->charged_until_ns, &from, to_ns));
     if (left_out) {
-        atomic_store_explicit(&time->hole_until_ns, to_ns - (worked - expected),
+        atomic_store_explicit(&time->hole_until_ns, least(most(sure_ns, from), to_ns),
                               memory_order_relaxed);
         atomic_store_explicit(&time->hole_ns, left_out, memory_order_relaxed);
     }
@@ -135,7 +139,7 @@ bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint6
         return false;
     /* Nothing was to be done since. First, so that nobody takes that time for work. */
     if (due_ns < now)
-        aliquot_ledger_charge(limiter, device, now, now, now);
+        aliquot_ledger_charge(limiter, device, now, now, 0, now);
     if (!atomic_compare_exchange_strong_explicit(&time->due_ns, &seen, most(due_ns, now) + ns,
                                                  memory_order_relaxed, memory_order_relaxed))
         return false;

@@ -120,6 +120,7 @@ void aliquot_flow_turn(struct aliquot_limiter *limiter, struct aliquot_flow *flo
                        uint64_t gate, uint64_t now) {
     uint32_t number = aliquot_gate_number(gate);
     bool turn = state == ALIQUOT_GATE_TURN;
+    flow->deserted = state != aliquot_gate_state(gate);
     if (flow->number == number && flow->turn == turn)
         return;
     if (turn) {

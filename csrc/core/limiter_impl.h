@@ -91,6 +91,7 @@ struct aliquot_flow {
     /* The turn. */
     uint32_t number;      /* of the gate that `turn_end_ns` belongs to */
     bool turn;            /* `number` is that of a turn */
+    bool deserted;        /* it is taken for open, since the agent is dead: nobody says who else is there */
     uint64_t turn_end_ns; /* clock */
     uint64_t turn_seen_ns; /* clock: when it was taken up */
     /* Of those for whom too little of it was left, the shortest launch; 0: there are none, or nobody
@@ -238,9 +239,10 @@ void aliquot_ledger_all_done(struct aliquot_limiter *limiter, uint32_t device, u
                              bool queued);
 
 /* Charges up to `to_ns`: all from `sure_ns` on, when the device is known to have worked for the
- * slice, and before it as long as anything was to be done. */
+ * slice, and before it as long as anything was to be done. By then `left_ns` of what was given out, at
+ * least, was not done. */
 void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t sure_ns,
-                           uint64_t to_ns, uint64_t now);
+                           uint64_t to_ns, uint64_t left_ns, uint64_t now);
 
 /* When the turn that the gate gives ends. `follows`: the caller saw the turn before it. */
 uint64_t aliquot_ledger_turn(struct aliquot_limiter *limiter, uint32_t device, uint64_t gate,

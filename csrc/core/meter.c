@@ -104,7 +104,7 @@ static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow
     if (flow->busy_ns && end_ns > flow->busy_ns) {
         uint64_t passed = end_ns - flow->busy_ns;
         queued = queued && flow->gap_ns <= flow->busy_ns;
-        if (queued && !mixed)
+        if (queued && !mixed && !flow->deserted)
             sure_ns = flow->busy_ns;
         if (mixed) {
             flow->pace = aliquot_ledger_pace(limiter, flow->device);
@@ -123,8 +123,9 @@ static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow
     /* Of several processes, none knows what the device did between two launches of its own. */
     if (mixed && flow->turn)
         sure_ns = least(host_ns, end_ns);
-    aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, now);
     flow->done_ns = most(flow->done_ns, spent_ns);
+    aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, flow_left(flow), now);
+    aliquot_ledger_bound(limiter, flow->device, end_ns + flow_left(flow), NEVER, now);
 }
 
 /* Returns whether all the while the device had more of ours to do. */
@@ -211,8 +212,7 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         flow->progress_ns = now;
         uint64_t left = flow_left(flow);
         aliquot_flow_count(limiter, flow, now);
-        aliquot_ledger_bound(limiter, flow->device, latest_ns + left,
-                             latest_ns + left + flow->others_ns, now);
+        aliquot_ledger_bound(limiter, flow->device, 0, latest_ns + left + flow->others_ns, now);
         if (flow->sharers > 1)
             aliquot_flow_publish(limiter, flow, now);
         if (now - flow->mixed_ns < MIXED_NS && !left && !flow->others_ns)
@@ -290,5 +290,5 @@ void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *
     /* Found at `now`, and over a little earlier: what was predicted counts. */
     if (!flow->others_ns)
         aliquot_ledger_charge(limiter, flow->device, now,
-                              aliquot_ledger_due(limiter, flow->device, now), now);
+                              aliquot_ledger_due(limiter, flow->device, now), 0, now);
 }
