@@ -255,8 +255,9 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
         uint64_t start = most(due_ns, now);
         uint64_t paced = flow_paced(flow, ns);
         bool used = aliquot_ledger_turn_used(limiter, flow->device);
-        /* Each is the first one now and then, so that none waits for ever, and each can measure. */
-        if (!used && flow->number % flow->waiters != flow->rank &&
+        /* Each is the first one now and then, so that none waits for ever, and each can measure. (The
+         * number grows when the gate opens and when it closes.) */
+        if (!used && flow->number / 2 % flow->waiters != flow->rank &&
             now < flow->turn_seen_ns + FIRST_NS) {
             *until = now;
             return LATER;
