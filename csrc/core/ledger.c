@@ -131,6 +131,12 @@ uint64_t aliquot_ledger_due(const struct aliquot_limiter *limiter, uint32_t devi
     return due > now && due - now > FAR_NS ? now : due;
 }
 
+uint32_t aliquot_ledger_pace(const struct aliquot_limiter *limiter, uint32_t device) {
+    uint32_t pace =
+        atomic_load_explicit(&time_of(limiter, device)->pace, memory_order_relaxed);
+    return pace ? least(4096, most(256, pace)) : 1024;
+}
+
 bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint64_t due_ns,
                          uint64_t predicted_ns, uint64_t ns, uint64_t now) {
     struct aliquot_usage_time *time = time_of(limiter, device);
@@ -144,6 +150,11 @@ bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint6
                                                  memory_order_relaxed, memory_order_relaxed))
         return false;
     if (due_ns < now) {
+        /* Unless marks say so again, nothing is faster than it was measured. */
+        uint32_t pace = aliquot_ledger_pace(limiter, device);
+        if (pace < 1024)
+            atomic_store_explicit(&time->pace, pace + (1024 - pace + 15) / 16,
+                                  memory_order_relaxed);
         atomic_store_explicit(&time->given_ns, 0, memory_order_relaxed);
         atomic_store_explicit(&time->began_ns, now, memory_order_relaxed);
     }
@@ -184,25 +195,25 @@ void aliquot_ledger_bound(struct aliquot_limiter *limiter, uint32_t device, uint
     move(limiter, device, 0, low_ns, high_ns, now);
 }
 
-uint32_t aliquot_ledger_pace(const struct aliquot_limiter *limiter, uint32_t device) {
-    uint32_t pace =
-        atomic_load_explicit(&time_of(limiter, device)->pace, memory_order_relaxed);
-    return pace ? least(4096, most(256, pace)) : 1024;
-}
-
-void aliquot_ledger_all_done(struct aliquot_limiter *limiter, uint32_t device, uint64_t at_ns,
-                             bool queued) {
+void aliquot_ledger_learn(struct aliquot_limiter *limiter, uint32_t device, uint64_t at_ns,
+                          uint64_t left_ns, bool queued) {
     struct aliquot_usage_time *time = time_of(limiter, device);
+    uint64_t old = aliquot_ledger_pace(limiter, device);
     uint64_t began = load(&time->began_ns), given = load(&time->given_ns);
-    if (at_ns <= began || at_ns - began > FAR_NS || given < 500 * US || given > FAR_NS ||
+    uint64_t done = after(given, left_ns * 1024 / old);
+    if (at_ns <= began || at_ns - began > FAR_NS || done < 500 * US || given > FAR_NS ||
         aliquot_gate_others(gate_word(limiter, device)))
         return;
-    uint64_t old = aliquot_ledger_pace(limiter, device), fresh = (at_ns - began) * 1024 / given;
-    /* The device cannot have taken less; it may have waited for the host, unless it never had to. */
-    if (fresh > old && !queued)
-        return;
-    atomic_store_explicit(&time->pace, (uint32_t)((old + least(4096, most(256, fresh))) / 2),
-                          memory_order_relaxed);
+    uint64_t fresh = least(4096, most(256, (at_ns - began) * 1024 / done));
+    /* The device cannot have taken less for what is done. It may have taken more: more may be done than
+     * is known, and it may have waited for the host, unless it never had to. */
+    if (fresh < old)
+        fresh = (old + fresh) / 2;
+    else if (queued && !left_ns)
+        fresh = (7 * old + fresh) / 8;
+    else
+        fresh = most(old, (15 * old + least(fresh, 1024)) / 16);
+    atomic_store_explicit(&time->pace, (uint32_t)fresh, memory_order_relaxed);
 }
 
 /* -- Turns -------------------------------------------------------------------------------------- */

@@ -233,10 +233,10 @@ void aliquot_ledger_bound(struct aliquot_limiter *limiter, uint32_t device, uint
  * hardly be measured, since others come between; what all of them take can. */
 uint32_t aliquot_ledger_pace(const struct aliquot_limiter *limiter, uint32_t device);
 
-/* All that processes of the slice were given was done at `at_ns`. `queued`: the device never waited
- * for them. */
-void aliquot_ledger_all_done(struct aliquot_limiter *limiter, uint32_t device, uint64_t at_ns,
-                             bool queued);
+/* Of what processes of the slice were given, all but `left_ns`, at most, was done at `at_ns`. `queued`:
+ * the device never waited for them. */
+void aliquot_ledger_learn(struct aliquot_limiter *limiter, uint32_t device, uint64_t at_ns,
+                          uint64_t left_ns, bool queued);
 
 /* Charges up to `to_ns`: all from `sure_ns` on, when the device is known to have worked for the
  * slice, and before it as long as anything was to be done. By then `left_ns` of what was given out, at

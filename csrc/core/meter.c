@@ -215,8 +215,8 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         aliquot_ledger_bound(limiter, flow->device, 0, latest_ns + left + flow->others_ns, now);
         if (flow->sharers > 1)
             aliquot_flow_publish(limiter, flow, now);
-        if (now - flow->mixed_ns < MIXED_NS && !left && !flow->others_ns)
-            aliquot_ledger_all_done(limiter, flow->device, latest_ns, queued);
+        if (now - flow->mixed_ns < MIXED_NS)
+            aliquot_ledger_learn(limiter, flow->device, latest_ns, left + flow->others_ns, queued);
     }
     return count;
 }
