@@ -124,6 +124,11 @@ void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uin
     charge(limiter, device, worked + filled, expected, now);
 }
 
+uint64_t aliquot_ledger_charged(const struct aliquot_limiter *limiter, uint32_t device,
+                                uint64_t at_ns, uint64_t now) {
+    return most(at_ns, least(load(&time_of(limiter, device)->charged_until_ns), now));
+}
+
 /* -- What is to be done ------------------------------------------------------------------------- */
 
 uint64_t aliquot_ledger_due(const struct aliquot_limiter *limiter, uint32_t device, uint64_t now) {

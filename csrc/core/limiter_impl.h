@@ -244,6 +244,10 @@ void aliquot_ledger_learn(struct aliquot_limiter *limiter, uint32_t device, uint
 void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t sure_ns,
                            uint64_t to_ns, uint64_t left_ns, uint64_t now);
 
+/* Up to when it is charged, not before `at_ns` and not after now. */
+uint64_t aliquot_ledger_charged(const struct aliquot_limiter *limiter, uint32_t device,
+                                uint64_t at_ns, uint64_t now);
+
 /* When the turn that the gate gives ends. `follows`: the caller saw the turn before it. */
 uint64_t aliquot_ledger_turn(struct aliquot_limiter *limiter, uint32_t device, uint64_t gate,
                              bool follows, uint64_t now);

@@ -121,7 +121,7 @@ static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow
         flow->busy_ns = end_ns;
     }
     /* Of several processes, none knows what the device did between two launches of its own. */
-    if (mixed && flow->turn)
+    if (mixed && !flow->deserted)
         sure_ns = least(host_ns, end_ns);
     flow->done_ns = most(flow->done_ns, spent_ns);
     aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, flow_left(flow), now);
@@ -210,13 +210,15 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         if (flow->let_ns && now - flow->let_ns < HELPED_NS)
             flow->let_pause_ns = OVERDUE_NS;
         flow->progress_ns = now;
-        uint64_t left = flow_left(flow);
         aliquot_flow_count(limiter, flow, now);
-        aliquot_ledger_bound(limiter, flow->device, 0, latest_ns + left + flow->others_ns, now);
+        uint64_t left_ns = flow_left(flow) + flow->others_ns;
+        /* Others may have told of what was done later. */
+        latest_ns = aliquot_ledger_charged(limiter, flow->device, latest_ns, now);
+        aliquot_ledger_bound(limiter, flow->device, 0, latest_ns + left_ns, now);
         if (flow->sharers > 1)
             aliquot_flow_publish(limiter, flow, now);
         if (now - flow->mixed_ns < MIXED_NS)
-            aliquot_ledger_learn(limiter, flow->device, latest_ns, left + flow->others_ns, queued);
+            aliquot_ledger_learn(limiter, flow->device, latest_ns, left_ns, queued);
     }
     return count;
 }
