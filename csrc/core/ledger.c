@@ -139,7 +139,7 @@ uint64_t aliquot_ledger_due(const struct aliquot_limiter *limiter, uint32_t devi
 uint32_t aliquot_ledger_pace(const struct aliquot_limiter *limiter, uint32_t device) {
     uint32_t pace =
         atomic_load_explicit(&time_of(limiter, device)->pace, memory_order_relaxed);
-    return pace ? least(4096, most(256, pace)) : 1024;
+    return pace ? (uint32_t)least(4096, most(256, pace)) : 1024;
 }
 
 bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint64_t due_ns,

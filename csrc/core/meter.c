@@ -146,6 +146,10 @@ static bool mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         if (mark->alone_ns)
             aliquot_ledger_be_alone(limiter, flow->device, 0);
         flow->unmeasured_ns = 0;
+        /* What others did meanwhile was none of it. */
+        uint64_t again_ns;
+        if (now - flow->mixed_ns < MIXED_NS)
+            length = least(length, aliquot_learned(limiter, &mark->launch, &again_ns));
         /* The launch was given out as another length than it had: what is expected and counted moves
          * by the difference. */
         if (spent_ns > flow->done_ns) {
