@@ -168,6 +168,19 @@ bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint6
     return true;
 }
 
+void aliquot_ledger_begin(struct aliquot_limiter *limiter, uint32_t device, uint64_t given_ns,
+                          uint64_t launched_ns) {
+    struct aliquot_usage_time *time = time_of(limiter, device);
+    uint64_t late = after(launched_ns, given_ns);
+    /* Unless others were launched before it. */
+    if (late > MS || !late ||
+        !atomic_compare_exchange_strong_explicit(&time->charged_until_ns, &given_ns, launched_ns,
+                                                 memory_order_relaxed, memory_order_relaxed))
+        return;
+    atomic_fetch_add_explicit(&time->due_ns, late, memory_order_relaxed);
+    atomic_fetch_add_explicit(&time->began_ns, late, memory_order_relaxed);
+}
+
 /* Moves `due_ns` by `ns`, as far as from `low_ns` to `high_ns` and not to where it is charged. */
 static void move(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t low_ns,
                  uint64_t high_ns, uint64_t now) {

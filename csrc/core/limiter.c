@@ -269,9 +269,11 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
             flow->refused_ns = flow->refused_ns ? least(flow->refused_ns, paced) : paced;
             return GATE;
         }
-        /* Less at a time towards its end, so that a mark stands near it. */
-        *room = most(paced, most(2 * paced, (flow->turn_end_ns - start) / 2));
-        *room = least(*room, most(paced, flow->turn_end_ns - start));
+        /* Less at a time towards its end, so that a mark stands near it, and that none of several
+         * processes has still got what others wait for. */
+        uint64_t rest = flow->turn_end_ns > start ? flow->turn_end_ns - start : 0;
+        uint32_t takers = flow->sharers > flow->waiters ? flow->sharers : flow->waiters;
+        *room = most(paced, least(rest, most(2 * paced, rest / (2 * takers))));
     } else {
         *room = window;
     }
@@ -444,7 +446,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     if (seam->captured(limiter->env, launch))
         return 0;
 
-    uint64_t waited_from = 0, now = now_of(limiter);
+    uint64_t waited_from = 0, due_ns, now = now_of(limiter);
     aliquot_ticket ticket = 0;
     bool rouse = false;
     aliquot_lock(&flow->lock);
@@ -465,7 +467,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
             aliquot_meter_look(limiter, flow, now);
         uint64_t room = 0, until = 0;
-        uint64_t due_ns = aliquot_ledger_due(limiter, (uint32_t)device, now);
+        due_ns = aliquot_ledger_due(limiter, (uint32_t)device, now);
         enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
                                      now, due_ns, &room, &until);
         if (verdict != PASS) {
@@ -509,6 +511,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     aliquot_unlock(&flow->lock);
     thread->entered_ns = now;
     thread->launch_ns = ns;
+    thread->begins = ticket && due_ns <= now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
     if (rouse)
@@ -539,6 +542,8 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     thread->before = NULL;
     /* Before the mark, which costs as much as a launch. */
     uint64_t launched_ns = now_of(limiter);
+    if (done && thread->begins)
+        aliquot_ledger_begin(limiter, flow->device, thread->entered_ns, launched_ns);
     void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;

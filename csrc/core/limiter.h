@@ -100,6 +100,7 @@ struct aliquot_thread {
     void *before;        /* mark before the launch that is under way, where it is measured */
     uint64_t entered_ns; /* when the launch that is under way was let go */
     uint32_t launch_ns;  /* what it was given out as; 0: nobody has measured it */
+    bool begins;         /* nothing else was to be done when it was let go */
     struct aliquot_limiter *limiter;
     struct aliquot_thread *next, **link; /* of the limiter's list; under its lock */
 };

@@ -221,6 +221,10 @@ uint64_t aliquot_ledger_due(const struct aliquot_limiter *limiter, uint32_t devi
 bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint64_t due_ns,
                          uint64_t predicted_ns, uint64_t ns, uint64_t now);
 
+/* What was given out at `given_ns`, when nothing was to be done, was launched at `launched_ns`. */
+void aliquot_ledger_begin(struct aliquot_limiter *limiter, uint32_t device, uint64_t given_ns,
+                          uint64_t launched_ns);
+
 /* What was given out is more, or (negative) less, in predicted and in device time. */
 void aliquot_ledger_shift(struct aliquot_limiter *limiter, uint32_t device, int64_t predicted_ns,
                           int64_t ns, uint64_t now);

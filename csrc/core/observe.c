@@ -68,7 +68,7 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
             if (!flow->grace_ns)
                 flow->grace_ns = now;
             if (now < flow->grace_ns + GRACE_NS)
-                return flow->grace_ns + GRACE_NS;
+                return least(flow->grace_ns + GRACE_NS, flow->turn_end_ns);
         }
     }
     flow->grace_ns = 0;
