@@ -248,7 +248,7 @@ static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *
         return GATE;
     uint64_t alone_ns = aliquot_ledger_alone(limiter, flow->device, now);
     if (alone_ns > now && alone_ns != flow->alone_ns) {
-        *until = alone_ns;
+        *until = least(alone_ns, now + 100 * US);
         return LATER;
     }
     if (state == ALIQUOT_GATE_TURN) {
@@ -319,6 +319,10 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     bool ring = false;
     if (verdict == GATE) {
         flow->rings++;
+        /* Nothing is under way, and what was kept for somebody who might come is too little for him. */
+        if (flow->grace_ns)
+            flow->active = false;
+        flow->grace_ns = 0;
         /* One that has work on the device rings when that is done. */
         ring = (atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 && !flow->active) ||
                now - flow->rung_ns >= RING_NS;

@@ -14,6 +14,9 @@
 
 static uint64_t poll_again(const struct aliquot_flow *flow, uint64_t due_ns, uint64_t now) {
     if (due_ns > now) {
+        /* Nobody knows how long it takes. */
+        if (flow->unmeasured_ns > now)
+            return now + most(2 * POLL_NS, (now + UNMEASURED_NS - flow->unmeasured_ns) / 4);
         /* Predictions of much may be far too long; and nobody knows when other processes of the slice
          * will have had their part. */
         uint64_t own_ns = flow->sharers > 1 ? most(2 * POLL_NS, (due_ns - now) / 2) : NEVER - now;
