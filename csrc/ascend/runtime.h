@@ -10,6 +10,7 @@
 #define ALIQUOT_ASCEND_RUNTIME_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,15 +20,26 @@ enum {
     RT_PARAM_INVALID = 107000,
     RT_INVALID_DEVICE = 107001,
     RT_CONTEXT_NULL = 107002,
+    RT_STREAM_MODEL = 107005,       /* a stream that is not the model's */
+    RT_STREAM_SUBSCRIBE = 107011,   /* whose reports are, or are not, subscribed to */
+    RT_STREAM_NO_CALLBACK = 107015, /* whose reports nobody has subscribed to */
+    RT_STREAM_CAPTURED = 107027,
+    RT_STREAM_NOT_CAPTURED = 107029,
+    RT_CAPTURE_NOT_SUPPORTED = 107030, /* not in a stream that is captured */
+    RT_CAPTURE_UNJOINED = 107025,      /* other streams have not come back to it */
+    RT_CAPTURE_UNMATCHED = 107036,     /* a capture that was begun in another stream */
     RT_FEATURE_NOT_SUPPORT = 207000,
     RT_MEMORY_ALLOCATION = 207001, /* out of memory */
     RT_NO_DEVICE = 207004,
     RT_INTERNAL_ERROR = 507000,
     RT_STREAM_NOT_COMPLETE = 507004,
+    RT_REPORT_TIMEOUT = 507012,
     RT_DRV_INTERNAL_ERROR = 507899,
+    RT_CAPTURE_INVALIDATED = 507903,
 };
 
-typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t;
+typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t, *rtNotify_t;
+typedef void (*rtCallback_t)(void *data);
 typedef void *rtBinHandle, *rtFuncHandle, *rtLaunchArgsHandle, *rtDrvMemHandle;
 
 typedef struct {
@@ -71,6 +83,13 @@ typedef struct {
 } aclrtPhysicalMemProp;
 static_assert(sizeof(aclrtPhysicalMemProp) == 32, "as the vendor has it");
 static_assert(offsetof(aclrtPhysicalMemProp, location) == 12, "as the vendor has it");
+
+/* Kinds of shareable handles of physical memory: a number that processes of this node take, or a block that
+ * those of other nodes take too. */
+enum { RT_MEM_SHARE_HANDLE_DEFAULT = 1, RT_MEM_SHARE_HANDLE_FABRIC = 2, RT_MEM_FABRIC_BYTES = 128 };
+
+/* Names of shared memory and of notifies, with their final zero. */
+enum { RT_IPC_NAME_BYTES = 65 };
 
 /* Arguments of a kernel as launches by handle take them: more follows. */
 typedef struct {
@@ -144,6 +163,46 @@ rtError_t rtMapMem(void *pointer, size_t size, size_t offset, rtDrvMemHandle han
 rtError_t rtUnmapMem(void *pointer);
 rtError_t rtMemRetainAllocationHandle(void *pointer, rtDrvMemHandle *handle);
 
+rtError_t rtsFree(void *pointer);
+rtError_t rtsMemGetInfo(uint32_t type, size_t *free, size_t *total);
+rtError_t rtsMemMallocPhysical(rtDrvMemHandle *handle, size_t size, uint32_t policy,
+                               rtMallocConfig_t *config);
+rtError_t rtsMemFreePhysical(rtDrvMemHandle *handle);
+rtError_t rtsMemMap(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                    uint64_t flags);
+rtError_t rtsMemUnmap(void *pointer);
+rtError_t rtMemGetAddressRange(void *pointer, void **base, size_t *size);
+
+/* -- Memory of other processes ------------------------------------------------------------------------- */
+
+/* The memory gets a name, written to `name`, which has `room` bytes. */
+rtError_t rtIpcSetMemoryName(const void *pointer, uint64_t size, char *name, uint32_t room);
+rtError_t rtIpcDestroyMemoryName(const char *name);
+rtError_t rtIpcOpenMemory(void **pointer, const char *name);
+rtError_t rtIpcCloseMemory(const void *pointer);
+/* Who may open it, by process: others may not, unless it was exported with that flag. */
+enum { RT_IPC_MEM_EXPORT_ANY_PROCESS = 1 };
+rtError_t rtSetIpcMemPid(const char *name, int32_t processes[], int32_t count);
+rtError_t rtsIpcMemGetExportKey(const void *pointer, size_t size, char *name, uint32_t room,
+                                uint64_t flags);
+rtError_t rtsIpcMemImportByKey(void **pointer, const char *name, uint64_t flags);
+rtError_t rtsIpcMemClose(const char *name);
+rtError_t rtsIpcMemSetImportPid(const char *name, int32_t processes[], int count);
+
+rtError_t rtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                       uint64_t *shareable);
+rtError_t rtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint32_t kind, uint64_t flags,
+                                         void *shareable);
+rtError_t rtsMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                        uint64_t *shareable);
+rtError_t rtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                         rtDrvMemHandle *handle);
+rtError_t rtMemImportFromShareableHandleV2(const void *shareable, uint32_t kind, uint64_t flags,
+                                           int32_t device, rtDrvMemHandle *handle);
+rtError_t rtsMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                          rtDrvMemHandle *handle);
+rtError_t rtMemSetPidToShareableHandle(uint64_t shareable, int processes[], uint32_t count);
+
 /* -- Streams and events ------------------------------------------------------------------------------ */
 
 rtError_t rtStreamCreate(rtStream_t *stream, int32_t priority);
@@ -155,8 +214,16 @@ rtError_t rtStreamSynchronize(rtStream_t stream);
 rtError_t rtStreamSynchronizeWithTimeout(rtStream_t stream, int32_t timeout);
 rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
 /* `*status`: RT_CAPTURE_NONE, or the stream's work is only being recorded. */
-enum { RT_CAPTURE_NONE = 0 };
+enum { RT_CAPTURE_NONE = 0, RT_CAPTURE_ACTIVE = 1 };
 rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t rtStreamBeginCapture(rtStream_t stream, const uint32_t mode);
+/* How strict captures are with the calls of a thread: those in relaxed mode invalidate none. */
+enum { RT_CAPTURE_MODE_GLOBAL = 0, RT_CAPTURE_MODE_RELAXED = 2 };
+rtError_t rtThreadExchangeCaptureMode(uint32_t *mode);
+rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
+rtError_t rtsStreamDestroy(rtStream_t stream, uint64_t flags);
+rtError_t rtsStreamQuery(rtStream_t stream);
+rtError_t rtsStreamSynchronize(rtStream_t stream, int32_t timeout);
 
 rtError_t rtEventCreate(rtEvent_t *event);
 rtError_t rtEventCreateWithFlag(rtEvent_t *event, uint32_t flag);
@@ -168,6 +235,39 @@ rtError_t rtEventQueryStatus(rtEvent_t event, uint32_t *status);
 rtError_t rtEventSynchronize(rtEvent_t event);
 rtError_t rtEventElapsedTime(float *ms, rtEvent_t start, rtEvent_t end);
 
+rtError_t rtEventSynchronizeWithTimeout(rtEvent_t event, const int32_t timeout);
+rtError_t rtsEventSynchronize(rtEvent_t event, const int32_t timeout);
+
+/* A mark that one stream sets and another waits for and clears, perhaps of another process. */
+rtError_t rtNotifyCreate(int32_t device, rtNotify_t *notify);
+rtError_t rtNotifyDestroy(rtNotify_t notify);
+rtError_t rtNotifyRecord(rtNotify_t notify, rtStream_t stream);
+rtError_t rtNotifyWait(rtNotify_t notify, rtStream_t stream);
+rtError_t rtNotifyWaitWithTimeOut(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t rtNotifyReset(rtNotify_t notify);
+rtError_t rtIpcSetNotifyName(rtNotify_t notify, char *name, uint32_t room);
+rtError_t rtIpcOpenNotify(rtNotify_t *notify, const char *name);
+rtError_t rtsNotifyCreate(rtNotify_t *notify, uint64_t flag);
+rtError_t rtsNotifyDestroy(rtNotify_t notify);
+rtError_t rtsNotifyRecord(rtNotify_t notify, rtStream_t stream);
+rtError_t rtsNotifyWaitAndReset(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t rtsNotifyGetExportKey(rtNotify_t notify, char *name, uint32_t room, uint64_t flag);
+rtError_t rtsNotifyImportByKey(rtNotify_t *notify, const char *name, uint64_t flag);
+
+/* Functions of the program's in a stream: by the thread that asks for reports, which the stream may wait
+ * for (`holds`), or where they stand. */
+rtError_t rtSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t rtUnSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t rtProcessReport(int32_t timeout);
+rtError_t rtCallbackLaunch(rtCallback_t function, void *data, rtStream_t stream, bool holds);
+rtError_t rtsCallbackLaunch(rtCallback_t function, void *data, rtStream_t stream, bool holds);
+rtError_t rtsLaunchHostFunc(rtStream_t stream, const rtCallback_t function, void *const data);
+
+/* Devices that reach each other's memory: the first by its number here, the other by that of the node. */
+rtError_t rtEnableP2P(uint32_t device, uint32_t peer, uint32_t flag);
+rtError_t rtDisableP2P(uint32_t device, uint32_t peer);
+rtError_t rtDeviceCanAccessPeer(int32_t *can, uint32_t device, uint32_t peer);
+
 /* -- Kernels ----------------------------------------------------------------------------------------- */
 
 rtError_t rtDevBinaryRegister(const rtDevBinary_t *binary, void **handle);
@@ -178,6 +278,9 @@ rtError_t rtsBinaryLoadFromFile(const char *path, const void *config, rtBinHandl
 rtError_t rtBinaryUnLoad(rtBinHandle handle);
 rtError_t rtsFuncGetByName(const rtBinHandle handle, const char *name, rtFuncHandle *function);
 
+rtError_t rtConfigureCall(uint32_t blocks, void *shared, rtStream_t stream);
+rtError_t rtSetupArgument(const void *args, uint32_t size, uint32_t offset);
+rtError_t rtLaunch(const void *stub);
 rtError_t rtKernelLaunch(const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,
                          rtStream_t stream);
 rtError_t rtKernelLaunchWithFlag(const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared,
@@ -244,6 +347,18 @@ rtError_t rtModelExecuteSync(rtModel_t model, rtStream_t stream, uint32_t flag, 
 rtError_t rtsModelExecute(rtModel_t model, int32_t timeout);
 rtError_t rtsModelExecuteAsync(rtModel_t model, rtStream_t stream);
 rtError_t rtModelDestroy(rtModel_t model);
+rtError_t rtsModelDestroy(rtModel_t model);
+/* What is put in a stream that is bound is the model's, and is done when that is executed. */
+rtError_t rtModelCreate(rtModel_t *model, uint32_t flag);
+rtError_t rtModelBindStream(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t rtModelUnbindStream(rtModel_t model, rtStream_t stream);
+rtError_t rtEndGraph(rtModel_t model, rtStream_t stream);
+rtError_t rtModelLoadComplete(rtModel_t model);
+rtError_t rtsModelCreate(rtModel_t *model, uint32_t flag);
+rtError_t rtsModelBindStream(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t rtsModelUnbindStream(rtModel_t model, rtStream_t stream);
+rtError_t rtsEndGraph(rtModel_t model, rtStream_t stream);
+rtError_t rtsModelLoadComplete(rtModel_t model, void *reserve);
 
 /* -- Below AscendCL: each has the arguments of the public function ------------------------------------ */
 
@@ -269,6 +384,19 @@ rtError_t aclrtMallocWithCfgImpl(void **pointer, size_t size, uint32_t policy,
                                  rtMallocConfig_t *config);
 rtError_t aclrtMallocForTaskSchedulerImpl(void **pointer, size_t size, uint32_t policy,
                                           rtMallocConfig_t *config);
+rtError_t aclrtIpcMemGetExportKeyImpl(void *pointer, size_t size, char *name, size_t room,
+                                      uint64_t flags);
+rtError_t aclrtIpcMemImportByKeyImpl(void **pointer, const char *name, uint64_t flags);
+rtError_t aclrtIpcMemCloseImpl(const char *name);
+rtError_t aclrtIpcMemSetImportPidImpl(const char *name, int32_t *processes, size_t count);
+rtError_t aclrtMemExportToShareableHandleImpl(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                              uint64_t *shareable);
+rtError_t aclrtMemExportToShareableHandleV2Impl(rtDrvMemHandle handle, uint64_t flags,
+                                                uint32_t kind, void *shareable);
+rtError_t aclrtMemImportFromShareableHandleImpl(uint64_t shareable, int32_t device,
+                                                rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandleV2Impl(void *shareable, uint32_t kind, uint64_t flags,
+                                                  rtDrvMemHandle *handle);
 rtError_t aclrtMemAllocManagedImpl(void **pointer, uint64_t size, uint32_t flag);
 rtError_t aclrtFreeImpl(void *pointer);
 rtError_t aclrtFreeWithDevSyncImpl(void *pointer);
@@ -328,5 +456,92 @@ rtError_t aclrtReduceAsyncImpl(void *to, const void *from, uint64_t count, uint3
                                uint32_t type, rtStream_t stream, void *reserve);
 rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout);
 rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream);
+
+rtError_t aclmdlRIDestroyImpl(rtModel_t model);
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRIBuildBeginImpl(rtModel_t *model, uint32_t flag);
+rtError_t aclmdlRIBindStreamImpl(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t aclmdlRIEndTaskImpl(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIBuildEndImpl(rtModel_t model, void *reserve);
+rtError_t aclmdlRIUnbindStreamImpl(rtModel_t model, rtStream_t stream);
+rtError_t aclrtSubscribeReportImpl(uint64_t thread, rtStream_t stream);
+rtError_t aclrtUnSubscribeReportImpl(uint64_t thread, rtStream_t stream);
+rtError_t aclrtProcessReportImpl(int32_t timeout);
+rtError_t aclrtLaunchCallbackImpl(rtCallback_t function, void *data, uint32_t kind,
+                                  rtStream_t stream);
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *data);
+rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag);
+rtError_t aclrtDestroyNotifyImpl(rtNotify_t notify);
+rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream);
+rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t aclrtNotifyGetExportKeyImpl(rtNotify_t notify, char *name, size_t room, uint64_t flags);
+rtError_t aclrtNotifyImportByKeyImpl(rtNotify_t *notify, const char *name, uint64_t flags);
+rtError_t aclrtDeviceCanAccessPeerImpl(int32_t *can, int32_t device, int32_t peer);
+rtError_t aclrtDeviceEnablePeerAccessImpl(int32_t peer, uint32_t flags);
+rtError_t aclrtDeviceDisablePeerAccessImpl(int32_t peer);
+
+/* -- More forms: of the first release that has them, and of those that are to be no more --------------- */
+
+rtError_t rtsMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size);
+rtError_t rtsMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
+                         rtStream_t stream);
+rtError_t aclrtMemsetD32Impl(void *pointer, size_t room, uint32_t value, size_t size);
+rtError_t aclrtMemsetD32AsyncImpl(void *pointer, size_t room, uint32_t value, size_t size,
+                                  rtStream_t stream);
+rtError_t rtsSetDevice(int32_t device);
+rtError_t rtsResetDevice(int32_t device);
+rtError_t rtsDeviceResetForce(int32_t device);
+rtError_t rtsCtxCreate(rtContext_t *context, uint64_t flags, int32_t device);
+rtError_t rtsCtxDestroy(rtContext_t context);
+rtError_t aclrtSetDeviceWithoutTsdVXXImpl(int32_t device);
+rtError_t aclrtResetDeviceWithoutTsdVXXImpl(int32_t device);
+rtError_t aclrtSynchronizeEventWithTimeoutImpl(rtEvent_t event, int32_t timeout);
+rtError_t aclrtLaunchKernelWithArgsArrayImpl(void *function, uint32_t blocks, rtStream_t stream,
+                                             void *config, void **args);
+rtError_t rtLaunchKernelExByFuncHandle(rtFuncHandle function, void *config, rtLaunchArgsHandle args,
+                                       rtStream_t stream);
+rtError_t rtReduceAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                        uint32_t type, rtStream_t stream);
+rtError_t rtReduceAsyncWithCfg(void *to, uint64_t room, const void *from, uint64_t size,
+                               uint32_t kind, uint32_t type, rtStream_t stream, uint32_t config);
+rtError_t rtReduceAsyncWithCfgV2(void *to, uint64_t room, const void *from, uint64_t size,
+                                 uint32_t kind, uint32_t type, rtStream_t stream,
+                                 const void *config);
+rtError_t rtReduceAsyncV2(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                          uint32_t type, rtStream_t stream, void *overflow);
+rtError_t aclrtMemcpyAsyncWithConditionImpl(void *to, size_t room, const void *from, size_t size,
+                                            uint32_t kind, rtStream_t stream);
+rtError_t rtsMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                         void *config, rtStream_t stream);
+rtError_t rtMemcpyAsyncEx(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                          rtStream_t stream, void *config);
+rtError_t rtMemcpyAsyncWithCfg(void *to, uint64_t room, const void *from, uint64_t size,
+                               uint32_t kind, rtStream_t stream, uint32_t config);
+rtError_t rtMemcpyAsyncWithCfgV2(void *to, uint64_t room, const void *from, uint64_t size,
+                                 uint32_t kind, rtStream_t stream, const void *config);
+rtError_t rtMemcpyAsyncPtr(void *entry, uint64_t room, uint64_t size, uint32_t kind,
+                           rtStream_t stream, uint32_t config);
+rtError_t rtMemcpyAsyncPtrV2(void *entry, uint64_t room, uint64_t size, uint32_t kind,
+                             rtStream_t stream, const void *config);
+rtError_t rtMemcpyD2DAddrAsync(void *to, uint64_t room, uint64_t to_offset, const void *from,
+                               uint64_t size, uint64_t from_offset, rtStream_t stream);
+rtError_t rtMemcpy2dAsync(void *to, uint64_t to_pitch, const void *from, uint64_t from_pitch,
+                          uint64_t width, uint64_t height, uint32_t kind, rtStream_t stream);
+rtError_t aclrtMemcpy2dAsyncImpl(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                                 size_t width, size_t height, uint32_t kind, rtStream_t stream);
+/* Words of 64 bits. */
+enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
+rtError_t rtsValueWrite(const void *const at, const uint64_t value, const uint32_t flag,
+                        rtStream_t stream);
+rtError_t rtsValueWait(const void *const at, const uint64_t value, const uint32_t flag,
+                       rtStream_t stream);
+rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t rtsHostUnregister(void *pointer);
+rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t aclrtHostUnregisterImpl(void *pointer);
+rtError_t aclrtValueWriteImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWaitImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
 
 #endif

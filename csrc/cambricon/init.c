@@ -1,6 +1,8 @@
 /* Initialisation: the region, the devices, and the routing of look-ups. */
 #include "shim.h"
 
+#include "shim/memory/shared.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -34,9 +36,16 @@ static void forget(void) {
     aliquot_context_forget();
     aliquot_table_reset(&aliquot_pointers);
     aliquot_vmm_forget();
+    aliquot_shared_forget();
     aliquot_pool_forget();
     aliquot_module_forget();
     aliquot_time_forget();
+}
+
+/* Before a refusal. */
+static void settle(uint32_t device) {
+    aliquot_pools_settle(device);
+    aliquot_vmm_settle();
 }
 
 static bool attach(void) {
@@ -67,7 +76,7 @@ static CNresult map_devices(void) {
     }
     uint64_t page = aliquot_slice.grant->device[0].page_bytes;
     aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
-    aliquot_settle = aliquot_pools_settle;
+    aliquot_settle = settle;
     aliquot_one_device = count == 1;
     aliquot_set_prepared();
     pthread_mutex_unlock(&mutex);

@@ -39,7 +39,8 @@ static uint32_t cap_of(const struct aliquot_limiter *limiter, uint32_t device) {
     return cores >= 1 && cores < 100 ? cores : 100;
 }
 
-void aliquot_ledger_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t now) {
+void aliquot_ledger_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns,
+                        uint64_t now) {
     uint32_t cores = cap_of(limiter, device);
     if (cores == 100 || ns == 0)
         return;
@@ -57,8 +58,8 @@ void aliquot_ledger_cap(struct aliquot_limiter *limiter, uint32_t device, int64_
                                                     memory_order_relaxed));
 }
 
-uint64_t aliquot_ledger_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t waited_ns,
-                               uint64_t now) {
+uint64_t aliquot_ledger_allowed(struct aliquot_limiter *limiter, uint32_t device,
+                                uint64_t waited_ns, uint64_t now) {
     if (cap_of(limiter, device) == 100)
         return now;
     /* Whom other processes of the slice always forestall may be further ahead than they. */
@@ -137,8 +138,7 @@ uint64_t aliquot_ledger_due(const struct aliquot_limiter *limiter, uint32_t devi
 }
 
 uint32_t aliquot_ledger_pace(const struct aliquot_limiter *limiter, uint32_t device) {
-    uint32_t pace =
-        atomic_load_explicit(&time_of(limiter, device)->pace, memory_order_relaxed);
+    uint32_t pace = atomic_load_explicit(&time_of(limiter, device)->pace, memory_order_relaxed);
     return pace ? (uint32_t)least(4096, most(256, pace)) : 1024;
 }
 
@@ -198,7 +198,7 @@ static void move(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, u
             return;
     } while (!replace(&time->due_ns, &seen, fresh));
     aliquot_ledger_cap(limiter, device, (int64_t)after(fresh, from) - (int64_t)after(due, from),
-                      now);
+                       now);
 }
 
 void aliquot_ledger_shift(struct aliquot_limiter *limiter, uint32_t device, int64_t predicted_ns,
@@ -250,8 +250,8 @@ uint64_t aliquot_ledger_turn(struct aliquot_limiter *limiter, uint32_t device, u
         if (newer < 64 && end + STALE_NS > now && end < now + STALE_NS)
             return now;
         /* A turn that follows on one of ours goes on from its end. */
-        end = (follows && end > now && end < now + STALE_NS ? end : now) +
-              aliquot_gate_turn_ns(gate);
+        end =
+            (follows && end > now && end < now + STALE_NS ? end : now) + aliquot_gate_turn_ns(gate);
     } while (!replace(word, &seen, aliquot_turn_word(number, 0, end)));
     return end;
 }

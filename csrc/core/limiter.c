@@ -313,6 +313,18 @@ static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     return true;
 }
 
+/* Whether the arbiter takes it that the process waits: its word has said so since it was rung or
+ * rested, and no turn has come and gone meanwhile (of who lets one pass, only another ring is heard). */
+static bool known_to_wait(const struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
+                          uint64_t gate) {
+    /* relaxed: only this process writes it. */
+    uint64_t word = atomic_load_explicit(&limiter->usage->flow[flow->device][limiter->slot],
+                                         memory_order_relaxed);
+    uint32_t passed = (aliquot_gate_number(gate) - aliquot_flow_number(word)) & 0xffffu;
+    return aliquot_gate_state(gate) == ALIQUOT_GATE_CLOSED && aliquot_flow_waiting(word) &&
+           !aliquot_flow_active(word) && passed <= 1;
+}
+
 /* Sleeps a little; the flow's lock is held, and let go meanwhile. */
 static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                      enum verdict verdict, uint64_t gate, uint64_t until, uint64_t now) {
@@ -324,7 +336,7 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
             flow->active = false;
         flow->grace_ns = 0;
         /* One that has work on the device rings when that is done. */
-        ring = (atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 && !flow->active) ||
+        ring = (!flow->active && !known_to_wait(limiter, flow, gate)) ||
                now - flow->rung_ns >= RING_NS;
         if (ring)
             flow->rung_ns = now;
@@ -339,7 +351,8 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     aliquot_unlock(&flow->lock);
     if (ring)
         limiter->seam->ring(limiter->env);
-    limiter->seam->wait(limiter->env, gate_futex(limiter, flow->device), (uint32_t)gate, until);
+    limiter->seam->wait(limiter->env, gate_futex(limiter, flow->device), (uint32_t)gate,
+                        ALIQUOT_GATE_LAUNCHERS, until);
     aliquot_lock(&flow->lock);
     if (verdict == GATE)
         atomic_fetch_sub_explicit(&flow->waiting, 1, memory_order_relaxed);
@@ -390,29 +403,34 @@ static bool give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint6
     struct aliquot_limiter *limiter = thread->limiter;
     uint64_t window = window_of(limiter, flow->device);
     aliquot_ticket ticket = TICKET_GIVEN;
+    /* Of several processes, one measures while the others wait for it. The first launch of a turn may seem
+     * long, since the device has to turn to us: the second one is measured, if there is one. */
     bool mixed = flow->turn && (flow->waiters > 1 || flow->sharers > 1);
-    bool alone = mixed && due_ns <= now && !aliquot_ledger_turn_used(limiter, flow->device);
-    if (!ns) {
-        ticket |= TICKET_MARK | TICKET_MEASURE;
-    } else if (now - flow->sampled_ns >= SAMPLE_NS && now >= again_ns && (alone || !mixed)) {
+    bool opens = flow->turn && !aliquot_ledger_turn_used(limiter, flow->device);
+    bool only = flow->turn && most(due_ns, now) + 2 * ns > flow->turn_end_ns;
+    bool alone = flow->alone_ns > now || (mixed && opens && only && due_ns <= now);
+    bool stale = ns && now >= again_ns && now - flow->sampled_ns >= SAMPLE_NS;
+    bool hold = mixed && opens && due_ns <= now && (!ns || stale);
+    if (!ns || (stale && (mixed ? alone : !opens || now - again_ns >= 3 * STALE_NS))) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
         ticket |= TICKET_MARK;
     }
     /* What is measured by itself is given by itself, so that its mark stands behind nothing else. */
     uint64_t first = ns ? ns : window;
-    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room - room % ns) : first;
+    bool single = ticket & TICKET_MEASURE || hold;
+    uint64_t part = ns && !single ? most(first, room - room % ns) : first;
     if (!aliquot_ledger_give(limiter, flow->device, due_ns, part, flow_paced(flow, part), now))
         return false;
     if (flow->turn)
         aliquot_ledger_use_turn(limiter, flow->device, gate);
-    flow->alone_ns = 0;
-    if (ticket & TICKET_MEASURE) {
+    if (ticket & TICKET_MEASURE)
         flow->sampled_ns = now;
-        if (alone) {
-            flow->alone_ns = now + (ns ? 2 * ns + 50 * US : 10 * MS);
-            aliquot_ledger_be_alone(limiter, flow->device, flow->alone_ns);
-        }
+    if (hold) {
+        flow->alone_ns = now + (ns ? 3 * ns + 50 * US : 10 * MS);
+        aliquot_ledger_be_alone(limiter, flow->device, flow->alone_ns);
+    } else if (!alone) {
+        flow->alone_ns = 0;
     }
     if (!ns)
         flow->unmeasured_ns = now + UNMEASURED_NS;
@@ -452,7 +470,6 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
 
     uint64_t waited_from = 0, due_ns, now = now_of(limiter);
     aliquot_ticket ticket = 0;
-    bool rouse = false;
     aliquot_lock(&flow->lock);
     if (!flow->observed)
         start_observer(limiter, flow);
@@ -506,9 +523,10 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
             aliquot_flow_publish(limiter, flow, now);
             continue;
         }
-        /* The observer of an idle device sleeps for long. */
-        rouse = !was && flow->observe_ns >
-                            aliquot_ledger_due(limiter, (uint32_t)device, now) + 2 * TICK_NS;
+        /* The observer of an idle device sleeps for long. Where others wait, it must not miss the end. */
+        uint64_t late_ns = state >= ALIQUOT_GATE_TURN ? 0 : 2 * TICK_NS;
+        if (!was && flow->observe_ns > aliquot_ledger_due(limiter, (uint32_t)device, now) + late_ns)
+            ticket |= TICKET_ROUSE;
         break;
     }
     flow->launching++;
@@ -518,8 +536,6 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     thread->begins = ticket && due_ns <= now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
-    if (rouse)
-        wake_waiting(limiter, (uint32_t)device);
     if (waited_from) {
         struct aliquot_usage_time *time = &limiter->usage->time[device];
         /* relaxed: figures. */
@@ -537,17 +553,19 @@ aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
     return ticket;
 }
 
-void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
-                      aliquot_ticket ticket, bool done) {
+static void launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                     aliquot_ticket ticket, bool done, bool waited) {
     int saved = errno;
     struct aliquot_limiter *limiter = thread->limiter;
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
     /* Before the mark, which costs as much as a launch. */
-    uint64_t launched_ns = now_of(limiter);
+    uint64_t launched_ns = waited ? thread->entered_ns : now_of(limiter);
     if (done && thread->begins)
         aliquot_ledger_begin(limiter, flow->device, thread->entered_ns, launched_ns);
+    if (ticket & TICKET_ROUSE)
+        wake_role(limiter, flow->device, ALIQUOT_GATE_OBSERVERS);
     void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;
@@ -566,8 +584,8 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
         int64_t left =
             atomic_load_explicit(&thread->part[flow->device].left_ns, memory_order_relaxed);
         /* What the thread was given and has not launched lies behind the mark. */
-        uint64_t spent = flow->given_ns -
-                         least((uint64_t)(left > 0 ? left : 0), flow->given_ns - flow->done_ns);
+        uint64_t spent =
+            flow->given_ns - least((uint64_t)(left > 0 ? left : 0), flow->given_ns - flow->done_ns);
         uint64_t due_ns = aliquot_ledger_due(limiter, flow->device, now);
         flow->marks[flow->mark_count++] = (struct mark){
             .event = event,
@@ -577,7 +595,7 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
             .entered_ns = thread->entered_ns,
             .host_ns = launched_ns,
             .due_ns = ns ? due_ns : most(due_ns, now) + UNMEASURED_NS,
-            .alone_ns = before ? flow->alone_ns : 0,
+            .alone_ns = before && ns ? flow->alone_ns : 0,
             .unmeasured = !ns,
             .asides = asides,
             .launch_ns = ns ? ns : (uint32_t)window_of(limiter, flow->device),
@@ -588,4 +606,14 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     }
     aliquot_unlock(&flow->lock);
     errno = saved;
+}
+
+void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                      aliquot_ticket ticket, bool done) {
+    launched(thread, launch, ticket, done, false);
+}
+
+void aliquot_launched_and_waited(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                                 aliquot_ticket ticket, bool done) {
+    launched(thread, launch, ticket, done, true);
 }

@@ -16,6 +16,7 @@ enum {
     TICKET_MARK = 1, /* an event is to be put behind the launch */
     TICKET_MEASURE = 2,
     TICKET_GIVEN = 4, /* the launch is under way from here to there */
+    TICKET_ROUSE = 8, /* the observer is to be woken: it sleeps for longer than the work takes */
 };
 
 #define US 1000ull
@@ -85,14 +86,16 @@ struct aliquot_flow {
                          does not */
     uint64_t gap_ns;  /* clock: when something was last launched while nothing was under way */
     uint32_t asides;  /* of the mark that was reached last */
+    uint32_t detained;      /* measurements in a row that were not believed */
     uint64_t unmeasured_ns; /* clock: when what nobody has measured should be done at the latest */
     uint64_t sampled_ns;    /* clock: when a launch was measured by itself last */
 
     /* The turn. */
-    uint32_t number;      /* of the gate that `turn_end_ns` belongs to */
-    bool turn;            /* `number` is that of a turn */
-    bool deserted;        /* it is taken for open, since the agent is dead: nobody says who else is there */
-    uint64_t turn_end_ns; /* clock */
+    uint32_t number; /* of the gate that `turn_end_ns` belongs to */
+    bool turn;       /* `number` is that of a turn */
+    bool
+        deserted; /* it is taken for open, since the agent is dead: nobody says who else is there */
+    uint64_t turn_end_ns;  /* clock */
     uint64_t turn_seen_ns; /* clock: when it was taken up */
     /* Of those for whom too little of it was left, the shortest launch; 0: there are none, or nobody
      * knows. */
@@ -113,7 +116,7 @@ struct aliquot_flow {
     uint64_t mixed_ns; /* clock: when others of the slice last had something under way */
     uint32_t sharers;  /* processes of the slice that have something under way, this one included */
     uint32_t waiters, rank; /* that wait, this one included, and how many of them come before it */
-    uint64_t alone_ns; /* clock: until then the others wait for our measurement */
+    uint64_t alone_ns;      /* clock: until then the others wait for our measurement */
 
     uint32_t mark_count;
     struct mark marks[MARKS];
@@ -161,8 +164,9 @@ static inline const _Atomic uint32_t *gate_futex(const struct aliquot_limiter *l
                                                  uint32_t device) {
     return (const _Atomic uint32_t *)(const void *)limiter->front[device].gate;
 }
-static inline void wake_waiting(struct aliquot_limiter *limiter, uint32_t device) {
-    limiter->seam->wake(limiter->env, (_Atomic uint32_t *)(uintptr_t)gate_futex(limiter, device));
+static inline void wake_role(struct aliquot_limiter *limiter, uint32_t device, uint32_t role) {
+    limiter->seam->wake(limiter->env, (_Atomic uint32_t *)(uintptr_t)gate_futex(limiter, device),
+                        role);
 }
 
 /* Takes up a turn that has begun: its end is counted from when a process of the slice first sees it. */

@@ -5,6 +5,10 @@
 
 /* A launch that is found done so soon after the host made it had not been waiting behind others. */
 #define BACKLOG_NS (20 * US)
+/* Who was so long about a launch had no processor meanwhile, and the device may have begun before: what is
+ * measured then is not believed, unless launches always are so long. */
+#define DETAINED_NS (50 * US)
+enum { DETAINED_MOST = 3 };
 
 /* Who used the device so lately may have had a part of what is measured. */
 #define MIXED_NS (50 * MS)
@@ -41,8 +45,7 @@ uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_l
 }
 
 static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
-                  const struct aliquot_launch *launch, uint64_t took_ns, bool alone,
-                  uint64_t now) {
+                  const struct aliquot_launch *launch, uint64_t took_ns, bool alone, uint64_t now) {
     bool shared = crowded(flow, now), mixed = !alone && now - flow->mixed_ns < MIXED_NS;
     /* If all that is predicted takes less time than predicted, this does too. */
     if (shared && !mixed && !alone && flow->pace < 1024)
@@ -142,9 +145,14 @@ static bool mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         uint64_t start_ns = most(began_ns, least(most(mark->host_ns, flow->busy_ns), at_ns));
         unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
         length = (at_ns - start_ns) / (others + 1);
-        learn(limiter, flow, &mark->launch, length, at_ns < mark->alone_ns, now);
-        if (mark->alone_ns)
+        bool detained = mark->host_ns > mark->entered_ns + DETAINED_NS && start_ns > began_ns;
+        flow->detained = detained && flow->detained < DETAINED_MOST ? flow->detained + 1 : 0;
+        if (!flow->detained)
+            learn(limiter, flow, &mark->launch, length, at_ns < mark->alone_ns, now);
+        if (flow->alone_ns > now) {
+            flow->alone_ns = 0;
             aliquot_ledger_be_alone(limiter, flow->device, 0);
+        }
         flow->unmeasured_ns = 0;
         /* What others did meanwhile was none of it. */
         uint64_t again_ns;
@@ -160,8 +168,8 @@ static bool mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
                 if (flow->marks[i].spent_ns > spent_ns)
                     flow->marks[i].spent_ns += (uint64_t)more;
             spent_ns += (uint64_t)more;
-            aliquot_ledger_shift(limiter, flow->device, more,
-                                 more * (int64_t)flow->pace / 1024, now);
+            aliquot_ledger_shift(limiter, flow->device, more, more * (int64_t)flow->pace / 1024,
+                                 now);
         }
     } else if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length) {
         /* It cannot have taken longer than from its launch to its end. */
@@ -230,9 +238,8 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
 /* When a mark should be reached. What other processes were given after it may be done before. */
 static uint64_t mark_due(const struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
                          const struct mark *mark, uint64_t now) {
-    return flow->sharers > 1
-               ? most(mark->due_ns, aliquot_ledger_due(limiter, flow->device, now))
-               : mark->due_ns;
+    return flow->sharers > 1 ? most(mark->due_ns, aliquot_ledger_due(limiter, flow->device, now))
+                             : mark->due_ns;
 }
 
 bool aliquot_meter_late(const struct aliquot_limiter *limiter, const struct aliquot_flow *flow,

@@ -16,7 +16,10 @@ ALIQUOT_INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
     request->bytes = aliquot_whole_pages_inline(device, bytes);
-    return aliquot_charge(device, request->bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (!aliquot_charge(device, request->bytes))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    request->enters = bytes <= SHARED_BYTES && aliquot_pointer_enters(&aliquot_pointers);
+    return CUDA_SUCCESS;
 }
 
 ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult result,
@@ -26,6 +29,7 @@ ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult r
     uint32_t device = (uint32_t)request->context->device;
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
         aliquot_withdraw(device, request->bytes);
+        aliquot_entered_inline(request->enters);
         return result;
     }
     struct aliquot_allocation allocation = {
@@ -36,6 +40,7 @@ ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult r
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
     aliquot_enter_inline(pointer, &allocation);
+    aliquot_entered_inline(request->enters);
     return result;
 }
 

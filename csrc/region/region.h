@@ -92,7 +92,12 @@ static_assert(offsetof(struct aliquot_grant_device, received_permille) == 92,
  * OPEN    nobody else wants the device: launches pass, are measured, and not too many are under way
  * TURN    the slice has the device, for as long as is written
  * CLOSED  others have it: who wants to launch says so, rings and waits
+ *
+ * Who sleeps on it says as what (the futex' bitset): what opens is news to those who wait to launch,
+ * what closes to those who see to it that the device is given back.
  */
+#define ALIQUOT_GATE_LAUNCHERS 1u
+#define ALIQUOT_GATE_OBSERVERS 2u
 #define ALIQUOT_GATE_FREE 0u
 #define ALIQUOT_GATE_OPEN 1u
 #define ALIQUOT_GATE_TURN 2u
@@ -145,7 +150,8 @@ static_assert(offsetof(struct aliquot_slot, command) == 16, "slot layout");
  * An entry without a holder (`count` 0) is a note that may be overwritten. Memory whose last holder
  * let go may live on in a descriptor that is under way to somebody, who is charged for it when he
  * opens it. And memory may have several names: `device` ALIQUOT_MAX_DEVICES says that `key` is
- * another name of the memory whose key stands in `bytes`. */
+ * another name of the memory whose key stands in `bytes`; it is nobody's (`slot` ALIQUOT_MAX_SLOTS),
+ * `count` is 1, and it goes with the memory's last holder. */
 struct aliquot_hold {
     uint64_t key;     /* names the shared memory; 0: free entry */
     uint64_t bytes;   /* of one charge */
@@ -177,12 +183,14 @@ struct aliquot_usage_time {
     /* What the slice's processes launch by, together; see core/ledger.c. */
     _Atomic uint64_t due_ns; /* clock: when all that they were given should be done */
     _Atomic uint64_t turn;   /* the turn that any of them saw last: see aliquot_turn_word */
-    _Atomic uint64_t hole_ns, hole_until_ns; /* before `charged_until_ns`: so much that ends there was
+    _Atomic uint64_t hole_ns,
+        hole_until_ns;         /* before `charged_until_ns`: so much that ends there was
                                                 not charged last, since nothing was to be done */
     _Atomic uint64_t began_ns; /* clock: since when there has always been something to be done */
     _Atomic uint64_t given_ns; /* predicted: what was given out since then */
     _Atomic uint64_t alone_until_ns; /* clock: so long one of them measures, and others wait */
-    _Atomic uint32_t pace; /* what several processes take of what is predicted as 1,024; 0: as much */
+    _Atomic uint32_t
+        pace; /* what several processes take of what is predicted as 1,024; 0: as much */
     uint8_t reserved[12];
 };
 static_assert(sizeof(struct aliquot_usage_time) == 128, "usage time layout");
@@ -236,7 +244,7 @@ struct aliquot_usage {
     _Atomic uint64_t reclaimed_ns; /* when a dead slot that held memory was last cleared */
     _Atomic uint64_t
         unknown_functions;       /* driver functions handed out that the shim does not know */
-    _Atomic uint64_t lost_holds; /* exports that found no free hold entry */
+    _Atomic uint64_t lost_holds; /* times that shared memory could not be written down in `hold` */
     uint8_t reserved1[976];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
     struct aliquot_usage_time time[ALIQUOT_MAX_DEVICES];

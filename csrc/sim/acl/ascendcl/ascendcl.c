@@ -214,3 +214,151 @@ rtError_t aclrtLaunchKernelWithHostArgs(rtFuncHandle function, uint32_t blocks, 
     return aclrtLaunchKernelWithHostArgsImpl(function, blocks, stream, config, args, size, holders,
                                              count);
 }
+rtError_t aclrtIpcMemGetExportKey(void *pointer, size_t size, char *name, size_t room,
+                                  uint64_t flags);
+rtError_t aclrtIpcMemGetExportKey(void *pointer, size_t size, char *name, size_t room,
+                                  uint64_t flags) {
+    return aclrtIpcMemGetExportKeyImpl(pointer, size, name, room, flags);
+}
+rtError_t aclrtIpcMemImportByKey(void **pointer, const char *name, uint64_t flags);
+rtError_t aclrtIpcMemImportByKey(void **pointer, const char *name, uint64_t flags) {
+    return aclrtIpcMemImportByKeyImpl(pointer, name, flags);
+}
+rtError_t aclrtIpcMemClose(const char *name);
+rtError_t aclrtIpcMemClose(const char *name) { return aclrtIpcMemCloseImpl(name); }
+rtError_t aclrtIpcMemSetImportPid(const char *name, int32_t *processes, size_t count);
+rtError_t aclrtIpcMemSetImportPid(const char *name, int32_t *processes, size_t count) {
+    return aclrtIpcMemSetImportPidImpl(name, processes, count);
+}
+rtError_t aclrtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                          uint64_t *shareable);
+rtError_t aclrtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                          uint64_t *shareable) {
+    return aclrtMemExportToShareableHandleImpl(handle, type, flags, shareable);
+}
+rtError_t aclrtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint64_t flags, uint32_t kind,
+                                            void *shareable);
+rtError_t aclrtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint64_t flags, uint32_t kind,
+                                            void *shareable) {
+    return aclrtMemExportToShareableHandleV2Impl(handle, flags, kind, shareable);
+}
+rtError_t aclrtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                            rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                            rtDrvMemHandle *handle) {
+    return aclrtMemImportFromShareableHandleImpl(shareable, device, handle);
+}
+rtError_t aclrtMemImportFromShareableHandleV2(void *shareable, uint32_t kind, uint64_t flags,
+                                              rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandleV2(void *shareable, uint32_t kind, uint64_t flags,
+                                              rtDrvMemHandle *handle) {
+    return aclrtMemImportFromShareableHandleV2Impl(shareable, kind, flags, handle);
+}
+rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout);
+rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout) {
+    return aclmdlRIExecuteImpl(model, timeout);
+}
+rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIExecuteAsyncImpl(model, stream);
+}
+rtError_t aclmdlRIDestroy(rtModel_t model);
+rtError_t aclmdlRIDestroy(rtModel_t model) { return aclmdlRIDestroyImpl(model); }
+rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode) {
+    return aclmdlRICaptureBeginImpl(stream, mode);
+}
+rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model) {
+    return aclmdlRICaptureEndImpl(stream, model);
+}
+rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model) {
+    return aclmdlRICaptureGetInfoImpl(stream, status, model);
+}
+rtError_t aclmdlRIBuildBegin(rtModel_t *model, uint32_t flag);
+rtError_t aclmdlRIBuildBegin(rtModel_t *model, uint32_t flag) {
+    return aclmdlRIBuildBeginImpl(model, flag);
+}
+rtError_t aclmdlRIBindStream(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t aclmdlRIBindStream(rtModel_t model, rtStream_t stream, uint32_t flag) {
+    return aclmdlRIBindStreamImpl(model, stream, flag);
+}
+rtError_t aclmdlRIEndTask(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIEndTask(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIEndTaskImpl(model, stream);
+}
+rtError_t aclmdlRIBuildEnd(rtModel_t model, void *reserve);
+rtError_t aclmdlRIBuildEnd(rtModel_t model, void *reserve) {
+    return aclmdlRIBuildEndImpl(model, reserve);
+}
+rtError_t aclmdlRIUnbindStream(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIUnbindStream(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIUnbindStreamImpl(model, stream);
+}
+rtError_t aclrtSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t aclrtSubscribeReport(uint64_t thread, rtStream_t stream) {
+    return aclrtSubscribeReportImpl(thread, stream);
+}
+rtError_t aclrtUnSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t aclrtUnSubscribeReport(uint64_t thread, rtStream_t stream) {
+    return aclrtUnSubscribeReportImpl(thread, stream);
+}
+rtError_t aclrtProcessReport(int32_t timeout);
+rtError_t aclrtProcessReport(int32_t timeout) { return aclrtProcessReportImpl(timeout); }
+rtError_t aclrtLaunchCallback(rtCallback_t function, void *data, uint32_t kind, rtStream_t stream);
+rtError_t aclrtLaunchCallback(rtCallback_t function, void *data, uint32_t kind, rtStream_t stream) {
+    return aclrtLaunchCallbackImpl(function, data, kind, stream);
+}
+rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *data);
+rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *data) {
+    return aclrtLaunchHostFuncImpl(stream, function, data);
+}
+rtError_t aclrtCreateNotify(rtNotify_t *notify, uint64_t flag);
+rtError_t aclrtCreateNotify(rtNotify_t *notify, uint64_t flag) {
+    return aclrtCreateNotifyImpl(notify, flag);
+}
+rtError_t aclrtDestroyNotify(rtNotify_t notify);
+rtError_t aclrtDestroyNotify(rtNotify_t notify) { return aclrtDestroyNotifyImpl(notify); }
+rtError_t aclrtRecordNotify(rtNotify_t notify, rtStream_t stream);
+rtError_t aclrtRecordNotify(rtNotify_t notify, rtStream_t stream) {
+    return aclrtRecordNotifyImpl(notify, stream);
+}
+rtError_t aclrtWaitAndResetNotify(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t aclrtWaitAndResetNotify(rtNotify_t notify, rtStream_t stream, uint32_t timeout) {
+    return aclrtWaitAndResetNotifyImpl(notify, stream, timeout);
+}
+rtError_t aclrtNotifyGetExportKey(rtNotify_t notify, char *name, size_t room, uint64_t flags);
+rtError_t aclrtNotifyGetExportKey(rtNotify_t notify, char *name, size_t room, uint64_t flags) {
+    return aclrtNotifyGetExportKeyImpl(notify, name, room, flags);
+}
+rtError_t aclrtNotifyImportByKey(rtNotify_t *notify, const char *name, uint64_t flags);
+rtError_t aclrtNotifyImportByKey(rtNotify_t *notify, const char *name, uint64_t flags) {
+    return aclrtNotifyImportByKeyImpl(notify, name, flags);
+}
+rtError_t aclrtDeviceCanAccessPeer(int32_t *can, int32_t device, int32_t peer);
+rtError_t aclrtDeviceCanAccessPeer(int32_t *can, int32_t device, int32_t peer) {
+    return aclrtDeviceCanAccessPeerImpl(can, device, peer);
+}
+rtError_t aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t flags);
+rtError_t aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t flags) {
+    return aclrtDeviceEnablePeerAccessImpl(peer, flags);
+}
+rtError_t aclrtDeviceDisablePeerAccess(int32_t peer);
+rtError_t aclrtDeviceDisablePeerAccess(int32_t peer) {
+    return aclrtDeviceDisablePeerAccessImpl(peer);
+}
+rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
+    return aclrtHostRegisterImpl(pointer, size, kind, mapped);
+}
+rtError_t aclrtHostUnregister(void *pointer);
+rtError_t aclrtHostUnregister(void *pointer) { return aclrtHostUnregisterImpl(pointer); }
+rtError_t aclrtValueWrite(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWrite(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWriteImpl(at, value, flag, stream);
+}
+rtError_t aclrtValueWait(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWait(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWaitImpl(at, value, flag, stream);
+}
