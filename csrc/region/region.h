@@ -245,7 +245,10 @@ struct aliquot_usage {
     _Atomic uint64_t
         unknown_functions;       /* driver functions handed out that the shim does not know */
     _Atomic uint64_t lost_holds; /* times that shared memory could not be written down in `hold` */
-    uint8_t reserved1[976];
+    /* Of charges that pass from one slot to another: begun before, ended after. Who sums the words while
+     * one passes may have met neither; see aliquot_charge_once(). */
+    _Atomic uint64_t moves_begun, moves_ended;
+    uint8_t reserved1[960];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
     struct aliquot_usage_time time[ALIQUOT_MAX_DEVICES];
     /* Charges, one word a process, side by side for each device: summing a slice reads
@@ -317,9 +320,13 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
  * attaching. */
 int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
 
+/* Around every passing of charges from one slot to another, until they are withdrawn from the old one. */
+void aliquot_move_begin(struct aliquot_usage *usage);
+void aliquot_move_end(struct aliquot_usage *usage);
+
 /* Moves up to `charges` charges of the shared memory that `from` names to the slots of its other
- * living holders in the slice. Under the region's lock. The caller withdraws them from the old
- * slot, afterwards: the sum is never too small. */
+ * living holders in the slice. Under the region's lock, and between the two above. The caller withdraws
+ * them from the old slot, afterwards: the sum is never too small. */
 void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges);
 
