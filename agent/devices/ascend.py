@@ -199,7 +199,9 @@ class Ascend:
         found: list[_Known] = []
         for card, place in self._places(faults):
             try:
-                found.append(self._described(card, place, len(found)))
+                one = self._described(card, place, len(found))
+                _unlike(one, found)
+                found.append(one)
             except (ValueError, dcmi.DcmiError) as error:
                 if isinstance(error, dcmi.DcmiError) and error.code == dcmi.NOT_READY:
                     raise
@@ -401,10 +403,13 @@ class Ascend:
             if error.code == dcmi.NOT_READY:
                 raise
             return
+        held: dict[int, int] = {}
         for row in rows[0 : min(max(int(count[0]), 0), _PROCESSES)]:
             if row.proc_id > 0:
-                used = int(row.proc_mem_usage)
-                yield DeviceProcess(known.device.uuid, int(row.proc_id), used, None, None)
+                pid = int(row.proc_id)
+                held[pid] = held.get(pid, 0) + int(row.proc_mem_usage)
+        for pid, used in held.items():
+            yield DeviceProcess(known.device.uuid, pid, used, None, None)
 
     # -- health --
 
@@ -428,6 +433,16 @@ class Ascend:
         return watch.reason(
             self._session.number("unsigned int", "dcmi_get_device_health", *known.at)
         )
+
+
+def _unlike(one: _Known, others: Sequence[_Known]) -> None:
+    """Raise ValueError for a device that cannot be told from one of the others."""
+    for what in ("uuid", "index"):
+        value = getattr(one.device, what)
+        if any(value == getattr(other.device, what) for other in others):
+            raise ValueError(f"another device has the same {what}, {value}: update the driver")
+    if one.device.index < 0:
+        raise ValueError(f"its logical number is {one.device.index}: update the driver")
 
 
 def _share(percent: int) -> float | None:

@@ -239,5 +239,6 @@ def _has(library: Value, name: str) -> bool:
 
 
 def text_of(field: Sequence[int] | Value) -> str:
-    """Return a text of a field of fixed size, which need not have its end."""
-    return bytes(ffi.buffer(field)).partition(b"\0")[0].decode("utf-8", errors="replace").strip()
+    """Return the text of one line in a field of fixed size, which need not have its end."""
+    text = bytes(ffi.buffer(field)).partition(b"\0")[0].decode("utf-8", errors="replace")
+    return "".join(one if one.isprintable() else " " for one in text).strip()
