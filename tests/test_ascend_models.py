@@ -1,4 +1,4 @@
-"""Models, captures, callbacks, notifies and peers of Ascend devices: what they are to a slice's time."""
+"""Models, captures, callbacks, notifies and peers: what they are to an Ascend slice's time."""
 
 from __future__ import annotations
 
@@ -129,7 +129,11 @@ def test_a_closed_gate_holds_models_back_and_nothing_that_is_recorded_or_release
     with gate.beating(), running(client, here.environment()) as tenant:
         assert tenant.do("set", 0) == OK
         models = [captured(tenant, "rt", MS, 3), built(tenant, "acl", MS, 3)]
-        stream, other, notify = made(tenant, "stream"), made(tenant, "stream"), made(tenant, "notify")
+        stream, other, notify = (
+            made(tenant, "stream"),
+            made(tenant, "stream"),
+            made(tenant, "notify"),
+        )
         memory, event = [made(tenant, "memory") for _ in range(2)], made(tenant, "event")
         for how in ("acl", "rt", "rts"):
             assert tenant.do("copy", how, *memory) == OK
@@ -152,7 +156,7 @@ def test_a_closed_gate_holds_models_back_and_nothing_that_is_recorded_or_release
     gate.close()
 
 
-# -- Captures and models ------------------------------------------------------------------------------
+# -- Captures and models --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shimmed", [False, True], ids=["bare", "shim"])
@@ -232,7 +236,7 @@ def test_streams_of_a_model_are_their_own_again_afterwards(
             assert tenant.do("end-stream", "rts" if how == "rts" else "acl", stream) == OK
 
 
-# -- Callbacks ------------------------------------------------------------------------------------------
+# -- Callbacks ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shimmed", [False, True], ids=["bare", "shim"])
@@ -250,7 +254,7 @@ def test_functions_of_the_program_are_called_in_streams(
         assert tenant.do("report", "rt" if how == "rt" else "acl", 1) == NOTHING_CAME
 
 
-# -- Notifies ---------------------------------------------------------------------------------------------
+# -- Notifies -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["acl", "rts", "rt"])
@@ -281,7 +285,7 @@ def test_a_stream_waits_for_one_of_another_process(
         assert got(two, "open", how, name)[0] == BAD_ARGUMENT
 
 
-# -- Peers ------------------------------------------------------------------------------------------------
+# -- Peers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shimmed", [False, True], ids=["bare", "shim"])
