@@ -22,6 +22,7 @@ CAPTURED = 107027
 NOT_CAPTURED = 107029
 NOT_SUPPORTED = 107030
 UNMATCHED = 107036
+INVALIDATED = 507903
 NOT_DONE = 507004
 NOTHING_CAME = 507012
 MS = 1_000_000
@@ -185,9 +186,10 @@ def test_what_is_recorded_is_done_when_it_is_executed(
         assert tenant.do("wait", "x", other, event) == OK
         assert tenant.do("launch", MS, other) == OK
         assert tenant.do("fill-in", 3, memory, other) == OK
-        assert tenant.do("query", "x", other) == NOT_SUPPORTED
-        assert tenant.do("sync", "rt", stream) == NOT_SUPPORTED
         assert got(tenant, "end", "rt", other)[0] == UNMATCHED
+        # The stream that began it must have come to what the others do.
+        assert tenant.do("record", "x", event, other) == OK
+        assert tenant.do("wait", "x", stream, event) == OK
         model = made(tenant, "end", "acl", stream)
         assert got(tenant, "end", "acl", stream)[0] == NOT_CAPTURED
         assert tenant.do("query", "x", other) == OK
@@ -197,6 +199,14 @@ def test_what_is_recorded_is_done_when_it_is_executed(
         assert tenant.do("check", 3, memory) == OK
         assert tenant.do("destroy", "rt", model) == OK
         assert tenant.do("execute", "rt", model, stream) == BAD_ARGUMENT
+        # Whoever asks a stream that is captured ends the capture: nobody but the program does.
+        assert tenant.do("begin", "rt", stream) == OK
+        assert tenant.do("launches", MS, stream, 10) == OK
+        assert tenant.do("launches", MS, other, 10) == OK
+        assert tenant.do("sync", "acl", other) == OK
+        assert tenant.do("query", "x", stream) == NOT_SUPPORTED
+        assert got(tenant, "end", "rt", stream)[0] == INVALIDATED
+        assert tenant.do("query", "x", stream) == OK
 
 
 @pytest.mark.parametrize("shimmed", [False, True], ids=["bare", "shim"])

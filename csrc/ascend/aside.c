@@ -19,6 +19,10 @@
 #define COPY_PARAMETERS                                                                            \
     (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream)
 #define COPY_ARGUMENTS (to, room, from, size, kind, stream)
+ASIDE(rtMemcpy, (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind),
+      (to, room, from, size, kind))
+ASIDE(aclrtMemcpyImpl, (void *to, size_t room, const void *from, size_t size, uint32_t kind),
+      (to, room, from, size, kind))
 ASIDE(rtMemcpyAsync, COPY_PARAMETERS, COPY_ARGUMENTS)
 ASIDE(aclrtMemcpyAsyncImpl,
       (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),
@@ -80,6 +84,14 @@ ASIDE(aclrtLaunchHostFuncImpl, (rtStream_t stream, rtCallback_t function, void *
 
 /* -- Waiting for what others do -------------------------------------------------------------------------- */
 
+ASIDE(rtStreamWaitEvent, (rtStream_t stream, rtEvent_t event), (stream, event))
+ASIDE(rtStreamWaitEventWithTimeout, (rtStream_t stream, rtEvent_t event, uint32_t timeout),
+      (stream, event, timeout))
+ASIDE(rtsEventWait, (rtStream_t stream, rtEvent_t event, uint32_t timeout),
+      (stream, event, timeout))
+ASIDE(aclrtStreamWaitEventImpl, (rtStream_t stream, rtEvent_t event), (stream, event))
+ASIDE(aclrtStreamWaitEventWithTimeoutImpl, (rtStream_t stream, rtEvent_t event, int32_t timeout),
+      (stream, event, timeout))
 ASIDE(rtNotifyWait, (rtNotify_t notify, rtStream_t stream), (notify, stream))
 ASIDE(rtNotifyWaitWithTimeOut, (rtNotify_t notify, rtStream_t stream, uint32_t timeout),
       (notify, stream, timeout))

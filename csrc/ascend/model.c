@@ -53,10 +53,11 @@ UNBIND(rtModelUnbindStream)
 UNBIND(rtsModelUnbindStream)
 UNBIND(aclmdlRIUnbindStreamImpl)
 
-static void count_unbound(uint64_t stream, uint64_t model, enum aliquot_tenancy tenancy,
-                          void *argument) {
+static void count_unbound(uint64_t stream, uint64_t model, uint64_t name,
+                          enum aliquot_tenancy tenancy, void *argument) {
     (void)stream;
     (void)model;
+    (void)name;
     (void)tenancy;
     (void)argument;
     atomic_fetch_sub_explicit(&bound_count, 1, memory_order_relaxed);

@@ -66,7 +66,9 @@ static uint16_t enter(CUcontext handle, int device, CUdevice ordinal, bool is_pr
     return 0;
 }
 
-static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void ignore(uint64_t key, uint64_t value, uint64_t name, enum aliquot_tenancy tenancy,
+                   void *argument) {
+    (void)name;
     (void)key;
     (void)value;
     (void)tenancy;

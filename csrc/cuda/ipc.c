@@ -22,10 +22,26 @@ static uint64_t open_begin(const CUipcMemHandle *handle) {
     return aliquot_ready() == CUDA_SUCCESS ? aliquot_shared_open(key_of(handle)) : 0;
 }
 
+/* Memory that the slice does not know, where it may be the slice's all the same. */
+static CUresult charge_unknown(const struct aliquot_context *context, CUdeviceptr pointer) {
+    CUdeviceptr base;
+    size_t bytes;
+    if (REAL(cuMemGetAddressRange_v2)(&base, &bytes, pointer) != CUDA_SUCCESS)
+        return CUDA_SUCCESS;
+    uint32_t device = (uint32_t)context->device;
+    if (aliquot_shared_charge(pointer, device, aliquot_whole_pages(device, bytes), context->index))
+        return CUDA_SUCCESS;
+    REAL(cuIpcCloseMemHandle)(pointer);
+    return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
 static CUresult open_end(CUresult result, uint64_t key, const CUdeviceptr *pointer) {
-    const struct aliquot_context *context = key ? aliquot_context_current() : NULL;
-    aliquot_shared_opened(key, result == CUDA_SUCCESS ? *pointer : 0,
-                          context ? context->index : (uint16_t)0);
+    const struct aliquot_context *context = aliquot_context_current();
+    if (key || result != CUDA_SUCCESS)
+        aliquot_shared_opened(key, result == CUDA_SUCCESS ? *pointer : 0,
+                              context ? context->index : (uint16_t)0);
+    else if (context && context->device >= 0 && aliquot_hold_doubtful())
+        result = charge_unknown(context, *pointer);
     return result;
 }
 

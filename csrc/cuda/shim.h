@@ -67,10 +67,11 @@ void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *a
 struct aliquot_request {
     const struct aliquot_context *context; /* NULL: not ours to charge */
     uint64_t bytes;                        /* charged, whole pages */
+    bool enters;                           /* as aliquot_pointer_enters said */
 };
 
 /* Charges `bytes` rounded to pages to the current context's device. CUDA_SUCCESS: go on to the
- * driver (without a context the driver itself says what is wrong). */
+ * driver (without a context the driver itself says what is wrong); aliquot_requested must follow. */
 CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes);
 
 /* Books the driver's answer, which it returns: memory was given at `pointer` (or not). */

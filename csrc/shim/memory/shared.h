@@ -14,7 +14,7 @@
 /* The region's key of memory whose handle or name is these bytes, the same in every process: never 0. */
 uint64_t aliquot_shared_key(const void *name, size_t bytes);
 
-/* -- Exporting (the end of an export is aliquot_shared_freed, in allocation.h) ------------------------- */
+/* -- Exporting: the key is the memory's name (core/table.h), and an export ends with the memory ------------ */
 
 /* The memory that begins at `base` has got the key. Memory that the slice is not charged for is not
  * written down. Only in a process that has a region. */
@@ -30,11 +30,18 @@ uint64_t aliquot_shared_open(uint64_t key);
 /* The driver has (`pointer`) or has not (0) opened it. What `owner` opened goes with it. */
 void aliquot_shared_opened(uint64_t key, uint64_t pointer, uint16_t owner);
 
+/* The driver has opened memory of `bytes` that the slice does not know, though not all that it shares is
+ * written down (aliquot_hold_doubtful): it is charged as if nobody else were. False: there is no room, and
+ * it is to be closed again. */
+bool aliquot_shared_charge(uint64_t pointer, uint32_t device, uint64_t bytes, uint16_t owner);
+
 /* An opening on its way out: the driver may give its address to another thread as soon as it has
  * closed it. */
 struct aliquot_shared_closing {
-    uint64_t key; /* 0: not ours */
+    uint64_t key;   /* 0: not written down */
+    uint64_t bytes; /* that were charged here for the last opening */
     uint64_t pointer;
+    uint32_t device;
     uint16_t owner;
 };
 struct aliquot_shared_closing aliquot_shared_close(uint64_t pointer);

@@ -297,3 +297,16 @@ rtError_t aclrtDeviceDisablePeerAccessImpl(int32_t peer) {
         return result;
     return peer < 0 ? RT_PARAM_INVALID : rtDisableP2P((uint32_t)device, (uint32_t)peer);
 }
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWrite(address, value, flag, stream);
+}
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWait(address, value, flag, stream);
+}
+rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
+    return rtsHostRegister(pointer, size, kind, mapped);
+}
+rtError_t aclrtHostUnregisterImpl(void *pointer) { return rtsHostUnregister(pointer); }
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode) {
+    return rtThreadExchangeCaptureMode(mode);
+}

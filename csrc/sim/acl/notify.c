@@ -15,7 +15,7 @@ enum { PAGE = 4096, PATH_BYTES = 4096 + 128 };
 
 struct notify {
     uint64_t magic;
-    uint32_t *word;
+    uint64_t *word;
     char name[RT_IPC_NAME_BYTES];
     bool own;
 };
@@ -93,14 +93,15 @@ rtError_t rtNotifyDestroy(rtNotify_t handle) {
 }
 rtError_t rtsNotifyDestroy(rtNotify_t handle) { return rtNotifyDestroy(handle); }
 
-static rtError_t put(rtNotify_t handle, rtStream_t stream, enum acl_kind kind, uint32_t value) {
+static rtError_t put(rtNotify_t handle, rtStream_t stream, enum acl_kind kind, uint64_t value) {
     struct notify *notify = notify_of(handle);
     rtError_t result = acl_enter(NULL);
     if (result != RT_OK)
         return result;
     if (!notify)
         return RT_PARAM_INVALID;
-    struct acl_work work = {.kind = kind, .word = {(CUdeviceptr)notify->word, value}};
+    struct acl_work work = {.kind = kind,
+                            .word = {(CUdeviceptr)notify->word, value, RT_VALUE_WAIT_EQ}};
     return acl_submit(&work, stream);
 }
 

@@ -348,3 +348,21 @@ rtError_t aclrtDeviceDisablePeerAccess(int32_t peer);
 rtError_t aclrtDeviceDisablePeerAccess(int32_t peer) {
     return aclrtDeviceDisablePeerAccessImpl(peer);
 }
+rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWriteImpl(address, value, flag, stream);
+}
+rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWaitImpl(address, value, flag, stream);
+}
+rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
+    return aclrtHostRegisterImpl(pointer, size, kind, mapped);
+}
+rtError_t aclrtHostUnregister(void *pointer);
+rtError_t aclrtHostUnregister(void *pointer) { return aclrtHostUnregisterImpl(pointer); }
+rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode);
+rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode) {
+    return aclmdlRICaptureThreadExchangeModeImpl(mode);
+}
