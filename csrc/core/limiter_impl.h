@@ -81,6 +81,7 @@ struct aliquot_flow {
     uint64_t gap_ns; /* clock: when something was last launched while nothing was under way */
     uint64_t charged_ns;    /* of given_ns: up to there it is charged */
     uint32_t asides;        /* of the mark that was reached last */
+    uint32_t detained;      /* measurements in a row that were not believed */
     uint64_t unmeasured_ns; /* clock: when what nobody has measured should be done at the latest */
     uint64_t sampled_ns;    /* clock: when a launch was measured by itself last */
 
