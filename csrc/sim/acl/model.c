@@ -17,6 +17,7 @@ struct model {
     /* Of a capture: its number while it is under way, and the graph. Kernels in it are launches of a function
      * of its own. */
     cuuint64_t capture;
+    CUstream stream; /* in which it began */
     CUmodule module;
     CUfunction spin;
     CUgraph graph;
@@ -161,8 +162,9 @@ static struct model *recording_of(CUstream stream) {
     CUstreamCaptureStatus status;
     cuuint64_t id = capture_of(stream, &status);
     pthread_mutex_lock(&lock);
-    struct model *found = id ? recordings : NULL;
-    while (found && found->capture != id)
+    /* One that was invalidated is known by its stream alone. */
+    struct model *found = status == CU_STREAM_CAPTURE_STATUS_NONE ? NULL : recordings;
+    while (found && (id ? found->capture != id : found->stream != stream))
         found = found->next;
     pthread_mutex_unlock(&lock);
     return found;
@@ -229,6 +231,7 @@ rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode) {
     }
     CUstreamCaptureStatus status;
     model->capture = capture_of(in, &status);
+    model->stream = in;
     pthread_mutex_lock(&lock);
     model->next = recordings;
     recordings = model;
