@@ -271,6 +271,8 @@ def test_a_request_gets_the_smallest_vnpu_that_holds_it(worker: Worker, tmp_path
         "name": "one",
         "memory_bytes": 16 * GIB,
         "cores": 25,
+        "used_bytes": None,
+        "busy": None,
     }
     # By its cores, though its memory is small.
     large = worker.get("partition", uuid, "two", GIB, 26)

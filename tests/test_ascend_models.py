@@ -325,8 +325,8 @@ def test_memory_is_copied_between_devices(
             before = settled_ns(here)
             assert tenant.do("copy", how, *memory) == OK
             assert tenant.do("sync", "all") == OK
-            # An engine of its own copies: the slice's time is not spent.
-            assert settled_ns(here) == before
+            # An engine of its own copies: the slice's time is not spent, but on the fill.
+            assert settled_ns(here) - before < 5 * MS
             assert tenant.do("no-peer", how, 0, 1) == OK
             assert tenant.do("set", 1) == OK
             assert tenant.do("check", number, memory[0]) == OK

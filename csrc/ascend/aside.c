@@ -19,10 +19,6 @@
 #define COPY_PARAMETERS                                                                            \
     (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream)
 #define COPY_ARGUMENTS (to, room, from, size, kind, stream)
-ASIDE(rtMemcpy, (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind),
-      (to, room, from, size, kind))
-ASIDE(aclrtMemcpyImpl, (void *to, size_t room, const void *from, size_t size, uint32_t kind),
-      (to, room, from, size, kind))
 ASIDE(rtMemcpyAsync, COPY_PARAMETERS, COPY_ARGUMENTS)
 ASIDE(aclrtMemcpyAsyncImpl,
       (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),

@@ -550,4 +550,40 @@ rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, voi
 rtError_t aclrtHostUnregisterImpl(void *pointer);
 rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode);
 
+/* Pools of memory that is given in the order of a stream. */
+typedef void *rtMemPool_t;
+typedef struct {
+    uint32_t side, devId;
+    uint32_t handleType;
+    size_t maxSize;
+    uint64_t reserve;
+} rtMemPoolProps;
+typedef struct {
+    uint32_t allocType, handleType;
+    struct {
+        uint32_t id, type;
+    } location;
+    size_t maxSize;
+    unsigned char reserved[32];
+} aclrtMemPoolProps;
+static_assert(sizeof(rtMemPoolProps) == 32 && sizeof(aclrtMemPoolProps) == 56,
+              "as the vendor has it");
+enum { RT_MEM_POOL_RESERVED = 5, RT_MEM_POOL_USED = 7, RT_MEM_POOL_USED_HIGH = 8 };
+rtError_t rtMemPoolCreate(rtMemPool_t *pool, const rtMemPoolProps *properties);
+rtError_t rtMemPoolDestroy(const rtMemPool_t pool);
+rtError_t rtMemPoolSetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t rtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t rtMemPoolTrimTo(rtMemPool_t pool, uint64_t keep);
+rtError_t rtMemPoolMallocAsync(void **pointer, const uint64_t size, const rtMemPool_t pool,
+                               const rtStream_t stream);
+rtError_t rtMemPoolFreeAsync(void *pointer, rtStream_t stream);
+rtError_t aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolProps *properties);
+rtError_t aclrtMemPoolDestroyImpl(const rtMemPool_t pool);
+rtError_t aclrtMemPoolSetAttrImpl(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolGetAttrImpl(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolTrimToImpl(rtMemPool_t pool, size_t keep);
+rtError_t aclrtMemPoolMallocAsyncImpl(void **pointer, size_t size, rtMemPool_t pool,
+                                      rtStream_t stream);
+rtError_t aclrtMemPoolFreeAsyncImpl(void *pointer, rtStream_t stream);
+
 #endif

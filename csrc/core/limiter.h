@@ -43,11 +43,14 @@ enum aliquot_lane_kind {
 struct aliquot_limiter_seam {
     /* CLOCK_MONOTONIC. */
     uint64_t (*now)(void *env);
-    /* Sleeps while `*word` is `seen`, until somebody wakes the word, or until `deadline_ns`; may
-     * return early. The word may lie in the grant, which others write and wake. */
-    void (*wait)(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t deadline_ns);
-    void (*wake)(void *env, _Atomic uint32_t *word); /* all who sleep on it in this process */
-    void (*ring)(void *env);                         /* tells the arbiter that usage has news */
+    /* Sleeps while `*word` is `seen`, until somebody wakes those on the word that sleep as `role`
+     * (ALIQUOT_GATE_LAUNCHERS, ALIQUOT_GATE_OBSERVERS), or until `deadline_ns`; may return early. The
+     * word may lie in the grant, which others write and wake. */
+    void (*wait)(void *env, const _Atomic uint32_t *word, uint32_t seen, uint32_t role,
+                 uint64_t deadline_ns);
+    /* All who sleep on it as `role` in this process. */
+    void (*wake)(void *env, _Atomic uint32_t *word, uint32_t role);
+    void (*ring)(void *env); /* tells the arbiter that usage has news */
     /* Starts a thread that calls aliquot_observe(limiter, device). False: there is none, and threads
      * that wait look themselves. */
     bool (*observer)(void *env, struct aliquot_limiter *limiter, uint32_t device);

@@ -366,3 +366,30 @@ rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode);
 rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode) {
     return aclmdlRICaptureThreadExchangeModeImpl(mode);
 }
+rtError_t aclrtMemPoolCreate(rtMemPool_t *pool, const aclrtMemPoolProps *properties);
+rtError_t aclrtMemPoolCreate(rtMemPool_t *pool, const aclrtMemPoolProps *properties) {
+    return aclrtMemPoolCreateImpl(pool, properties);
+}
+rtError_t aclrtMemPoolDestroy(const rtMemPool_t pool);
+rtError_t aclrtMemPoolDestroy(const rtMemPool_t pool) { return aclrtMemPoolDestroyImpl(pool); }
+rtError_t aclrtMemPoolSetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolSetAttr(rtMemPool_t pool, int attribute, void *value) {
+    return aclrtMemPoolSetAttrImpl(pool, attribute, value);
+}
+rtError_t aclrtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value) {
+    return aclrtMemPoolGetAttrImpl(pool, attribute, value);
+}
+rtError_t aclrtMemPoolTrimTo(rtMemPool_t pool, size_t keep);
+rtError_t aclrtMemPoolTrimTo(rtMemPool_t pool, size_t keep) {
+    return aclrtMemPoolTrimToImpl(pool, keep);
+}
+rtError_t aclrtMemPoolMallocAsync(void **pointer, size_t size, rtMemPool_t pool, rtStream_t stream);
+rtError_t aclrtMemPoolMallocAsync(void **pointer, size_t size, rtMemPool_t pool,
+                                  rtStream_t stream) {
+    return aclrtMemPoolMallocAsyncImpl(pointer, size, pool, stream);
+}
+rtError_t aclrtMemPoolFreeAsync(void *pointer, rtStream_t stream);
+rtError_t aclrtMemPoolFreeAsync(void *pointer, rtStream_t stream) {
+    return aclrtMemPoolFreeAsyncImpl(pointer, stream);
+}
