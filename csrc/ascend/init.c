@@ -32,6 +32,7 @@ static void forget(void) {
     pthread_mutex_init(&mutex, NULL);
     aliquot_device_forget();
     aliquot_memory_forget();
+    aliquot_pools_forget();
     aliquot_physical_forget();
     aliquot_ipc_forget();
     aliquot_launch_forget();
@@ -110,6 +111,7 @@ rtError_t aliquot_prepare(void) {
     uint64_t page = aliquot_slice.grant->device[0].page_bytes;
     aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
     aliquot_one_device = count == 1;
+    aliquot_settle = aliquot_pools_settle;
     aliquot_set_prepared();
     pthread_mutex_unlock(&mutex);
     return RT_OK;
