@@ -14,10 +14,8 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
-
-/* Devices of the runtime, by the numbers that the process counts by. */
-#define ALIQUOT_ORDINALS 64
 
 /* -- Which call counts --------------------------------------------------------------------------- */
 

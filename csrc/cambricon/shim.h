@@ -11,6 +11,7 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
 
 /* The driver is found by whoever calls it first: our exports are plain functions (csrc/generate.py),
