@@ -277,8 +277,7 @@ static void capture_with(const struct call *call, CUstreamCaptureMode mode, bool
            graph ? "graph" : "no graph");
     /* The rest goes with the process: whether it can be freed depends on the call. */
     MUST(cu.cuDevicePrimaryCtxReset_v2(cuda.device));
-    MUST(cu.cuDevicePrimaryCtxRetain((CUcontext *)&tenant.primary, cuda.device));
-    begin_primary();
+    MUST(vendor.retain());
     free(kit.text);
 }
 

@@ -124,7 +124,8 @@ static void forge(void) {
 static void expect_nothing(address of_parent) {
     address pointer;
     size_t free_bytes, total;
-    int count, no = CUDA_ERROR_NOT_INITIALIZED;
+    int count;
+    CUresult no = CUDA_ERROR_NOT_INITIALIZED;
     if (cu.cuInit(0) != no || cu.cuMemAlloc_v2(&pointer, 1) != no ||
         cu.cuMemFree_v2(of_parent) != no || cu.cuMemGetInfo_v2(&free_bytes, &total) != no ||
         cu.cuDeviceGetCount(&count) != no)

@@ -86,7 +86,7 @@ static void library_give(struct thing *thing, uint64_t dice) {
 enum { CONTEXT, ARRAY, MODULE, STREAM };
 
 /* Something more in the context, which is current. */
-static int furnish(struct thing *thing, uint64_t size, uint64_t *dice) {
+static CUresult furnish(struct thing *thing, uint64_t size, uint64_t *dice) {
     CUDA_ARRAY_DESCRIPTOR flat = {
         .Width = 1024, .Height = 512, .Format = CU_AD_FORMAT_FLOAT, .NumChannels = 1};
     CUdeviceptr ignored;
