@@ -1,6 +1,8 @@
 /* Initialisation: the region, and the devices. */
 #include "shim.h"
 
+#include "shim/memory/physical.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -31,6 +33,7 @@ static void forget(void) {
     aliquot_device_forget();
     aliquot_memory_forget();
     aliquot_physical_forget();
+    aliquot_ipc_forget();
     aliquot_lanes_forget();
     aliquot_time_forget();
 }

@@ -1,6 +1,8 @@
 /* Memory by pointer, and what a program may know of the device's memory. */
 #include "shim.h"
 
+#include "shim/memory/shared.h"
+
 /* The runtime puts allocations of at most this many bytes together in a page; larger ones have pages of
  * their own, 2 MiB each. */
 #define SHARED_BYTES (1ull << 20)
@@ -59,8 +61,7 @@ static uint64_t padded(uint64_t size) {
     return size > UINT64_MAX - 64 ? size : (size + 63) & ~31ull;
 }
 
-/* The device that the attributes of a request name, or -1. */
-static int64_t device_of(const rtMallocConfig_t *config) {
+int64_t aliquot_device_named(const rtMallocConfig_t *config) {
     int64_t device = -1;
     for (size_t i = 0; config && config->attrs && i < config->numAttrs; i++)
         if (config->attrs[i].attr == RT_MALLOC_ATTR_DEVICE_ID)
@@ -85,11 +86,11 @@ ALLOCATE(rtMalloc, size, -1, (void **pointer, uint64_t size, uint32_t type, cons
 ALLOCATE(rtMallocCached, size, -1,
          (void **pointer, uint64_t size, uint32_t type, const uint16_t module),
          (pointer, size, type, module))
-ALLOCATE(rtMemAlloc, size, device_of(config),
+ALLOCATE(rtMemAlloc, size, aliquot_device_named(config),
          (void **pointer, uint64_t size, uint32_t policy, uint32_t advise,
           rtMallocConfig_t *config),
          (pointer, size, policy, advise, config))
-ALLOCATE(rtsMalloc, size, device_of(config),
+ALLOCATE(rtsMalloc, size, aliquot_device_named(config),
          (void **pointer, uint64_t size, uint32_t policy, uint32_t advise,
           rtMallocConfig_t *config),
          (pointer, size, policy, advise, config))
@@ -107,10 +108,10 @@ ALLOCATE(aclrtMallocAlign32Impl, size, -1, (void **pointer, size_t size, uint32_
          (pointer, size, policy))
 ALLOCATE(aclrtMallocCachedImpl, padded(size), -1, (void **pointer, size_t size, uint32_t policy),
          (pointer, size, policy))
-ALLOCATE(aclrtMallocWithCfgImpl, size, device_of(config),
+ALLOCATE(aclrtMallocWithCfgImpl, size, aliquot_device_named(config),
          (void **pointer, size_t size, uint32_t policy, rtMallocConfig_t *config),
          (pointer, size, policy, config))
-ALLOCATE(aclrtMallocForTaskSchedulerImpl, size, device_of(config),
+ALLOCATE(aclrtMallocForTaskSchedulerImpl, size, aliquot_device_named(config),
          (void **pointer, size_t size, uint32_t policy, rtMallocConfig_t *config),
          (pointer, size, policy, config))
 ALLOCATE(aclrtMemAllocManagedImpl, size, -1, (void **pointer, uint64_t size, uint32_t flag),
@@ -137,6 +138,7 @@ static struct aliquot_departure depart(void *pointer) {
 
 FREE(rtFree)
 FREE(rtFreeWithDevSync)
+FREE(rtsFree)
 FREE(rtMemFreeManaged)
 FREE(rtDvppFree)
 FREE(aclrtFreeImpl)
@@ -144,17 +146,12 @@ FREE(aclrtFreeWithDevSyncImpl)
 
 void aliquot_memory_device_gone(uint32_t device) {
     aliquot_allocations_context_gone(ALIQUOT_LINEAR, (uint16_t)device);
+    aliquot_shared_owner_gone((uint16_t)device);
 }
 
 void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }
 
-/* What there is not: pools, frees in stream order; and who exports memory stays charged for it. */
-bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes) {
-    (void)base;
-    (void)device;
-    (void)bytes;
-    return false;
-}
+/* What there is not: pools, and frees in stream order. */
 void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued) {
     (void)allocation;
     (void)queued;
@@ -197,5 +194,6 @@ static void show_slice(size_t *free, size_t *total) {
 
 SHOW(rtMemGetInfo, (size_t * free, size_t *total), (free, total))
 SHOW(rtMemGetInfoEx, (uint32_t type, size_t *free, size_t *total), (type, free, total))
+SHOW(rtsMemGetInfo, (uint32_t type, size_t *free, size_t *total), (type, free, total))
 SHOW(aclrtGetMemInfoImpl, (uint32_t attribute, size_t *free, size_t *total),
      (attribute, free, total))

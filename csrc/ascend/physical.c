@@ -1,70 +1,9 @@
-/* Physical memory by handles. It is charged to the device that the request names, from its creation until
- * its last handle and its last mapping are gone. */
+/* Physical memory by handles: see shim/memory/physical.h. It is charged to the device that the request
+ * names. */
 #include "shim.h"
 
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
-enum { MOST = 1 << 20 };
-
-struct physical {
-    uint64_t bytes; /* charged; 0: a free place */
-    uint64_t handle;
-    uint32_t device, handles, mappings;
-    uint32_t next; /* of a free place: the next one + 1 */
-};
-
-/* All under the mutex, which is not held while the runtime is called. */
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct physical *places;        /* reserved for MOST, once */
-static uint32_t mark, spare;           /* used up to; the first free place + 1 */
-static struct aliquot_table by_handle; /* to the place + 1 */
-static struct aliquot_table by_address;
-
-/* A place, or NULL: it is then charged for the life of the process. */
-static struct physical *take_place(void) {
-    if (!places) {
-        void *at = mmap(NULL, MOST * sizeof *places, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        places = at == MAP_FAILED ? NULL : at;
-    }
-    if (!places || (!spare && mark == MOST))
-        return NULL;
-    if (!spare)
-        return &places[mark++];
-    struct physical *place = &places[spare - 1];
-    spare = place->next;
-    return place;
-}
-
-static uint32_t number_of(const struct physical *place) { return (uint32_t)(place - places) + 1; }
-
-static void settle(struct physical *place) {
-    if (place->handles || place->mappings)
-        return;
-    aliquot_withdraw(place->device, place->bytes);
-    *place = (struct physical){.next = spare};
-    spare = number_of(place);
-}
-
-static void created(rtDrvMemHandle handle, uint32_t device, uint64_t bytes) {
-    uint64_t number;
-    pthread_mutex_lock(&mutex);
-    /* The runtime gave a handle out that we still knew: its memory may live on in a mapping. */
-    if (aliquot_table_take(&by_handle, (uintptr_t)handle, &number)) {
-        places[number - 1].handles = 0;
-        settle(&places[number - 1]);
-    }
-    struct physical *place = take_place();
-    if (place) {
-        *place = (struct physical){
-            .bytes = bytes, .handle = (uintptr_t)handle, .device = device, .handles = 1};
-        aliquot_table_put(&by_handle, (uintptr_t)handle, number_of(place));
-    }
-    pthread_mutex_unlock(&mutex);
-}
+#include "shim/memory/physical.h"
+#include "shim/memory/shared.h"
 
 /* Charges for device `number`; `*index` is that in the grant, -1: not ours. */
 static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *bytes) {
@@ -81,6 +20,17 @@ static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *byte
     return aliquot_charge((uint32_t)*index, *bytes) ? RT_OK : RT_MEMORY_ALLOCATION;
 }
 
+/* The device that a request names by its attributes, or else the thread's; -1: it has none. */
+static int64_t named(const rtMallocConfig_t *config) {
+    int64_t number = aliquot_device_named(config);
+    int32_t current;
+    rtError_t result;
+    if (number >= 0)
+        return number;
+    ALIQUOT_CALL(result, rtGetDevice, (&current));
+    return result == RT_OK ? current : -1;
+}
+
 #define CREATE(symbol, number, parameters, arguments)                                              \
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
@@ -92,7 +42,7 @@ static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *byte
             return result;                                                                         \
         ALIQUOT_RETRY(result, symbol, arguments);                                                  \
         if (index >= 0 && result == RT_OK)                                                         \
-            created(*handle, (uint32_t)index, bytes);                                              \
+            aliquot_physical_created((uintptr_t)*handle, (uint32_t)index, bytes);                  \
         else if (index >= 0)                                                                       \
             aliquot_withdraw((uint32_t)index, bytes);                                              \
         return result;                                                                             \
@@ -101,57 +51,31 @@ static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *byte
 CREATE(rtMallocPhysical, property && property->side != RT_MEM_HOST_SIDE ? property->devid : -1ll,
        (rtDrvMemHandle * handle, size_t size, rtDrvMemProp_t *property, uint64_t flags),
        (handle, size, property, flags))
+CREATE(rtsMemMallocPhysical, named(config),
+       (rtDrvMemHandle * handle, size_t size, uint32_t policy, rtMallocConfig_t *config),
+       (handle, size, policy, config))
 CREATE(aclrtMallocPhysicalImpl,
        property && property->location.type == ACL_MEM_LOCATION_TYPE_DEVICE ? property->location.id
                                                                            : -1ll,
        (rtDrvMemHandle * handle, size_t size, const aclrtPhysicalMemProp *property, uint64_t flags),
        (handle, size, property, flags))
 
-/* -- Handles and mappings: an entry goes before the runtime is asked, and comes back if it fails ----- */
+/* -- Handles and mappings ---------------------------------------------------------------------------- */
 
-/* Takes the entry for a key out; 0: there is none. */
-static uint64_t take(struct aliquot_table *table, const void *key) {
-    uint64_t number = 0;
-    if (key && aliquot_ready() == RT_OK)
-        aliquot_table_take(table, (uintptr_t)key, &number);
-    return number;
-}
-
-static void released(uint64_t number, rtDrvMemHandle handle, bool done) {
-    if (!number)
-        return;
-    pthread_mutex_lock(&mutex);
-    struct physical *place = &places[number - 1];
-    place->handles -= done;
-    if (place->handles)
-        aliquot_table_put(&by_handle, (uintptr_t)handle, number);
-    settle(place);
-    pthread_mutex_unlock(&mutex);
-}
-
-#define RELEASE(symbol)                                                                            \
-    rtError_t aliquot_##symbol(rtDrvMemHandle handle) {                                            \
+#define RELEASE(symbol, type, value)                                                               \
+    rtError_t aliquot_##symbol(type handle) {                                                      \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(handle);                                                           \
-        uint64_t number = take(&by_handle, handle);                                                \
+        uint64_t of = aliquot_ready() == RT_OK ? (uintptr_t)(value) : 0;                           \
+        uint64_t number = of ? aliquot_physical_release(of) : 0;                                   \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (handle));                                                    \
-        released(number, handle, result == RT_OK);                                                 \
+        aliquot_physical_released(number, of, result == RT_OK);                                    \
         return result;                                                                             \
     }
-RELEASE(rtFreePhysical)
-RELEASE(aclrtFreePhysicalImpl)
-
-static void mapped(void *pointer, rtDrvMemHandle handle) {
-    uint64_t number;
-    if (aliquot_ready() != RT_OK)
-        return;
-    pthread_mutex_lock(&mutex);
-    if (aliquot_table_get(&by_handle, (uintptr_t)handle, &number) &&
-        aliquot_table_put(&by_address, (uintptr_t)pointer, number))
-        places[number - 1].mappings++;
-    pthread_mutex_unlock(&mutex);
-}
+RELEASE(rtFreePhysical, rtDrvMemHandle, handle)
+RELEASE(rtsMemFreePhysical, rtDrvMemHandle *, handle ? *handle : NULL)
+RELEASE(aclrtFreePhysicalImpl, rtDrvMemHandle, handle)
 
 #define MAP(symbol)                                                                                \
     rtError_t aliquot_##symbol(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,   \
@@ -160,50 +84,28 @@ static void mapped(void *pointer, rtDrvMemHandle handle) {
             return REAL(symbol)(pointer, size, offset, handle, flags);                             \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer, size, offset, handle, flags));                      \
-        if (result == RT_OK)                                                                       \
-            mapped(pointer, handle);                                                               \
+        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
+            aliquot_physical_mapped((uintptr_t)pointer, (uintptr_t)handle);                        \
         return result;                                                                             \
     }
 MAP(rtMapMem)
+MAP(rtsMemMap)
 MAP(aclrtMapMemImpl)
-
-static void unmapped(uint64_t number, void *pointer, bool done) {
-    if (!number)
-        return;
-    pthread_mutex_lock(&mutex);
-    struct physical *place = &places[number - 1];
-    place->mappings -= done;
-    if (!done)
-        aliquot_table_put(&by_address, (uintptr_t)pointer, number);
-    settle(place);
-    pthread_mutex_unlock(&mutex);
-}
 
 #define UNMAP(symbol)                                                                              \
     rtError_t aliquot_##symbol(void *pointer) {                                                    \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(pointer);                                                          \
-        uint64_t number = take(&by_address, pointer);                                              \
+        uint64_t number =                                                                          \
+            aliquot_ready() == RT_OK ? aliquot_physical_unmap((uintptr_t)pointer) : 0;             \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer));                                                   \
-        unmapped(number, pointer, result == RT_OK);                                                \
+        aliquot_physical_unmapped(number, (uintptr_t)pointer, result == RT_OK);                    \
         return result;                                                                             \
     }
 UNMAP(rtUnmapMem)
+UNMAP(rtsMemUnmap)
 UNMAP(aclrtUnmapMemImpl)
-
-/* One more handle of what is mapped, which may be another one than before. */
-static void retained(void *pointer, rtDrvMemHandle handle) {
-    uint64_t number;
-    if (aliquot_ready() != RT_OK)
-        return;
-    pthread_mutex_lock(&mutex);
-    if (aliquot_table_get(&by_handle, (uintptr_t)handle, &number) ||
-        (aliquot_table_get(&by_address, (uintptr_t)pointer, &number) &&
-         aliquot_table_put(&by_handle, (uintptr_t)handle, number)))
-        places[number - 1].handles++;
-    pthread_mutex_unlock(&mutex);
-}
 
 #define RETAIN(symbol)                                                                             \
     rtError_t aliquot_##symbol(void *pointer, rtDrvMemHandle *handle) {                            \
@@ -211,18 +113,70 @@ static void retained(void *pointer, rtDrvMemHandle handle) {
             return REAL(symbol)(pointer, handle);                                                  \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer, handle));                                           \
-        if (result == RT_OK)                                                                       \
-            retained(pointer, *handle);                                                            \
+        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
+            aliquot_physical_retained((uintptr_t)pointer, (uintptr_t)*handle);                     \
         return result;                                                                             \
     }
 RETAIN(rtMemRetainAllocationHandle)
 RETAIN(aclrtMemRetainAllocationHandleImpl)
 
-void aliquot_physical_forget(void) {
-    pthread_mutex_init(&mutex, NULL);
-    aliquot_table_reset(&by_handle);
-    aliquot_table_reset(&by_address);
-    if (places)
-        memset(places, 0, mark * sizeof *places);
-    mark = spare = 0;
+/* -- Sharing ------------------------------------------------------------------------------------------ */
+
+/* A shareable handle is the same bytes in every process: a number, or a block when it is to reach other
+ * nodes. */
+static uint64_t key_of(const void *shareable, uint32_t kind) {
+    size_t bytes = kind == RT_MEM_SHARE_HANDLE_FABRIC ? RT_MEM_FABRIC_BYTES : sizeof(uint64_t);
+    return shareable ? aliquot_shared_key(shareable, bytes) : 0;
 }
+
+#define EXPORT(symbol, kind, parameters, arguments)                                                \
+    rtError_t aliquot_##symbol parameters {                                                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol) arguments;                                                         \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, arguments);                                                   \
+        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
+            aliquot_physical_exported((uintptr_t)handle, key_of(shareable, kind));                 \
+        return result;                                                                             \
+    }
+EXPORT(rtMemExportToShareableHandle, RT_MEM_SHARE_HANDLE_DEFAULT,
+       (rtDrvMemHandle handle, uint32_t type, uint64_t flags, uint64_t *shareable),
+       (handle, type, flags, shareable))
+EXPORT(rtsMemExportToShareableHandle, RT_MEM_SHARE_HANDLE_DEFAULT,
+       (rtDrvMemHandle handle, uint32_t type, uint64_t flags, uint64_t *shareable),
+       (handle, type, flags, shareable))
+EXPORT(rtMemExportToShareableHandleV2, kind,
+       (rtDrvMemHandle handle, uint32_t kind, uint64_t flags, void *shareable),
+       (handle, kind, flags, shareable))
+EXPORT(aclrtMemExportToShareableHandleImpl, RT_MEM_SHARE_HANDLE_DEFAULT,
+       (rtDrvMemHandle handle, uint32_t type, uint64_t flags, uint64_t *shareable),
+       (handle, type, flags, shareable))
+EXPORT(aclrtMemExportToShareableHandleV2Impl, kind,
+       (rtDrvMemHandle handle, uint64_t flags, uint32_t kind, void *shareable),
+       (handle, flags, kind, shareable))
+
+#define IMPORT(symbol, key, parameters, arguments)                                                 \
+    rtError_t aliquot_##symbol parameters {                                                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol) arguments;                                                         \
+        bool ready = aliquot_ready() == RT_OK;                                                     \
+        uint64_t wanted = ready ? (key) : 0, held = wanted ? aliquot_physical_import(wanted) : 0;  \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, arguments);                                                   \
+        if (ready)                                                                                 \
+            aliquot_physical_imported(held, result == RT_OK ? (uintptr_t)*handle : 0);             \
+        return result;                                                                             \
+    }
+IMPORT(rtMemImportFromShareableHandle, key_of(&shareable, RT_MEM_SHARE_HANDLE_DEFAULT),
+       (uint64_t shareable, int32_t device, rtDrvMemHandle *handle), (shareable, device, handle))
+IMPORT(rtsMemImportFromShareableHandle, key_of(&shareable, RT_MEM_SHARE_HANDLE_DEFAULT),
+       (uint64_t shareable, int32_t device, rtDrvMemHandle *handle), (shareable, device, handle))
+IMPORT(rtMemImportFromShareableHandleV2, key_of(shareable, kind),
+       (const void *shareable, uint32_t kind, uint64_t flags, int32_t device,
+        rtDrvMemHandle *handle),
+       (shareable, kind, flags, device, handle))
+IMPORT(aclrtMemImportFromShareableHandleImpl, key_of(&shareable, RT_MEM_SHARE_HANDLE_DEFAULT),
+       (uint64_t shareable, int32_t device, rtDrvMemHandle *handle), (shareable, device, handle))
+IMPORT(aclrtMemImportFromShareableHandleV2Impl, key_of(shareable, kind),
+       (void *shareable, uint32_t kind, uint64_t flags, rtDrvMemHandle *handle),
+       (shareable, kind, flags, handle))

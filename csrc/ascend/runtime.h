@@ -72,6 +72,13 @@ typedef struct {
 static_assert(sizeof(aclrtPhysicalMemProp) == 32, "as the vendor has it");
 static_assert(offsetof(aclrtPhysicalMemProp, location) == 12, "as the vendor has it");
 
+/* Kinds of shareable handles of physical memory: a number that processes of this node take, or a block that
+ * those of other nodes take too. */
+enum { RT_MEM_SHARE_HANDLE_DEFAULT = 1, RT_MEM_SHARE_HANDLE_FABRIC = 2, RT_MEM_FABRIC_BYTES = 128 };
+
+/* Names of shared memory and of notifies, with their final zero. */
+enum { RT_IPC_NAME_BYTES = 65 };
+
 /* Arguments of a kernel as launches by handle take them: more follows. */
 typedef struct {
     void *args;
@@ -143,6 +150,46 @@ rtError_t rtMapMem(void *pointer, size_t size, size_t offset, rtDrvMemHandle han
                    uint64_t flags);
 rtError_t rtUnmapMem(void *pointer);
 rtError_t rtMemRetainAllocationHandle(void *pointer, rtDrvMemHandle *handle);
+
+rtError_t rtsFree(void *pointer);
+rtError_t rtsMemGetInfo(uint32_t type, size_t *free, size_t *total);
+rtError_t rtsMemMallocPhysical(rtDrvMemHandle *handle, size_t size, uint32_t policy,
+                               rtMallocConfig_t *config);
+rtError_t rtsMemFreePhysical(rtDrvMemHandle *handle);
+rtError_t rtsMemMap(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                    uint64_t flags);
+rtError_t rtsMemUnmap(void *pointer);
+rtError_t rtMemGetAddressRange(void *pointer, void **base, size_t *size);
+
+/* -- Memory of other processes ------------------------------------------------------------------------- */
+
+/* The memory gets a name, written to `name`, which has `room` bytes. */
+rtError_t rtIpcSetMemoryName(const void *pointer, uint64_t size, char *name, uint32_t room);
+rtError_t rtIpcDestroyMemoryName(const char *name);
+rtError_t rtIpcOpenMemory(void **pointer, const char *name);
+rtError_t rtIpcCloseMemory(const void *pointer);
+/* Who may open it, by process: others may not, unless it was exported with that flag. */
+enum { RT_IPC_MEM_EXPORT_ANY_PROCESS = 1 };
+rtError_t rtSetIpcMemPid(const char *name, int32_t processes[], int32_t count);
+rtError_t rtsIpcMemGetExportKey(const void *pointer, size_t size, char *name, uint32_t room,
+                                uint64_t flags);
+rtError_t rtsIpcMemImportByKey(void **pointer, const char *name, uint64_t flags);
+rtError_t rtsIpcMemClose(const char *name);
+rtError_t rtsIpcMemSetImportPid(const char *name, int32_t processes[], int count);
+
+rtError_t rtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                       uint64_t *shareable);
+rtError_t rtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint32_t kind, uint64_t flags,
+                                         void *shareable);
+rtError_t rtsMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                        uint64_t *shareable);
+rtError_t rtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                         rtDrvMemHandle *handle);
+rtError_t rtMemImportFromShareableHandleV2(const void *shareable, uint32_t kind, uint64_t flags,
+                                           int32_t device, rtDrvMemHandle *handle);
+rtError_t rtsMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                          rtDrvMemHandle *handle);
+rtError_t rtMemSetPidToShareableHandle(uint64_t shareable, int processes[], uint32_t count);
 
 /* -- Streams and events ------------------------------------------------------------------------------ */
 
@@ -269,6 +316,19 @@ rtError_t aclrtMallocWithCfgImpl(void **pointer, size_t size, uint32_t policy,
                                  rtMallocConfig_t *config);
 rtError_t aclrtMallocForTaskSchedulerImpl(void **pointer, size_t size, uint32_t policy,
                                           rtMallocConfig_t *config);
+rtError_t aclrtIpcMemGetExportKeyImpl(void *pointer, size_t size, char *name, size_t room,
+                                      uint64_t flags);
+rtError_t aclrtIpcMemImportByKeyImpl(void **pointer, const char *name, uint64_t flags);
+rtError_t aclrtIpcMemCloseImpl(const char *name);
+rtError_t aclrtIpcMemSetImportPidImpl(const char *name, int32_t *processes, size_t count);
+rtError_t aclrtMemExportToShareableHandleImpl(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                              uint64_t *shareable);
+rtError_t aclrtMemExportToShareableHandleV2Impl(rtDrvMemHandle handle, uint64_t flags,
+                                                uint32_t kind, void *shareable);
+rtError_t aclrtMemImportFromShareableHandleImpl(uint64_t shareable, int32_t device,
+                                                rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandleV2Impl(void *shareable, uint32_t kind, uint64_t flags,
+                                                  rtDrvMemHandle *handle);
 rtError_t aclrtMemAllocManagedImpl(void **pointer, uint64_t size, uint32_t flag);
 rtError_t aclrtFreeImpl(void *pointer);
 rtError_t aclrtFreeWithDevSyncImpl(void *pointer);

@@ -68,7 +68,10 @@ int aliquot_device_index(int32_t device);
 /* Index of the calling thread's device, -1 when it is not in the slice, -2 when there is none. */
 int aliquot_device_current(void);
 
-/* -- memory.c, physical.c ------------------------------------------------------------------------------ */
+/* -- memory.c ------------------------------------------------------------------------------------------ */
+
+/* The device that the attributes of a request name, or -1. */
+int64_t aliquot_device_named(const rtMallocConfig_t *config);
 
 /* All that lived on a device is gone with it. */
 void aliquot_memory_device_gone(uint32_t device);
@@ -85,7 +88,7 @@ void aliquot_time_device_left(uint32_t device, bool gone);
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_device_forget(void);
 void aliquot_memory_forget(void);
-void aliquot_physical_forget(void);
+void aliquot_ipc_forget(void);
 void aliquot_lanes_forget(void);
 
 #endif

@@ -1,6 +1,8 @@
 /* Initialisation: the region, the devices, and the routing of look-ups. */
 #include "shim.h"
 
+#include "shim/memory/shared.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -34,6 +36,7 @@ static void forget(void) {
     aliquot_context_forget();
     aliquot_table_reset(&aliquot_pointers);
     aliquot_vmm_forget();
+    aliquot_shared_forget();
     aliquot_pool_forget();
     aliquot_module_forget();
     aliquot_time_forget();

@@ -113,14 +113,6 @@ CNresult aliquot_cnMemMerge(CNaddr *merged, unsigned int count, const CNaddr *ad
     return result;
 }
 
-/* Memory is shared with other processes by the driver alone: the exporter stays charged. */
-bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes) {
-    (void)base;
-    (void)device;
-    (void)bytes;
-    return false;
-}
-
 /* Allocations of pools are not entered, and frees in the order of a queue leave at once. */
 void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued) {
     (void)allocation;

@@ -84,7 +84,9 @@ CNresult aliquot_cnModuleUnload(CNmodule module) {
     return result;
 }
 
-static void count_gone(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void count_gone(uint64_t key, uint64_t value, uint64_t name, enum aliquot_tenancy tenancy,
+                       void *argument) {
+    (void)name;
     (void)key;
     (void)tenancy;
     (void)argument;

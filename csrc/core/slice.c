@@ -209,6 +209,8 @@ bool aliquot_attach(const char *directory, void (*forget)(void), struct aliquot_
     pthread_mutex_lock(&attach_mutex);
     bool done = aliquot_attached();
     if (!done) {
+        if (inherited)
+            aliquot_hold_forget();
         if (inherited && forget)
             forget();
         done = make_fork_page(error) && (inherited || map_region(directory, error)) &&
@@ -271,6 +273,7 @@ bool aliquot_charge_again(uint32_t device, uint64_t bytes) {
             int fd = aliquot_lock_region();
             if (fd >= 0) {
                 reclaim_dead(fd);
+                aliquot_hold_settle(fd);
                 /* One refuser at a time: two that add together and both withdraw would both be
                  * refused although one of them fits. */
                 fits = aliquot_charge_once(device, bytes);

@@ -167,11 +167,15 @@ static struct aliquot_page *open_page(struct aliquot_shard *shard, uint64_t page
     return record;
 }
 
+/* Where a pointer has its name, beside its entry. No address of a program has bit 63. */
+static inline uint64_t name_key(uint64_t pointer) { return pointer | 1ull << 63; }
+static inline bool is_name(uint64_t key) { return key >> 63; }
+
 /* Under the shard's lock: changes the count of tenants, and returns what it is then. */
 static inline uint64_t count_tenants(struct aliquot_page *record, uint64_t change) {
     /* relaxed: only the lock's holder changes it while nobody is departing. */
     uint64_t now = atomic_load_explicit(&record->tenants, memory_order_relaxed);
-    if (__builtin_expect(now >= ALIQUOT_DEPARTING, 0))
+    if (__builtin_expect(now >= ALIQUOT_DEPARTING, 0)) /* or it has a name */
         /* acq_rel: pairs with the same in aliquot_pointer_gone. */
         return atomic_fetch_add_explicit(&record->tenants, change, memory_order_acq_rel) + change;
     atomic_store_explicit(&record->tenants, now + change, memory_order_relaxed);
@@ -190,21 +194,37 @@ static void close_page(struct aliquot_shard *shard, uint64_t page, struct aliquo
     shard->spare = record;
 }
 
+/* A page with a name has lost its last tenant. */
+static void linger(struct aliquot_table *table, struct aliquot_shard *shard, uint64_t page,
+                   struct aliquot_page *record) {
+    if (record->key)
+        return;
+    record->key = page;
+    record->lingers_next = shard->lingers;
+    shard->lingers = record;
+    /* seq_cst: pairs with aliquot_pointer_entered. */
+    atomic_fetch_add(&table->lingers, 1);
+}
+
 /* A tenant is gone: one of those that `kind` counts. */
-static inline enum aliquot_tenancy leave_page(struct aliquot_shard *shard, uint64_t page,
+static inline enum aliquot_tenancy leave_page(struct aliquot_table *table,
+                                              struct aliquot_shard *shard, uint64_t page,
                                               struct aliquot_page *record, uint64_t kind) {
-    if (count_tenants(record, -kind))
+    uint64_t left = count_tenants(record, -kind);
+    if (__builtin_expect(left == ALIQUOT_NAMED_PAGE, 0))
+        linger(table, shard, page, record);
+    if (left)
         return ALIQUOT_TENANT_MORE;
     close_page(shard, page, record);
     return ALIQUOT_TENANT_EDGE;
 }
 
 /* A tenant is on its way. True: it was the only one, and the page has none left. */
-static inline bool depart_page(struct aliquot_shard *shard, uint64_t page,
-                               struct aliquot_page *record, uint64_t kind) {
-    /* relaxed: when it is this, nobody is departing. */
+static inline bool depart_page(struct aliquot_table *table, struct aliquot_shard *shard,
+                               uint64_t page, struct aliquot_page *record, uint64_t kind) {
+    /* relaxed: when it is this, nobody is departing, and it has no name. */
     if (atomic_load_explicit(&record->tenants, memory_order_relaxed) == kind)
-        return leave_page(shard, page, record, kind) == ALIQUOT_TENANT_EDGE;
+        return leave_page(table, shard, page, record, kind) == ALIQUOT_TENANT_EDGE;
     count_tenants(record, ALIQUOT_DEPARTING - kind);
     return false;
 }
@@ -220,28 +240,44 @@ static inline bool is_marked(const struct aliquot_page *record, uint64_t unit) {
     return record && unit < ALIQUOT_PAGE_UNITS && record->starts[unit / 64] >> unit % 64 & 1;
 }
 
-/* Removes an entry of its own, if a pointer has one, and its tenancy. `record`: of its page. */
-static enum aliquot_tenancy drop_entry(struct aliquot_shard *shard, uint64_t pointer, uint64_t page,
-                                       struct aliquot_page *record, uint64_t *value) {
+/* Removes an entry of its own. Returns its value; `*name`: of its own memory, if it has one. */
+static uint64_t take_entry(struct aliquot_shard *shard, struct aliquot_entry *entry,
+                           uint64_t *name) {
+    uint64_t pointer = entry->key, value = entry->value;
+    erase(shard, entry);
+    if (__builtin_expect(value & ALIQUOT_NAMED && !(value & ALIQUOT_SHARES), 0)) {
+        struct aliquot_entry *named = find(shard, name_key(pointer));
+        *name = named->value;
+        erase(shard, named);
+        value &= ~ALIQUOT_NAMED;
+    }
+    return value;
+}
+
+/* The same, if a pointer has one, and its tenancy. `record`: of its page. */
+static enum aliquot_tenancy drop_entry(struct aliquot_table *table, struct aliquot_shard *shard,
+                                       uint64_t pointer, uint64_t page, struct aliquot_page *record,
+                                       uint64_t *value, uint64_t *name) {
     struct aliquot_entry *entry = find(shard, pointer);
     if (!entry)
         return ALIQUOT_TENANT_NONE;
-    *value = entry->value;
-    erase(shard, entry);
+    *value = take_entry(shard, entry, name);
     if (!(*value & ALIQUOT_SHARES))
         return ALIQUOT_TENANT_EDGE;
-    return leave_page(shard, page, record, ALIQUOT_OTHER);
+    return leave_page(table, shard, page, record, ALIQUOT_OTHER);
 }
 
 /* Removes what is known of a pointer. */
-static inline enum aliquot_tenancy drop(struct aliquot_shard *shard, uint64_t pointer,
-                                        uint64_t page, struct aliquot_page *record, uint64_t unit,
-                                        uint64_t *value) {
+static inline enum aliquot_tenancy drop(struct aliquot_table *table, struct aliquot_shard *shard,
+                                        uint64_t pointer, uint64_t page,
+                                        struct aliquot_page *record, uint64_t unit, uint64_t *value,
+                                        uint64_t *name) {
+    *name = 0;
     if (!is_marked(record, unit))
-        return drop_entry(shard, pointer, page, record, value);
+        return drop_entry(table, shard, pointer, page, record, value, name);
     *value = record->value;
     record->starts[unit / 64] &= ~(1ull << unit % 64);
-    return leave_page(shard, page, record, ALIQUOT_MARKED);
+    return leave_page(table, shard, page, record, ALIQUOT_MARKED);
 }
 
 bool aliquot_pointer_get(struct aliquot_table *table, uint64_t pointer, uint64_t *value) {
@@ -295,7 +331,8 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
     if (has_room(shard, 2)) {
         struct aliquot_page *record = find_page(shard, page);
         if (__builtin_expect(is_marked(record, unit) || find(shard, pointer), 0)) {
-            stale->tenancy = drop(shard, pointer, page, record, unit, &stale->value);
+            stale->tenancy =
+                drop(table, shard, pointer, page, record, unit, &stale->value, &stale->name);
             record = find_page(shard, page);
         }
         tenancy = enter(shard, pointer, page, record, unit, value);
@@ -306,34 +343,63 @@ enum aliquot_tenancy aliquot_pointer_put(struct aliquot_table *table, uint64_t p
 
 enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t pointer,
                                           uint64_t *value) {
+    uint64_t name;
+    return aliquot_pointer_take_if(table, pointer, 0, 0, value, &name);
+}
+
+bool aliquot_pointer_name(struct aliquot_table *table, uint64_t pointer, uint64_t name,
+                          uint64_t *before) {
     uint64_t page = page_of(table, pointer);
-    uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
+    *before = 0;
     aliquot_lock(&shard->lock);
-    enum aliquot_tenancy tenancy = drop(shard, pointer, page, find_page(shard, page), unit, value);
+    struct aliquot_page *record = find_page(shard, page);
+    struct aliquot_entry *entry = NULL;
+    bool shares = is_marked(record, unit_of(table, pointer));
+    bool there = shares || (has_room(shard, 1) && (entry = find(shard, pointer)));
+    if (there && !shares)
+        shares = entry->value & ALIQUOT_SHARES;
+    if (there)
+        /* relaxed: see aliquot_pointer_enters. */
+        atomic_store_explicit(&table->named, 1, memory_order_relaxed);
+    if (there && shares) {
+        *before = record->name;
+        if (!record->name) {
+            record->name = name;
+            /* relaxed: it is looked at under the lock, and one's own count keeps the page. */
+            atomic_fetch_or_explicit(&record->tenants, ALIQUOT_NAMED_PAGE, memory_order_relaxed);
+        }
+    } else if (there && entry->value & ALIQUOT_NAMED)
+        *before = find(shard, name_key(pointer))->value;
+    else if (there) {
+        entry->value |= ALIQUOT_NAMED;
+        *probe(shard, name_key(pointer)) = (struct aliquot_entry){name_key(pointer), name};
+        shard->count++;
+    }
     aliquot_unlock(&shard->lock);
-    return tenancy;
+    return there;
 }
 
 enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
-                                            uint64_t *value, struct aliquot_page **page) {
+                                            uint64_t *value, uint64_t *name,
+                                            struct aliquot_page **page) {
     uint64_t key = page_of(table, pointer);
     uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(key));
     struct aliquot_entry *entry;
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_EDGE;
     *page = NULL;
+    *name = 0;
     aliquot_lock(&shard->lock);
     struct aliquot_page *record = find_page(shard, key);
     if (is_marked(record, unit)) {
         *value = record->value;
         record->starts[unit / 64] &= ~(1ull << unit % 64);
-        if (!depart_page(shard, key, record, ALIQUOT_MARKED))
+        if (!depart_page(table, shard, key, record, ALIQUOT_MARKED))
             *page = record;
     } else if ((entry = find(shard, pointer))) {
-        *value = entry->value;
-        erase(shard, entry);
-        if (*value & ALIQUOT_SHARES && !depart_page(shard, key, record, ALIQUOT_OTHER))
+        *value = take_entry(shard, entry, name);
+        if (*value & ALIQUOT_SHARES && !depart_page(table, shard, key, record, ALIQUOT_OTHER))
             *page = record;
     } else
         tenancy = ALIQUOT_TENANT_NONE;
@@ -347,22 +413,66 @@ enum aliquot_tenancy aliquot_pointer_gone(struct aliquot_table *table, uint64_t 
         return ALIQUOT_TENANT_EDGE;
     /* acq_rel: pairs with the same in count_tenants; exactly one sees the page without tenants. Until
      * here our own count kept its record from being spare. */
-    if (atomic_fetch_sub_explicit(&page->tenants, ALIQUOT_DEPARTING, memory_order_acq_rel) !=
-        ALIQUOT_DEPARTING)
+    uint64_t before =
+        atomic_fetch_sub_explicit(&page->tenants, ALIQUOT_DEPARTING, memory_order_acq_rel);
+    bool named = before & ALIQUOT_NAMED_PAGE;
+    if ((before & ~ALIQUOT_NAMED_PAGE) != ALIQUOT_DEPARTING)
         return ALIQUOT_TENANT_MORE;
     uint64_t key = page_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(key));
     aliquot_lock(&shard->lock);
     /* A new tenant may have come, and charged it, or come and gone, and closed it. */
-    if (find_page(shard, key) == page &&
-        !atomic_load_explicit(&page->tenants, memory_order_relaxed))
+    uint64_t now = find_page(shard, key) == page
+                       ? atomic_load_explicit(&page->tenants, memory_order_relaxed)
+                       : ALIQUOT_OTHER;
+    if (now == ALIQUOT_NAMED_PAGE)
+        linger(table, shard, key, page);
+    else if (!now)
         close_page(shard, key, page);
     aliquot_unlock(&shard->lock);
-    return ALIQUOT_TENANT_EDGE;
+    return named ? ALIQUOT_TENANT_MORE : ALIQUOT_TENANT_EDGE;
+}
+
+/* The shard is locked: one that has got no tenants leaves the list and is closed, one that has leaves it. */
+static bool settle_one(struct aliquot_table *table, struct aliquot_shard *shard,
+                       struct aliquot_stale *page) {
+    struct aliquot_page *record;
+    while ((record = shard->lingers)) {
+        uint64_t key = record->key;
+        shard->lingers = record->lingers_next;
+        record->key = 0;
+        atomic_fetch_sub(&table->lingers, 1);
+        /* relaxed: nobody departs when it is this. */
+        if (atomic_load_explicit(&record->tenants, memory_order_relaxed) != ALIQUOT_NAMED_PAGE)
+            continue;
+        *page = (struct aliquot_stale){
+            .value = record->value, .name = record->name, .tenancy = ALIQUOT_TENANT_EDGE};
+        record->name = 0;
+        atomic_store_explicit(&record->tenants, 0, memory_order_relaxed);
+        close_page(shard, key, record);
+        return true;
+    }
+    return false;
+}
+
+bool aliquot_pointer_settle(struct aliquot_table *table, struct aliquot_stale *page) {
+    bool found = false;
+    /* relaxed: whoever makes a page linger looks afterwards. */
+    for (unsigned s = 0; s < ALIQUOT_SHARDS && !found &&
+                         atomic_load_explicit(&table->lingers, memory_order_relaxed);
+         s++) {
+        struct aliquot_shard *shard = &table->shard[s];
+        aliquot_lock(&shard->lock);
+        /* seq_cst, under the lock: what lingers here came before, and who enters it now would have said
+         * so before his driver gave him memory there. */
+        found = shard->lingers && !atomic_load(&table->entering) && settle_one(table, shard, page);
+        aliquot_unlock(&shard->lock);
+    }
+    return found;
 }
 
 bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_t value,
-                          struct aliquot_page *page) {
+                          uint64_t name, struct aliquot_page *page) {
     uint64_t key = page_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(key));
     bool surplus = false;
@@ -376,6 +486,8 @@ bool aliquot_pointer_stay(struct aliquot_table *table, uint64_t pointer, uint64_
             count_tenants(page, -ALIQUOT_DEPARTING);
     }
     aliquot_unlock(&shard->lock);
+    if (name)
+        aliquot_pointer_name(table, pointer, name, &name);
     return surplus;
 }
 
@@ -389,7 +501,8 @@ static bool agrees(const struct aliquot_shard *shard, const struct aliquot_page 
 }
 
 enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64_t pointer,
-                                             uint64_t mask, uint64_t wanted, uint64_t *value) {
+                                             uint64_t mask, uint64_t wanted, uint64_t *value,
+                                             uint64_t *name) {
     uint64_t page = page_of(table, pointer);
     uint64_t unit = unit_of(table, pointer);
     struct aliquot_shard *shard = shard_of(table, mix(page));
@@ -397,7 +510,7 @@ enum aliquot_tenancy aliquot_pointer_take_if(struct aliquot_table *table, uint64
     struct aliquot_page *record = find_page(shard, page);
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_NONE;
     if (agrees(shard, record, unit, pointer, mask, wanted))
-        tenancy = drop(shard, pointer, page, record, unit, value);
+        tenancy = drop(table, shard, pointer, page, record, unit, value, name);
     aliquot_unlock(&shard->lock);
     return tenancy;
 }
@@ -410,9 +523,10 @@ bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint6
     aliquot_lock(&shard->lock);
     struct aliquot_page *record = find_page(shard, page);
     bool done = agrees(shard, record, unit, pointer, mask, wanted);
-    if (done && !is_marked(record, unit))
-        find(shard, pointer)->value = value;
-    else if (done && (done = has_room(shard, 1))) {
+    if (done && !is_marked(record, unit)) {
+        struct aliquot_entry *entry = find(shard, pointer);
+        entry->value = value | (entry->value & ALIQUOT_NAMED);
+    } else if (done && (done = has_room(shard, 1))) {
         record->starts[unit / 64] &= ~(1ull << unit % 64);
         count_tenants(record, ALIQUOT_OTHER - ALIQUOT_MARKED);
         *probe(shard, pointer) = (struct aliquot_entry){pointer, value};
@@ -423,16 +537,16 @@ bool aliquot_pointer_change(struct aliquot_table *table, uint64_t pointer, uint6
 }
 
 /* Removes all pointers with a bit. Returns whether the page has none left and its entry is gone. */
-static bool sweep_page(struct aliquot_shard *shard, uint64_t page, struct aliquot_page *record,
-                       unsigned shift, aliquot_gone *gone, void *context) {
+static bool sweep_page(struct aliquot_table *table, struct aliquot_shard *shard, uint64_t page,
+                       struct aliquot_page *record, aliquot_gone *gone, void *context) {
     uint64_t value = record->value;
     memset(record->starts, 0, sizeof record->starts);
     enum aliquot_tenancy tenancy = ALIQUOT_TENANT_MORE;
     /* relaxed: as in has_marked. */
     uint64_t marked = atomic_load_explicit(&record->tenants, memory_order_relaxed) % ALIQUOT_OTHER;
     for (; marked; marked--) {
-        tenancy = leave_page(shard, page, record, ALIQUOT_MARKED);
-        gone(page >> 1 << shift, value, tenancy, context);
+        tenancy = leave_page(table, shard, page, record, ALIQUOT_MARKED);
+        gone(page >> 1 << table->page_shift, value, 0, tenancy, context);
     }
     return tenancy == ALIQUOT_TENANT_EDGE;
 }
@@ -448,16 +562,19 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
             if (found.key & 1 && table->page_shift) {
                 struct aliquot_page *record = (struct aliquot_page *)(uintptr_t)found.value;
                 erased = has_marked(record) && (record->value & mask) == value &&
-                         sweep_page(shard, found.key, record, table->page_shift, gone, context);
-            } else if (found.key && !(found.key & 1) && (found.value & mask) == value) {
-                uint64_t page = page_of(table, found.key), taken = found.value;
+                         sweep_page(table, shard, found.key, record, gone, context);
+            } else if (found.key && !(found.key & 1) && !is_name(found.key) &&
+                       (found.value & mask) == value) {
+                uint64_t page = page_of(table, found.key), taken = found.value, name = 0;
                 struct aliquot_page *record =
                     found.value & ALIQUOT_SHARES ? find_page(shard, page) : NULL;
-                enum aliquot_tenancy tenancy = drop_entry(shard, found.key, page, record, &taken);
-                gone(found.key, taken, tenancy, context);
+                enum aliquot_tenancy tenancy =
+                    drop_entry(table, shard, found.key, page, record, &taken, &name);
+                gone(found.key, taken, name, tenancy, context);
                 erased = true;
-                /* Leaving the page may have moved entries to places already looked at. */
-                if (tenancy == ALIQUOT_TENANT_EDGE && taken & ALIQUOT_SHARES)
+                /* Leaving the page, and the name, may have moved entries to places already looked
+                 * at. */
+                if ((tenancy == ALIQUOT_TENANT_EDGE && taken & ALIQUOT_SHARES) || name)
                     i = 0;
             }
             /* Erasing moves later entries to here or before: look at this place again. */
@@ -470,4 +587,6 @@ void aliquot_pointer_sweep(struct aliquot_table *table, uint64_t mask, uint64_t 
 
 void aliquot_table_reset(struct aliquot_table *table) {
     memset(table->shard, 0, sizeof table->shard);
+    atomic_store_explicit(&table->entering, 0, memory_order_relaxed);
+    atomic_store_explicit(&table->lingers, 0, memory_order_relaxed);
 }

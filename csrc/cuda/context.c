@@ -1,6 +1,8 @@
 /* Contexts: what they cost, which device they are on, and when they and all they hold are gone. */
 #include "shim.h"
 
+#include "shim/memory/shared.h"
+
 #include <pthread.h>
 #include <string.h>
 
@@ -64,7 +66,9 @@ static uint16_t enter(CUcontext handle, int device, CUdevice ordinal, bool is_pr
     return 0;
 }
 
-static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void ignore(uint64_t key, uint64_t value, uint64_t name, enum aliquot_tenancy tenancy,
+                   void *argument) {
+    (void)name;
     (void)key;
     (void)value;
     (void)tenancy;
@@ -78,7 +82,7 @@ static void gone(uint16_t index) {
     aliquot_memory_context_gone(index);
     aliquot_modules_context_gone(index);
     aliquot_debts_context_gone(index);
-    aliquot_ipc_context_gone(index);
+    aliquot_shared_owner_gone(index);
     aliquot_graph_context_gone(index);
     pthread_mutex_lock(&mutex);
     struct aliquot_context *of = &context[index];

@@ -1,6 +1,8 @@
 /* Initialisation: the region, the devices, and the routing of look-ups. */
 #include "time.h"
 
+#include "shim/memory/shared.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -30,7 +32,7 @@ static void forget(void) {
     aliquot_settle_forget();
     aliquot_graph_forget();
     aliquot_vmm_forget();
-    aliquot_ipc_forget();
+    aliquot_shared_forget();
     aliquot_module_forget();
     aliquot_time_forget();
 }

@@ -16,7 +16,17 @@ ALIQUOT_INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
     request->bytes = aliquot_whole_pages_inline(device, bytes);
-    return aliquot_charge(device, request->bytes) ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    if (!aliquot_charge(device, request->bytes))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    request->enters = bytes <= SHARED_BYTES && aliquot_pointer_enters(&aliquot_pointers);
+    return CUDA_SUCCESS;
+}
+
+/* The allocation is entered, or was not given. */
+ALIQUOT_INLINE CUresult ended(const struct aliquot_request *request, CUresult result) {
+    if (__builtin_expect(request->enters, 0) && aliquot_pointer_entered(&aliquot_pointers))
+        aliquot_pages_settle();
+    return result;
 }
 
 ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult result,
@@ -26,7 +36,7 @@ ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult r
     uint32_t device = (uint32_t)request->context->device;
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
         aliquot_withdraw(device, request->bytes);
-        return result;
+        return ended(request, result);
     }
     struct aliquot_allocation allocation = {
         .kind = kind,
@@ -36,7 +46,7 @@ ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult r
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
     aliquot_enter_inline(pointer, &allocation);
-    return result;
+    return ended(request, result);
 }
 
 CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes) {

@@ -133,7 +133,9 @@ CUresult aliquot_cuModuleUnload(CUmodule module) {
     return result;
 }
 
-static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void ignore(uint64_t key, uint64_t value, uint64_t name, enum aliquot_tenancy tenancy,
+                   void *argument) {
+    (void)name;
     (void)key;
     (void)value;
     (void)tenancy;

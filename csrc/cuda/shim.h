@@ -67,10 +67,11 @@ void aliquot_context_each(void (*visit)(uint16_t index, void *argument), void *a
 struct aliquot_request {
     const struct aliquot_context *context; /* NULL: not ours to charge */
     uint64_t bytes;                        /* charged, whole pages */
+    bool enters;                           /* as aliquot_pointer_enters said */
 };
 
 /* Charges `bytes` rounded to pages to the current context's device. CUDA_SUCCESS: go on to the
- * driver (without a context the driver itself says what is wrong). */
+ * driver (without a context the driver itself says what is wrong); aliquot_requested must follow. */
 CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes);
 
 /* Books the driver's answer, which it returns: memory was given at `pointer` (or not). */
@@ -139,14 +140,11 @@ void aliquot_capture_restore(CUstreamCaptureMode mode);
 /* The driver's answer whether the stream is being captured; true also when it cannot tell. */
 bool aliquot_capturing(CUstream stream, bool per_thread);
 
-/* -- graph.c, vmm.c, ipc.c, module.c ------------------------------------------------------------ */
+/* -- graph.c, vmm.c, module.c ------------------------------------------------------------------- */
 
 void aliquot_graph_settle(uint32_t device);
 void aliquot_graph_context_gone(uint16_t context);
 void aliquot_vmm_settle(void);
-
-/* What was opened in a context is closed with it. */
-void aliquot_ipc_context_gone(uint16_t context);
 
 /* Estimate of the device memory that a module image takes on a device of compute capability
  * major.minor, bytes; 0 when it is none that we know. `limit` is its length, or UINT64_MAX where only
@@ -169,7 +167,6 @@ void aliquot_pool_forget(void);
 void aliquot_settle_forget(void);
 void aliquot_graph_forget(void);
 void aliquot_vmm_forget(void);
-void aliquot_ipc_forget(void);
 void aliquot_module_forget(void);
 
 #endif

@@ -216,10 +216,22 @@ void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
 }
 
 void aliquot_hold_end(struct aliquot_usage *usage, struct aliquot_hold *hold) {
-    bool others = false;
-    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++)
-        others |= usage->hold[i].key == hold->key && &usage->hold[i] != hold;
-    if (others || hold->device >= ALIQUOT_MAX_DEVICES)
+    uint64_t key = hold->key;
+    bool others = hold->device >= ALIQUOT_MAX_DEVICES;
+    for (struct aliquot_hold *other = usage->hold; other < usage->hold + ALIQUOT_MAX_HOLDS;
+         other++) {
+        if (other == hold || other->key != key)
+            continue;
+        /* (A note of before says no more than the one that is left now.) */
+        if (other->count)
+            others = true;
+        else
+            *other = (struct aliquot_hold){0};
+    }
+    for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS && !others; i++)
+        if (usage->hold[i].device == ALIQUOT_MAX_DEVICES && usage->hold[i].bytes == key)
+            usage->hold[i] = (struct aliquot_hold){0};
+    if (others)
         *hold = (struct aliquot_hold){0};
     else {
         hold->slot = ALIQUOT_MAX_SLOTS;

@@ -145,7 +145,8 @@ static_assert(offsetof(struct aliquot_slot, command) == 16, "slot layout");
  * An entry without a holder (`count` 0) is a note that may be overwritten. Memory whose last holder
  * let go may live on in a descriptor that is under way to somebody, who is charged for it when he
  * opens it. And memory may have several names: `device` ALIQUOT_MAX_DEVICES says that `key` is
- * another name of the memory whose key stands in `bytes`. */
+ * another name of the memory whose key stands in `bytes`; it is nobody's (`slot` ALIQUOT_MAX_SLOTS),
+ * `count` is 1, and it goes with the memory's last holder. */
 struct aliquot_hold {
     uint64_t key;     /* names the shared memory; 0: free entry */
     uint64_t bytes;   /* of one charge */
@@ -208,7 +209,7 @@ struct aliquot_usage {
     _Atomic uint64_t reclaimed_ns; /* when a dead slot that held memory was last cleared */
     _Atomic uint64_t
         unknown_functions;       /* driver functions handed out that the shim does not know */
-    _Atomic uint64_t lost_holds; /* exports that found no free hold entry */
+    _Atomic uint64_t lost_holds; /* times that shared memory could not be written down in `hold` */
     uint8_t reserved1[976];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
     struct aliquot_usage_time time[ALIQUOT_MAX_DEVICES];

@@ -31,7 +31,7 @@ extern struct aliquot_table aliquot_pointers;
 /* What cuMemAlloc and its like go through is compiled into them; the rest calls functions. */
 #define ALIQUOT_INLINE static inline __attribute__((always_inline))
 
-/* An entry's value: bit 63 ALIQUOT_SHARES, 62..24 pages, 23..20 kind, 19..16 device, 15..0 owner. */
+/* An entry's value: bit 63 ALIQUOT_SHARES, 62 ALIQUOT_NAMED, 61..24 pages, 23..20 kind, 19..16 device, 15..0 owner. */
 #define ALIQUOT_OWNER_MASK 0xffffull
 #define ALIQUOT_KIND_SHIFT 20
 #define ALIQUOT_KIND_MASK (0xfull << ALIQUOT_KIND_SHIFT)
@@ -50,7 +50,7 @@ ALIQUOT_INLINE struct aliquot_allocation aliquot_unpack_inline(uint64_t value) {
         .device = (uint32_t)(value >> 16 & 0xf),
         .owner = (uint16_t)(value & ALIQUOT_OWNER_MASK),
         .shares = value & ALIQUOT_SHARES,
-        .pages = (value & ~ALIQUOT_SHARES) >> ALIQUOT_PAGES_SHIFT,
+        .pages = (value & ~(ALIQUOT_SHARES | ALIQUOT_NAMED)) >> ALIQUOT_PAGES_SHIFT,
     };
 }
 
@@ -105,6 +105,7 @@ void aliquot_enter(uint64_t pointer, const struct aliquot_allocation *allocation
 /* A pointer or handle on its way out. */
 struct aliquot_departure {
     uint64_t pointer, value;
+    uint64_t name; /* by which other processes know it, if it has pages of its own; 0: by none */
     struct aliquot_page *page;    /* that others share and that keeps it until it has gone */
     enum aliquot_tenancy tenancy; /* NONE: not ours */
 };
@@ -113,14 +114,15 @@ struct aliquot_departure {
 ALIQUOT_INLINE struct aliquot_departure aliquot_depart_inline(uint64_t pointer) {
     struct aliquot_departure departure = {.pointer = pointer, .tenancy = ALIQUOT_TENANT_NONE};
     if (pointer)
-        departure.tenancy =
-            aliquot_pointer_depart(&aliquot_pointers, pointer, &departure.value, &departure.page);
+        departure.tenancy = aliquot_pointer_depart(&aliquot_pointers, pointer, &departure.value,
+                                                   &departure.name, &departure.page);
     return departure;
 }
 
-/* Memory of which this was the last in its pages is gone. */
-ALIQUOT_INLINE void aliquot_vacate_inline(uint64_t pointer,
-                                          const struct aliquot_allocation *allocation);
+/* Memory of which this was the last in its pages is gone from this process: the charge is withdrawn, or
+ * passes to a process that knows the memory by its name (0: none does) and still holds it. */
+ALIQUOT_INLINE void aliquot_vacate_inline(const struct aliquot_allocation *allocation,
+                                          uint64_t name);
 
 /* The driver has not freed it: the entry comes back. */
 void aliquot_stays(const struct aliquot_departure *departure);
@@ -130,6 +132,16 @@ ALIQUOT_INLINE void aliquot_departed_inline(const struct aliquot_departure *depa
 
 /* Whatever of a kind lived in a context is gone with it. */
 void aliquot_allocations_context_gone(enum aliquot_kind kind, uint16_t context);
+
+/* Gives back pages that small allocations shared and other processes know, of which the last has left and
+ * into which none is on its way. */
+void aliquot_pages_settle(void);
+ALIQUOT_INLINE void aliquot_pages_settle_inline(void) {
+    /* relaxed: whoever made one linger looks afterwards. */
+    if (__builtin_expect(atomic_load_explicit(&aliquot_pointers.lingers, memory_order_relaxed) != 0,
+                         0))
+        aliquot_pages_settle();
+}
 
 /* A value with its kind changed. */
 static inline uint64_t aliquot_as_kind(uint64_t value, enum aliquot_kind kind) {
@@ -141,11 +153,6 @@ void aliquot_left(uint64_t pointer);
 
 /* -- The vendor's part ------------------------------------------------------------------------------ */
 
-/* Linear memory is gone from this process: an allocation of whole pages at `base`, or the page at
- * `base` that small ones shared. True: some of it had been exported, and the charge of `bytes` was
- * withdrawn here or passed to a process that still holds it. */
-bool aliquot_ipc_freed(uint64_t base, uint32_t device, uint64_t bytes);
-
 /* An allocation of a pool was freed at once, or in the order of a stream (`queued`). */
 void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued);
 
@@ -154,12 +161,12 @@ void aliquot_debt_cancel(uint64_t pointer);
 
 /* -------------------------------------------------------------------------------------------------- */
 
-ALIQUOT_INLINE void aliquot_vacate_inline(uint64_t pointer,
-                                          const struct aliquot_allocation *allocation) {
-    uint64_t page = aliquot_page_bytes_inline(allocation->device);
-    uint64_t bytes = allocation->pages * page;
-    uint64_t base = allocation->shares ? pointer & ~(page - 1) : pointer;
-    if (!aliquot_ipc_freed(base, allocation->device, bytes))
+ALIQUOT_INLINE void aliquot_vacate_inline(const struct aliquot_allocation *allocation,
+                                          uint64_t name) {
+    uint64_t bytes = allocation->pages * aliquot_page_bytes_inline(allocation->device);
+    if (__builtin_expect(name != 0, 0))
+        aliquot_hold_drop(name, allocation->device, bytes);
+    else
         aliquot_withdraw(allocation->device, bytes);
 }
 
@@ -175,7 +182,9 @@ ALIQUOT_INLINE void aliquot_departed_inline(const struct aliquot_departure *depa
         aliquot_pool_freed(&allocation, false);
     else if (aliquot_pointer_gone(&aliquot_pointers, departure->pointer, departure->page) ==
              ALIQUOT_TENANT_EDGE)
-        aliquot_vacate_inline(departure->pointer, &allocation);
+        aliquot_vacate_inline(&allocation, departure->name);
+    else
+        aliquot_pages_settle_inline();
 }
 
 #endif

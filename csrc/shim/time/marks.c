@@ -360,7 +360,9 @@ static bool belongs(void *context, uint64_t lane) {
     return aliquot_table_get(&lanes, lane, &place) && &pools[place - 1] == context;
 }
 
-static void ignore(uint64_t key, uint64_t value, enum aliquot_tenancy tenancy, void *argument) {
+static void ignore(uint64_t key, uint64_t value, uint64_t name, enum aliquot_tenancy tenancy,
+                   void *argument) {
+    (void)name;
     (void)key;
     (void)value;
     (void)tenancy;

@@ -112,6 +112,38 @@ rtError_t aclrtMapMemImpl(void *pointer, size_t size, size_t offset, rtDrvMemHan
     return rtMapMem(pointer, size, offset, handle, flags);
 }
 rtError_t aclrtUnmapMemImpl(void *pointer) { return rtUnmapMem(pointer); }
+rtError_t aclrtIpcMemGetExportKeyImpl(void *pointer, size_t size, char *name, size_t room,
+                                      uint64_t flags) {
+    return rtsIpcMemGetExportKey(pointer, size, name, room > UINT32_MAX ? 0 : (uint32_t)room,
+                                 flags);
+}
+rtError_t aclrtIpcMemImportByKeyImpl(void **pointer, const char *name, uint64_t flags) {
+    return rtsIpcMemImportByKey(pointer, name, flags);
+}
+rtError_t aclrtIpcMemCloseImpl(const char *name) { return rtsIpcMemClose(name); }
+rtError_t aclrtIpcMemSetImportPidImpl(const char *name, int32_t *processes, size_t count) {
+    return rtsIpcMemSetImportPid(name, processes, count > INT32_MAX ? 0 : (int)count);
+}
+rtError_t aclrtMemExportToShareableHandleImpl(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                              uint64_t *shareable) {
+    return rtsMemExportToShareableHandle(handle, type, flags, shareable);
+}
+rtError_t aclrtMemExportToShareableHandleV2Impl(rtDrvMemHandle handle, uint64_t flags,
+                                                uint32_t kind, void *shareable) {
+    return rtMemExportToShareableHandleV2(handle, kind, flags, shareable);
+}
+rtError_t aclrtMemImportFromShareableHandleImpl(uint64_t shareable, int32_t device,
+                                                rtDrvMemHandle *handle) {
+    return rtsMemImportFromShareableHandle(shareable, device, handle);
+}
+rtError_t aclrtMemImportFromShareableHandleV2Impl(void *shareable, uint32_t kind, uint64_t flags,
+                                                  rtDrvMemHandle *handle) {
+    int32_t device;
+    rtError_t result = rtGetDevice(&device);
+    return result == RT_OK
+               ? rtMemImportFromShareableHandleV2(shareable, kind, flags, device, handle)
+               : result;
+}
 rtError_t aclrtMemRetainAllocationHandleImpl(void *pointer, rtDrvMemHandle *handle) {
     return rtMemRetainAllocationHandle(pointer, handle);
 }

@@ -82,6 +82,8 @@ rtError_t rtFreeWithDevSync(void *pointer) {
     return result == RT_OK ? rtFree(pointer) : result;
 }
 
+rtError_t rtsFree(void *pointer) { return rtFree(pointer); }
+
 rtError_t rtMemFreeManaged(void *pointer) { return rtFree(pointer); }
 
 rtError_t rtDvppFree(void *pointer) { return rtFree(pointer); }
@@ -94,6 +96,19 @@ rtError_t rtMemGetInfo(size_t *free, size_t *total) {
 rtError_t rtMemGetInfoEx(uint32_t type, size_t *free, size_t *total) {
     enum { LAST = 17 };
     return type > LAST ? RT_PARAM_INVALID : rtMemGetInfo(free, total);
+}
+
+rtError_t rtsMemGetInfo(uint32_t type, size_t *free, size_t *total) {
+    return rtMemGetInfoEx(type, free, total);
+}
+
+rtError_t rtMemGetAddressRange(void *pointer, void **base, size_t *size) {
+    rtError_t result = acl_begin();
+    if (result != RT_OK)
+        return result;
+    if (!base || !size)
+        return RT_PARAM_INVALID;
+    return acl_error(cuMemGetAddressRange_v2((CUdeviceptr *)base, size, (CUdeviceptr)pointer));
 }
 
 rtError_t rtMallocHost(void **pointer, uint64_t size, const uint16_t module) {
@@ -160,6 +175,7 @@ rtError_t rtMallocPhysical(rtDrvMemHandle *handle, size_t size, rtDrvMemProp_t *
         return RT_PARAM_INVALID;
     CUmemAllocationProp wanted = {
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
+        .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, /* any may be shared */
         .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = (int)prop->devid}};
     CUmemGenericAllocationHandle given;
     CUresult answer = cuMemCreate(&given, size, &wanted, 0);
@@ -172,6 +188,28 @@ rtError_t rtFreePhysical(rtDrvMemHandle handle) {
     rtError_t result = acl_begin();
     return result == RT_OK ? acl_error(cuMemRelease((CUmemGenericAllocationHandle)handle)) : result;
 }
+
+rtError_t rtsMemMallocPhysical(rtDrvMemHandle *handle, size_t size, uint32_t policy,
+                               rtMallocConfig_t *config) {
+    int32_t here;
+    int64_t device = device_of(config);
+    (void)policy;
+    rtError_t result = acl_enter(&here);
+    rtDrvMemProp_t wanted = {.side = RT_MEM_DEV_SIDE,
+                             .devid = (uint32_t)(device < 0 ? here : device)};
+    return result == RT_OK ? rtMallocPhysical(handle, size, &wanted, 0) : result;
+}
+
+rtError_t rtsMemFreePhysical(rtDrvMemHandle *handle) {
+    return handle ? rtFreePhysical(*handle) : RT_PARAM_INVALID;
+}
+
+rtError_t rtsMemMap(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,
+                    uint64_t flags) {
+    return rtMapMem(pointer, size, offset, handle, flags);
+}
+
+rtError_t rtsMemUnmap(void *pointer) { return rtUnmapMem(pointer); }
 
 /* An address range is given back, and unmapped, by its beginning alone. */
 static struct range {

@@ -214,3 +214,43 @@ rtError_t aclrtLaunchKernelWithHostArgs(rtFuncHandle function, uint32_t blocks, 
     return aclrtLaunchKernelWithHostArgsImpl(function, blocks, stream, config, args, size, holders,
                                              count);
 }
+rtError_t aclrtIpcMemGetExportKey(void *pointer, size_t size, char *name, size_t room,
+                                  uint64_t flags);
+rtError_t aclrtIpcMemGetExportKey(void *pointer, size_t size, char *name, size_t room,
+                                  uint64_t flags) {
+    return aclrtIpcMemGetExportKeyImpl(pointer, size, name, room, flags);
+}
+rtError_t aclrtIpcMemImportByKey(void **pointer, const char *name, uint64_t flags);
+rtError_t aclrtIpcMemImportByKey(void **pointer, const char *name, uint64_t flags) {
+    return aclrtIpcMemImportByKeyImpl(pointer, name, flags);
+}
+rtError_t aclrtIpcMemClose(const char *name);
+rtError_t aclrtIpcMemClose(const char *name) { return aclrtIpcMemCloseImpl(name); }
+rtError_t aclrtIpcMemSetImportPid(const char *name, int32_t *processes, size_t count);
+rtError_t aclrtIpcMemSetImportPid(const char *name, int32_t *processes, size_t count) {
+    return aclrtIpcMemSetImportPidImpl(name, processes, count);
+}
+rtError_t aclrtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                          uint64_t *shareable);
+rtError_t aclrtMemExportToShareableHandle(rtDrvMemHandle handle, uint32_t type, uint64_t flags,
+                                          uint64_t *shareable) {
+    return aclrtMemExportToShareableHandleImpl(handle, type, flags, shareable);
+}
+rtError_t aclrtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint64_t flags, uint32_t kind,
+                                            void *shareable);
+rtError_t aclrtMemExportToShareableHandleV2(rtDrvMemHandle handle, uint64_t flags, uint32_t kind,
+                                            void *shareable) {
+    return aclrtMemExportToShareableHandleV2Impl(handle, flags, kind, shareable);
+}
+rtError_t aclrtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                            rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandle(uint64_t shareable, int32_t device,
+                                            rtDrvMemHandle *handle) {
+    return aclrtMemImportFromShareableHandleImpl(shareable, device, handle);
+}
+rtError_t aclrtMemImportFromShareableHandleV2(void *shareable, uint32_t kind, uint64_t flags,
+                                              rtDrvMemHandle *handle);
+rtError_t aclrtMemImportFromShareableHandleV2(void *shareable, uint32_t kind, uint64_t flags,
+                                              rtDrvMemHandle *handle) {
+    return aclrtMemImportFromShareableHandleV2Impl(shareable, kind, flags, handle);
+}
