@@ -46,13 +46,15 @@ class Library:
     ``title`` is for people; ``private`` is the name under which a shim finds the real one.
     ``calls_itself``: it calls its own exported functions as others do, and so looks them up in the
     shim before that is relocated: then exports are plain functions, of what is wrapped only.
-    ``meanings`` says what the classes that its functions are in mean for it.
+    ``meanings`` says what the classes that its functions are in mean for it. ``unsupported``: what the
+    simulator's functions that are none call, with their names.
     """
 
     title: str
     soname: str
     private: str
     calls_itself: bool = False
+    unsupported: str = "sim_unsupported"
     meanings: dict[str, str] = field(default_factory=lambda: CLASSES)
 
 
@@ -74,7 +76,11 @@ LIBRARIES = {
     ),
     # Whether it calls itself is not known: then as if it did.
     "cambricon": Library(
-        "Cambricon's driver library", "libcndrv.so", "libcndrv-driver.so", calls_itself=True
+        "Cambricon's driver library",
+        "libcndrv.so",
+        "libcndrv-driver.so",
+        calls_itself=True,
+        unsupported="cn_unsupported",
     ),
 }
 
@@ -295,14 +301,14 @@ def shim_table(rows: list[Row]) -> str:
     )
 
 
-def sim_stubs(rows: list[Row]) -> str:
+def sim_stubs(rows: list[Row], library: Library) -> str:
     """stubs.c: a weak definition of each symbol, for what the simulator does not implement."""
-    lines = ["int sim_unsupported(const char *name);", ""]
+    lines = [f"int {library.unsupported}(const char *name);", ""]
     for _, symbol in _exported(rows):
         name = symbol.name
         lines += [
             f"__attribute__((weak)) int {name}(void);",
-            f'int {name}(void) {{ return sim_unsupported("{name}"); }}',
+            f'int {name}(void) {{ return {library.unsupported}("{name}"); }}',
         ]
     return _source("What the simulator does not implement says so.", lines)
 
@@ -402,7 +408,7 @@ def main(arguments: list[str]) -> int:
         files |= {"exports.c": exports, "table.c": shim_table(rows)}
     else:
         files |= {
-            "stubs.c": sim_stubs(rows),
+            "stubs.c": sim_stubs(rows, library),
             "proc.c": sim_proc(rows),
             "exports.map": sim_map(rows),
         }

@@ -39,7 +39,11 @@ typedef enum {
     CN_ERROR_QUEUE_CAPTURE_UNSUPPORTED = 100360,
     CN_ERROR_QUEUE_CAPTURE_INVALIDATED = 100361,
     CN_ERROR_QUEUE_CAPTURE_WRONG_THREAD = 100362,
+    CN_ERROR_QUEUE_CAPTURE_MERGED = 100363,
     CN_ERROR_QUEUE_CAPTURE_UNJOINED = 100364,
+    CN_ERROR_QUEUE_CAPTURE_ISOLATION = 100365,
+    CN_ERROR_QUEUE_CAPTURE_UNMATCHED = 100366,
+    CN_ERROR_TASK_TOPO_ENTITY_UPDATE_FAILURE = 100400,
 } CNresult;
 static_assert(sizeof(CNresult) == 4, "an enumeration is 32 bits");
 
@@ -53,7 +57,9 @@ typedef struct CNmodule_st *CNmodule;
 typedef struct CNkernel_st *CNkernel;
 typedef struct CNmemoryPool_st *CNmemoryPool;
 typedef struct CNtaskTopo_st *CNtaskTopo;
+typedef struct CNtaskTopoNode_st *CNtaskTopoNode;
 typedef struct CNtaskTopoEntity_st *CNtaskTopoEntity;
+typedef struct CNuserObject_st *CNuserObject;
 /* A value that stands for memory in every process; not a pointer to be followed. */
 typedef struct CNipcMemHandle_st *CNIpcMemHandle;
 typedef void (*CNhostFn)(void *argument);
@@ -92,7 +98,14 @@ static_assert(offsetof(CNinvokeConfig, c) == 12, "layout of CNinvokeConfig");
 static_assert(offsetof(CNinvokeConfig, hqueue) == 24, "layout of CNinvokeConfig");
 static_assert(offsetof(CNinvokeConfig, numAttrs) == 40, "layout of CNinvokeConfig");
 
+typedef struct {
+    uint64_t res[8];
+} CNIpcNotifierHandle;
+static_assert(sizeof(CNIpcNotifierHandle) == 64, "layout of CNIpcNotifierHandle");
+
 enum { CN_MEM_LOCATION_TYPE_DEVICE = 1 };
+enum { CN_MEM_HANDLE_TYPE_NONE, CN_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR };
+enum { CN_MEM_ACCESS_FLAGS_PROT_READWRITE, CN_MEM_ACCESS_FLAGS_PROT_READONLY };
 enum { CN_MEM_ALLOCATION_TYPE_DEFAULT = 1 };
 enum { CN_MEM_ALLOC_GRANULARITY_MINIMUM, CN_MEM_ALLOC_GRANULARITY_RECOMMENDED };
 
@@ -147,7 +160,16 @@ static_assert(sizeof(CNmemcpy3dParam) == 160, "layout of CNmemcpy3dParam");
 static_assert(offsetof(CNmemcpy3dParam, extent) == 64, "layout of CNmemcpy3dParam");
 static_assert(offsetof(CNmemcpy3dParam, src) == 96, "layout of CNmemcpy3dParam");
 
-enum { CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT = 5, CN_MEMPOOL_ATTR_USED_MEM_CURRENT = 7 };
+enum {
+    CN_MEMPOOL_ATTR_REUSE_FOLLOW_NOTIFIER_DEPENDENCIES = 1,
+    CN_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC,
+    CN_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES,
+    CN_MEMPOOL_ATTR_RELEASE_THRESHOLD,
+    CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT,
+    CN_MEMPOOL_ATTR_RESERVED_MEM_HIGH,
+    CN_MEMPOOL_ATTR_USED_MEM_CURRENT,
+    CN_MEMPOOL_ATTR_USED_MEM_HIGH,
+};
 
 typedef struct {
     uint32_t type;
@@ -170,7 +192,75 @@ typedef enum {
     CN_QUEUE_CAPTURE_MODE_RELAXED,
 } CNqueueCaptureMode;
 
-enum { CN_NOTIFIER_DEFAULT = 0 };
+enum { CN_QUEUE_ADD_CAPTURE_DEPENDENCIES, CN_QUEUE_SET_CAPTURE_DEPENDENCIES };
+
+enum {
+    CN_NOTIFIER_DEFAULT = 0,
+    CN_NOTIFIER_DISABLE_TIMING_SW = 2,
+    CN_NOTIFIER_DISABLE_TIMING_ALL = 4,
+    CN_NOTIFIER_INTERPROCESS = 8, /* only with DISABLE_TIMING_ALL */
+};
+/* Of cnPlaceNotifierWithFlags and cnQueueWaitNotifierWithFlags: in a capture it becomes a node. */
+enum { CN_NOTIFIER_PLACE_EXTERNAL = 1, CN_NOTIFIER_WAIT_EXTERNAL = 1 };
+
+/* What an atomic operation does (kind) and how (flag). The address is of cnMallocHost's memory. */
+enum { CN_ATOMIC_OP_REQUEST, CN_ATOMIC_OP_COMPARE };
+enum { CN_ATOMIC_REQUEST_ADD, CN_ATOMIC_REQUEST_SET, CN_ATOMIC_REQUEST_CLEAR };
+/* Until `first` is equal to what is at the address, not more, or less. */
+enum { CN_ATOMIC_COMPARE_EQUAL, CN_ATOMIC_COMPARE_LESS_EQUAL, CN_ATOMIC_COMPARE_LESS };
+
+/* -- TaskTopo: graphs -------------------------------------------------------------------------------- */
+
+typedef enum {
+    CN_TASK_TOPO_NODE_TYPE_EMPTY,
+    CN_TASK_TOPO_NODE_TYPE_KERNEL,
+    CN_TASK_TOPO_NODE_TYPE_HOST,
+    CN_TASK_TOPO_NODE_TYPE_MEMCPY,
+    CN_TASK_TOPO_NODE_TYPE_MEMSET,
+    CN_TASK_TOPO_NODE_TYPE_TASK_TOPO,
+    CN_TASK_TOPO_NODE_TYPE_NOTIFIER_PLACE,
+    CN_TASK_TOPO_NODE_TYPE_NOTIFIER_WAIT,
+} CNtaskTopoNodeType;
+
+typedef enum {
+    CN_TASK_TOPO_ENTITY_UPDATE_SUCCESS,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR_TOPOLOGY_CHANGED,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR_NODE_TYPE_CHANGED,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR_PARAMETERS_CHANGED,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR_NOT_SUPPORTED,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR_UNSUPPORTED_FUNCTION_CHANGE,
+    CN_TASK_TOPO_ENTITY_UPDATE_ERROR_ATTRIBUTES_CHANGED,
+} CNtaskTopoEntityUpdateResult;
+
+typedef struct {
+    CNhostFn fn;
+    void *userData;
+} CN_HOST_NODE_PARAMS;
+static_assert(sizeof(CN_HOST_NODE_PARAMS) == 16, "layout of CN_HOST_NODE_PARAMS");
+
+typedef struct {
+    CNkernel hkernel;
+    unsigned int dimx, dimy, dimz;
+    KernelClass c;
+    unsigned int reserve;
+    void **kernelParams;
+    void **extra;
+} CN_KERNEL_NODE_PARAMS;
+static_assert(sizeof(CN_KERNEL_NODE_PARAMS) == 48, "layout of CN_KERNEL_NODE_PARAMS");
+static_assert(offsetof(CN_KERNEL_NODE_PARAMS, kernelParams) == 32,
+              "layout of CN_KERNEL_NODE_PARAMS");
+
+typedef struct {
+    CNaddr dst;
+    size_t pitch;
+    unsigned int value;
+    unsigned int elementSize;
+    size_t width; /* elements */
+    size_t height;
+} CN_MEMSET_NODE_PARAMS;
+static_assert(sizeof(CN_MEMSET_NODE_PARAMS) == 40, "layout of CN_MEMSET_NODE_PARAMS");
+static_assert(offsetof(CN_MEMSET_NODE_PARAMS, width) == 24, "layout of CN_MEMSET_NODE_PARAMS");
 
 /* -- Errors, versions, devices ---------------------------------------------------------------------- */
 
@@ -188,6 +278,9 @@ CNresult cnDeviceTotalMem(uint64_t *bytes, CNdev device);
 CNresult cnDeviceGetPCIBusId(char *text, int length, CNdev device);
 CNresult cnDeviceGetUuid(CNuuid *uuid, CNdev device);
 CNresult cnDeviceGetUuidStr(char *text, int length, CNdev device);
+CNresult cnDeviceGetByUuidStr(CNdev *device, const char *text);
+CNresult cnDeviceGetByPCIBusId(CNdev *device, const char *text);
+CNresult cnDeviceCanPeerAble(int *can, CNdev from, CNdev to);
 
 /* -- Contexts ----------------------------------------------------------------------------------------- */
 
@@ -197,6 +290,7 @@ CNresult cnCtxGetCurrent(CNcontext *context);
 CNresult cnCtxSetCurrent(CNcontext context);
 CNresult cnCtxGetDevice(CNdev *device);
 CNresult cnCtxSync(void);
+CNresult cnCtxGetQueuePriorityRange(int *least, int *greatest);
 CNresult cnSharedContextGetState(CNdev device, unsigned int *flags, int *state);
 CNresult cnSharedContextAcquire(CNcontext *context, CNdev device);
 CNresult cnSharedContextRelease(CNdev device);
@@ -270,11 +364,17 @@ CNresult cnMemGetAllocationGranularity(uint64_t *bytes, CNmemAllocationProp *pro
                                        int option);
 CNresult cnMemRetainAllocationHandle(CNmemGenericAllocationHandle *handle, CNaddr address);
 
+CNresult cnMemGetAccess(CNmemAccessDesc *description, const CNmemLocation *location, void *address);
+CNresult cnMemGetAllocationPropertiesFromHandle(CNmemAllocationProp *properties,
+                                                CNmemGenericAllocationHandle handle);
+CNresult cnMemExportToShareableHandle(void *shareable, CNmemGenericAllocationHandle handle,
+                                      int kind, uint64_t flags);
 CNresult cnMemImportFromShareableHandle(CNmemGenericAllocationHandle *handle, void *shareable,
                                         int kind);
 
 CNresult cnDeviceGetMemPool(CNmemoryPool *pool, CNdev device);
 CNresult cnDeviceGetDefaultMemPool(CNmemoryPool *pool, CNdev device);
+CNresult cnDeviceSetMemPool(CNdev device, CNmemoryPool pool);
 CNresult cnMemPoolCreate(CNmemoryPool *pool, CNmemPoolProps *properties);
 CNresult cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue);
 CNresult cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool, CNqueue queue);
@@ -282,6 +382,8 @@ CNresult cnMemFreeAsync(CNaddr address, CNqueue queue);
 CNresult cnMemPoolDestroy(CNmemoryPool pool);
 CNresult cnMemPoolTrimTo(CNmemoryPool pool, size_t keep);
 CNresult cnMemPoolGetAttribute(CNmemoryPool pool, int attribute, void *value);
+CNresult cnMemPoolSetAttribute(CNmemoryPool pool, int attribute, void *value);
+CNresult cnMemPoolGetAccess(uint32_t *flags, CNmemoryPool pool, CNmemLocation *location);
 
 /* -- Queues and notifiers ----------------------------------------------------------------------------- */
 
@@ -297,17 +399,30 @@ CNresult cnQueueAddCallback(CNqueue queue, CNqueueCallback callback, void *argum
 CNresult cnQueueAtomicOperation(CNqueue queue, uint64_t address, uint64_t first, uint64_t second,
                                 int kind, uint64_t flag);
 CNresult cnInvokeHostFunc(CNqueue queue, CNhostFn function, void *argument);
+CNresult cnAtomicOperation(uint64_t address, uint64_t first, uint64_t second, int kind,
+                           uint64_t flag);
+CNresult cnAtomicReadOps(uint64_t address, uint64_t *value);
 CNresult cnQueueGetContext(CNqueue queue, CNcontext *context);
+CNresult cnQueueGetPriority(CNqueue queue, int *priority);
 CNresult cnQueueBeginCapture(CNqueue queue, CNqueueCaptureMode mode);
 CNresult cnQueueEndCapture(CNqueue queue, CNtaskTopo *topo);
 CNresult cnQueueIsCapturing(CNqueue queue, CNqueueCaptureStatus *status);
+CNresult cnQueueGetCaptureInfo(CNqueue queue, CNqueueCaptureStatus *status, uint64_t *id,
+                               CNtaskTopo *topo, const CNtaskTopoNode **dependencies,
+                               size_t *count);
+CNresult cnQueueUpdateCaptureDependencies(CNqueue queue, CNtaskTopoNode *dependencies, size_t count,
+                                          unsigned int flags);
 CNresult cnThreadExchangeQueueCaptureMode(CNqueueCaptureMode *mode);
 CNresult cnCreateNotifier(CNnotifier *notifier, unsigned int flags);
 CNresult cnDestroyNotifier(CNnotifier notifier);
 CNresult cnWaitNotifier(CNnotifier notifier);
 CNresult cnQueryNotifier(CNnotifier notifier);
 CNresult cnPlaceNotifier(CNnotifier notifier, CNqueue queue);
+CNresult cnPlaceNotifierWithFlags(CNnotifier notifier, CNqueue queue, unsigned int flags);
 CNresult cnNotifierElapsedTime(float *milliseconds, CNnotifier start, CNnotifier end);
+CNresult cnNotifierElapsedExecTime(float *milliseconds, CNnotifier start, CNnotifier end);
+CNresult cnIpcGetNotifierHandle(CNIpcNotifierHandle *handle, CNnotifier notifier);
+CNresult cnIpcOpenNotifierHandle(CNnotifier *notifier, CNIpcNotifierHandle handle);
 
 /* -- Kernels ------------------------------------------------------------------------------------------ */
 
@@ -322,7 +437,93 @@ CNresult cnInvokeKernel(CNkernel kernel, unsigned int x, unsigned int y, unsigne
                         void **extra);
 CNresult cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel, void **parameters,
                           void **extra);
-CNresult cnTaskTopoEntityInvoke(CNtaskTopoEntity entity, CNqueue queue);
+
+/* -- TaskTopo ------------------------------------------------------------------------------------------ */
+
+CNresult cnTaskTopoCreate(CNtaskTopo *topo, unsigned int flags);
+CNresult cnTaskTopoDestroy(CNtaskTopo topo);
+CNresult cnTaskTopoClone(CNtaskTopo *clone, CNtaskTopo topo);
+CNresult cnTaskTopoNodeFindInClone(CNtaskTopoNode *found, CNtaskTopoNode node, CNtaskTopo clone);
+CNresult cnTaskTopoDestroyNode(CNtaskTopoNode node);
+CNresult cnTaskTopoGetEdges(CNtaskTopo topo, CNtaskTopoNode *from, CNtaskTopoNode *to,
+                            size_t *count);
+CNresult cnTaskTopoGetNodes(CNtaskTopo topo, CNtaskTopoNode *nodes, size_t *count);
+CNresult cnTaskTopoGetRootNodes(CNtaskTopo topo, CNtaskTopoNode *nodes, size_t *count);
+CNresult cnTaskTopoAddDependencies(CNtaskTopo topo, const CNtaskTopoNode *from,
+                                   const CNtaskTopoNode *to, size_t count);
+CNresult cnTaskTopoRemoveDependencies(CNtaskTopo topo, const CNtaskTopoNode *from,
+                                      const CNtaskTopoNode *to, size_t count);
+CNresult cnTaskTopoNodeGetDependencies(CNtaskTopoNode node, CNtaskTopoNode *nodes, size_t *count);
+CNresult cnTaskTopoNodeGetDependentNodes(CNtaskTopoNode node, CNtaskTopoNode *nodes, size_t *count);
+CNresult cnTaskTopoNodeGetType(CNtaskTopoNode node, CNtaskTopoNodeType *type);
+CNresult cnTaskTopoDebugDotPrint(CNtaskTopo topo, const char *path, unsigned int flags);
+CNresult cnUserObjectCreate(CNuserObject *object, void *pointer, CNhostFn destroy,
+                            unsigned int count, unsigned int flags);
+CNresult cnUserObjectAcquire(CNuserObject object, unsigned int count);
+CNresult cnUserObjectRelease(CNuserObject object, unsigned int count);
+CNresult cnTaskTopoAcquireUserObject(CNtaskTopo topo, CNuserObject object, unsigned int count,
+                                     unsigned int flags);
+CNresult cnTaskTopoReleaseUserObject(CNtaskTopo topo, CNuserObject object, unsigned int count);
+
+CNresult cnTaskTopoAddEmptyNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                const CNtaskTopoNode *dependencies, size_t count);
+CNresult cnTaskTopoAddHostNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                               const CNtaskTopoNode *dependencies, size_t count,
+                               const CN_HOST_NODE_PARAMS *parameters);
+CNresult cnTaskTopoAddKernelNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                 const CNtaskTopoNode *dependencies, size_t count,
+                                 const CN_KERNEL_NODE_PARAMS *parameters);
+CNresult cnTaskTopoAddMemcpyNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                 const CNtaskTopoNode *dependencies, size_t count,
+                                 const CNmemcpy3dParam *parameters);
+CNresult cnTaskTopoAddMemsetNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                 const CNtaskTopoNode *dependencies, size_t count,
+                                 const CN_MEMSET_NODE_PARAMS *parameters);
+CNresult cnTaskTopoAddChildTopoNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                    const CNtaskTopoNode *dependencies, size_t count,
+                                    CNtaskTopo child);
+CNresult cnTaskTopoAddNotifierPlaceNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                        const CNtaskTopoNode *dependencies, size_t count,
+                                        CNnotifier notifier);
+CNresult cnTaskTopoAddNotifierWaitNode(CNtaskTopoNode *node, CNtaskTopo topo,
+                                       const CNtaskTopoNode *dependencies, size_t count,
+                                       CNnotifier notifier);
+CNresult cnTaskTopoHostNodeGetParams(CNtaskTopoNode node, CN_HOST_NODE_PARAMS *parameters);
+CNresult cnTaskTopoHostNodeSetParams(CNtaskTopoNode node, const CN_HOST_NODE_PARAMS *parameters);
+CNresult cnTaskTopoKernelNodeGetParams(CNtaskTopoNode node, CN_KERNEL_NODE_PARAMS *parameters);
+CNresult cnTaskTopoKernelNodeSetParams(CNtaskTopoNode node,
+                                       const CN_KERNEL_NODE_PARAMS *parameters);
+CNresult cnTaskTopoMemcpyNodeGetParams(CNtaskTopoNode node, CNmemcpy3dParam *parameters);
+CNresult cnTaskTopoMemcpyNodeSetParams(CNtaskTopoNode node, const CNmemcpy3dParam *parameters);
+CNresult cnTaskTopoMemsetNodeGetParams(CNtaskTopoNode node, CN_MEMSET_NODE_PARAMS *parameters);
+CNresult cnTaskTopoMemsetNodeSetParams(CNtaskTopoNode node,
+                                       const CN_MEMSET_NODE_PARAMS *parameters);
+CNresult cnTaskTopoChildTopoNodeGetTopo(CNtaskTopoNode node, CNtaskTopo *topo);
+CNresult cnTaskTopoNotifierPlaceNodeGetNotifier(CNtaskTopoNode node, CNnotifier *notifier);
+CNresult cnTaskTopoNotifierPlaceNodeSetNotifier(CNtaskTopoNode node, CNnotifier notifier);
+CNresult cnTaskTopoNotifierWaitNodeGetNotifier(CNtaskTopoNode node, CNnotifier *notifier);
+CNresult cnTaskTopoNotifierWaitNodeSetNotifier(CNtaskTopoNode node, CNnotifier notifier);
+
+CNresult cnTaskTopoInstantiate(CNtaskTopoEntity *entity, CNtaskTopo topo, CNtaskTopoNode *error,
+                               char *log, size_t bytes);
 CNresult cnTaskTopoEntityDestroy(CNtaskTopoEntity entity);
+CNresult cnTaskTopoEntityInvoke(CNtaskTopoEntity entity, CNqueue queue);
+CNresult cnTaskTopoUpload(CNtaskTopoEntity entity, CNqueue queue);
+CNresult cnTaskTopoEntityUpdate(CNtaskTopoEntity entity, CNtaskTopo topo, CNtaskTopoNode *error,
+                                CNtaskTopoEntityUpdateResult *found);
+CNresult cnTaskTopoEntityHostNodeSetParams(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                           const CN_HOST_NODE_PARAMS *parameters);
+CNresult cnTaskTopoEntityKernelNodeSetParams(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                             const CN_KERNEL_NODE_PARAMS *parameters);
+CNresult cnTaskTopoEntityMemcpyNodeSetParams(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                             const CNmemcpy3dParam *parameters);
+CNresult cnTaskTopoEntityMemsetNodeSetParams(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                             const CN_MEMSET_NODE_PARAMS *parameters);
+CNresult cnTaskTopoEntityChildTopoNodeSetParams(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                                CNtaskTopo child);
+CNresult cnTaskTopoEntityNotifierPlaceNodeSetNotifier(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                                      CNnotifier notifier);
+CNresult cnTaskTopoEntityNotifierWaitNodeSetNotifier(CNtaskTopoEntity entity, CNtaskTopoNode node,
+                                                     CNnotifier notifier);
 
 #endif

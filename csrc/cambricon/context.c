@@ -1,6 +1,8 @@
 /* Contexts: what they cost, which device they are on, and when they and all they hold are gone. */
 #include "shim.h"
 
+#include "shim/memory/shared.h"
+
 #include <pthread.h>
 #include <string.h>
 
@@ -38,6 +40,7 @@ static void gone(uint64_t index) {
     struct aliquot_context *of = &contexts[index];
     aliquot_allocations_context_gone(ALIQUOT_LINEAR, (uint16_t)index);
     aliquot_modules_context_gone((uint16_t)index);
+    aliquot_shared_owner_gone((uint16_t)index);
     if (of->device >= 0)
         aliquot_withdraw((uint32_t)of->device, of->base);
     aliquot_table_take(&handles, (uintptr_t)of->handle, &index);

@@ -42,6 +42,12 @@ static void forget(void) {
     aliquot_time_forget();
 }
 
+/* Before a refusal. */
+static void settle(uint32_t device) {
+    aliquot_pools_settle(device);
+    aliquot_vmm_settle();
+}
+
 static bool attach(void) {
     struct aliquot_error error = {"the driver behind the shim was not found"};
     const char *folder = aliquot_folder();
@@ -70,7 +76,7 @@ static CNresult map_devices(void) {
     }
     uint64_t page = aliquot_slice.grant->device[0].page_bytes;
     aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
-    aliquot_settle = aliquot_pools_settle;
+    aliquot_settle = settle;
     aliquot_one_device = count == 1;
     aliquot_set_prepared();
     pthread_mutex_unlock(&mutex);

@@ -140,6 +140,7 @@ static CNresult shown(CNresult result, uint64_t *free_bytes, uint64_t *total) {
     if (cap >= *total)
         return result;
     aliquot_synchronised();
+    aliquot_vmm_settle();
     uint64_t used = aliquot_used(device);
     *total = cap;
     *free_bytes = used < cap ? cap - used : 0;

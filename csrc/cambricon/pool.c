@@ -13,6 +13,10 @@ struct pool {
     uint64_t charged; /* bytes */
 };
 
+/* By how much more than was asked for pools of each device have grown at once, bytes: that much is charged
+ * beforehand too, from when it is known. relaxed: a guess. */
+static _Atomic uint64_t slack[ALIQUOT_MAX_DEVICES];
+
 /* Held over the driver's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct pool pools[POOLS];
@@ -130,7 +134,7 @@ static CNmemoryPool pool_of(CNqueue queue) {
 struct growth {
     CNmemoryPool pool;
     uint32_t device;
-    uint64_t bytes;
+    uint64_t asked, bytes; /* bytes: charged */
     bool ours;
 };
 
@@ -139,10 +143,16 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
     if (aliquot_ready() != CN_SUCCESS || !pool)
         return CN_SUCCESS;
     int device = device_of(pool);
-    if (device < 0)
-        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    if (device < 0) {
+        uint64_t used;
+        /* What is no pool is between the program and the driver. */
+        return reads(pool, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) ? CN_MEMORY_ERROR_OUT_OF_MEMORY
+                                                                    : CN_SUCCESS;
+    }
     growth->device = (uint32_t)device;
-    growth->bytes = aliquot_whole_pages(growth->device, bytes);
+    growth->asked = aliquot_whole_pages(growth->device, bytes);
+    growth->bytes =
+        growth->asked + atomic_load_explicit(&slack[growth->device], memory_order_relaxed);
     /* The mutex comes after it, for a refusal settles. */
     if (!aliquot_charge(growth->device, growth->bytes))
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
@@ -157,8 +167,15 @@ static CNresult finish(const struct growth *growth, CNresult result) {
     struct pool *pool = find_or_add(growth->pool, growth->device);
     if (result != CN_SUCCESS)
         aliquot_withdraw(growth->device, growth->bytes);
-    else if (pool)
+    else if (pool) {
+        uint64_t before = pool->charged;
         settle(pool, growth->bytes);
+        uint64_t grown = pool->charged > before ? pool->charged - before : 0;
+        if (grown >
+            growth->asked + atomic_load_explicit(&slack[growth->device], memory_order_relaxed))
+            atomic_store_explicit(&slack[growth->device], grown - growth->asked,
+                                  memory_order_relaxed);
+    }
     pthread_mutex_unlock(&mutex);
     return result;
 }

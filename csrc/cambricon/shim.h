@@ -65,6 +65,9 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 
 #define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
+/* What only a descriptor kept is given back once that is closed. Cheap when there is none. */
+void aliquot_vmm_settle(void);
+
 /* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
  * Cheap when there are none. */
 void aliquot_pools_settle(uint32_t device);

@@ -46,8 +46,8 @@ bool aliquot_vendor_ready(void) { return aliquot_ready() == CN_SUCCESS; }
 bool aliquot_vendor_captured(uint64_t lane) {
     CNqueueCaptureStatus status = CN_QUEUE_CAPTURE_STATUS_NONE;
     CNresult result = CN_SUCCESS;
-    /* Default queues cannot be captured. */
-    if (!(lane & ALIQUOT_LANE_DEFAULT) && HAVE(cnQueueIsCapturing))
+    /* The default queue of all threads cannot be captured. */
+    if ((!(lane & ALIQUOT_LANE_DEFAULT) || lane & ALIQUOT_LANE_OWN) && HAVE(cnQueueIsCapturing))
         result = REAL(cnQueueIsCapturing)(queue_of(lane), &status);
     return result != CN_SUCCESS || status != CN_QUEUE_CAPTURE_STATUS_NONE;
 }

@@ -4,13 +4,11 @@
  */
 #include "shim.h"
 
-#include <dirent.h>
-#include <errno.h>
+#include "shim/memory/descriptor.h"
+
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 
 /* Physical allocations alive at once that are told apart, and bindings to multicast objects. */
 #define OBJECTS (1u << 20)
@@ -73,41 +71,9 @@ static void free_object(uint32_t index) {
     object_free = index;
 }
 
-/* What names the memory that a descriptor stands for; 0: nothing does. */
-static uint64_t file_key(int fd) {
-    struct stat status;
-    /* One device file behind every export tells nothing. */
-    if (fd < 0 || fstat(fd, &status) < 0 || S_ISCHR(status.st_mode))
-        return 0;
-    uint64_t key = (uint64_t)status.st_dev * 0x9e3779b97f4a7c15ull ^ (uint64_t)status.st_ino;
-    return (key ^ key >> 29) * 0xbf58476d1ce4e5b9ull | 1;
-}
-
-/* Another descriptor of this process that stands for the same memory (a copy, or a later export), or
- * -1. */
-static int other_descriptor(uint64_t key) {
-    DIR *folder = opendir("/proc/self/fd");
-    int found = -1;
-    for (const struct dirent *entry; folder && found < 0 && (entry = readdir(folder));) {
-        int fd = entry->d_name[0] == '.' ? -1 : atoi(entry->d_name);
-        if (file_key(fd) == key)
-            found = fd;
-    }
-    if (folder)
-        closedir(folder);
-    return found;
-}
-
 /* Whether the process has the memory in a descriptor, though it may hold no handle of it. */
 static bool is_exported(struct object *of) {
-    if (!of->key || of->fd < 0)
-        return false;
-    if (file_key(of->fd) != of->key) {
-        int saved = errno;
-        of->fd = other_descriptor(of->key);
-        errno = saved;
-    }
-    return of->fd >= 0;
+    return of->key && aliquot_descriptor_open(&of->fd, of->key);
 }
 
 static void settle_object(uint32_t index);
@@ -343,7 +309,7 @@ CUresult aliquot_cuMemExportToShareableHandle(void *shareable, CUmemGenericAlloc
     if (result != CUDA_SUCCESS)
         return result;
     bool file = type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-    uint64_t key = file ? file_key(*(int *)shareable) : shared_key(shareable, type);
+    uint64_t key = file ? aliquot_descriptor_key(*(int *)shareable) : shared_key(shareable, type);
     pthread_mutex_lock(&mutex);
     uint32_t index = key ? object_of(handle) : 0;
     if (index && object[index].bytes && !object[index].key) {
@@ -359,7 +325,7 @@ CUresult aliquot_cuMemExportToShareableHandle(void *shareable, CUmemGenericAlloc
 CUresult aliquot_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle,
                                                 void *shareable, CUmemAllocationHandleType type) {
     uint64_t key = type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-                       ? file_key((int)(intptr_t)shareable)
+                       ? aliquot_descriptor_key((int)(intptr_t)shareable)
                        : (shareable ? shared_key(shareable, type) : 0);
     /* Written down before: an exporter that lets go meanwhile passes the charge on. */
     key = key && aliquot_ready() == CUDA_SUCCESS ? aliquot_hold_import(key) : 0;

@@ -479,6 +479,8 @@ const char *sim_record_name(const char *name);
  * False: no thread could be made. */
 bool sim_thread_copy(struct sim_item *item);
 bool sim_thread_host(struct sim_item *item);
+/* Whether the calling thread is in one of the application's host functions. */
+extern _Thread_local bool sim_in_host_function __attribute__((tls_model("initial-exec")));
 void sim_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t until_ns);
 void sim_futex_wake(_Atomic uint32_t *word, int count);
 

@@ -145,11 +145,15 @@ static void move_bytes(struct sim_op *op) {
         sim_engine_written();
 }
 
+_Thread_local bool sim_in_host_function __attribute__((tls_model("initial-exec")));
+
 static void call_host(struct sim_op *op) {
+    sim_in_host_function = true;
     if (op->call.callback != NULL)
         op->call.callback(op->call.handle, CUDA_SUCCESS, op->call.arg);
     else
         op->call.fn(op->call.arg);
+    sim_in_host_function = false;
 }
 
 bool sim_thread_copy(struct sim_item *item) {

@@ -2,6 +2,7 @@
 #include "memory.h"
 
 #include "exec.h"
+#include "state_private.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +88,43 @@ CUresult cuIpcGetMemHandle(CUipcMemHandle *out, CUdeviceptr ptr) {
     memset(out, 0, sizeof *out);
     memcpy(out, &handle, sizeof handle);
     return CUDA_SUCCESS;
+}
+
+/* ---- In one word ----------------------------------------------------------------------------- */
+
+/* The share's number, where in its pages (in units of OFFSET_UNIT, to the end of one), and the low
+ * bits of its nonce, which is never 0 in them. */
+enum { NUMBER_BITS = 16, OFFSET_BITS = 13, OFFSET_UNIT = 256 };
+_Static_assert(SIM_SHARES_MAX <= 1 << NUMBER_BITS, "a share's number has so many bits");
+#define NONCE_MASK (UINT64_MAX >> (NUMBER_BITS + OFFSET_BITS))
+
+uint64_t sim_ipc_pack(const CUipcMemHandle *in) {
+    struct handle handle;
+    memcpy(&handle, in, sizeof handle);
+    return handle.name.number | handle.offset / OFFSET_UNIT << NUMBER_BITS |
+           (handle.name.nonce & NONCE_MASK) << (NUMBER_BITS + OFFSET_BITS);
+}
+
+bool sim_ipc_unpack(uint64_t word, CUipcMemHandle *out) {
+    struct handle handle = {
+        .magic = IPC_MAGIC,
+        .state = state_key(),
+        .name = {.number = (uint32_t)(word & (SIM_SHARES_MAX - 1))},
+        .offset = (word >> NUMBER_BITS & ((1u << OFFSET_BITS) - 1)) * OFFSET_UNIT,
+        .owner = UINT32_MAX, /* not told: a process may open its own */
+    };
+    const struct sim_share *record = sim_share_record(sim_state, &handle.name);
+    /* Acquire: of a share that lives all is seen. Whether it is the same is looked at under its
+     * lock once more. */
+    uint64_t status = atomic_load_explicit(&record->status, memory_order_acquire);
+    handle.name.nonce = status >> 2;
+    handle.name.device = record->device;
+    if (sim_share_status_of(status) != SIM_SHARE_LIVE || record->kind != SIM_SHARE_IPC ||
+        (handle.name.nonce & NONCE_MASK) != word >> (NUMBER_BITS + OFFSET_BITS))
+        return false;
+    memset(out, 0, sizeof *out);
+    memcpy(out, &handle, sizeof handle);
+    return true;
 }
 
 /* ---- Opening ------------------------------------------------------------------------------- */

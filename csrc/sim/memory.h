@@ -257,4 +257,11 @@ void array_context_fini(const struct sim_context *ctx);
  * there is none. */
 struct block *block_lock(CUdeviceptr address, struct heap **heap);
 
+/* ---- IPC handles in one word (ipc.c), for vendors whose own have no more ----------------------- */
+
+/* Never 0. */
+uint64_t sim_ipc_pack(const CUipcMemHandle *handle);
+/* False: it is none of this node's, or its memory is gone. */
+bool sim_ipc_unpack(uint64_t word, CUipcMemHandle *handle);
+
 #endif

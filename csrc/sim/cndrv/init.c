@@ -1,126 +1,70 @@
 /* The library as a whole: initialisation, the devices, versions and the names of errors. */
 #include "cndrv_sim.h"
 
-#include <pthread.h>
+#include "../exec_impl.h"
+
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Of the library and the driver that it stands for. */
 enum { MAJOR = 2, MINOR = 15, PATCH = 5, DRIVER_MAJOR = 5, DRIVER_MINOR = 10, DRIVER_PATCH = 29 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct sim_state *state;
-static pid_t opened_by; /* the mapping is not inherited by a child, however it was made */
-static struct sim_cn_device devices[SIM_DEVICES_MAX];
-static uint32_t count;
-
-struct sim_state *sim_cn_state(void) {
-    return state;
+CNresult cn_error(CUresult result) {
+    static const struct {
+        CUresult driver;
+        CNresult here;
+    } codes[] = {
+        {CUDA_SUCCESS, CN_SUCCESS},
+        {CUDA_ERROR_NOT_READY, CN_ERROR_NOT_READY},
+        {CUDA_ERROR_NOT_INITIALIZED, CN_ERROR_NOT_INITIALIZED},
+        {CUDA_ERROR_DEINITIALIZED, CN_ERROR_DEINITIALIZED},
+        {CUDA_ERROR_NO_DEVICE, CN_ERROR_NO_DEVICE},
+        {CUDA_ERROR_INVALID_DEVICE, CN_ERROR_INVALID_DEVICE},
+        {CUDA_ERROR_INVALID_VALUE, CN_ERROR_INVALID_VALUE},
+        {CUDA_ERROR_OPERATING_SYSTEM, CN_ERROR_OPERATING_SYSTEM},
+        {CUDA_ERROR_INVALID_HANDLE, CN_ERROR_INVALID_HANDLE},
+        {CUDA_ERROR_ILLEGAL_STATE, CN_ERROR_ILLEGAL_STATE},
+        {CUDA_ERROR_NOT_SUPPORTED, CN_OPS_ERROR_NOT_SUPPORTED},
+        {CUDA_ERROR_PEER_ACCESS_UNSUPPORTED, CN_OPS_ERROR_NOT_SUPPORTED},
+        {CUDA_ERROR_NOT_PERMITTED, CN_OPS_ERROR_NOT_PERMITTED},
+        {CUDA_ERROR_OUT_OF_MEMORY, CN_MEMORY_ERROR_OUT_OF_MEMORY},
+        {CUDA_ERROR_INVALID_CONTEXT, CN_CONTEXT_ERROR_INVALID},
+        {CUDA_ERROR_CONTEXT_IS_DESTROYED, CN_CONTEXT_ERROR_INVALID},
+        {CUDA_ERROR_NOT_FOUND, CN_ERROR_NOT_FOUND},
+        {CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, CN_ERROR_QUEUE_CAPTURE_UNSUPPORTED},
+        {CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, CN_ERROR_QUEUE_CAPTURE_UNSUPPORTED},
+        {CUDA_ERROR_CAPTURED_EVENT, CN_ERROR_QUEUE_CAPTURE_UNSUPPORTED},
+        {CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, CN_ERROR_QUEUE_CAPTURE_INVALIDATED},
+        {CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, CN_ERROR_QUEUE_CAPTURE_WRONG_THREAD},
+        {CUDA_ERROR_STREAM_CAPTURE_MERGE, CN_ERROR_QUEUE_CAPTURE_MERGED},
+        {CUDA_ERROR_STREAM_CAPTURE_UNJOINED, CN_ERROR_QUEUE_CAPTURE_UNJOINED},
+        {CUDA_ERROR_STREAM_CAPTURE_ISOLATION, CN_ERROR_QUEUE_CAPTURE_ISOLATION},
+        {CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, CN_ERROR_QUEUE_CAPTURE_UNMATCHED},
+        {CUDA_ERROR_GRAPH_EXEC_UPDATE_FAILURE, CN_ERROR_TASK_TOPO_ENTITY_UPDATE_FAILURE},
+    };
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++)
+        if (codes[i].driver == result)
+            return codes[i].here;
+    return CN_INVOKE_ERROR;
 }
-uint32_t sim_cn_count(void) { return count; }
 
-struct sim_cn_device *sim_cn_device(uint64_t ordinal) {
-    return ordinal < count ? &devices[ordinal] : NULL;
+CNresult cn_begin(void) {
+    CUresult result = sim_ready();
+    if (result == CUDA_SUCCESS && sim_in_host_function)
+        result = CUDA_ERROR_NOT_PERMITTED;
+    return cn_error(result);
 }
 
-CNresult sim_cn_enter(void) {
-    pthread_mutex_lock(&lock);
-    if (state && opened_by == getpid())
-        return CN_SUCCESS;
-    pthread_mutex_unlock(&lock);
-    return CN_ERROR_NOT_INITIALIZED;
+CNresult cn_enter(struct sim_context **context) {
+    CNresult result = cn_begin();
+    return result == CN_SUCCESS ? cn_error(sim_enter(context)) : result;
 }
-
-void sim_cn_leave(void) { pthread_mutex_unlock(&lock); }
 
 /* What the simulator does not implement says so. */
-int sim_unsupported(const char *name);
-int sim_unsupported(const char *name) {
-    (void)name;
-    return CN_OPS_ERROR_NOT_SUPPORTED;
-}
+int cn_unsupported(const char *name);
+int cn_unsupported(const char *name) { return (int)cn_error(sim_unsupported(name)); }
 
-/* ---- cnInit ------------------------------------------------------------------------------------ */
-
-/* A child must not come to hold the descriptor of `state` while it is being opened. */
-static void before_fork(void) { pthread_mutex_lock(&lock); }
-static void after_fork(void) { pthread_mutex_unlock(&lock); }
-
-__attribute__((constructor)) static void watch_forks(void) {
-    pthread_atfork(before_fork, after_fork, after_fork);
-}
-
-/* Ends by itself: what it held is given back without the delay of a killed process. */
-__attribute__((destructor)) static void say_farewell(void) {
-    if (state && opened_by == getpid())
-        atomic_store_explicit(&state->header->slots[state->slot].exiting, 1, memory_order_relaxed);
-}
-
-/* By PCI address, as the management library counts them. */
-static void see_devices(bool by_file) {
-    const struct sim_node_config *node = state->node;
-    uint32_t numbers[SIM_DEVICES_MAX];
-    count = 0;
-    for (uint32_t d = 0; d < node->device_count; d++) {
-        if (node->devices[d].vendor != SIM_VENDOR_CAMBRICON ||
-            (by_file && !sim_node_openable(node, d)))
-            continue;
-        uint64_t key = sim_node_pci_key(&node->devices[d]);
-        uint32_t at = count++;
-        for (; at && key < sim_node_pci_key(&node->devices[numbers[at - 1]]); at--)
-            numbers[at] = numbers[at - 1];
-        numbers[at] = d;
-    }
-    uint32_t process = state->header->slots[state->slot].process;
-    for (uint32_t i = 0; i < count; i++) {
-        struct sim_timeline *timeline = &state->header->devices[numbers[i]].timeline;
-        devices[i] = (struct sim_cn_device){
-            .number = numbers[i],
-            .config = &node->devices[numbers[i]],
-            .timeline = timeline,
-            .entry = sim_timeline_join(timeline, state->slot, process),
-        };
-    }
-}
-
-static CNresult open_state(void) {
-    bool by_file;
-    char why[512];
-    const char *folder = sim_node_folder(&by_file);
-    int error = sim_state_open(folder, getenv("ALIQUOT_SIM_GROUP"), false, &state, why, sizeof why);
-    if (error) {
-        state = NULL;
-        return CN_ERROR_NO_DEVICE;
-    }
-    see_devices(by_file);
-    CNresult result = count ? CN_SUCCESS : CN_ERROR_NO_DEVICE;
-    /* A device's timeline has room for so many processes. */
-    for (uint32_t i = 0; i < count; i++)
-        if (devices[i].entry < 0)
-            result = CN_CONTEXT_ERROR_OUT_OF_RESOURCES;
-    if (result != CN_SUCCESS) {
-        sim_state_close(state);
-        state = NULL;
-        return result;
-    }
-    opened_by = getpid();
-    return CN_SUCCESS;
-}
-
-CNresult cnInit(unsigned int flags) {
-    if (flags)
-        return CN_ERROR_INVALID_VALUE;
-    pthread_mutex_lock(&lock);
-    CNresult result = CN_SUCCESS;
-    if (state && opened_by != getpid())
-        result = CN_ERROR_NOT_INITIALIZED; /* a child of an initialised process */
-    else if (!state)
-        result = open_state();
-    pthread_mutex_unlock(&lock);
-    return result;
-}
+CNresult cnInit(unsigned int flags) { return cn_error(cuInit(flags)); }
 
 /* ---- Versions and errors ------------------------------------------------------------------------ */
 
@@ -138,18 +82,15 @@ CNresult cnGetLibVersion(int *major, int *minor, int *patch) {
 }
 
 CNresult cnDriverGetVersion(int *major, int *minor, int *patch) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    return sim_cn_left(version(major, minor, patch, (const int[]){MAJOR, MINOR, PATCH}));
+    CNresult result = cn_begin();
+    return result == CN_SUCCESS ? version(major, minor, patch, (const int[]){MAJOR, MINOR, PATCH})
+                                : result;
 }
 
 CNresult cnGetDriverVersion(int *major, int *minor, int *patch) {
     static const int found[] = {DRIVER_MAJOR, DRIVER_MINOR, DRIVER_PATCH};
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    return sim_cn_left(version(major, minor, patch, found));
+    CNresult result = cn_begin();
+    return result == CN_SUCCESS ? version(major, minor, patch, found) : result;
 }
 
 #define NAMED(name)                                                                                \
@@ -177,6 +118,18 @@ static const struct {
     NAMED(CN_ERROR_NOT_FOUND),
     NAMED(CN_ERROR_INVALID_KERNEL),
     NAMED(CN_FATBIN_INVALID_IMAGE),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_UNSUPPORTED),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_INVALIDATED),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_WRONG_THREAD),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_MERGED),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_UNJOINED),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_ISOLATION),
+    NAMED(CN_ERROR_QUEUE_CAPTURE_UNMATCHED),
+    NAMED(CN_ERROR_TASK_TOPO_ENTITY_UPDATE_FAILURE),
+    NAMED(CN_OPS_ERROR_NOT_PERMITTED),
+    NAMED(CN_ERROR_ILLEGAL_STATE),
+    NAMED(CN_ERROR_INVALID_HANDLE),
+    NAMED(CN_ERROR_INVALID_ADDRESS),
 };
 
 CNresult cnGetErrorName(CNresult error, const char **text) {
@@ -194,37 +147,30 @@ CNresult cnGetErrorString(CNresult error, const char **text) { return cnGetError
 /* ---- Devices ------------------------------------------------------------------------------------- */
 
 CNresult cnDeviceGetCount(int *found) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    if (!found)
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    *found = (int)count;
-    return sim_cn_left(CN_SUCCESS);
+    CNresult result = cn_begin();
+    return result == CN_SUCCESS ? cn_error(cuDeviceGetCount(found)) : result;
 }
 
 CNresult cnDeviceGet(CNdev *device, int ordinal) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    if (!device)
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    if (ordinal < 0 || !sim_cn_device((uint64_t)ordinal))
-        return sim_cn_left(CN_ERROR_INVALID_DEVICE);
-    *device = (CNdev)ordinal;
-    return sim_cn_left(CN_SUCCESS);
+    CNresult result = cn_begin();
+    CUdevice found;
+    if (result == CN_SUCCESS && !device)
+        result = CN_ERROR_INVALID_VALUE;
+    if (result == CN_SUCCESS)
+        result = cn_error(cuDeviceGet(&found, ordinal));
+    if (result == CN_SUCCESS)
+        *device = (CNdev)found;
+    return result;
 }
 
-/* Enters, and finds the device for what is told of it; `*result` is what goes wrong. */
+/* The device of which something is told; NULL: `*result` says why not. */
 static const struct sim_device_config *told_of(CNdev device, const void *out, CNresult *result) {
-    *result = sim_cn_enter();
-    if (*result != CN_SUCCESS)
-        return NULL;
-    const struct sim_cn_device *found = sim_cn_device(device);
-    if (found && out)
-        return found->config;
-    *result = sim_cn_left(found ? CN_ERROR_INVALID_VALUE : CN_ERROR_INVALID_DEVICE);
-    return NULL;
+    *result = cn_begin();
+    if (*result == CN_SUCCESS && device >= (CNdev)sim_device_count())
+        *result = CN_ERROR_INVALID_DEVICE;
+    if (*result == CN_SUCCESS && !out)
+        *result = CN_ERROR_INVALID_VALUE;
+    return *result == CN_SUCCESS ? sim_device_config((CUdevice)device) : NULL;
 }
 
 static CNresult text_out(char *to, int64_t length, const char *text) {
@@ -237,30 +183,43 @@ static CNresult text_out(char *to, int64_t length, const char *text) {
 CNresult cnDeviceGetName(char *name, unsigned int length, CNdev device) {
     CNresult result;
     const struct sim_device_config *config = told_of(device, name, &result);
-    return config ? sim_cn_left(text_out(name, length, config->name)) : result;
+    return config ? text_out(name, length, config->name) : result;
 }
 
 CNresult cnDeviceGetUuid(CNuuid *uuid, CNdev device) {
     CNresult result;
     const struct sim_device_config *config = told_of(device, uuid, &result);
-    if (!config)
-        return result;
-    memcpy(uuid->uuid, config->uuid, sizeof uuid->uuid);
-    return sim_cn_left(CN_SUCCESS);
+    if (config)
+        memcpy(uuid->uuid, config->uuid, sizeof uuid->uuid);
+    return result;
+}
+
+enum { UUID_LETTERS = 36 };
+
+/* Without what the simulator has before it. */
+static void uuid_text(const struct sim_device_config *config, char text[UUID_LETTERS + 1]) {
+    char whole[SIM_UUID_TEXT];
+    sim_node_uuid(config->uuid, whole);
+    memcpy(text, strchr(whole, '-') + 1, UUID_LETTERS + 1);
 }
 
 CNresult cnDeviceGetUuidStr(char *text, int length, CNdev device) {
     CNresult result;
-    char whole[SIM_UUID_TEXT];
+    char found[UUID_LETTERS + 1];
     const struct sim_device_config *config = told_of(device, text, &result);
     if (!config)
         return result;
-    sim_node_uuid(config->uuid, whole);
-    /* Its 36 letters fill 36 bytes; there is an end where there is room for it. */
-    if (length < 36)
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    memcpy(text, strchr(whole, '-') + 1, length > 36 ? 37 : 36);
-    return sim_cn_left(CN_SUCCESS);
+    uuid_text(config, found);
+    /* Its letters fill 36 bytes; there is an end where there is room for it. */
+    if (length < UUID_LETTERS)
+        return CN_ERROR_INVALID_VALUE;
+    memcpy(text, found, length > UUID_LETTERS ? UUID_LETTERS + 1 : UUID_LETTERS);
+    return CN_SUCCESS;
+}
+
+static void place_text(const struct sim_device_config *config, char text[32]) {
+    snprintf(text, 32, "%04x:%02x:%02x.0", config->pci_domain & 0xffff, config->pci_bus & 0xff,
+             config->pci_device & 0xff);
 }
 
 CNresult cnDeviceGetPCIBusId(char *text, int length, CNdev device) {
@@ -269,16 +228,49 @@ CNresult cnDeviceGetPCIBusId(char *text, int length, CNdev device) {
     const struct sim_device_config *config = told_of(device, text, &result);
     if (!config)
         return result;
-    snprintf(whole, sizeof whole, "%04x:%02x:%02x.0", config->pci_domain & 0xffff,
-             config->pci_bus & 0xff, config->pci_device & 0xff);
-    return sim_cn_left(text_out(text, length, whole));
+    place_text(config, whole);
+    return text_out(text, length, whole);
+}
+
+/* The device whose name, as `tell` has it, begins the text. */
+static CNresult find_device(CNdev *device, const char *text,
+                            void (*tell)(const struct sim_device_config *, char *)) {
+    CNresult result = cn_begin();
+    if (result != CN_SUCCESS)
+        return result;
+    if (!device || !text)
+        return CN_ERROR_INVALID_VALUE;
+    for (int d = 0; d < sim_device_count(); d++) {
+        char name[64];
+        tell(sim_device_config(d), name);
+        if (strncmp(text, name, strlen(name)) == 0) {
+            *device = (CNdev)d;
+            return CN_SUCCESS;
+        }
+    }
+    return CN_ERROR_INVALID_DEVICE;
+}
+
+CNresult cnDeviceGetByUuidStr(CNdev *device, const char *text) {
+    return find_device(device, text, uuid_text);
+}
+
+CNresult cnDeviceGetByPCIBusId(CNdev *device, const char *text) {
+    return find_device(device, text, place_text);
 }
 
 CNresult cnDeviceTotalMem(uint64_t *bytes, CNdev device) {
     CNresult result;
     const struct sim_device_config *config = told_of(device, bytes, &result);
-    if (!config)
+    if (config)
+        *bytes = config->memory - config->reserved;
+    return result;
+}
+
+CNresult cnDeviceCanPeerAble(int *can, CNdev from, CNdev to) {
+    CNresult result;
+    if (!told_of(from, can, &result) || !told_of(to, can, &result))
         return result;
-    *bytes = config->memory - config->reserved;
-    return sim_cn_left(CN_SUCCESS);
+    *can = sim_device_peers((CUdevice)from, (CUdevice)to);
+    return CN_SUCCESS;
 }

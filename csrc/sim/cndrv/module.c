@@ -5,17 +5,46 @@
  *     memory BYTES           of the device that it takes; once, may be missing
  *     kernel NAME NS         a kernel and how long it runs
  *     kernel NAME parameter  its first parameter, eight bytes, says how long
+ * For the driver a module is an image of one kernel, which runs for as long as it is told; what else the
+ * program launched it with are its other parameters, so that they can be read again from a graph.
  */
 #include "cndrv_sim.h"
 
-#include <errno.h>
+#include "../module.h"
+
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define BEGINS "mlu-image 1\n"
-enum { MOST_BYTES = 1 << 20, LINE = 256 };
+enum { MOST_BYTES = 1 << 20, LINE = 256, NAME = 64 };
 #define LONGEST_NS 1000000000000u
+/* Of a kernel: its first parameter says it. */
+#define BY_PARAMETER UINT64_MAX
+
+static const char driver_image[] =
+    ".version 7.0\n.target sm_70\n.address_size 64\n"
+    ".visible .entry aliquot_spin_ns(.param .u64 ns, .param .u64 kernel, .param .u32 x,\n"
+    "    .param .u32 y, .param .u32 z, .param .u32 kind) { ret; }\n";
+
+enum { HANDLE_MODULE = SIM_HANDLE_USER, HANDLE_KERNEL };
+
+struct kernel {
+    struct kernel *next;
+    CUfunction function;
+    uint64_t ns;
+    uint32_t wide; /* so many blocks take all of the device, whatever the program launches */
+    char name[NAME];
+};
+
+struct module {
+    CUmodule module;
+    int64_t more; /* bytes beyond what the driver charged for its image */
+    struct kernel *kernels;
+};
+
+/* ---- Images ---------------------------------------------------------------------------------------- */
 
 /* Reads the next line, without its end; false at the end of the text. */
 static bool next_line(const char **text, char line[LINE]) {
@@ -28,9 +57,9 @@ static bool next_line(const char **text, char line[LINE]) {
     return true;
 }
 
-/* Goes through an image; kernels are made in `module`, if there is one. False: it is none. */
-static bool parse(const char *text, uint64_t *bytes, struct sim_cn_object *module) {
-    char line[LINE], name[64], how[32];
+/* Goes through an image; kernels are added to `module`, if there is one. False: it is none. */
+static bool parse(const char *text, uint64_t *bytes, struct module *module) {
+    char line[LINE], name[NAME], how[32];
     *bytes = 0;
     if (strncmp(text, BEGINS, strlen(BEGINS)) != 0)
         return false;
@@ -43,20 +72,20 @@ static bool parse(const char *text, uint64_t *bytes, struct sim_cn_object *modul
         if (sscanf(line, "kernel %63s %31s", name, how) != 2)
             return false;
         char *end;
-        uint64_t ns = strcmp(how, "parameter") == 0 ? UINT64_MAX : strtoull(how, &end, 10);
-        if (ns != UINT64_MAX && (*end || ns > LONGEST_NS))
+        uint64_t ns = strcmp(how, "parameter") == 0 ? BY_PARAMETER : strtoull(how, &end, 10);
+        if (ns != BY_PARAMETER && (*end || ns > LONGEST_NS))
             return false;
-        struct sim_cn_object *kernel = module ? sim_cn_new(SIM_CN_KERNEL, module->context) : NULL;
+        struct kernel *kernel = module ? calloc(1, sizeof *kernel) : NULL;
         if (!kernel)
             continue;
-        kernel->module = module;
-        kernel->ns = ns;
+        *kernel = (struct kernel){.next = module->kernels, .ns = ns};
         strcpy(kernel->name, name);
+        module->kernels = kernel;
     }
     return !*text;
 }
 
-/* The whole of a file as a text, to be freed; NULL: there is none, or none of an image's size. */
+/* The whole of a file as a text, to be freed; NULL: there is none, or no host memory. */
 static char *read_file(const char *path) {
     FILE *file = fopen(path, "re");
     char *text = file ? malloc(MOST_BYTES + 1) : NULL;
@@ -67,30 +96,80 @@ static char *read_file(const char *path) {
     return text;
 }
 
-static bool of_module(const struct sim_cn_object *object, const void *module) {
-    return object == module || (object->kind == SIM_CN_KERNEL && object->module == module);
+/* ---- Modules --------------------------------------------------------------------------------------- */
+
+static void forget(struct module *module) {
+    while (module->kernels) {
+        struct kernel *kernel = module->kernels;
+        module->kernels = kernel->next;
+        sim_handle_drop((enum sim_handle_kind)HANDLE_KERNEL, kernel);
+        free(kernel);
+    }
+    sim_handle_drop((enum sim_handle_kind)HANDLE_MODULE, module);
+    free(module);
+}
+
+static struct module *find(const void *handle) {
+    return sim_handle_check((enum sim_handle_kind)HANDLE_MODULE, handle) ? (struct module *)handle
+                                                                         : NULL;
+}
+
+/* The kernels are the one of the driver's image. False: no host memory. */
+static bool bind_kernels(struct module *module, const struct sim_context *context) {
+    CUfunction function;
+    if (cuModuleGetFunction(&function, module->module, "aliquot_spin_ns") != CUDA_SUCCESS)
+        return false;
+    for (struct kernel *kernel = module->kernels; kernel; kernel = kernel->next) {
+        enum { BLOCKS_AT_MOST = 64 }; /* that a processor holds */
+        kernel->function = function;
+        kernel->wide = sim_device_config(context->dev)->sms * BLOCKS_AT_MOST;
+        if (!sim_handle_add((enum sim_handle_kind)HANDLE_KERNEL, kernel))
+            return false;
+    }
+    return sim_handle_add((enum sim_handle_kind)HANDLE_MODULE, module);
+}
+
+/* Each module has pages of its own. */
+static CUresult charge(struct module *module, struct sim_context *context, uint64_t bytes) {
+    uint64_t page = sim_device_config(context->dev)->page_size;
+    uint64_t whole = bytes > UINT64_MAX / 2 ? UINT64_MAX / 2 : (bytes + page - 1) & ~(page - 1);
+    module->more = (int64_t)whole - sim_module_get(module->module)->charged;
+    CUresult result = sim_context_module_bytes(context, module->more);
+    if (result != CUDA_SUCCESS)
+        module->more = 0;
+    return result;
 }
 
 CNresult cnModuleLoadFatBinary(const void *image, CNmodule *module) {
-    CNresult result = sim_cn_enter();
+    struct sim_context *context;
+    uint64_t bytes;
+    CNresult result = cn_enter(&context);
+    if (result == CN_SUCCESS && (!image || !module))
+        result = CN_ERROR_INVALID_VALUE;
+    if (result == CN_SUCCESS && !parse(image, &bytes, NULL))
+        result = CN_FATBIN_INVALID_IMAGE;
     if (result != CN_SUCCESS)
         return result;
-    struct sim_cn_object *context = sim_cn_current();
-    uint64_t bytes;
-    if (!context || !image || !module)
-        return sim_cn_left(context ? CN_ERROR_INVALID_VALUE : CN_CONTEXT_ERROR_INVALID);
-    if (!parse(image, &bytes, NULL))
-        return sim_cn_left(CN_FATBIN_INVALID_IMAGE);
-    struct sim_cn_object *made = sim_cn_new(SIM_CN_MODULE, context);
+    struct module *made = calloc(1, sizeof *made);
     if (!made)
-        return sim_cn_left(CN_ERROR_SYSTEM_OUT_OF_MEMORY);
-    if (!sim_cn_take(context->device, bytes, &made->frames)) {
-        sim_cn_end(made);
-        return sim_cn_left(CN_MEMORY_ERROR_OUT_OF_MEMORY);
-    }
+        return CN_ERROR_SYSTEM_OUT_OF_MEMORY;
     parse(image, &bytes, made);
+    result = cn_error(cuModuleLoadData(&made->module, driver_image));
+    if (result == CN_SUCCESS) {
+        result = cn_error(charge(made, context, bytes));
+        if (result == CN_SUCCESS && !bind_kernels(made, context))
+            result = CN_ERROR_SYSTEM_OUT_OF_MEMORY;
+        if (result != CN_SUCCESS) {
+            sim_context_module_bytes(context, -made->more);
+            cuModuleUnload(made->module);
+        }
+    }
+    if (result != CN_SUCCESS) {
+        forget(made);
+        return result;
+    }
     *module = (CNmodule)(void *)made;
-    return sim_cn_left(CN_SUCCESS);
+    return CN_SUCCESS;
 }
 
 CNresult cnModuleLoad(const char *path, CNmodule *module) {
@@ -103,15 +182,23 @@ CNresult cnModuleLoad(const char *path, CNmodule *module) {
 }
 
 CNresult cnModuleUnload(CNmodule module) {
-    CNresult result = sim_cn_enter();
+    struct sim_context *context;
+    CNresult result = cn_enter(&context);
+    struct module *found = find(module);
     if (result != CN_SUCCESS)
         return result;
-    struct sim_cn_object *found = sim_cn_find(SIM_CN_MODULE, module);
     if (!found)
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    sim_cn_wait(found->device, found->device->tail_ns);
-    sim_cn_sweep(of_module, found);
-    return sim_cn_left(CN_SUCCESS);
+        return CN_ERROR_INVALID_VALUE;
+    const struct sim_module *inner = sim_module_get(found->module);
+    struct sim_context *owner = inner ? inner->ctx : NULL;
+    if (owner)
+        result = cn_error(cuModuleUnload(found->module));
+    if (owner && result == CN_SUCCESS)
+        sim_context_module_bytes(owner, -found->more);
+    /* Without an owner it has ended with its context. */
+    if (result == CN_SUCCESS)
+        forget(found);
+    return result;
 }
 
 CNresult cnModuleQueryFatBinaryMemoryUsage(const void *image, size_t *bytes) {
@@ -131,58 +218,84 @@ CNresult cnModuleQueryMemoryUsage(const char *path, size_t *bytes) {
     return result;
 }
 
-struct wanted {
-    const struct sim_cn_object *module;
-    const char *name;
-    const struct sim_cn_object **found;
-};
-
-static bool note_kernel(const struct sim_cn_object *object, const void *argument) {
-    const struct wanted *wanted = argument;
-    if (object->kind == SIM_CN_KERNEL && object->module == wanted->module &&
-        strcmp(object->name, wanted->name) == 0)
-        *wanted->found = object;
-    return false;
-}
-
 CNresult cnModuleGetKernel(CNmodule module, const char *name, CNkernel *kernel) {
-    CNresult result = sim_cn_enter();
+    struct sim_context *context;
+    CNresult result = cn_enter(&context);
+    const struct module *found = find(module);
     if (result != CN_SUCCESS)
         return result;
-    const struct sim_cn_object *found = NULL;
-    struct wanted wanted = {sim_cn_find(SIM_CN_MODULE, module), name, &found};
-    if (!wanted.module || !name || !kernel)
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    sim_cn_sweep(note_kernel, &wanted);
-    *kernel = (CNkernel)(void *)(uintptr_t)found;
-    return sim_cn_left(found ? CN_SUCCESS : CN_ERROR_NOT_FOUND);
+    if (!found || !name || !kernel)
+        return CN_ERROR_INVALID_VALUE;
+    struct kernel *here = found->kernels;
+    while (here && strcmp(here->name, name) != 0)
+        here = here->next;
+    if (!here)
+        return CN_ERROR_NOT_FOUND;
+    *kernel = (CNkernel)(void *)here;
+    return CN_SUCCESS;
+}
+
+/* ---- Launches --------------------------------------------------------------------------------------- */
+
+CNresult cn_launch(struct cn_launch *launch, const CN_KERNEL_NODE_PARAMS *what) {
+    const struct kernel *kernel = (const void *)what->hkernel;
+    if (!sim_handle_check((enum sim_handle_kind)HANDLE_KERNEL, kernel))
+        return CN_ERROR_INVALID_HANDLE;
+    bool told = kernel->ns == BY_PARAMETER;
+    if (!what->dimx || !what->dimy || !what->dimz ||
+        (told && (!what->kernelParams || !what->kernelParams[0])))
+        return CN_ERROR_INVALID_VALUE;
+    *launch = (struct cn_launch){
+        .node = {.func = kernel->function,
+                 .gridDimX = kernel->wide,
+                 .gridDimY = 1,
+                 .gridDimZ = 1,
+                 .blockDimX = 32,
+                 .blockDimY = 1,
+                 .blockDimZ = 1},
+        .ns = kernel->ns,
+        .kernel = what->hkernel,
+        .x = what->dimx,
+        .y = what->dimy,
+        .z = what->dimz,
+        .kind = what->c,
+    };
+    if (told)
+        memcpy(&launch->ns, what->kernelParams[0], sizeof launch->ns);
+    launch->ns = launch->ns < LONGEST_NS ? launch->ns : LONGEST_NS;
+    void *const parameters[] = {&launch->ns, &launch->kernel, &launch->x,
+                                &launch->y,  &launch->z,      &launch->kind};
+    memcpy(launch->parameters, parameters, sizeof parameters);
+    launch->node.kernelParams = launch->parameters;
+    return CN_SUCCESS;
+}
+
+void cn_launched(const CUDA_KERNEL_NODE_PARAMS *node, CN_KERNEL_NODE_PARAMS *what) {
+    uint32_t kind;
+    *what = (CN_KERNEL_NODE_PARAMS){.kernelParams = node->kernelParams};
+    memcpy(&what->hkernel, node->kernelParams[1], sizeof what->hkernel);
+    memcpy(&what->dimx, node->kernelParams[2], sizeof what->dimx);
+    memcpy(&what->dimy, node->kernelParams[3], sizeof what->dimy);
+    memcpy(&what->dimz, node->kernelParams[4], sizeof what->dimz);
+    memcpy(&kind, node->kernelParams[5], sizeof kind);
+    what->c = (KernelClass)kind;
 }
 
 CNresult cnInvokeKernel(CNkernel kernel, unsigned int x, unsigned int y, unsigned int z,
                         KernelClass kind, unsigned int reserved, CNqueue queue, void **parameters,
                         void **extra) {
-    CNresult result = sim_cn_enter();
-    (void)kind;
-    (void)reserved;
-    (void)extra;
+    struct sim_context *context;
+    struct cn_launch launch;
+    const CN_KERNEL_NODE_PARAMS what = {kernel, x, y, z, kind, reserved, parameters, extra};
+    CNresult result = cn_enter(&context);
+    if (result == CN_SUCCESS)
+        result = cn_launch(&launch, &what);
     if (result != CN_SUCCESS)
         return result;
-    struct sim_cn_device *device;
-    const struct sim_cn_object *found = sim_cn_find(SIM_CN_KERNEL, kernel);
-    uint64_t *tail = sim_cn_tail(queue, &device);
-    if (!tail)
-        return sim_cn_left(sim_cn_current() ? CN_QUEUE_ERROR_INVALID : CN_CONTEXT_ERROR_INVALID);
-    if (!found || found->device != device)
-        return sim_cn_left(CN_ERROR_INVALID_HANDLE);
-    uint64_t ns = found->ns;
-    if (!x || !y || !z || (ns == UINT64_MAX && (!parameters || !parameters[0])))
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    if (ns == UINT64_MAX)
-        memcpy(&ns, parameters[0], sizeof ns);
-    sim_cn_work(device, tail, ns < LONGEST_NS ? ns : LONGEST_NS);
-    sim_cn_leave();
-    sim_cost_wait(device->config->cost_ns[SIM_COST_LAUNCH]);
-    return CN_SUCCESS;
+    const CUDA_KERNEL_NODE_PARAMS *node = &launch.node;
+    return cn_queued(cuLaunchKernel(node->func, node->gridDimX, node->gridDimY, node->gridDimZ,
+                                    node->blockDimX, node->blockDimY, node->blockDimZ, 0,
+                                    cn_stream(queue), node->kernelParams, NULL));
 }
 
 CNresult cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel, void **parameters,

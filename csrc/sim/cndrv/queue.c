@@ -1,312 +1,294 @@
-/* Queues, notifiers, and the process' clock on each device. */
+/* Queues, what is put into them beside kernels and copies, and notifiers. */
 #include "cndrv_sim.h"
 
-#include <errno.h>
-#include <time.h>
+#include "../event.h"
+#include "../exec_impl.h"
 
-/* Who waits looks again so often: another process that goes lets it on sooner than it was told. */
-#define LOOK_NS 1000000u
-
-/* ---- The clock ---------------------------------------------------------------------------------- */
-
-/* When the clock of the view read so much; it does by now. */
-static uint64_t real_at(const struct sim_timeline_view *view, uint64_t run_ns) {
-    for (uint32_t i = 0; i < view->knot_count; i++) {
-        const struct sim_knot *b = &view->knots[i];
-        if (b->run_ns < run_ns)
-            continue;
-        if (!i || b->run_ns == run_ns)
-            return b->real_ns;
-        const struct sim_knot *a = b - 1;
-        return b->real_ns - (uint64_t)((__uint128_t)(b->run_ns - run_ns) *
-                                       (b->real_ns - a->real_ns) / (b->run_ns - a->run_ns));
-    }
-    return view->now_ns;
-}
-
-/* Notifiers that are reached by now know when. */
-static void take_view(struct sim_cn_device *device, const struct sim_timeline_view *view) {
-    device->run_ns = view->run_ns;
-    struct sim_cn_object **link = &device->pending;
-    while (*link) {
-        struct sim_cn_object *notifier = *link;
-        if (notifier->run_ns > view->run_ns) {
-            link = &notifier->next;
-            continue;
-        }
-        notifier->real_ns = real_at(view, notifier->run_ns);
-        notifier->waits = false;
-        *link = notifier->next;
-    }
-}
-
-static void look(struct sim_cn_device *device) {
-    struct sim_timeline_view view;
-    sim_timeline_look(device->timeline, device->entry, sim_state_now(), &view);
-    take_view(device, &view);
-}
-
-void sim_cn_work(struct sim_cn_device *device, uint64_t *tail, uint64_t ns) {
-    struct sim_timeline_view view;
-    uint64_t now = sim_state_now();
-    if (ns) {
-        device->tail_ns += ns;
-        struct sim_demand demand = {.since_ns = now, .until_ns = device->tail_ns};
-        sim_timeline_demand(device->timeline, device->entry, now, &demand, &view);
-        take_view(device, &view);
-    }
-    *tail = device->tail_ns;
-}
-
-void sim_cn_wait(struct sim_cn_device *device, uint64_t run_ns) {
-    for (;;) {
-        look(device);
-        if (device->run_ns >= run_ns)
-            return;
-        uint64_t now = sim_state_now();
-        uint64_t due = sim_timeline_predict(device->timeline, device->entry, run_ns);
-        if (due > now + LOOK_NS)
-            due = now + LOOK_NS;
-        struct timespec until = {(time_t)(due / 1000000000u), (long)(due % 1000000000u)};
-        sim_cn_leave();
-        while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
-            ;
-        /* It was initialised, and is for as long as the process is. */
-        (void)sim_cn_enter();
-    }
-}
+#include <stdlib.h>
+#include <string.h>
 
 /* ---- Queues -------------------------------------------------------------------------------------- */
 
-uint64_t *sim_cn_tail(CNqueue queue, struct sim_cn_device **device) {
-    struct sim_cn_object *found;
-    if (!queue || queue == CN_QUEUE_TYPE_PER_THREAD || queue == CN_QUEUE_TYPE_LEGACY)
-        found = sim_cn_current();
-    else
-        found = sim_cn_find(SIM_CN_QUEUE, queue);
-    if (!found)
-        return NULL;
-    *device = found->device;
-    return &found->tail_ns;
-}
-
-static CNresult no_queue(CNqueue queue) {
-    return (uintptr_t)queue > (uintptr_t)CN_QUEUE_TYPE_LEGACY ? CN_QUEUE_ERROR_INVALID
-                                                              : CN_CONTEXT_ERROR_INVALID;
-}
-
 CNresult cnCreateQueueWithPriority(CNqueue *queue, unsigned int flags, int priority) {
-    CNresult result = sim_cn_enter();
-    (void)priority;
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_object *context = sim_cn_current();
-    if (!context || !queue || flags)
-        return sim_cn_left(context ? CN_ERROR_INVALID_VALUE : CN_CONTEXT_ERROR_INVALID);
-    struct sim_cn_object *made = sim_cn_new(SIM_CN_QUEUE, context);
-    if (made)
+    struct sim_context *context;
+    CUstream made;
+    CNresult result = cn_enter(&context);
+    if (result == CN_SUCCESS && (!queue || flags))
+        result = CN_ERROR_INVALID_VALUE;
+    if (result == CN_SUCCESS)
+        result = cn_error(cuStreamCreateWithPriority(&made, CU_STREAM_NON_BLOCKING, priority));
+    if (result == CN_SUCCESS)
         *queue = (CNqueue)(void *)made;
-    return sim_cn_left(made ? CN_SUCCESS : CN_ERROR_SYSTEM_OUT_OF_MEMORY);
+    return result;
 }
 
 CNresult cnCreateQueue(CNqueue *queue, unsigned int flags) {
     return cnCreateQueueWithPriority(queue, flags, 0);
 }
 
+/* A call in the current context about a queue. */
+#define QUEUED(symbol, parameters, call)                                                           \
+    CNresult symbol parameters {                                                                   \
+        struct sim_context *context;                                                               \
+        CNresult result = cn_enter(&context);                                                      \
+        return result == CN_SUCCESS ? cn_queued(call) : result;                                    \
+    }
+
+QUEUED(cnQueryQueue, (CNqueue queue), cuStreamQuery(cn_stream(queue)))
+QUEUED(cnQueueSync, (CNqueue queue), cuStreamSynchronize(cn_stream(queue)))
+QUEUED(cnQueueGetPriority, (CNqueue queue, int *priority),
+       cuStreamGetPriority(cn_stream(queue), priority))
+
 CNresult cnDestroyQueue(CNqueue queue) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_object *found = sim_cn_find(SIM_CN_QUEUE, queue);
-    if (!found)
-        return sim_cn_left(CN_QUEUE_ERROR_INVALID);
-    sim_cn_end(found);
-    return sim_cn_left(CN_SUCCESS);
-}
-
-CNresult cnQueryQueue(CNqueue queue) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_device *device;
-    const uint64_t *tail = sim_cn_tail(queue, &device);
-    if (!tail)
-        return sim_cn_left(no_queue(queue));
-    look(device);
-    return sim_cn_left(device->run_ns >= *tail ? CN_SUCCESS : CN_ERROR_NOT_READY);
-}
-
-CNresult cnQueueSync(CNqueue queue) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_device *device;
-    const uint64_t *tail = sim_cn_tail(queue, &device);
-    if (!tail)
-        return sim_cn_left(no_queue(queue));
-    sim_cn_wait(device, *tail);
-    sim_cn_trim(device);
-    return sim_cn_left(CN_SUCCESS);
+    struct sim_context *context;
+    CNresult result = cn_enter(&context);
+    if (result == CN_SUCCESS && queue <= CN_QUEUE_TYPE_LEGACY)
+        result = CN_QUEUE_ERROR_INVALID;
+    return result == CN_SUCCESS ? cn_queued(cuStreamDestroy(cn_stream(queue))) : result;
 }
 
 CNresult cnQueueGetContext(CNqueue queue, CNcontext *context) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    const struct sim_cn_object *found = sim_cn_find(SIM_CN_QUEUE, queue);
-    if (!found || !context)
-        return sim_cn_left(found ? CN_ERROR_INVALID_VALUE : CN_QUEUE_ERROR_INVALID);
-    *context = (CNcontext)(void *)found->context;
-    return sim_cn_left(CN_SUCCESS);
+    struct sim_context *current;
+    CUcontext found;
+    CNresult result = cn_enter(&current);
+    if (result == CN_SUCCESS && !context)
+        result = CN_ERROR_INVALID_VALUE;
+    if (result == CN_SUCCESS)
+        result = cn_queued(cuStreamGetCtx(cn_stream(queue), &found));
+    if (result == CN_SUCCESS)
+        *context = (CNcontext)(void *)found;
+    return result;
 }
 
-/* Captures are not there yet: cnQueueBeginCapture says so. */
-CNresult cnQueueIsCapturing(CNqueue queue, CNqueueCaptureStatus *status) {
-    CNresult result = sim_cn_enter();
-    struct sim_cn_device *device;
+/* ---- The host's functions --------------------------------------------------------------------------- */
+
+QUEUED(cnInvokeHostFunc, (CNqueue queue, CNhostFn function, void *argument),
+       cuLaunchHostFunc(cn_stream(queue), function, argument))
+
+/* Good is 0 in both. */
+QUEUED(cnQueueAddCallback,
+       (CNqueue queue, CNqueueCallback callback, void *argument, unsigned int flags),
+       cuStreamAddCallback(cn_stream(queue), (CUstreamCallback)(void *)callback, argument, flags))
+
+/* ---- Atomic operations ------------------------------------------------------------------------------- */
+
+/* Whether it is a word of cnMallocHost's memory. */
+static bool is_word(uint64_t address) {
+    struct sim_memory_info info;
+    return address % 8 == 0 && sim_memory_find(address, &info) && info.kind == SIM_MEMORY_HOST;
+}
+
+static CNresult check_operation(uint64_t address, int kind, uint64_t flag) {
+    struct sim_context *context;
+    CNresult result = cn_enter(&context);
     if (result != CN_SUCCESS)
         return result;
-    if (!status || !sim_cn_tail(queue, &device))
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    *status = CN_QUEUE_CAPTURE_STATUS_NONE;
-    return sim_cn_left(CN_SUCCESS);
+    if (!is_word(address))
+        return CN_ERROR_INVALID_ADDRESS;
+    bool known = kind == CN_ATOMIC_OP_REQUEST
+                     ? flag <= CN_ATOMIC_REQUEST_CLEAR
+                     : kind == CN_ATOMIC_OP_COMPARE && flag <= CN_ATOMIC_COMPARE_LESS;
+    return known ? CN_SUCCESS : CN_ERROR_INVALID_VALUE;
 }
+
+/* Sequentially consistent: what the program did before it is seen by whoever waits for it. */
+static void request(uint64_t address, uint64_t value, uint64_t flag) {
+    _Atomic uint64_t *word = (_Atomic uint64_t *)address;
+    if (flag == CN_ATOMIC_REQUEST_ADD)
+        atomic_fetch_add(word, value);
+    else
+        atomic_store(word, flag == CN_ATOMIC_REQUEST_SET ? value : 0);
+}
+
+struct addition {
+    uint64_t address, value;
+};
+
+static void add(void *argument) {
+    struct addition *addition = argument;
+    request(addition->address, addition->value, CN_ATOMIC_REQUEST_ADD);
+    free(addition);
+    sim_engine_written();
+}
+
+static CNresult queue_addition(struct sim_stream *stream, uint64_t address, uint64_t value) {
+    struct addition *addition = malloc(sizeof *addition);
+    if (!addition)
+        return CN_ERROR_SYSTEM_OUT_OF_MEMORY;
+    *addition = (struct addition){address, value};
+    CUresult result = sim_stream_call(stream, add, addition);
+    if (result != CUDA_SUCCESS)
+        free(addition);
+    return cn_queued(result);
+}
+
+CNresult cnQueueAtomicOperation(CNqueue queue, uint64_t address, uint64_t first, uint64_t second,
+                                int kind, uint64_t flag) {
+    struct sim_stream *stream;
+    CUstream in = cn_stream(queue);
+    CNresult result = check_operation(address, kind, flag);
+    (void)second;
+    if (result == CN_SUCCESS)
+        result = cn_queued(sim_stream_enter_work(in, false, &stream));
+    if (result != CN_SUCCESS)
+        return result;
+    if (sim_stream_capturing(stream)) /* a TaskTopo has no such node */
+        return cn_error(sim_capture_forbid_stream(stream));
+    if (kind == CN_ATOMIC_OP_REQUEST && flag == CN_ATOMIC_REQUEST_ADD)
+        return queue_addition(stream, address, first);
+    if (kind == CN_ATOMIC_OP_REQUEST)
+        return cn_error(
+            cuStreamWriteValue64(in, address, flag == CN_ATOMIC_REQUEST_SET ? first : 0, 0));
+    if (flag == CN_ATOMIC_COMPARE_EQUAL)
+        return cn_error(cuStreamWaitValue64(in, address, first, CU_STREAM_WAIT_VALUE_EQ));
+    return cn_error(cuStreamWaitValue64(in, address, first + (flag == CN_ATOMIC_COMPARE_LESS),
+                                        CU_STREAM_WAIT_VALUE_GEQ));
+}
+
+CNresult cnAtomicOperation(uint64_t address, uint64_t first, uint64_t second, int kind,
+                           uint64_t flag) {
+    CNresult result = check_operation(address, kind, flag);
+    (void)second;
+    if (result != CN_SUCCESS)
+        return result;
+    if (kind == CN_ATOMIC_OP_REQUEST) {
+        request(address, first, flag);
+        sim_engine_written();
+        return CN_SUCCESS;
+    }
+    uint64_t value = atomic_load((_Atomic uint64_t *)address);
+    bool reached = flag == CN_ATOMIC_COMPARE_EQUAL  ? first == value
+                   : flag == CN_ATOMIC_COMPARE_LESS ? first < value
+                                                    : first <= value;
+    return reached ? CN_SUCCESS : CN_ERROR_NOT_READY;
+}
+
+CNresult cnAtomicReadOps(uint64_t address, uint64_t *value) {
+    CNresult result = check_operation(address, CN_ATOMIC_OP_COMPARE, 0);
+    if (result == CN_SUCCESS && !value)
+        result = CN_ERROR_INVALID_VALUE;
+    if (result == CN_SUCCESS)
+        *value = atomic_load((_Atomic uint64_t *)address);
+    return result;
+}
+
+/* ---- Captures ----------------------------------------------------------------------------------------- */
+
+/* The driver's status and modes have the same numbers. */
+#define CAPTURE(symbol, parameters, call)                                                          \
+    CNresult symbol parameters {                                                                   \
+        struct sim_context *context;                                                               \
+        CNresult result = cn_enter(&context);                                                      \
+        return result == CN_SUCCESS ? cn_error(call) : result;                                     \
+    }
+
+/* NULL is a queue that cannot be captured. */
+CAPTURE(cnQueueBeginCapture, (CNqueue queue, CNqueueCaptureMode mode),
+        queue ? cuStreamBeginCapture(cn_stream(queue), (CUstreamCaptureMode)mode)
+              : CUDA_ERROR_INVALID_VALUE)
+CAPTURE(cnQueueEndCapture, (CNqueue queue, CNtaskTopo *topo),
+        cuStreamEndCapture(cn_stream(queue), (CUgraph *)(void *)topo))
+CAPTURE(cnQueueIsCapturing, (CNqueue queue, CNqueueCaptureStatus *status),
+        cuStreamIsCapturing(cn_stream(queue), (CUstreamCaptureStatus *)(void *)status))
+CAPTURE(cnQueueGetCaptureInfo,
+        (CNqueue queue, CNqueueCaptureStatus *status, uint64_t *id, CNtaskTopo *topo,
+         const CNtaskTopoNode **dependencies, size_t *count),
+        cuStreamGetCaptureInfo(cn_stream(queue), (CUstreamCaptureStatus *)(void *)status,
+                               (cuuint64_t *)id, (CUgraph *)(void *)topo,
+                               (const CUgraphNode **)(void *)dependencies, NULL, count))
+CAPTURE(cnQueueUpdateCaptureDependencies,
+        (CNqueue queue, CNtaskTopoNode *dependencies, size_t count, unsigned int flags),
+        cuStreamUpdateCaptureDependencies(cn_stream(queue), (CUgraphNode *)(void *)dependencies,
+                                          NULL, count, flags))
 
 CNresult cnThreadExchangeQueueCaptureMode(CNqueueCaptureMode *mode) {
-    static __thread CNqueueCaptureMode own;
-    if (!mode || (unsigned)*mode > CN_QUEUE_CAPTURE_MODE_RELAXED)
-        return CN_ERROR_INVALID_VALUE;
-    CNqueueCaptureMode before = own;
-    own = *mode;
-    *mode = before;
-    return CN_SUCCESS;
+    CNresult result = cn_begin();
+    return result == CN_SUCCESS
+               ? cn_error(cuThreadExchangeStreamCaptureMode((CUstreamCaptureMode *)(void *)mode))
+               : result;
 }
 
 /* ---- Notifiers ------------------------------------------------------------------------------------ */
 
-static void forget(struct sim_cn_device *device, const struct sim_cn_object *notifier) {
-    struct sim_cn_object **link = &device->pending;
-    while (*link && *link != notifier)
-        link = &(*link)->next;
-    if (*link)
-        *link = notifier->next;
-}
+static CUevent event_of(CNnotifier notifier) { return (CUevent)(void *)notifier; }
 
-void sim_cn_forget_pending(struct sim_cn_device *device, const struct sim_cn_object *context) {
-    struct sim_cn_object **link = &device->pending;
-    while (*link)
-        if ((*link)->context == context)
-            *link = (*link)->next;
-        else
-            link = &(*link)->next;
+CNresult cn_noted(CUresult result, CNnotifier notifier) {
+    if (result != CUDA_ERROR_INVALID_HANDLE)
+        return cn_error(result);
+    return sim_event_find(event_of(notifier)) ? CN_QUEUE_ERROR_INVALID : CN_NOTIFIER_ERROR_INVALID;
 }
 
 CNresult cnCreateNotifier(CNnotifier *notifier, unsigned int flags) {
-    CNresult result = sim_cn_enter();
-    (void)flags;
+    const unsigned known =
+        CN_NOTIFIER_DISABLE_TIMING_SW | CN_NOTIFIER_DISABLE_TIMING_ALL | CN_NOTIFIER_INTERPROCESS;
+    struct sim_context *context;
+    CUevent made;
+    CNresult result = cn_enter(&context);
     if (result != CN_SUCCESS)
         return result;
-    struct sim_cn_object *context = sim_cn_current();
-    if (!context || !notifier)
-        return sim_cn_left(context ? CN_ERROR_INVALID_VALUE : CN_CONTEXT_ERROR_INVALID);
-    struct sim_cn_object *made = sim_cn_new(SIM_CN_NOTIFIER, context);
-    if (made)
+    bool shared = flags & CN_NOTIFIER_INTERPROCESS;
+    if (!notifier || flags & ~known || (shared && !(flags & CN_NOTIFIER_DISABLE_TIMING_ALL)))
+        return CN_ERROR_INVALID_VALUE;
+    unsigned wanted = shared ? CU_EVENT_INTERPROCESS : CU_EVENT_DEFAULT;
+    if (flags & (CN_NOTIFIER_DISABLE_TIMING_SW | CN_NOTIFIER_DISABLE_TIMING_ALL))
+        wanted |= CU_EVENT_DISABLE_TIMING;
+    result = cn_error(cuEventCreate(&made, wanted));
+    if (result == CN_SUCCESS)
         *notifier = (CNnotifier)(void *)made;
-    return sim_cn_left(made ? CN_SUCCESS : CN_ERROR_SYSTEM_OUT_OF_MEMORY);
+    return result;
 }
 
-CNresult cnDestroyNotifier(CNnotifier notifier) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_object *found = sim_cn_find(SIM_CN_NOTIFIER, notifier);
-    if (!found)
-        return sim_cn_left(CN_NOTIFIER_ERROR_INVALID);
-    forget(found->device, found);
-    sim_cn_end(found);
-    return sim_cn_left(CN_SUCCESS);
-}
-
-CNresult cnPlaceNotifier(CNnotifier notifier, CNqueue queue) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_device *device;
-    struct sim_cn_object *found = sim_cn_find(SIM_CN_NOTIFIER, notifier);
-    const uint64_t *tail = sim_cn_tail(queue, &device);
-    if (!found || !tail)
-        return sim_cn_left(found ? no_queue(queue) : CN_NOTIFIER_ERROR_INVALID);
-    if (found->device != device)
-        return sim_cn_left(CN_OPS_ERROR_NOT_PERMITTED);
-    forget(device, found);
-    look(device);
-    found->placed = true;
-    found->run_ns = *tail;
-    found->real_ns = sim_state_now();
-    found->waits = *tail > device->run_ns;
-    if (found->waits) {
-        found->next = device->pending;
-        device->pending = found;
+/* A call in the current context about a notifier, and perhaps a queue. */
+#define NOTED(symbol, parameters, call)                                                            \
+    CNresult symbol parameters {                                                                   \
+        struct sim_context *context;                                                               \
+        CNresult result = cn_enter(&context);                                                      \
+        return result == CN_SUCCESS ? cn_noted(call, notifier) : result;                           \
     }
-    return sim_cn_left(CN_SUCCESS);
-}
 
-CNresult cnQueryNotifier(CNnotifier notifier) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    const struct sim_cn_object *found = sim_cn_find(SIM_CN_NOTIFIER, notifier);
-    if (!found)
-        return sim_cn_left(CN_NOTIFIER_ERROR_INVALID);
-    if (found->waits)
-        look(found->device);
-    return sim_cn_left(found->waits ? CN_ERROR_NOT_READY : CN_SUCCESS);
-}
-
-CNresult cnWaitNotifier(CNnotifier notifier) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    const struct sim_cn_object *found = sim_cn_find(SIM_CN_NOTIFIER, notifier);
-    if (!found)
-        return sim_cn_left(CN_NOTIFIER_ERROR_INVALID);
-    struct sim_cn_device *device = found->device;
-    if (found->waits)
-        sim_cn_wait(device, found->run_ns);
-    sim_cn_trim(device);
-    return sim_cn_left(CN_SUCCESS);
-}
-
-/* A device does what was launched in the order in which it was: so it has waited. */
-CNresult cnQueueWaitNotifier(CNqueue queue, CNnotifier notifier) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    struct sim_cn_device *device;
-    const struct sim_cn_object *found = sim_cn_find(SIM_CN_NOTIFIER, notifier);
-    uint64_t *tail = sim_cn_tail(queue, &device);
-    if (!found || !tail)
-        return sim_cn_left(found ? no_queue(queue) : CN_NOTIFIER_ERROR_INVALID);
-    if (found->device != device)
-        return sim_cn_left(CN_OPS_ERROR_NOT_PERMITTED);
-    if (found->placed && found->run_ns > *tail)
-        *tail = found->run_ns;
-    return sim_cn_left(CN_SUCCESS);
-}
+NOTED(cnDestroyNotifier, (CNnotifier notifier), cuEventDestroy(event_of(notifier)))
+NOTED(cnPlaceNotifier, (CNnotifier notifier, CNqueue queue),
+      cuEventRecord(event_of(notifier), cn_stream(queue)))
+NOTED(cnPlaceNotifierWithFlags, (CNnotifier notifier, CNqueue queue, unsigned int flags),
+      cuEventRecordWithFlags(event_of(notifier), cn_stream(queue), flags))
+NOTED(cnQueryNotifier, (CNnotifier notifier), cuEventQuery(event_of(notifier)))
+NOTED(cnWaitNotifier, (CNnotifier notifier), cuEventSynchronize(event_of(notifier)))
+NOTED(cnQueueWaitNotifier, (CNqueue queue, CNnotifier notifier),
+      cuStreamWaitEvent(cn_stream(queue), event_of(notifier), 0))
+NOTED(cnQueueWaitNotifierWithFlags, (CNqueue queue, CNnotifier notifier, unsigned int flags),
+      cuStreamWaitEvent(cn_stream(queue), event_of(notifier), flags))
 
 CNresult cnNotifierElapsedTime(float *milliseconds, CNnotifier start, CNnotifier end) {
-    CNresult result = sim_cn_enter();
-    if (result != CN_SUCCESS)
-        return result;
-    const struct sim_cn_object *from = sim_cn_find(SIM_CN_NOTIFIER, start);
-    const struct sim_cn_object *to = sim_cn_find(SIM_CN_NOTIFIER, end);
-    if (!from || !to || !from->placed || !to->placed)
-        return sim_cn_left(CN_NOTIFIER_ERROR_INVALID);
-    if (!milliseconds || from->device != to->device)
-        return sim_cn_left(CN_ERROR_INVALID_VALUE);
-    look(from->device);
-    if (from->waits || to->waits)
-        return sim_cn_left(CN_ERROR_NOT_READY);
-    *milliseconds = (float)((double)(int64_t)(to->real_ns - from->real_ns) / 1e6);
-    return sim_cn_left(CN_SUCCESS);
+    struct sim_context *context;
+    CNresult result = cn_enter(&context);
+    if (result == CN_SUCCESS && !milliseconds)
+        result = CN_ERROR_INVALID_VALUE;
+    return result == CN_SUCCESS
+               ? cn_error_as(cuEventElapsedTime(milliseconds, event_of(start), event_of(end)),
+                             CUDA_ERROR_INVALID_HANDLE, CN_NOTIFIER_ERROR_INVALID)
+               : result;
+}
+
+CNresult cnNotifierElapsedExecTime(float *milliseconds, CNnotifier start, CNnotifier end) {
+    return cnNotifierElapsedTime(milliseconds, start, end);
+}
+
+static_assert(sizeof(CNIpcNotifierHandle) == sizeof(CUipcEventHandle), "one handle as the other");
+
+NOTED(cnIpcGetNotifierHandle, (CNIpcNotifierHandle * handle, CNnotifier notifier),
+      cuIpcGetEventHandle((CUipcEventHandle *)(void *)handle, event_of(notifier)))
+
+CNresult cnIpcOpenNotifierHandle(CNnotifier *notifier, CNIpcNotifierHandle handle) {
+    struct sim_context *context;
+    CUipcEventHandle whole;
+    CUevent opened;
+    CNresult result = cn_enter(&context);
+    if (result == CN_SUCCESS && !notifier)
+        result = CN_ERROR_INVALID_VALUE;
+    memcpy(&whole, &handle, sizeof whole);
+    if (result == CN_SUCCESS)
+        result = cn_error(cuIpcOpenEventHandle(&opened, whole));
+    if (result == CN_SUCCESS)
+        *notifier = (CNnotifier)(void *)opened;
+    return result;
 }

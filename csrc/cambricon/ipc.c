@@ -1,0 +1,33 @@
+/* Linear memory shared with other processes: see shim/memory/shared.h. */
+#include "shim.h"
+
+#include "shim/memory/shared.h"
+
+/* A handle is the same value in every process. */
+static uint64_t key_of(CNIpcMemHandle handle) { return aliquot_shared_key(&handle, sizeof handle); }
+
+CNresult aliquot_cnIpcGetMemHandle(CNIpcMemHandle *handle, CNaddr address) {
+    CNresult result = REAL(cnIpcGetMemHandle)(handle, address);
+    CNaddr base;
+    uint64_t bytes;
+    if (result == CN_SUCCESS && aliquot_ready() == CN_SUCCESS && HAVE(cnMemGetAddressRange) &&
+        REAL(cnMemGetAddressRange)(&base, &bytes, address) == CN_SUCCESS)
+        aliquot_shared_export(base, key_of(*handle));
+    return result;
+}
+
+CNresult aliquot_cnIpcOpenMemHandle(CNaddr *address, CNIpcMemHandle handle, unsigned int flags) {
+    uint64_t key = aliquot_ready() == CN_SUCCESS ? aliquot_shared_open(key_of(handle)) : 0;
+    CNresult result = REAL(cnIpcOpenMemHandle)(address, handle, flags);
+    const struct aliquot_context *context = key ? aliquot_context_current() : NULL;
+    aliquot_shared_opened(key, result == CN_SUCCESS ? *address : 0,
+                          context ? context->index : (uint16_t)0);
+    return result;
+}
+
+CNresult aliquot_cnIpcCloseMemHandle(CNaddr address) {
+    struct aliquot_shared_closing closing = aliquot_shared_close(address);
+    CNresult result = REAL(cnIpcCloseMemHandle)(address);
+    aliquot_shared_closed(&closing, result == CN_SUCCESS);
+    return result;
+}
