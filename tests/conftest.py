@@ -15,6 +15,8 @@ import pytest
 import nvidia_files
 import nvidia_node
 from nvidia_node import Node
+from tenants import Site
+from vendors import VENDORS
 
 # How fast an input is made says something of the machine's load, nothing of the code.
 hypothesis.settings.register_profile(
@@ -79,6 +81,21 @@ def nvml_shim() -> Path:
 def sim_library() -> Path:
     """The simulator's driver library, or the one that ALIQUOT_TEST_SIM names."""
     return _library("aliquot.sim", "ALIQUOT_TEST_SIM")
+
+
+@pytest.fixture(scope="session", params=VENDORS)
+def site(
+    request: pytest.FixtureRequest,
+    sim_library: Path,
+    shim_library: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Site:
+    """The libraries of each vendor, and the programs for them."""
+    vendor = VENDORS[request.param]
+    name = vendor.names[0]
+    shim = shim_library if vendor.name == "nvidia" else aliquot.shim.library(name)
+    assert shim.is_file(), "it is not built: run `make build`"
+    return Site(vendor, sim_library.with_name(name), shim, tmp_path_factory.mktemp(vendor.name))
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,13 @@
 #include "tenant.h"
 
 #include <dlfcn.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, OUT_OF_MEMORY = 207001 };
+enum { OK = 0, BAD_ARGUMENT = 107000, OUT_OF_MEMORY = 207001 };
 enum { TO_DEVICE = 1, FROM_DEVICE = 2 };
+/* Names of shared memory, which any process may open. */
+enum { NAME = 65, ANYONE = 1 };
 
 struct config {
     struct {
@@ -54,6 +57,11 @@ struct driver_property {
     F(aclrtMapMem, (void *, size_t, size_t, void *, uint64_t))                                     \
     F(aclrtUnmapMem, (void *))                                                                     \
     F(aclrtMemRetainAllocationHandle, (void *, void **))                                           \
+    F(aclrtIpcMemGetExportKey, (void *, size_t, char *, size_t, uint64_t))                         \
+    F(aclrtIpcMemImportByKey, (void **, const char *, uint64_t))                                   \
+    F(aclrtIpcMemClose, (const char *))                                                            \
+    F(aclrtMemExportToShareableHandle, (void *, int, uint64_t, uint64_t *))                        \
+    F(aclrtMemImportFromShareableHandle, (uint64_t, int32_t, void **))                             \
     F(aclrtCreateStream, (void **))                                                                \
     F(aclrtSynchronizeStream, (void *))                                                            \
     F(aclrtSynchronizeDevice, (void))
@@ -77,6 +85,11 @@ struct driver_property {
     F(rtMemGetInfo, (size_t *, size_t *))                                                          \
     F(rtMemGetInfoEx, (uint32_t, size_t *, size_t *))                                              \
     F(rtMallocPhysical, (void **, size_t, struct driver_property *, uint64_t))                     \
+    F(rtIpcOpenMemory, (void **, const char *))                                                    \
+    F(rtIpcCloseMemory, (const void *))                                                            \
+    F(rtsIpcMemGetExportKey, (const void *, size_t, char *, uint32_t, uint64_t))                   \
+    F(rtsMemExportToShareableHandle, (void *, int, uint64_t, uint64_t *))                          \
+    F(rtsMemImportFromShareableHandle, (uint64_t, int32_t, void **))                               \
     F(rtFreePhysical, (void *))                                                                    \
     F(rtMapMem, (void *, size_t, size_t, void *, uint64_t))                                        \
     F(rtUnmapMem, (void *))                                                                        \
@@ -233,7 +246,7 @@ static int dvpp_get(struct thing *thing, uint64_t size, uint64_t dice) {
 }
 
 /* Work between the signs. */
-static int linear_poke(struct thing *thing, uint64_t dice) {
+static int work_poke(struct thing *thing, uint64_t dice) {
     enum { EDGE = 16, MOST = 4096 };
     check_mark(thing->pointer[0], thing->size);
     if (thing->size > 2 * EDGE) {
@@ -244,9 +257,25 @@ static int linear_poke(struct thing *thing, uint64_t dice) {
     return OK;
 }
 
+static int linear_send(struct thing *thing) {
+    struct letter letter = {.kind = LETTER_IPC, .size = thing->size, .number = -1, .fd = -1};
+    void *pointer = (void *)thing->pointer[0];
+    MUST(thing->flag[1] ? npu.rtsIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE)
+                        : npu.aclrtIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE));
+    thing->flag[1] = !thing->flag[1]; /* by the other call the next time */
+    thing->flag[0] = true;
+    post(&letter);
+    return OK;
+}
+
+static int linear_poke(struct thing *thing, uint64_t dice) {
+    return roll(&dice, 2) ? linear_send(thing) : work_poke(thing, dice);
+}
+
 static void linear_give(struct thing *thing, uint64_t dice) {
     void *pointer = (void *)thing->pointer[0];
-    check_mark(thing->pointer[0], thing->size);
+    if (!thing->flag[0]) /* others may write what they were shown */
+        check_mark(thing->pointer[0], thing->size);
     switch (roll(&dice, 5)) {
     case 0:
         MUST(npu.aclrtFree(pointer));
@@ -349,9 +378,22 @@ static void let_go(struct thing *thing) {
         thing->handle = 0;
 }
 
+static int share_pages(struct thing *thing) {
+    struct letter letter = {.kind = LETTER_MEMORY, .size = thing->size, .number = -1, .fd = -1};
+    void *handle = (void *)thing->handle;
+    uint64_t number = 0;
+    if (!thing->references)
+        return ABSENT;
+    MUST(thing->references % 2 ? npu.aclrtMemExportToShareableHandle(handle, 0, ANYONE, &number)
+                               : npu.rtsMemExportToShareableHandle(handle, 0, ANYONE, &number));
+    memcpy(letter.key, &number, sizeof number);
+    post(&letter);
+    return OK;
+}
+
 static int pages_poke(struct thing *thing, uint64_t dice) {
     void *again = NULL;
-    switch (roll(&dice, 5)) {
+    switch (roll(&dice, 6)) {
     case 0:
         if (thing->references && thing->count < PIECES)
             map(thing);
@@ -372,6 +414,9 @@ static int pages_poke(struct thing *thing, uint64_t dice) {
     case 3:
         if (thing->references && (thing->count || thing->references > 1))
             let_go(thing);
+        break;
+    case 4:
+        share_pages(thing);
         break;
     default:
         if (thing->count) {
@@ -418,7 +463,7 @@ static int elsewhere_poke(struct thing *thing, uint64_t dice) {
     switch (what) {
     case 0:
         result = create(&handle, tenant.granularity / 2, 0, by_runtime);
-        if (result != 107000)
+        if (result != BAD_ARGUMENT)
             fail("half a page is answered with %d", result);
         break;
     case 1:
@@ -433,7 +478,7 @@ static int elsewhere_poke(struct thing *thing, uint64_t dice) {
         break;
     default:
         result = create(&handle, 0, 0, by_runtime);
-        if (result != 107000)
+        if (result != BAD_ARGUMENT)
             fail("no bytes are answered with %d", result);
     }
     return OK;
@@ -460,6 +505,64 @@ static void addresses_give(struct thing *thing, uint64_t dice) {
     MUST(npu.aclrtReleaseMemAddress((void *)thing->pointer[0]));
 }
 
+/* -- What others share ------------------------------------------------------------------------------ */
+
+static int open_memory(struct thing *thing, const struct letter *letter, uint64_t *dice) {
+    void *handle = NULL;
+    uint64_t number;
+    memcpy(&number, letter->key, sizeof number);
+    int result = roll(dice, 2) ? npu.rtsMemImportFromShareableHandle(number, 0, &handle)
+                               : npu.aclrtMemImportFromShareableHandle(number, 0, &handle);
+    if (result != OK)
+        return result;
+    thing->handle = (uintptr_t)handle;
+    thing->references = 1;
+    if (roll(dice, 2))
+        map(thing);
+    return OK;
+}
+
+/* A letter may tell of memory that is gone: then the runtime says so, and nothing is held. */
+static int shared_get(struct thing *thing, uint64_t size, uint64_t dice) {
+    struct letter letter;
+    void *pointer = NULL;
+    int result;
+    (void)size;
+    if (!receive(&letter))
+        return ABSENT;
+    thing->size = letter.size;
+    thing->flag[letter.kind] = true;
+    if (letter.kind == LETTER_MEMORY)
+        result = open_memory(thing, &letter, &dice);
+    else {
+        result = roll(&dice, 2) ? npu.rtIpcOpenMemory(&pointer, letter.key)
+                                : npu.aclrtIpcMemImportByKey(&pointer, letter.key, 0);
+        thing->pointer[0] = (uintptr_t)pointer;
+        thing->object[0] = result == OK ? strdup(letter.key) : NULL;
+    }
+    if (result == OK || result == OUT_OF_MEMORY)
+        return result;
+    if (result != BAD_ARGUMENT)
+        fail("opening what was shared (%d) is answered with %d", (int)letter.kind, result);
+    return ABSENT;
+}
+
+static int shared_poke(struct thing *thing, uint64_t dice) {
+    if (!thing->flag[LETTER_MEMORY] || roll(&dice, 6) == 4)
+        return OK;
+    return pages_poke(thing, dice);
+}
+
+static void shared_give(struct thing *thing, uint64_t dice) {
+    if (thing->flag[LETTER_MEMORY]) {
+        pages_give(thing, dice);
+        return;
+    }
+    MUST(roll(&dice, 2) ? npu.aclrtIpcMemClose(thing->object[0])
+                        : npu.rtIpcCloseMemory((void *)thing->pointer[0]));
+    free(thing->object[0]);
+}
+
 static void forge(void) {
     void *handle = NULL;
     char own[64];
@@ -480,6 +583,9 @@ static void forge(void) {
     say("unmap what is not mapped", npu.rtUnmapMem((void *)linear));
     say("map where nothing is reserved", npu.aclrtMapMem((void *)linear, 2 * MIB, 0, own, 0));
     say("release what is not reserved", npu.aclrtReleaseMemAddress((void *)linear));
+    say("open what has no name", npu.aclrtIpcMemImportByKey(&handle, "nobody", 0));
+    say("close what is not open", npu.rtIpcCloseMemory((void *)linear));
+    say("take a number of nobody", npu.aclrtMemImportFromShareableHandle(12345, 0, &handle));
     say("allocate nothing", npu.aclrtMalloc(&handle, 0, 0));
     say("allocate to nowhere", npu.rtMalloc(NULL, 4096, 2, 33));
     MUST(release_memory(linear));
@@ -496,14 +602,15 @@ static void expect_nothing(address of_parent) {
 }
 
 static const struct kind kinds[] = {
-    {"linear", linear_get, linear_poke, linear_give, true, NULL, false},
-    {"padded", padded_get, linear_poke, linear_give, true, NULL, false},
-    {"managed", managed_get, linear_poke, managed_give, true, NULL, false},
-    {"dvpp", dvpp_get, linear_poke, dvpp_give, true, NULL, false},
+    {"linear", linear_get, linear_poke, linear_give, true, linear_send, false},
+    {"padded", padded_get, work_poke, linear_give, true, NULL, false},
+    {"managed", managed_get, work_poke, managed_give, true, NULL, false},
+    {"dvpp", dvpp_get, work_poke, dvpp_give, true, NULL, false},
     {"pinned", pinned_get, nothing_poke, pinned_give, true, NULL, false},
     {"pages", pages_get, pages_poke, pages_give, false, NULL, false},
     {"elsewhere", elsewhere_get, elsewhere_poke, elsewhere_give, false, NULL, false},
     {"addresses", addresses_get, nothing_poke, addresses_give, false, NULL, false},
+    {"shared", shared_get, shared_poke, shared_give, false, NULL, false},
     {"context", context_get, nothing_poke, context_give, false, NULL, false},
     {0},
 };

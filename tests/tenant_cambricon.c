@@ -12,6 +12,7 @@ enum {
     OK = 0,
     NOT_INITIALIZED = 100002,
     INVALID_VALUE = 100006,
+    INVALID_HANDLE = 100014,
     OUT_OF_MEMORY = 100100,
     NO_ROOM = 100202, /* for a context */
 };
@@ -20,6 +21,14 @@ typedef void *handle;
 struct placed {
     uint32_t type, handle_types, place, id, flags;
 };
+
+struct pool_properties {
+    uint32_t type, handle_types, place, id;
+    size_t most;
+    unsigned char reserved[64];
+};
+enum { BY_DESCRIPTOR = 1 };
+enum { THRESHOLD = 4, RESERVED = 5, RESERVED_MOST = 6, USED = 7 }; /* of pools */
 
 #define FUNCTIONS(F)                                                                               \
     F(cnInit, (unsigned))                                                                          \
@@ -61,6 +70,14 @@ struct placed {
     F(cnMemSetAccess, (address, uint64_t, void *, uint64_t))                                       \
     F(cnMemRetainAllocationHandle, (uint64_t *, address))                                          \
     F(cnMemGetAllocationGranularity, (uint64_t *, struct placed *, int))                           \
+    F(cnMemExportToShareableHandle, (void *, uint64_t, int, uint64_t))                             \
+    F(cnMemImportFromShareableHandle, (uint64_t *, void *, int))                                   \
+    F(cnIpcGetMemHandle, (handle *, address))                                                      \
+    F(cnIpcOpenMemHandle, (address *, handle, unsigned))                                           \
+    F(cnIpcCloseMemHandle, (address))                                                              \
+    F(cnMemPoolCreate, (handle *, struct pool_properties *))                                       \
+    F(cnMemPoolDestroy, (handle))                                                                  \
+    F(cnMemPoolSetAttribute, (handle, int, void *))                                                \
     F(cnMemAllocAsync, (address *, size_t, handle))                                                \
     F(cnMemAllocFromPoolAsync, (address *, size_t, handle, handle))                                \
     F(cnMemFreeAsync, (address, handle))                                                           \
@@ -82,7 +99,7 @@ static struct {
 static uint64_t device;
 static handle queue[2], pool;
 
-static struct placed on_device(void) { return (struct placed){1, 0, 1, (uint32_t)device, 0}; }
+static struct placed on_device(void) { return (struct placed){1, BY_DESCRIPTOR, 1, (uint32_t)device, 0}; }
 
 /* -- Finding it ------------------------------------------------------------------------------------ */
 
@@ -201,15 +218,28 @@ static void work(const struct thing *thing, handle in) {
     MUST(cn.cnMemsetD8Async(thing->pointer[0] + EDGE, 7, length, in));
 }
 
+static int linear_send(struct thing *thing) {
+    struct letter letter = {.kind = LETTER_IPC, .size = thing->size, .number = -1, .fd = -1};
+    handle name = NULL;
+    MUST(cn.cnIpcGetMemHandle(&name, thing->pointer[0]));
+    memcpy(letter.key, &name, sizeof name);
+    thing->flag[0] = true;
+    post(&letter);
+    return OK;
+}
+
 static int linear_poke(struct thing *thing, uint64_t dice) {
     check_mark(thing->pointer[0], thing->size);
+    if (roll(&dice, 2))
+        return linear_send(thing);
     work(thing, queue[roll(&dice, 2)]);
     return OK;
 }
 
 static void linear_give(struct thing *thing, uint64_t dice) {
     (void)dice;
-    check_mark(thing->pointer[0], thing->size);
+    if (!thing->flag[0]) /* others may write what they were shown */
+        check_mark(thing->pointer[0], thing->size);
     MUST(cn.cnFree(thing->pointer[0]));
 }
 
@@ -239,20 +269,12 @@ static int async_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static void check_pool(void) {
-    enum { RESERVED = 5, USED = 7 };
-    uint64_t used, reserved;
-    /* Others allocate meanwhile: only what holds in this order of looking. */
-    MUST(cn.cnMemPoolGetAttribute(pool, USED, &used));
-    MUST(cn.cnMemPoolGetAttribute(pool, RESERVED, &reserved));
-    (void)reserved;
-}
-
 static int async_poke(struct thing *thing, uint64_t dice) {
+    uint64_t threshold = roll(&dice, 2) ? 64 * MIB : 0;
     check_mark(thing->pointer[0], thing->size);
     switch (roll(&dice, 4)) {
     case 0:
-        check_pool();
+        MUST(cn.cnMemPoolSetAttribute(pool, THRESHOLD, &threshold));
         break;
     case 1:
         MUST(cn.cnMemPoolTrimTo(pool, 0));
@@ -266,10 +288,85 @@ static int async_poke(struct thing *thing, uint64_t dice) {
     return OK;
 }
 
+static void free_in_order(address pointer, uint64_t *dice) {
+    unsigned way = roll(dice, 3);
+    MUST(cn.cnMemFreeAsync(pointer, way ? queue[way - 1] : NULL));
+}
+
 static void async_give(struct thing *thing, uint64_t dice) {
-    unsigned way = roll(&dice, 3);
     check_mark(thing->pointer[0], thing->size);
-    MUST(cn.cnMemFreeAsync(thing->pointer[0], way ? queue[way - 1] : NULL));
+    free_in_order(thing->pointer[0], &dice);
+}
+
+/* -- A pool of its own: pieces come and go; it may be destroyed before they do ---------------------- */
+
+static int piece_get(struct thing *thing, uint64_t size) {
+    if (thing->count == PIECES || !thing->object[0])
+        return OK;
+    int result =
+        cn.cnMemAllocFromPoolAsync(&thing->pointer[thing->count], size, thing->object[0], NULL);
+    thing->count += result == OK;
+    return result;
+}
+
+static int pool_get(struct thing *thing, uint64_t size, uint64_t dice) {
+    struct pool_properties properties = {.type = 1, .place = 1, .id = (uint32_t)device};
+    uint64_t threshold[] = {0, 16 * MIB, UINT64_MAX};
+    int result = cn.cnMemPoolCreate(&thing->object[0], &properties);
+    if (result != OK)
+        return result;
+    MUST(cn.cnMemPoolSetAttribute(thing->object[0], THRESHOLD, &threshold[roll(&dice, 3)]));
+    result = piece_get(thing, size);
+    if (result != OK)
+        MUST(cn.cnMemPoolDestroy(thing->object[0]));
+    return result;
+}
+
+static void check_pool(handle of) {
+    uint64_t reserved = 0, used = 0, most = 0;
+    MUST(cn.cnMemPoolGetAttribute(of, USED, &used));
+    MUST(cn.cnMemPoolGetAttribute(of, RESERVED, &reserved));
+    MUST(cn.cnMemPoolGetAttribute(of, RESERVED_MOST, &most));
+    if (used > reserved || reserved > most)
+        fail("a pool uses %llu bytes of %llu, at most %llu", (unsigned long long)used,
+             (unsigned long long)reserved, (unsigned long long)most);
+}
+
+static int pool_poke(struct thing *thing, uint64_t dice) {
+    if (!thing->object[0])
+        return OK;
+    check_pool(thing->object[0]);
+    switch (roll(&dice, 6)) {
+    case 0:
+        return piece_get(thing, thing->size);
+    case 1:
+        return piece_get(thing, 1 + thing->size / 16);
+    case 2:
+        if (thing->count > 1)
+            free_in_order(thing->pointer[--thing->count], &dice);
+        break;
+    case 3:
+        MUST(cn.cnMemPoolTrimTo(thing->object[0], roll(&dice, 3) * 8 * MIB));
+        break;
+    case 4:
+        MUST(cn.cnMemPoolDestroy(thing->object[0]));
+        thing->object[0] = NULL;
+        break;
+    default:
+        break;
+    }
+    return OK;
+}
+
+static void pool_give(struct thing *thing, uint64_t dice) {
+    if (thing->object[0] && roll(&dice, 2)) {
+        MUST(cn.cnMemPoolDestroy(thing->object[0]));
+        thing->object[0] = NULL;
+    }
+    while (thing->count)
+        free_in_order(thing->pointer[--thing->count], &dice);
+    if (thing->object[0])
+        MUST(cn.cnMemPoolDestroy(thing->object[0]));
 }
 
 /* -- Code ------------------------------------------------------------------------------------------------ */
@@ -401,8 +498,23 @@ static void let_go(struct thing *thing) {
         thing->handle = 0;
 }
 
+static void share_pages(struct thing *thing, bool keep) {
+    struct letter letter = {.kind = LETTER_MEMORY, .size = thing->size, .number = -1, .fd = -1};
+    MUST(cn.cnMemExportToShareableHandle(&letter.fd, thing->handle, BY_DESCRIPTOR, 0));
+    if (keep)
+        offer(thing, &letter);
+    post(&letter);
+}
+
+static int pages_send(struct thing *thing) {
+    if (!thing->references)
+        return ABSENT;
+    share_pages(thing, false);
+    return OK;
+}
+
 static int pages_poke(struct thing *thing, uint64_t dice) {
-    switch (roll(&dice, 5)) {
+    switch (roll(&dice, 6)) {
     case 0:
         if (thing->references && thing->count < PIECES)
             map(thing);
@@ -421,21 +533,87 @@ static int pages_poke(struct thing *thing, uint64_t dice) {
         if (thing->references && (thing->count || thing->references > 1))
             let_go(thing);
         break;
+    case 4:
+        if (thing->references)
+            share_pages(thing, true);
+        break;
     default:
         if (thing->count) {
             mark(thing->pointer[0], thing->size);
-            check_mark(thing->pointer[0], thing->size);
+            /* The same pages under another address. */
+            uint64_t one, other;
+            read_from(&one, thing->pointer[0], sizeof one);
+            read_from(&other, thing->pointer[thing->count - 1], sizeof other);
+            if (one != other)
+                fail("two mappings of one handle differ");
         }
     }
     return OK;
 }
 
 static void pages_give(struct thing *thing, uint64_t dice) {
+    int lock = thing->descriptor ? hold_letters(false) : -1;
     while (thing->references || thing->count)
         if (thing->references && (!thing->count || roll(&dice, 2)))
             let_go(thing);
         else
             unmap(thing);
+    if (thing->descriptor)
+        close(thing->descriptor);
+    if (lock >= 0)
+        close(lock);
+}
+
+/* -- What others share ------------------------------------------------------------------------------ */
+
+static int open_memory(struct thing *thing, struct letter *letter, uint64_t dice) {
+    int lock = letter->number >= 0 ? hold_letters(true) : -1;
+    int result = INVALID_VALUE;
+    if (lock < 0 || fetch(letter)) {
+        result = cn.cnMemImportFromShareableHandle(&thing->handle, (void *)(intptr_t)letter->fd,
+                                                   BY_DESCRIPTOR);
+        close(letter->fd);
+    }
+    if (lock >= 0)
+        close(lock);
+    if (result != OK)
+        return result;
+    thing->references = 1;
+    if (roll(&dice, 2))
+        map(thing);
+    return OK;
+}
+
+/* A letter may tell of memory that is gone: then the driver says so, and nothing is held. */
+static int shared_get(struct thing *thing, uint64_t size, uint64_t dice) {
+    struct letter letter;
+    handle name;
+    (void)size;
+    if (!receive(&letter))
+        return ABSENT;
+    thing->size = letter.size;
+    thing->flag[letter.kind] = true;
+    memcpy(&name, letter.key, sizeof name);
+    int result = letter.kind == LETTER_IPC ? cn.cnIpcOpenMemHandle(&thing->pointer[0], name, 0)
+                                           : open_memory(thing, &letter, dice);
+    if (result == OK || result == OUT_OF_MEMORY)
+        return result;
+    if (result != INVALID_VALUE && result != INVALID_HANDLE)
+        fail("opening what was shared (%d) is answered with %d", (int)letter.kind, result);
+    if (letter.kind == LETTER_MEMORY && letter.number < 0)
+        fail("memory is gone although its descriptor is open");
+    return ABSENT;
+}
+
+static int shared_poke(struct thing *thing, uint64_t dice) {
+    return thing->flag[LETTER_MEMORY] ? pages_poke(thing, dice) : OK;
+}
+
+static void shared_give(struct thing *thing, uint64_t dice) {
+    if (thing->flag[LETTER_IPC])
+        MUST(cn.cnIpcCloseMemHandle(thing->pointer[0]));
+    else
+        pages_give(thing, dice);
 }
 
 /* -- What must not be charged, and what must fail ---------------------------------------------------- */
@@ -526,12 +704,14 @@ static void expect_nothing(address of_parent) {
 }
 
 static const struct kind kinds[] = {
-    {"linear", linear_get, linear_poke, linear_give, true, NULL, false},
+    {"linear", linear_get, linear_poke, linear_give, true, linear_send, false},
     {"pinned", pinned_get, nothing_poke, pinned_give, false, NULL, false},
     {"async", async_get, async_poke, async_give, false, NULL, false},
-    {"pages", pages_get, pages_poke, pages_give, false, NULL, false},
+    {"pool", pool_get, pool_poke, pool_give, false, NULL, false},
+    {"pages", pages_get, pages_poke, pages_give, false, pages_send, false},
     {"elsewhere", pinned_get, elsewhere_poke, pinned_give, false, NULL, false},
     {"addresses", addresses_get, nothing_poke, addresses_give, false, NULL, false},
+    {"shared", shared_get, shared_poke, shared_give, false, NULL, false},
     {"module", module_get, nothing_poke, module_give, true, NULL, true},
     {"context", context_get, context_poke, context_give, false, NULL, true},
     {0},

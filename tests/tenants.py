@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from aliquot.sim.state import GroupTruth, State, create
 
 import nvidia_files
 from slices import MIB, lay_out
+from vendors import COMMON, VENDORS, Vendor
 
 TESTS = Path(__file__).resolve().parent
 PATIENCE_SECONDS = 60.0
@@ -29,29 +30,8 @@ CONTEXT = 16 * MIB
 PAGE = 2 * MIB
 
 SUCCESS = 0
-OUT_OF_MEMORY = 2
-NOT_FOUND = 500
-
-TENANT = (
-    "tenant.c",
-    "tenant_driver.c",
-    "tenant_linear.c",
-    "tenant_share.c",
-    "tenant_context.c",
-    "tenant_graph.c",
-)
-
-
-# Everything that a tenant can get.
-KINDS = (
-    *("linear", "pitch", "managed", "pinned", "async", "pool", "array", "deep", "mipmap"),
-    *("pages", "elsewhere", "addresses", "team", "shared"),
-    *("module", "library", "context", "green", "graph"),
-)
-DIES_WITH_CONTEXT = frozenset(
-    {"linear", "pitch", "managed", "pinned", "array", "deep", "mipmap", "module"}
-)
-
+ABSENT = -1
+"""What a tenant answers itself: there was nothing to open."""
 
 def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: str) -> Path:
     """Compile a C program or library of this folder against CUDA's header."""
@@ -66,6 +46,36 @@ def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: 
     return program
 
 
+@dataclass(frozen=True)
+class Site:
+    """A vendor's libraries, the simulator's and ours, and what programs for them are compiled to."""
+
+    vendor: Vendor
+    library: Path
+    shim: Path
+    folder: Path
+
+    @property
+    def refusal(self) -> int:
+        """What the vendor's library answers where there is no more memory."""
+        return self.vendor.out_of_memory
+
+    def program(self, name: str) -> Path:
+        """A program of this folder for the vendor: tenant, odd_calls, odd_ends, trap_client."""
+        path = self.folder / name
+        if not path.exists():
+            compile_c(self.folder, name, [f"{name}.c", *COMMON, *self.vendor.sources])
+        return path
+
+    def simulated(self, memory: int, **settings: Any) -> AbstractContextManager[SimNode]:
+        """Make a node of the vendor's devices."""
+        return simulated(self.library, memory, self.vendor.name, **settings)
+
+    def slice(self, node: SimNode, folder: Path, name: str, cap: int, cores: int = 100) -> Slice:
+        """Lay a slice of the node out in a folder."""
+        return Slice.make(node, self.shim, folder, name, cap, cores)
+
+
 @dataclass
 class SimNode:
     """A node of which slices have the first device, with the processes' state in a folder."""
@@ -74,6 +84,7 @@ class SimNode:
     devices: tuple[Device, ...]
     library: Path
     state: State
+    vendor: Vendor
 
     @property
     def device(self) -> Device:
@@ -100,9 +111,15 @@ class SimNode:
 
 
 @contextmanager
-def simulated(library: Path, memory: int, **settings: Any) -> Iterator[SimNode]:
-    """Make a node; its state lies in memory. The second device is there for multicast only."""
+def simulated(
+    library: Path, memory: int, vendor: str = "nvidia", **settings: Any
+) -> Iterator[SimNode]:
+    """Make a node of a vendor's devices, of which ``library`` is the simulated library.
+
+    Its state lies in memory. The second device is there for multicast only.
+    """
     with tempfile.TemporaryDirectory(prefix="aliquot-test-", dir="/dev/shm") as folder:
+        settings |= {"vendor": vendor}
         settings.setdefault("context", CONTEXT)
         settings.setdefault("compute_capability", (9, 0))
         settings.setdefault("nvlinks", (18, 18))
@@ -111,7 +128,7 @@ def simulated(library: Path, memory: int, **settings: Any) -> Iterator[SimNode]:
         create(node, directory)
         state = State(directory)
         try:
-            yield SimNode(directory, node.devices, library, state)
+            yield SimNode(directory, node.devices, library, state, VENDORS[vendor])
         finally:
             state.close()
 
@@ -137,7 +154,15 @@ class Slice:
             context_bytes=node.device.context,
             cores=cores,
         )
-        return cls(node, name, cap, lay_out(shim, node.library, folder / name, (device,)))
+        library = lay_out(shim, node.library, folder / name, (device,), node.vendor.names)
+        for other in node.vendor.beside:
+            (library.parent / other).symlink_to(node.library.with_name(other))
+        return cls(node, name, cap, library)
+
+    @property
+    def refusal(self) -> int:
+        """What the vendor's library answers where there is no more memory."""
+        return self.node.vendor.out_of_memory
 
     def environment(self) -> dict[str, str]:
         """What makes a program run in the slice."""
