@@ -83,19 +83,26 @@ def sim_library() -> Path:
     return _library("aliquot.sim", "ALIQUOT_TEST_SIM")
 
 
-@pytest.fixture(scope="session", params=VENDORS)
-def site(
-    request: pytest.FixtureRequest,
-    sim_library: Path,
-    shim_library: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Site:
+@pytest.fixture(scope="session")
+def sites(
+    sim_library: Path, shim_library: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Site]:
     """The libraries of each vendor, and the programs for them."""
-    vendor = VENDORS[request.param]
-    name = vendor.names[0]
-    shim = shim_library if vendor.name == "nvidia" else aliquot.shim.library(name)
-    assert shim.is_file(), "it is not built: run `make build`"
-    return Site(vendor, sim_library.with_name(name), shim, tmp_path_factory.mktemp(vendor.name))
+    found = {}
+    for vendor in VENDORS.values():
+        name = vendor.names[0]
+        shim = shim_library if vendor.name == "nvidia" else aliquot.shim.library(name)
+        assert shim.is_file(), "it is not built: run `make build`"
+        library = sim_library if vendor.name == "nvidia" else sim_library.with_name(name)
+        folder = tmp_path_factory.mktemp(vendor.name)
+        found[vendor.name] = Site(vendor, library, shim, folder)
+    return found
+
+
+@pytest.fixture(params=VENDORS)
+def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
+    """The libraries of a vendor: a test that asks for them is done for each."""
+    return sites[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -191,8 +191,8 @@ static void read_from(void *to, address from, size_t size) {
     MUST(npu.aclrtMemcpy(to, size, (void *)from, size, FROM_DEVICE));
 }
 
-static int given(struct thing *thing, int result, void *pointer) {
-    thing->pointer[0] = (uintptr_t)pointer;
+static int given(struct thing *thing, int result, void *const *pointer) {
+    thing->pointer[0] = (uintptr_t)*pointer;
     if (result == OK)
         mark(thing->pointer[0], thing->size);
     return result;
@@ -205,21 +205,21 @@ static int linear_get(struct thing *thing, uint64_t size, uint64_t dice) {
     void *got = NULL;
     switch (roll(&dice, 7)) {
     case 0:
-        return given(thing, npu.rtMalloc(&got, size, 2, 33), got);
+        return given(thing, npu.rtMalloc(&got, size, 2, 33), &got);
     case 1:
-        return given(thing, npu.rtMallocCached(&got, size, 2, 33), got);
+        return given(thing, npu.rtMallocCached(&got, size, 2, 33), &got);
     case 2:
-        return given(thing, npu.rtMemAlloc(&got, size, 0, 0, NULL), got);
+        return given(thing, npu.rtMemAlloc(&got, size, 0, 0, NULL), &got);
     case 3:
-        return given(thing, npu.rtsMalloc(&got, size, 0, 0, &config), got);
+        return given(thing, npu.rtsMalloc(&got, size, 0, 0, &config), &got);
     case 4:
         config.attrs = &on_device;
         config.count = 1;
-        return given(thing, npu.aclrtMallocWithCfg(&got, size, 0, &config), got);
+        return given(thing, npu.aclrtMallocWithCfg(&got, size, 0, &config), &got);
     case 5:
-        return given(thing, npu.aclrtMallocForTaskScheduler(&got, size, 0, NULL), got);
+        return given(thing, npu.aclrtMallocForTaskScheduler(&got, size, 0, NULL), &got);
     default:
-        return given(thing, npu.aclrtMallocAlign32(&got, size, 0), got);
+        return given(thing, npu.aclrtMallocAlign32(&got, size, 0), &got);
     }
 }
 
@@ -228,21 +228,21 @@ static int padded_get(struct thing *thing, uint64_t size, uint64_t dice) {
     void *got = NULL;
     int result = roll(&dice, 2) ? npu.aclrtMalloc(&got, size, 0)
                                 : npu.aclrtMallocCached(&got, size, 0);
-    return given(thing, result, got);
+    return given(thing, result, &got);
 }
 
 static int managed_get(struct thing *thing, uint64_t size, uint64_t dice) {
     void *got = NULL;
     int result = roll(&dice, 2) ? npu.aclrtMemAllocManaged(&got, size, 0)
                                 : npu.rtMemAllocManaged(&got, size, 0, 33);
-    return given(thing, result, got);
+    return given(thing, result, &got);
 }
 
 static int dvpp_get(struct thing *thing, uint64_t size, uint64_t dice) {
     void *got = NULL;
     int result = roll(&dice, 2) ? npu.rtDvppMallocWithFlag(&got, size, 0, 33)
                                 : npu.rtDvppMalloc(&got, size, 33);
-    return given(thing, result, got);
+    return given(thing, result, &got);
 }
 
 /* Work between the signs. */

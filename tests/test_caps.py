@@ -21,7 +21,7 @@ SMALL_CAP = 256 * MIB
 REST = SMALL_CAP - CONTEXT
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tenant(site: Site) -> Path:
     """The client that takes and gives back memory by every call."""
     return site.program("tenant")
@@ -290,7 +290,7 @@ def held(size: int) -> int:
     return -(-size // (2 * MIB)) * 2 * MIB
 
 
-def probe(one: Tenant) -> None:
+def probe(here: Slice, one: Tenant) -> None:
     """Ask for what cannot be had: before it refuses, the slice clears up after the dead."""
     assert one.do("get", "linear", 99, SMALL_CAP, 0) == here.refusal
 
@@ -318,7 +318,7 @@ def test_whoever_still_holds_what_its_exporter_let_go_of_answers_for_it(
         else:
             maker.kill()
         left = two if leaves == "gives it back" else CONTEXT
-        probe(user)
+        probe(here, user)
         expect(here, left + size)
         assert user.do("give", 0, 0) == SUCCESS
         expect(here, left + size)
