@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import vendors
 from common import BenchError, fast_folder
+from vendors import Vendor
 
 if TYPE_CHECKING:
     from aliquot.agent.demo_node import AgentProcess
@@ -44,8 +46,9 @@ def make_real_time(name: str) -> None:
 class NodeBed:
     """A running agent on simulated devices, and the parts of a container.
 
-    ``environment`` is for runtimes; ``wrapper`` is aliquot-runtime; ``runtime`` the real one.
-    ``real_time``: containers may have threads that go before all others on the machine.
+    Its devices are ``vendor``'s. ``environment`` is for runtimes; ``wrapper`` is aliquot-runtime;
+    ``runtime`` the real one. ``real_time``: containers may have threads that go before all others
+    on the machine.
     """
 
     folder: Path
@@ -54,11 +57,18 @@ class NodeBed:
     runtime: Path
     environment: dict[str, str]
     real_time: bool = False
+    vendor: Vendor = vendors.NVIDIA
 
     @property
     def socket(self) -> Path:
         """Where the agent answers runtimes."""
         return self.folder / "run/runtime.sock"
+
+    def uuids(self) -> list[str]:
+        """Return the UUIDs of the node's devices, as containers may ask for them."""
+        command = [sys.executable, "-m", "aliquot.agent", "devices", "--json"]
+        said = subprocess.run(command, env=self.environment, capture_output=True, check=True)
+        return [device["uuid"] for device in json.loads(said.stdout)["devices"]]
 
     def bundle_path(self, name: str) -> Path:
         """Return where the bundle of a container lies."""
@@ -87,6 +97,7 @@ class NodeBed:
         # Both need privileges that root in a container lacks.
         process.pop("rlimits", None)
         process.pop("oomScoreAdj", None)
+        template["mounts"] += self.vendor.mounts(self.folder / "node")
         template["root"] = {"path": str(self.folder / "rootfs"), "readonly": False}
         return template
 
@@ -161,14 +172,16 @@ def node_bed(
     node: str = "a100x2",
     *,
     programs: Mapping[str, Path] | None = None,
+    vendor: Vendor = vendors.NVIDIA,
     **settings: object,
 ) -> Iterator[NodeBed]:
     """Make the node: a profile or a node file, ``programs`` in the image by their paths.
 
-    ``settings`` are more of the agent's. Raises BenchError.
+    All its devices are ``vendor``'s. ``settings`` are more of the agent's. Raises BenchError.
     """
     try:
         import aliquot.shim  # noqa: PLC0415 - what is missing is said in one line
+        import aliquot.sim  # noqa: PLC0415 - as above
         from aliquot.agent.demo_node import AgentProcess, lay_out  # noqa: PLC0415 - as above
         from aliquot.agent.errors import AliquotError  # noqa: PLC0415 - as above
     except ImportError as error:
@@ -185,7 +198,7 @@ def node_bed(
         subprocess.run(
             [sys.executable, "-m", "aliquot.agent", "sim", "--node", node,
              "--keep", str(folder / "node"), "--shared", "--cdi", str(folder / "cdi"),
-             "--", "true"],
+             *(() if vendor is vendors.NVIDIA else ("--files",)), "--", "true"],
             check=True,
         )  # fmt: skip
         base = {k: v for k, v in os.environ.items() if not k.startswith(("ALIQUOT_", "CUDA_"))}
@@ -194,6 +207,7 @@ def node_bed(
             "lib_dir": str(folder / "lib"),
             "cdi_dirs": [str(folder / "cdi")],
             "metrics_port": 0,
+            **vendor.settings(folder / "node"),
             **settings,
         }
         agent = AgentProcess(
@@ -206,9 +220,11 @@ def node_bed(
                 "ALIQUOT_CACHE_DIR": str(folder / "node/cache"),
             },
         )
-        lay_out(folder / "rootfs", programs or {})
+        simulated = aliquot.sim.library().parent
+        lay_out(folder / "rootfs", {**(programs or {}), **vendor.image(simulated)})
         subprocess.run([runc, "spec"], cwd=folder, check=True)
         try:
+            vendor.prepare(folder / "node", base)
             agent.start()
             yield NodeBed(
                 folder,
@@ -216,6 +232,7 @@ def node_bed(
                 aliquot.shim.program("aliquot-runtime"),
                 Path(runc),
                 {**base, "ALIQUOT_RUNTIME_DIR": str(folder / "run")},
+                vendor=vendor,
             )
         except AliquotError as error:
             raise BenchError(str(error)) from error

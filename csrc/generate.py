@@ -218,8 +218,12 @@ def shim_exports(rows: list[Row]) -> str:
 def plain_exports(rows: list[Row]) -> str:
     """exports.c: each wrapped symbol as a jump to its wrapper, which sees its caller's caller.
 
-    What is not wrapped is found in the real library, behind the shim.
+    What is not wrapped is found in the real library, behind the shim. Derived wrappers would need
+    that to be found already. Raises TableError.
     """
+    for row in rows:
+        if row.by == "noted":
+            raise TableError(f"{row.function}: noted, in a library that calls itself")
     lines = [
         "#ifdef __x86_64__",
         '#define JUMP "jmp "',

@@ -530,9 +530,7 @@ static void pools(void) {
     memory("destroyed");
     WELL(cnDeviceGetMemPool(&now, 0));
     check("the default one again", now == pool, 1);
-    SAY(cnMemPoolDestroy(own));
     SAY(cnMemPoolDestroy(pool));
-    SAY(cnMemAllocFromPoolAsync(&one, PAGE, own, queue));
     SAY(cnMemPoolGetAttribute(pool, 99, &bytes));
     WELL(cnDestroyQueue(queue));
 }

@@ -1,20 +1,15 @@
 /* Programs that share devices with others, run by test_time_real.py in containers. They know of nothing
  * but the driver. Each says "ready", waits for a line, and works in rounds until its input ends; the
- * rounds that it has done are its only output, so that who looks on can tell that it goes on.
- *
- * A kernel of the simulator takes time and does nothing else. One that waits for something, as those do
- * that spin on a word in memory, is a kernel with a wait for that word behind it: neither comes to its
- * end before the word has its value. */
-#include "exec_client.h"
+ * rounds that it has done are its only output, so that who looks on can tell that it goes on. */
+#define CLIENT_CASES
+#include "accel.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include <sys/wait.h>
 
-enum { DEVICES = 2, MOST_BLOCKS = 4000 };
-
-static uint64_t kernel_ns = MS / 5;
+static const uint64_t kernel_ns = MS / 5;
 
 static uint64_t rounds;
 
@@ -44,92 +39,62 @@ static void ready(void) {
     CHECK(pthread_create(&thread, NULL, end_with_input, NULL) == 0);
 }
 
-/* One device's context, kernel and stream. */
-struct part {
-    CUcontext context;
-    CUfunction spin;
-    CUstream stream;
-    CUdeviceptr words; /* shared by all parts */
-};
-
-static void *words_at; /* of the host */
-
-/* Words that all who share them see: a file's, or this process' own. */
-static void map_words(const char *path) {
-    int fd = path ? open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666) : -1;
-    CHECK(!path || (fd >= 0 && ftruncate(fd, 4096) == 0));
-    words_at = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
-                    path ? MAP_SHARED : MAP_SHARED | MAP_ANONYMOUS, fd, 0);
-    CHECK(words_at != MAP_FAILED);
-}
-
-static struct part part_of(int device) {
-    struct part part;
-    CUmodule module;
-    OK(cuInit(0));
-    OK(cuDevicePrimaryCtxRetain(&part.context, device));
-    OK(cuCtxSetCurrent(part.context));
-    OK(cuModuleLoadData(&module, client_image));
-    part.spin = client_function(module, "aliquot_spin_ns");
-    part.stream = new_stream(CU_STREAM_NON_BLOCKING);
-    if (words_at == NULL)
-        map_words(NULL);
-    CUresult result = cuMemHostRegister(words_at, 4096,
-                                        CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
-    CHECK(result == CUDA_SUCCESS || result == CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
-    OK(cuMemHostGetDevicePointer(&part.words, words_at, 0));
-    return part;
-}
-
-static void kernel(const struct part *part, CUstream stream) {
-    void *params[] = {&kernel_ns};
-    OK(cuCtxSetCurrent(part->context));
-    OK(cuLaunchKernel(part->spin, MOST_BLOCKS, 1, 1, 1024, 1, 1, 0, stream, params, NULL));
-}
-
-static void set(const struct part *part, CUstream stream, unsigned word, uint32_t value) {
-    OK(cuCtxSetCurrent(part->context));
-    OK(cuStreamWriteValue32(stream, part->words + 4 * word, value, 0));
-}
-
-static void await(const struct part *part, CUstream stream, unsigned word, uint32_t value) {
-    OK(cuCtxSetCurrent(part->context));
-    OK(cuStreamWaitValue32(stream, part->words + 4 * word, value, CU_STREAM_WAIT_VALUE_GEQ));
-}
-
-static void finish(const struct part *part, CUstream stream) {
-    OK(cuCtxSetCurrent(part->context));
-    OK(cuStreamSynchronize(stream));
-}
+static void kernel(accel_queue queue) { accel_kernel(queue, kernel_ns, ACCEL_WIDE); }
 
 /* BATCH: kernels, and a wait after each BATCH of them. */
 static void load(void) {
     uint32_t batch = (uint32_t)client_number(0);
-    struct part part = part_of(0);
+    accel_start(0);
+    accel_queue queue = accel_queue_new();
     ready();
     for (;;) {
         for (uint32_t i = 0; i < batch; i++)
-            kernel(&part, part.stream);
-        finish(&part, part.stream);
+            kernel(queue);
+        accel_wait(queue);
         done();
     }
 }
 
+/* A kernel now and then, which is waited for: the pauses are long enough to be seen. */
+static void online(void) {
+    accel_start(0);
+    accel_queue queue = accel_queue_new();
+    ready();
+    for (;;) {
+        kernel(queue);
+        accel_wait(queue);
+        usleep(30000);
+        done();
+    }
+}
+
+/* A kernel that waits, in the current context, for who sets `theirs`, and lets whoever waits for `ours`
+ * go on. */
+static void meet(accel_queue queue, unsigned ours, unsigned theirs, uint64_t round) {
+    kernel(queue);
+    accel_set(queue, accel_word(ours), round);
+    accel_await(queue, accel_word(theirs), round);
+    kernel(queue);
+}
+
 /* A kernel on each of two devices that waits for the other's. */
 static void meet_across_devices(void) {
-    struct part part[DEVICES];
-    for (int d = 0; d < DEVICES; d++)
-        part[d] = part_of(d);
+    accel_queue queue[ACCEL_DEVICES];
+    for (int d = 0; d < ACCEL_DEVICES; d++) {
+        accel_start(d);
+        queue[d] = accel_queue_new();
+    }
+    accel_words(NULL);
     ready();
-    for (uint32_t round = 1;; round++) {
-        for (unsigned d = 0; d < DEVICES; d++) {
-            kernel(&part[d], part[d].stream);
-            set(&part[d], part[d].stream, d, round);
-            await(&part[d], part[d].stream, 1 - d, round);
-            kernel(&part[d], part[d].stream);
+    for (uint64_t round = 1;; round++) {
+        for (int d = 0; d < ACCEL_DEVICES; d++) {
+            accel_enter(d);
+            meet(queue[d], (unsigned)d, (unsigned)(1 - d), round);
         }
-        for (int d = 0; d < DEVICES; d++)
-            finish(&part[d], part[d].stream);
+        for (int d = 0; d < ACCEL_DEVICES; d++) {
+            accel_enter(d);
+            accel_wait(queue[d]);
+        }
         done();
     }
 }
@@ -137,83 +102,96 @@ static void meet_across_devices(void) {
 /* FILE RANK: the same, with one of the devices in another container. */
 static void meet_across_containers(void) {
     unsigned rank = (unsigned)client_number(1);
-    map_words(client_argv[2]);
-    struct part part = part_of(0);
+    accel_start(0);
+    accel_words(client_argv[2]);
+    accel_queue queue = accel_queue_new();
     ready();
-    for (uint32_t round = 1;; round++) {
-        kernel(&part, part.stream);
-        set(&part, part.stream, rank, round);
-        await(&part, part.stream, 1 - rank, round);
-        kernel(&part, part.stream);
-        finish(&part, part.stream);
+    for (uint64_t round = 1;; round++) {
+        meet(queue, rank, 1 - rank, round);
+        accel_wait(queue);
         done();
     }
 }
 
-/* Graphs that are captured and launched all the time. */
-static void capture(void) {
-    struct part part = part_of(0);
+/* Graphs that are recorded and launched all the time. */
+static void record(void) {
+    accel_start(0);
+    accel_queue queue = accel_queue_new();
     ready();
     for (;;) {
-        CUgraph graph;
-        CUgraphExec exec;
-        OK(cuStreamBeginCapture(part.stream, CU_STREAM_CAPTURE_MODE_GLOBAL));
+        accel_record_begin(queue);
         for (int i = 0; i < 4; i++)
-            kernel(&part, part.stream);
-        OK(cuStreamEndCapture(part.stream, &graph));
-        OK(cuGraphInstantiate(&exec, graph, 0));
+            kernel(queue);
+        accel_graph graph = accel_record_end(queue);
         for (int i = 0; i < 2; i++)
-            OK(cuGraphLaunch(exec, part.stream));
-        finish(&part, part.stream);
-        OK(cuGraphExecDestroy(exec));
-        OK(cuGraphDestroy(graph));
+            accel_graph_launch(graph, queue);
+        accel_wait(queue);
+        accel_graph_end(graph);
         done();
     }
 }
 
-/* A kernel that waits for a word which another stream writes, behind nothing. */
+/* A kernel that waits for a word which another queue writes, behind nothing. */
 static void write_value(void) {
-    struct part part = part_of(0);
-    CUstream other = new_stream(CU_STREAM_NON_BLOCKING);
+    accel_start(0);
+    accel_words(NULL);
+    accel_queue queue = accel_queue_new(), other = accel_queue_new();
     ready();
-    for (uint32_t round = 1;; round++) {
-        kernel(&part, part.stream);
-        await(&part, part.stream, 0, round);
-        kernel(&part, part.stream);
-        set(&part, other, 0, round);
-        finish(&part, part.stream);
+    for (uint64_t round = 1;; round++) {
+        kernel(queue);
+        accel_await(queue, accel_word(0), round);
+        kernel(queue);
+        accel_set(other, accel_word(0), round);
+        accel_wait(queue);
+        done();
+    }
+}
+
+/* The same with a flag. */
+static void set_flag(void) {
+    accel_start(0);
+    accel_flag flag = accel_flag_new();
+    accel_queue queue = accel_queue_new(), other = accel_queue_new();
+    ready();
+    for (;;) {
+        kernel(queue);
+        accel_flag_await(queue, flag);
+        kernel(queue);
+        accel_flag_set(other, flag);
+        accel_wait(queue);
         done();
     }
 }
 
 /* A kernel that waits for one that is launched later. */
 static void later_launch(void) {
-    struct part part = part_of(0);
-    CUstream other = new_stream(CU_STREAM_NON_BLOCKING);
+    accel_start(0);
+    accel_words(NULL);
+    accel_queue queue = accel_queue_new(), other = accel_queue_new();
     ready();
-    for (uint32_t round = 1;; round++) {
-        kernel(&part, part.stream);
-        await(&part, part.stream, 0, round);
-        kernel(&part, other);
-        kernel(&part, other);
-        set(&part, other, 0, round);
-        finish(&part, part.stream);
+    for (uint64_t round = 1;; round++) {
+        kernel(queue);
+        accel_await(queue, accel_word(0), round);
+        kernel(other);
+        kernel(other);
+        accel_set(other, accel_word(0), round);
+        accel_wait(queue);
         done();
     }
 }
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static _Atomic uint32_t wanted;
-static struct part locked;
+static _Atomic uint64_t wanted;
+static uint64_t *words;
 
 /* Releases what the other thread waits for, when it gets the lock that this one holds while it
  * launches. */
 static void *release_under_lock(void *unused) {
-    for (uint32_t round = 1;; round++) {
+    for (uint64_t round = 1;; round++) {
         while (wanted < round)
             usleep(100);
         pthread_mutex_lock(&mutex);
-        __atomic_store_n((uint32_t *)words_at, round, __ATOMIC_RELEASE);
+        __atomic_store_n(words, round, __ATOMIC_RELEASE);
         pthread_mutex_unlock(&mutex);
     }
     return unused;
@@ -221,41 +199,42 @@ static void *release_under_lock(void *unused) {
 
 static void hold_lock(void) {
     pthread_t thread;
-    locked = part_of(0);
-    CUstream other = new_stream(CU_STREAM_NON_BLOCKING);
+    accel_start(0);
+    words = accel_words(NULL);
+    accel_queue queue = accel_queue_new(), other = accel_queue_new();
     ready();
     CHECK(pthread_create(&thread, NULL, release_under_lock, NULL) == 0);
-    for (uint32_t round = 1;; round++) {
+    for (uint64_t round = 1;; round++) {
         pthread_mutex_lock(&mutex);
-        kernel(&locked, locked.stream);
-        await(&locked, locked.stream, 0, round);
+        kernel(queue);
+        accel_await(queue, accel_word(0), round);
         wanted = round;
-        kernel(&locked, other);
-        kernel(&locked, other);
+        kernel(other);
+        kernel(other);
         pthread_mutex_unlock(&mutex);
-        finish(&locked, locked.stream);
-        finish(&locked, other);
+        accel_wait(queue);
+        accel_wait(other);
         done();
     }
 }
 
 /* Children come and go while it launches; every other one launches too, in a program of its own. */
 static void fork_often(void) {
-    struct part part = part_of(0);
+    accel_start(0);
+    accel_queue queue = accel_queue_new();
     ready();
-    for (uint32_t round = 1;; round++) {
-        kernel(&part, part.stream);
+    for (uint64_t round = 1;; round++) {
+        kernel(queue);
         pid_t child = fork();
         CHECK(child >= 0);
         if (child == 0) {
-            CUcontext context;
             if (round % 2)
                 execl("/proc/self/exe", "share_client", "once", NULL);
             /* What was its parent's is not the child's. */
-            _exit(cuCtxGetCurrent(&context) == CUDA_ERROR_NOT_INITIALIZED ? 0 : 1);
+            _exit(accel_refuses(queue) ? 0 : 1);
         }
-        kernel(&part, part.stream);
-        finish(&part, part.stream);
+        kernel(queue);
+        accel_wait(queue);
         int status;
         CHECK(waitpid(child, &status, 0) == child && status == 0);
         done();
@@ -263,10 +242,11 @@ static void fork_often(void) {
 }
 
 static void once(void) {
-    struct part part = part_of(0);
+    accel_start(0);
+    accel_queue queue = accel_queue_new();
     for (int i = 0; i < 3; i++)
-        kernel(&part, part.stream);
-    finish(&part, part.stream);
+        kernel(queue);
+    accel_wait(queue);
 }
 
 /* A line on its standard input, so that it goes on, and nobody who reads what it says. */
@@ -307,10 +287,12 @@ static void nursery(void) {
 
 const struct client_case client_cases[] = {
     {"load", load},
+    {"online", online},
     {"meet_across_devices", meet_across_devices},
     {"meet_across_containers", meet_across_containers},
-    {"capture", capture},
+    {"record", record},
     {"write_value", write_value},
+    {"set_flag", set_flag},
     {"later_launch", later_launch},
     {"hold_lock", hold_lock},
     {"fork_often", fork_often},

@@ -109,7 +109,7 @@ def charged_ns(one: Program, device: int = 0) -> int:
 @contextlib.contextmanager
 def program(bed: NodeBed, name: str, *command: str, **wish: str) -> Iterator[Program]:
     """Run a case of share_client.c in a container of that name."""
-    wish = {"ALIQUOT_MEMORY": "256MiB", **wish}
+    wish = {"ALIQUOT_MEMORY": "1GiB", **wish}
     with bed.container(name, PROGRAM, *command, **wish) as process:
         yield Program.follow(bed, name, process)
 

@@ -17,27 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from aliquot.sim.state import truth
 
+import accelerators
 import shared_node
+import vendors
 from nodes import NodeBed, node_bed
 from shared_node import HangError, Program, Stopped, charged_ns, program, programs
 from tenants import compile_c
+from vendors import Vendor
 
-NODE = """
-[[device]]
-count = 2
-memory = "8GiB"
-context = "16MiB"
-nvlinks = 12
-"""
 ONE = {"ALIQUOT_CORES": "30"}
 OTHER = {"ALIQUOT_CORES": "70"}
+ONLINE = {"ALIQUOT_PRIORITY": "50", "ALIQUOT_QUIET": "0"}
 SEED = 20
 KILLS = 40
 # A program's system calls in several turns, and the arbiter's in one.
-STEPS = 240
-AGENT_STEPS = 12
+STEPS = {"nvidia": 240}
+AGENT_STEPS = {"nvidia": 12}
+# What is killed is the same for every vendor but for its library's own calls.
+FEWER_STEPS, FEWER_AGENT_STEPS = 60, 3
 KILL_AT = "/usr/bin/kill_at"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root starts containers")
@@ -49,24 +47,22 @@ def kill_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_c(tmp_path_factory.mktemp("share"), "kill_at", ["kill_at.c"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=vendors.ALL, ids=str)
 def bed(
-    tmp_path_factory: pytest.TempPathFactory, sim_library: Path, kill_at: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    sim_library: Path,
+    kill_at: Path,
 ) -> Iterator[NodeBed]:
-    """A node with an agent, and the program in its image."""
+    """A node with an agent and two devices of a vendor's, and the program in its image."""
+    vendor: Vendor = request.param
     folder = tmp_path_factory.mktemp("share")
-    client = compile_c(
-        folder,
-        "share_client",
-        ["share_client.c"],
-        *("-U__CUDA_API_VERSION_INTERNAL", "-L", str(sim_library.parent), "-l:libcuda.so.1"),
-        # A library built with a sanitizer leaves its names to whoever loads it.
-        "-Wl,--unresolved-symbols=ignore-in-shared-libs",
-    )
+    client = accelerators.compiled(vendor, folder, "share_client", sim_library)
     node = folder / "node.toml"
-    node.write_text(NODE)
+    node.write_text(vendor.device(count=2, memory="8GiB", nvlinks=1))
     image = {shared_node.PROGRAM: client, KILL_AT: kill_at}
-    with node_bed(str(node), programs=image) as bed:
+    settings = {"limits.container.priority": 50}
+    with node_bed(str(node), programs=image, vendor=vendor, **settings) as bed:
         yield bed
 
 
@@ -89,7 +85,7 @@ def test_kernels_that_wait_for_each_other_on_two_devices_go_on_in_two_containers
 
 def test_kernels_that_wait_for_each_other_go_on_across_containers_of_a_group(bed: NodeBed) -> None:
     # The devices: one has a member of each group, and so has the other.
-    uuids = [device.uuid for device in truth(bed.folder / "node").devices]
+    uuids = bed.uuids()
     with contextlib.ExitStack() as stack:
         both = []
         for group in ("alpha", "beta"):
@@ -106,15 +102,28 @@ def test_kernels_that_wait_for_each_other_go_on_across_containers_of_a_group(bed
 
 
 @pytest.mark.parametrize(
-    "case", ["capture", "write_value", "later_launch", "hold_lock", "fork_often"]
+    "case", ["record", "write_value", "set_flag", "later_launch", "hold_lock", "fork_often"]
 )
 def test_what_only_a_program_itself_can_end_does_not_hang(bed: NodeBed, case: str) -> None:
+    accelerators.needs(bed.vendor, case)
     with programs(bed, ("busy", ["load", 20], OTHER), (case, [case], ONE)) as both:
         for one in (*reversed(both), *both):
             one.goes_on(20)
     with programs(bed, ("first", [case], ONE), ("second", [case], OTHER)) as both:
         for one in (*both, *both):
             one.goes_on(20)
+
+
+def test_an_online_container_goes_first_and_others_when_it_has_nothing_to_do(bed: NodeBed) -> None:
+    with programs(bed, ("other", ["load", 20], {"ALIQUOT_POLICY": "best-effort"})) as (other,):
+        other.goes_on()
+        with programs(bed, ("online", ["online"], ONLINE)) as (online,):
+            for each in (online, other, online, other):
+                each.goes_on(10)
+        with programs(bed, ("always", ["load", 1], ONLINE)) as (always,):
+            always.goes_on(100)
+            assert always.ran_ns() > 0
+        other.goes_on()
 
 
 def test_others_go_on_while_a_holder_is_stopped(bed: NodeBed) -> None:
@@ -180,7 +189,7 @@ def test_others_go_on_after_a_holder_or_a_waiter_is_killed_at_any_moment(
 
 def test_others_go_on_after_one_is_killed_at_every_step(bed: NodeBed, nursery: Nursery) -> None:
     with programs(bed, ("other", ["load", 5], OTHER)) as (other,):
-        for step in range(STEPS):
+        for step in range(STEPS.get(bed.vendor.name, FEWER_STEPS)):
             command = (KILL_AT, step, shared_node.PROGRAM, "load", 1 + step % 3)
             assert nursery.wait(nursery.start(*command)) == 0
             other.goes_on(10)
@@ -204,7 +213,7 @@ def test_all_go_on_after_the_agent_was_killed_at_every_step_of_a_turn(
     bed: NodeBed, kill_at: Path
 ) -> None:
     with programs(bed, ("one", ["load", 5], ONE), ("other", ["load", 1], OTHER)) as both:
-        for step in range(AGENT_STEPS):
+        for step in range(AGENT_STEPS.get(bed.vendor.name, FEWER_AGENT_STEPS)):
             arbiter = next(
                 task.name
                 for task in Path(f"/proc/{bed.agent.pid}/task").iterdir()

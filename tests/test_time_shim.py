@@ -15,16 +15,20 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aliquot.shim import arbiter, region
 
+import accelerators
 import gates
+import vendors
 from exec_programs import cases, compile_program
 from gates import Gate
 from sharers import Watched
 from slices import lay_out
 from tenants import SimNode, simulated
+from vendors import Vendor
 
 PATIENCE_SECONDS = 120.0
 GIB = 1 << 30
@@ -84,11 +88,14 @@ class Client:
 class Place:
     """A slice of a simulated device, and the programs in it."""
 
-    def __init__(self, node: SimNode, shim: Path, programs: Path, folder: Path) -> None:
+    def __init__(
+        self, vendor: Vendor, node: SimNode, shim: Path, client: Path, folder: Path
+    ) -> None:
         """Remember where everything is; ``make`` makes the slice."""
+        self.vendor = vendor
         self.node = node
-        self.programs = programs
         self._shim = shim
+        self._client = client
         self._folder = folder
         self._running: list[subprocess.Popen[str]] = []
         self._environment: dict[str, str] = {}
@@ -107,15 +114,18 @@ class Place:
             )
             for device in self.node.devices[:devices]
         )
-        library = lay_out(self._shim, self.node.library, self._folder / "slice", parts)
+        names = self.vendor.names
+        library = lay_out(self._shim, self.node.library, self._folder / "slice", parts, names)
+        for name in self.vendor.above:
+            (library.parent / name).symlink_to(self.node.library.with_name(name))
         self._environment = self.node.environment("time", library.parent)
         self.gate = Gate(library.parent / ".aliquot", devices)
         return self
 
-    def start(self, *arguments: object, program: str = CLIENT) -> Client:
-        """Start a program in the slice."""
+    def start(self, *arguments: object, program: Path | None = None) -> Client:
+        """Start a program in the slice, time_client.c's if no other."""
         process = subprocess.Popen(
-            [self.programs / program, *map(str, arguments)],
+            [program or self._client, *map(str, arguments)],
             env=self._environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -141,18 +151,48 @@ def programs(
     sim_library: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The folder of the compiled programs."""
+    """The folder of the compiled programs of CUDA's alone."""
     folder = tmp_path_factory.mktemp("time")
-    for program in (CLIENT, RANDOM, *ORDER):
+    for program in (RANDOM, *ORDER):
         compile_program(program, folder, header_folder("13.5"), sim_library)
     return folder
 
 
-@pytest.fixture
-def place(sim_library: Path, shim_library: Path, programs: Path, tmp_path: Path) -> Iterator[Place]:
+@pytest.fixture(scope="module", params=vendors.ALL, ids=str)
+def vendor(request: pytest.FixtureRequest) -> Vendor:
+    """Each vendor."""
+    found: Vendor = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def client(vendor: Vendor, sim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """time_client.c for the vendor."""
+    return accelerators.compiled(vendor, tmp_path_factory.mktemp("time"), CLIENT, sim_library)
+
+
+@contextlib.contextmanager
+def node_of(vendor: Vendor, sim_library: Path) -> Iterator[SimNode]:
     """A node of two devices on which launching takes no time, and kernels as long as they say."""
-    with simulated(sim_library, 2 * GIB, sms=40, kernel_ns=0, wave_ns=0) as node:
-        found = Place(node, shim_library, programs, tmp_path)
+    settings: dict[str, Any] = {"vendor": vendor.name, "sms": 40, "kernel_ns": 0, "wave_ns": 0}
+    with simulated(sim_library.with_name(vendor.library), 2 * GIB, **settings) as node:
+        yield node
+
+
+@pytest.fixture
+def place(vendor: Vendor, sim_library: Path, client: Path, tmp_path: Path) -> Iterator[Place]:
+    """A place on such a node, of each vendor's."""
+    with node_of(vendor, sim_library) as node:
+        found = Place(vendor, node, accelerators.shim(vendor), client, tmp_path)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def cuda_place(sim_library: Path, shim_library: Path, tmp_path: Path) -> Iterator[Place]:
+    """A place for programs of CUDA's alone."""
+    with node_of(vendors.NVIDIA, sim_library) as node:
+        found = Place(vendors.NVIDIA, node, shim_library, tmp_path, tmp_path)
         yield found
         found.close()
 
@@ -173,14 +213,18 @@ def until(condition: Callable[[], bool], what: str) -> None:
     [(program, case) for program in ORDER for case in cases(program) if case not in NOT_PACED],
 )
 def test_a_cap_changes_nothing_of_what_is_carried_out(
-    place: Place, program: str, case: str
+    cuda_place: Place, programs: Path, program: str, case: str
 ) -> None:
-    place.make(cores=30, devices=2).start(case, program=program).end()
+    place = cuda_place.make(cores=30, devices=2)
+    place.start(case, program=programs / program).end()
 
 
 @pytest.mark.parametrize("cores", [30, 100])
-def test_random_work_ends_as_its_order_says_behind_a_gate(place: Place, cores: int) -> None:
-    client = place.make(cores=cores, shared=True).start("chains", 2, 1, 4, program=RANDOM)
+def test_random_work_ends_as_its_order_says_behind_a_gate(
+    cuda_place: Place, programs: Path, cores: int
+) -> None:
+    place = cuda_place.make(cores=cores, shared=True)
+    client = place.start("chains", 2, 1, 4, program=programs / RANDOM)
     client.go()
     assert int(client.end()) > 0
 
@@ -297,15 +341,15 @@ def test_whoever_waits_rings_the_bell(place: Place) -> None:
             os.close(listening)
 
 
-def test_a_capture_waits_for_no_gate(place: Place) -> None:
+def test_what_is_only_recorded_waits_for_no_gate(place: Place) -> None:
     place.make(shared=True)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
-        client = place.start("capture")
+        client = place.start("record")
         assert client.read() == "ready"
         place.gate.write(gates.CLOSED)
         client.go()
-        assert client.read() == "captured"
+        assert client.read() == "recorded"
         client.go()
         until(lambda: place.gate.waiting() == 1, "the graph's launch waits")
         place.gate.write(gates.OPEN)
@@ -313,11 +357,13 @@ def test_a_capture_waits_for_no_gate(place: Place) -> None:
         client.end()
 
 
-def test_what_releases_others_waits_for_no_gate(place: Place) -> None:
+@pytest.mark.parametrize("case", ["write_value", "set_flag"])
+def test_what_releases_others_waits_for_no_gate(place: Place, case: str) -> None:
     place.make(shared=True)
+    accelerators.needs(place.vendor, case)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
-        client = place.start("write_value")
+        client = place.start(case)
         assert client.read() == "ready"
         place.gate.write(gates.CLOSED)
         client.go()
@@ -326,11 +372,13 @@ def test_what_releases_others_waits_for_no_gate(place: Place) -> None:
     assert place.gate.used().let_through == 0
 
 
-def test_a_launch_that_older_work_waits_for_is_let_through(place: Place) -> None:
+@pytest.mark.parametrize("case", ["later_launch", "fill"])
+def test_a_launch_that_older_work_waits_for_is_let_through(place: Place, case: str) -> None:
     place.make(shared=True)
+    accelerators.needs(place.vendor, case)
     with place.gate.beating():
         place.gate.write(gates.OPEN)
-        client = place.start("fill")
+        client = place.start(case)
         assert client.read() == "ready"
         place.gate.write(gates.CLOSED)
         client.go()
@@ -395,11 +443,12 @@ def test_a_process_that_is_stopped_or_killed_holds_nobody_up(place: Place) -> No
 
 @pytest.fixture
 def two(
-    sim_library: Path, shim_library: Path, programs: Path, tmp_path: Path
+    vendor: Vendor, sim_library: Path, client: Path, tmp_path: Path
 ) -> Iterator[tuple[Place, Place]]:
     """Two slices of the same device, each with a bell."""
-    with simulated(sim_library, 2 * GIB, sms=40, kernel_ns=0, wave_ns=0) as node:
-        found = [Place(node, shim_library, programs, tmp_path / name) for name in ("a", "b")]
+    with node_of(vendor, sim_library) as node:
+        shim = accelerators.shim(vendor)
+        found = [Place(vendor, node, shim, client, tmp_path / name) for name in ("a", "b")]
         for place in found:
             place.make(shared=True)
             folder = os.open(place.gate.usage_path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,4 +1,4 @@
-/* What runs on the AI cores: kernels, tasks, models, and memsets. And copies, which run beside it. */
+/* What runs on the AI cores: kernels, tasks, models, and memsets. */
 #include "shim.h"
 
 /* Names of what is launched: a kernel by its function and how many blocks it has. */
@@ -184,24 +184,3 @@ LAUNCH(aclrtMemsetImpl, FILL, NULL, (void *pointer, size_t room, int32_t value, 
 LAUNCH(aclrtMemsetAsyncImpl, FILL, stream,
        (void *pointer, size_t room, int32_t value, size_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
-
-/* -- Copies: by engines of their own, and launches may wait for them ------------------------------------------- */
-
-extern _Atomic unsigned char aliquot_aside __attribute__((visibility("hidden")));
-
-#define COPY(symbol, parameters, arguments)                                                        \
-    rtError_t aliquot_##symbol parameters {                                                        \
-        if (aliquot_is_inner())                                                                    \
-            return REAL(symbol) arguments;                                                         \
-        /* relaxed: a hint, see seam_aside. */                                                     \
-        atomic_store_explicit(&aliquot_aside, 1, memory_order_relaxed);                            \
-        rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        return result;                                                                             \
-    }
-COPY(rtMemcpyAsync,
-     (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream),
-     (to, room, from, size, kind, stream))
-COPY(aclrtMemcpyAsyncImpl,
-     (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),
-     (to, room, from, size, kind, stream))

@@ -25,9 +25,11 @@ enum {
     RT_INTERNAL_ERROR = 507000,
     RT_STREAM_NOT_COMPLETE = 507004,
     RT_DRV_INTERNAL_ERROR = 507899,
+    RT_CAPTURE_INVALIDATED = 507903,
 };
 
-typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t;
+typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t, *rtNotify_t;
+typedef void (*rtCallback_t)(void *argument);
 typedef void *rtBinHandle, *rtFuncHandle, *rtLaunchArgsHandle, *rtDrvMemHandle;
 
 typedef struct {
@@ -204,6 +206,25 @@ rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
 /* `*status`: RT_CAPTURE_NONE, or the stream's work is only being recorded. */
 enum { RT_CAPTURE_NONE = 0 };
 rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+/* How strict a capture is: calls that a thread makes in relaxed mode do not invalidate any. */
+enum { RT_CAPTURE_MODE_GLOBAL = 0, RT_CAPTURE_MODE_RELAXED = 2 };
+rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode);
+rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
+rtError_t rtThreadExchangeCaptureMode(uint32_t *mode);
+
+rtError_t rtsLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument);
+/* Words of 64 bits. */
+enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
+rtError_t rtsValueWrite(const void *const address, const uint64_t value, const uint32_t flag,
+                        rtStream_t stream);
+rtError_t rtsValueWait(const void *const address, const uint64_t value, const uint32_t flag,
+                       rtStream_t stream);
+rtError_t rtsNotifyCreate(rtNotify_t *notify, uint64_t flag);
+rtError_t rtsNotifyDestroy(rtNotify_t notify);
+rtError_t rtsNotifyRecord(rtNotify_t notify, rtStream_t stream);
+rtError_t rtsNotifyWaitAndReset(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t rtsHostUnregister(void *pointer);
 
 rtError_t rtEventCreate(rtEvent_t *event);
 rtError_t rtEventCreateWithFlag(rtEvent_t *event, uint32_t flag);
@@ -386,6 +407,20 @@ rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t bloc
 rtError_t aclrtRandomNumAsyncImpl(const void *task, const rtStream_t stream, void *reserve);
 rtError_t aclrtReduceAsyncImpl(void *to, const void *from, uint64_t count, uint32_t kind,
                                uint32_t type, rtStream_t stream, void *reserve);
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *argument);
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag);
+rtError_t aclrtDestroyNotifyImpl(rtNotify_t notify);
+rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream);
+rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t aclrtHostUnregisterImpl(void *pointer);
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode);
+rtError_t aclmdlRIDestroyImpl(rtModel_t model);
 rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout);
 rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream);
 

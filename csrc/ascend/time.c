@@ -57,13 +57,24 @@ bool aliquot_vendor_captured(uint64_t lane) {
     return result != RT_FEATURE_NOT_SUPPORT && (result != RT_OK || status != RT_CAPTURE_NONE);
 }
 
+/* Our own calls must not invalidate a capture of the program: they are made in relaxed mode. */
+static uint32_t exchange(uint32_t mode) {
+    rtError_t result;
+    if (HAS(rtThreadExchangeCaptureMode))
+        ALIQUOT_CALL(result, rtThreadExchangeCaptureMode, (&mode));
+    return mode;
+}
+
 /* (A thread without a context keeps ours: there is no way back.) */
 bool aliquot_vendor_enter(struct aliquot_visit *visit, void *context) {
     rtError_t result = RT_OK;
+    visit->mode = (int)exchange(RT_CAPTURE_MODE_RELAXED);
     visit->before = current();
     visit->moved = visit->before != context;
     if (visit->moved)
         ALIQUOT_CALL(result, rtCtxSetCurrent, (context));
+    if (result != RT_OK)
+        exchange((uint32_t)visit->mode);
     return result == RT_OK;
 }
 
@@ -71,6 +82,7 @@ void aliquot_vendor_leave(const struct aliquot_visit *visit) {
     rtError_t result;
     if (visit->moved && visit->before)
         ALIQUOT_CALL(result, rtCtxSetCurrent, (visit->before));
+    exchange((uint32_t)visit->mode);
 }
 
 void *aliquot_vendor_context(uint64_t lane) {
@@ -209,6 +221,36 @@ rtError_t aliquot_rtModelDestroy(rtModel_t model) {
     ALIQUOT_CALL(result, rtModelDestroy, (model));
     return result;
 }
+
+/* -- Recording ------------------------------------------------------------------------------------------ */
+
+/* A stream that is recorded must not be asked, or the recording fails: known before it begins. */
+#define RECORDS(symbol)                                                                            \
+    rtError_t aliquot_##symbol(rtStream_t stream, uint32_t mode) {                                 \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(stream, mode);                                                     \
+        aliquot_marks_capture(1);                                                                  \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (stream, mode));                                              \
+        if (result != RT_OK)                                                                       \
+            aliquot_marks_capture(-1);                                                             \
+        return result;                                                                             \
+    }
+RECORDS(rtStreamBeginCapture)
+RECORDS(aclmdlRICaptureBeginImpl)
+
+#define RECORDED(symbol)                                                                           \
+    rtError_t aliquot_##symbol(rtStream_t stream, rtModel_t *model) {                              \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(stream, model);                                                    \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (stream, model));                                             \
+        if (result == RT_OK || result == RT_CAPTURE_INVALIDATED)                                   \
+            aliquot_marks_capture(-1);                                                             \
+        return result;                                                                             \
+    }
+RECORDED(rtStreamEndCapture)
+RECORDED(aclmdlRICaptureEndImpl)
 
 /* -- Waiting --------------------------------------------------------------------------------------------- */
 

@@ -50,7 +50,10 @@ static bool reads(CNmemoryPool handle, int attribute, uint64_t *bytes) {
 /* Under the mutex: charges what the pool has now. `ahead` bytes of it were charged beforehand. */
 static void settle(struct pool *pool, uint64_t ahead) {
     uint64_t bytes;
-    if (!reads(pool->handle, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &bytes)) {
+    CNqueueCaptureMode mode = aliquot_capture_mode(CN_QUEUE_CAPTURE_MODE_RELAXED);
+    bool told = reads(pool->handle, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &bytes);
+    aliquot_capture_mode(mode);
+    if (!told) {
         pool->charged += ahead;
         return;
     }
@@ -71,8 +74,11 @@ static void settle_device(uint32_t device, bool trim) {
     for (uint32_t i = 0; i < POOLS; i++) {
         if (!pools[i].handle || pools[i].device != device)
             continue;
-        if (trim && HAVE(cnMemPoolTrimTo))
+        if (trim && HAVE(cnMemPoolTrimTo)) {
+            CNqueueCaptureMode mode = aliquot_capture_mode(CN_QUEUE_CAPTURE_MODE_RELAXED);
             REAL(cnMemPoolTrimTo)(pools[i].handle, 0);
+            aliquot_capture_mode(mode);
+        }
         settle(&pools[i], 0);
     }
     pthread_mutex_unlock(&mutex);
@@ -136,6 +142,7 @@ struct growth {
     uint32_t device;
     uint64_t asked, bytes; /* bytes: charged */
     bool ours;
+    bool stray; /* of a device that is not in the slice, if it is a pool */
 };
 
 static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
@@ -143,12 +150,9 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
     if (aliquot_ready() != CN_SUCCESS || !pool)
         return CN_SUCCESS;
     int device = device_of(pool);
-    if (device < 0) {
-        uint64_t used;
-        /* What is no pool is between the program and the driver. */
-        return reads(pool, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) ? CN_MEMORY_ERROR_OUT_OF_MEMORY
-                                                                    : CN_SUCCESS;
-    }
+    growth->stray = device < 0;
+    if (growth->stray)
+        return CN_SUCCESS;
     growth->device = (uint32_t)device;
     growth->asked = aliquot_whole_pages(growth->device, bytes);
     growth->bytes =
@@ -161,7 +165,13 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
     return CN_SUCCESS;
 }
 
-static CNresult finish(const struct growth *growth, CNresult result) {
+static CNresult finish(const struct growth *growth, CNresult result, const CNaddr *address,
+                       CNqueue queue) {
+    /* The driver knew it: what nobody can charge is not to be had. */
+    if (growth->stray && result == CN_SUCCESS) {
+        REAL(cnMemFreeAsync)(*address, queue);
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    }
     if (!growth->ours)
         return result;
     struct pool *pool = find_or_add(growth->pool, growth->device);
@@ -188,7 +198,7 @@ CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(address, bytes, queue));
-    return finish(&growth, result);
+    return finish(&growth, result, address, queue);
 }
 
 CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool,
@@ -200,7 +210,7 @@ CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemory
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocFromPoolAsync)(address, bytes, pool, queue));
-    return finish(&growth, result);
+    return finish(&growth, result, address, queue);
 }
 
 CNresult aliquot_cnMemPoolCreate(CNmemoryPool *pool, CNmemPoolProps *properties) {

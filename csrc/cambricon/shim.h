@@ -83,6 +83,10 @@ void aliquot_module_forget(void);
 
 /* -- time.c ------------------------------------------------------------------------------------------- */
 
+/* Our own calls must not invalidate a capture of the program: they are made in relaxed mode. Answers the
+ * thread's mode before. */
+CNqueueCaptureMode aliquot_capture_mode(CNqueueCaptureMode mode);
+
 /* Waits until a launch in the queue may go; aliquot_went books what the driver made of it, which it
  * returns. */
 struct aliquot_gated aliquot_hold_back(uint64_t what, CNqueue queue);

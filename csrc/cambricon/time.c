@@ -52,8 +52,7 @@ bool aliquot_vendor_captured(uint64_t lane) {
     return result != CN_SUCCESS || status != CN_QUEUE_CAPTURE_STATUS_NONE;
 }
 
-/* Our own calls must not invalidate a capture of the program: they are made in relaxed mode. */
-static CNqueueCaptureMode exchange(CNqueueCaptureMode mode) {
+CNqueueCaptureMode aliquot_capture_mode(CNqueueCaptureMode mode) {
     if (HAVE(cnThreadExchangeQueueCaptureMode))
         REAL(cnThreadExchangeQueueCaptureMode)(&mode);
     return mode;
@@ -61,20 +60,20 @@ static CNqueueCaptureMode exchange(CNqueueCaptureMode mode) {
 
 bool aliquot_vendor_enter(struct aliquot_visit *visit, void *context) {
     CNcontext current = NULL;
-    visit->mode = (int)exchange(CN_QUEUE_CAPTURE_MODE_RELAXED);
+    visit->mode = (int)aliquot_capture_mode(CN_QUEUE_CAPTURE_MODE_RELAXED);
     REAL(cnCtxGetCurrent)(&current);
     visit->before = current;
     visit->moved = current != context;
     if (!visit->moved || REAL(cnCtxSetCurrent)(context) == CN_SUCCESS)
         return true;
-    exchange((CNqueueCaptureMode)visit->mode);
+    aliquot_capture_mode((CNqueueCaptureMode)visit->mode);
     return false;
 }
 
 void aliquot_vendor_leave(const struct aliquot_visit *visit) {
     if (visit->moved)
         REAL(cnCtxSetCurrent)(visit->before);
-    exchange((CNqueueCaptureMode)visit->mode);
+    aliquot_capture_mode((CNqueueCaptureMode)visit->mode);
 }
 
 void *aliquot_vendor_context(uint64_t lane) {

@@ -73,9 +73,9 @@ bool aliquot_hold_doubtful(void) {
     return atomic_load_explicit(&aliquot_slice.usage->lost_holds, memory_order_acquire) != 0;
 }
 
-void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes) {
+bool aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes) {
     int saved = errno;
-    int fd = aliquot_lock_region();
+    int fd = aliquot_lock_holds();
     struct aliquot_hold *hold = NULL;
     if (fd >= 0 && ((hold = find_mine(key)) || (hold = make(key)))) {
         hold->device = device;
@@ -88,11 +88,12 @@ void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes) {
     if (fd >= 0)
         close(fd);
     errno = saved;
+    return hold;
 }
 
 void aliquot_hold_alias(uint64_t key, uint64_t other) {
     int saved = errno;
-    int fd = aliquot_lock_region();
+    int fd = aliquot_lock_holds();
     bool charged;
     struct aliquot_hold *hold = fd >= 0 ? find_any(other, &charged) : NULL;
     /* A name that memory had which is gone may be given again. */
@@ -113,7 +114,7 @@ void aliquot_hold_alias(uint64_t key, uint64_t other) {
 
 uint64_t aliquot_hold_import(uint64_t key) {
     int saved = errno;
-    int fd = aliquot_lock_region();
+    int fd = aliquot_lock_holds();
     bool charged = false;
     struct aliquot_hold *known = fd >= 0 ? find_any(key, &charged) : NULL;
     if (known && is_alias(known)) {
@@ -190,7 +191,7 @@ void aliquot_hold_settle(int fd) {
 
 void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes) {
     int saved = errno;
-    int fd = aliquot_lock_region();
+    int fd = aliquot_lock_holds();
     if (fd >= 0) {
         aliquot_hold_settle(fd);
         drop(fd, key, device, bytes);

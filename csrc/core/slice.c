@@ -20,6 +20,8 @@
 /* Waits for the region's lock are bounded: its holder may be stopped. Everything under the lock
  * takes microseconds. */
 #define LOCK_WAIT_NS 200000000ll
+/* Who shares memory is rare, and what cannot be written down is counted twice. */
+#define HOLD_WAIT_NS 2000000000ll
 #define GIVE_BACK_NS 2000000000ull
 
 struct aliquot_slice aliquot_slice;
@@ -238,14 +240,16 @@ void aliquot_raise_peak(uint32_t device, uint64_t sum) {
 }
 
 /* By a file description of its own: another process, or another thread here, may hold it too. */
-int aliquot_lock_region(void) {
+static int lock_region(int64_t timeout_ns) {
     int fd = open(usage_path, O_RDWR | O_CLOEXEC | O_NOCTTY);
-    if (fd >= 0 && aliquot_region_lock(fd, LOCK_WAIT_NS) != 0) {
+    if (fd >= 0 && aliquot_region_lock(fd, timeout_ns) != 0) {
         close(fd);
         fd = -1;
     }
     return fd;
 }
+
+int aliquot_lock_holds(void) { return lock_region(HOLD_WAIT_NS); }
 
 static void reclaim_dead(int fd) {
     uint32_t slots = atomic_load_explicit(&aliquot_slice.usage->high_water, memory_order_acquire);
@@ -270,7 +274,7 @@ bool aliquot_charge_again(uint32_t device, uint64_t bytes) {
             aliquot_settle(device);
         fits = aliquot_charge_once(device, bytes);
         if (!fits) {
-            int fd = aliquot_lock_region();
+            int fd = lock_region(LOCK_WAIT_NS);
             if (fd >= 0) {
                 reclaim_dead(fd);
                 aliquot_hold_settle(fd);
@@ -293,7 +297,7 @@ bool aliquot_give_back_due(unsigned *round) {
     bool due = false;
     if (*round == 0) {
         /* Somebody may have died whom nobody has needed to clear yet. */
-        int fd = aliquot_lock_region();
+        int fd = lock_region(LOCK_WAIT_NS);
         if (fd >= 0) {
             reclaim_dead(fd);
             close(fd);

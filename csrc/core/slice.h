@@ -152,9 +152,10 @@ static inline bool aliquot_charge(uint32_t device, uint64_t bytes) {
  * yes; says no after two seconds since the death was found. `*round` counts the tries, from 0. */
 bool aliquot_give_back_due(unsigned *round);
 
-/* The region's lock for a moment: a descriptor whose closing drops it. -1 when it could not be had
- * in time; the caller then goes on without, in a way that can refuse too much but never grants too much. */
-int aliquot_lock_region(void);
+/* The region's lock for a moment, to write down who shares memory: a descriptor whose closing drops it. -1
+ * when it could not be had in time (or there is no descriptor left); the caller then goes on without, in a
+ * way that can refuse too much but never grants too much. */
+int aliquot_lock_holds(void);
 
 /* Memory shared between processes (IPC, exported handles), in hold.c. `key` names it in every
  * process that holds it.
@@ -168,10 +169,10 @@ int aliquot_lock_region(void);
  *           withdrawn, or passes to another holder. `bytes` is what this process charged itself (0:
  *           it imported), in case the region does not know the hold
  * Export, alias and import write nothing down when the region's table is full or cannot be locked, and
- * count that as lost. From then on what seems to be a stranger's memory may be the slice's own
+ * count that as lost (export: false). From then on what seems to be a stranger's memory may be the slice's own
  * (doubtful): whoever opens it is charged, lest nobody be. A drop that cannot have the lock stays charged
  * until it can (settle: under the lock `fd`). */
-void aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes);
+bool aliquot_hold_export(uint64_t key, uint32_t device, uint64_t bytes);
 void aliquot_hold_alias(uint64_t key, uint64_t other);
 uint64_t aliquot_hold_import(uint64_t key);
 void aliquot_hold_drop(uint64_t key, uint32_t device, uint64_t bytes);

@@ -380,6 +380,23 @@ bool aliquot_pointer_name(struct aliquot_table *table, uint64_t pointer, uint64_
     return there;
 }
 
+void aliquot_pointer_unname(struct aliquot_table *table, uint64_t pointer) {
+    uint64_t page = page_of(table, pointer);
+    struct aliquot_shard *shard = shard_of(table, mix(page));
+    aliquot_lock(&shard->lock);
+    struct aliquot_page *record = find_page(shard, page);
+    struct aliquot_entry *entry = find(shard, pointer);
+    if (is_marked(record, unit_of(table, pointer)) || (entry && entry->value & ALIQUOT_SHARES)) {
+        record->name = 0;
+        /* relaxed: as where it was given. */
+        atomic_fetch_and_explicit(&record->tenants, ~ALIQUOT_NAMED_PAGE, memory_order_relaxed);
+    } else if (entry && entry->value & ALIQUOT_NAMED) {
+        entry->value &= ~ALIQUOT_NAMED;
+        erase(shard, find(shard, name_key(pointer)));
+    }
+    aliquot_unlock(&shard->lock);
+}
+
 enum aliquot_tenancy aliquot_pointer_depart(struct aliquot_table *table, uint64_t pointer,
                                             uint64_t *value, uint64_t *name,
                                             struct aliquot_page **page) {

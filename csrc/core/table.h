@@ -109,6 +109,8 @@ enum aliquot_tenancy aliquot_pointer_take(struct aliquot_table *table, uint64_t 
  * is what it had, 0: none. False: no such pointer, or no host memory. */
 bool aliquot_pointer_name(struct aliquot_table *table, uint64_t pointer, uint64_t name,
                           uint64_t *before);
+/* Takes back a name that was just given. */
+void aliquot_pointer_unname(struct aliquot_table *table, uint64_t pointer);
 
 /* A page with a name that loses its last tenant lingers, charged (its tenants are told MORE): the driver may
  * have put an allocation there that is not entered yet, and then it is still the same memory. Whoever

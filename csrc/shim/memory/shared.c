@@ -37,10 +37,10 @@ void aliquot_shared_export(uint64_t base, uint64_t key) {
     /* Over both steps: who finds the memory named finds it written down. */
     pthread_mutex_lock(&mutex);
     if (aliquot_pointer_name(&aliquot_pointers, base, key, &known)) {
-        if (!known)
-            aliquot_hold_export(key, allocation.device, bytes);
-        else if (known != key)
+        if (known && known != key)
             aliquot_hold_alias(known, key);
+        else if (!known && !aliquot_hold_export(key, allocation.device, bytes))
+            aliquot_pointer_unname(&aliquot_pointers, base);
     }
     pthread_mutex_unlock(&mutex);
 }

@@ -20,4 +20,8 @@ rtError_t acl_enter(int32_t *device);
  * of the call. */
 rtError_t acl_stream(rtStream_t stream, CUstream *found);
 
+/* A kernel of so many nanoseconds on so many processors becomes part of what is recorded of a stream
+ * (model.c). Errors: RT_CAPTURE_INVALIDATED. */
+rtError_t acl_record_kernel(CUstream stream, uint32_t sms, uint64_t ns);
+
 #endif

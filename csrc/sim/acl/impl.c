@@ -215,3 +215,48 @@ rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t bloc
     return rtsLaunchKernelWithHostArgs(function, blocks, stream, config, args, (uint32_t)size,
                                        holders, (uint32_t)count);
 }
+
+/* -- What streams wait for, and models -------------------------------------------------------------------- */
+
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *argument) {
+    return rtsLaunchHostFunc(stream, function, argument);
+}
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWrite(address, value, flag, stream);
+}
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWait(address, value, flag, stream);
+}
+rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag) {
+    return rtsNotifyCreate(notify, flag);
+}
+rtError_t aclrtDestroyNotifyImpl(rtNotify_t notify) { return rtsNotifyDestroy(notify); }
+rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream) {
+    return rtsNotifyRecord(notify, stream);
+}
+rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout) {
+    return rtsNotifyWaitAndReset(notify, stream, timeout);
+}
+rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
+    return rtsHostRegister(pointer, size, kind, mapped);
+}
+rtError_t aclrtHostUnregisterImpl(void *pointer) { return rtsHostUnregister(pointer); }
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode) {
+    return rtStreamBeginCapture(stream, mode);
+}
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model) {
+    return rtStreamGetCaptureInfo(stream, status, model);
+}
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model) {
+    return rtStreamEndCapture(stream, model);
+}
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode) {
+    return rtThreadExchangeCaptureMode(mode);
+}
+rtError_t aclmdlRIDestroyImpl(rtModel_t model) { return rtModelDestroy(model); }
+rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout) {
+    return rtsModelExecute(model, timeout);
+}
+rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream) {
+    return rtsModelExecuteAsync(model, stream);
+}

@@ -127,6 +127,8 @@ static rtError_t launch(const struct function *function, uint32_t blocks, const 
         op.ns = config->kernel_ns + (waves - 1) * config->wave_ns;
     }
     sim_cost(device, SIM_COST_LAUNCH);
+    if (sim_stream_capturing(found))
+        return acl_record_kernel(in, op.sms, op.ns);
     return acl_error(sim_stream_submit(found, &op, NULL));
 }
 

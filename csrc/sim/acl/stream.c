@@ -52,16 +52,6 @@ rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event) {
     return result == RT_OK ? acl_error(cuStreamWaitEvent(in, event, 0)) : result;
 }
 
-rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model) {
-    (void)stream;
-    if (!status)
-        return RT_PARAM_INVALID;
-    *status = RT_CAPTURE_NONE; /* there are no captures */
-    if (model)
-        *model = NULL;
-    return RT_OK;
-}
-
 rtError_t rtEventCreate(rtEvent_t *event) { return rtEventCreateWithFlag(event, 0); }
 
 rtError_t rtEventCreateWithFlag(rtEvent_t *event, uint32_t flag) {

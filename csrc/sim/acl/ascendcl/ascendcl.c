@@ -254,3 +254,61 @@ rtError_t aclrtMemImportFromShareableHandleV2(void *shareable, uint32_t kind, ui
                                               rtDrvMemHandle *handle) {
     return aclrtMemImportFromShareableHandleV2Impl(shareable, kind, flags, handle);
 }
+rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument);
+rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument) {
+    return aclrtLaunchHostFuncImpl(stream, function, argument);
+}
+rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWriteImpl(address, value, flag, stream);
+}
+rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWaitImpl(address, value, flag, stream);
+}
+rtError_t aclrtCreateNotify(rtNotify_t *notify, uint64_t flag);
+rtError_t aclrtCreateNotify(rtNotify_t *notify, uint64_t flag) {
+    return aclrtCreateNotifyImpl(notify, flag);
+}
+rtError_t aclrtDestroyNotify(rtNotify_t notify);
+rtError_t aclrtDestroyNotify(rtNotify_t notify) { return aclrtDestroyNotifyImpl(notify); }
+rtError_t aclrtRecordNotify(rtNotify_t notify, rtStream_t stream);
+rtError_t aclrtRecordNotify(rtNotify_t notify, rtStream_t stream) {
+    return aclrtRecordNotifyImpl(notify, stream);
+}
+rtError_t aclrtWaitAndResetNotify(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t aclrtWaitAndResetNotify(rtNotify_t notify, rtStream_t stream, uint32_t timeout) {
+    return aclrtWaitAndResetNotifyImpl(notify, stream, timeout);
+}
+rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
+    return aclrtHostRegisterImpl(pointer, size, kind, mapped);
+}
+rtError_t aclrtHostUnregister(void *pointer);
+rtError_t aclrtHostUnregister(void *pointer) { return aclrtHostUnregisterImpl(pointer); }
+rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode) {
+    return aclmdlRICaptureBeginImpl(stream, mode);
+}
+rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model) {
+    return aclmdlRICaptureGetInfoImpl(stream, status, model);
+}
+rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model) {
+    return aclmdlRICaptureEndImpl(stream, model);
+}
+rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode);
+rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode) {
+    return aclmdlRICaptureThreadExchangeModeImpl(mode);
+}
+rtError_t aclmdlRIDestroy(rtModel_t model);
+rtError_t aclmdlRIDestroy(rtModel_t model) { return aclmdlRIDestroyImpl(model); }
+rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout);
+rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout) {
+    return aclmdlRIExecuteImpl(model, timeout);
+}
+rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIExecuteAsyncImpl(model, stream);
+}
