@@ -16,6 +16,8 @@ class Vendor:
     name: str
     sources: tuple[str, ...]
     """Of the tenant, beside what all have."""
+    library: str
+    """That programs load."""
     names: tuple[str, str]
     """Of the library that the shim stands in for: to programs, and to the shim."""
     beside: tuple[str, ...]
@@ -24,6 +26,8 @@ class Vendor:
     kinds: tuple[str, ...]
     """What a tenant can hold: tenant.h says what a kind is."""
     dies_with_context: frozenset[str]
+    contexts_hold: bool
+    """Whether contexts have memory of their own, and are not views of one."""
     inside: tuple[str, ...]
     """Kinds that are got in whatever context is current."""
     keep_primary: tuple[str, ...]
@@ -34,6 +38,8 @@ class Vendor:
     """Kinds that others can open, and the choice by which they are shown to them."""
     sends: frozenset[str] = frozenset()
     """Kinds of which all can be handed over: their memory may be under way, with no other owner."""
+    pools_keep: bool = False
+    """Whether a pool at the cap is served from what it keeps, and need not give that back first."""
     loads: tuple[str, ...] = ()
     """Functions that programs patch in place: of the shim, and of the library."""
     table: str = ""
@@ -49,6 +55,7 @@ NVIDIA = Vendor(
         "tenant_cuda_context.c",
         "tenant_cuda_graph.c",
     ),
+    library="libcuda.so.1",
     names=CUDA,
     beside=(),
     out_of_memory=2,
@@ -60,11 +67,13 @@ NVIDIA = Vendor(
     dies_with_context=frozenset(
         {"linear", "pitch", "managed", "pinned", "array", "deep", "mipmap", "module"}
     ),
+    contexts_hold=True,
     inside=("linear", "pitch", "managed", "pinned", "array", "deep", "mipmap", "pages", "module"),
     keep_primary=("graph", "green", "shared"),
     whole=(("linear", 0), ("managed", 0), ("pages", 0), ("pages", 4), ("team", 0)),
     shown={"linear": 1, "pitch": 1, "pages": 4},
     sends=frozenset({"pages", "pool"}),
+    pools_keep=True,
     loads=("cuMemAlloc_v2", "cuMemFree_v2", "cuMemcpyHtoD_v2"),
     table="cuda",
 )
@@ -72,6 +81,7 @@ NVIDIA = Vendor(
 ASCEND = Vendor(
     name="ascend",
     sources=("tenant_ascend.c",),
+    library="libascendcl.so",
     names=("libruntime.so", "libruntime-driver.so"),
     beside=("libascendcl.so",),
     out_of_memory=207001,
@@ -80,6 +90,7 @@ ASCEND = Vendor(
         *("pages", "elsewhere", "addresses", "shared", "context"),
     ),
     dies_with_context=frozenset({"linear", "padded", "managed", "dvpp", "pinned"}),
+    contexts_hold=False,
     inside=("linear", "padded", "managed", "dvpp", "pinned", "pages"),
     keep_primary=("context", "shared"),
     whole=(
@@ -96,6 +107,7 @@ ASCEND = Vendor(
 CAMBRICON = Vendor(
     name="cambricon",
     sources=("tenant_cambricon.c",),
+    library="libcndrv.so",
     names=("libcndrv.so", "libcndrv-driver.so"),
     beside=(),
     out_of_memory=100100,
@@ -104,6 +116,7 @@ CAMBRICON = Vendor(
         *("module", "context"),
     ),
     dies_with_context=frozenset({"linear", "module"}),
+    contexts_hold=True,
     inside=("linear", "pages", "module"),
     keep_primary=("shared",),
     whole=(*(("linear", way) for way in range(9)), ("pages", 0), ("pages", 1)),

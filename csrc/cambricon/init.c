@@ -9,6 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
+__thread uint32_t aliquot_depth __attribute__((tls_model("initial-exec")));
+
 /* Devices of the driver, by ordinal. */
 #define ORDINALS 64u
 
@@ -99,7 +101,7 @@ int aliquot_device_index(CNdev device) {
 }
 
 int aliquot_ordinal_index(uint32_t ordinal) {
-    return ordinal < device_count ? devices[ordinal].index : -1;
+    return ordinal < device_count ? devices[ordinal].index : ALIQUOT_NO_SUCH_DEVICE;
 }
 
 CNresult aliquot_cnInit(unsigned int flags) {

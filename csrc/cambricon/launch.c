@@ -6,7 +6,10 @@
         if (OWN_CALL())                                                                            \
             return REAL(symbol) arguments;                                                         \
         struct aliquot_gated gated = aliquot_hold_back(what, queue);                               \
-        return aliquot_went(&gated, REAL(symbol) arguments);                                       \
+        aliquot_depth++;                                                                           \
+        CNresult result = REAL(symbol) arguments;                                                  \
+        aliquot_depth--;                                                                           \
+        return aliquot_went(&gated, result);                                                       \
     }
 
 /* -- Kernels and graphs --------------------------------------------------------------------------------- */
@@ -28,7 +31,10 @@ CNresult aliquot_cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel,
         return REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
     struct aliquot_gated gated = aliquot_hold_back(
         kernel_name(kernel, config->dimx, config->dimy, config->dimz, config->c), config->hqueue);
-    return aliquot_went(&gated, REAL(cnInvokeKernelEx)(config, kernel, parameters, extra));
+    aliquot_depth++;
+    CNresult result = REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
+    aliquot_depth--;
+    return aliquot_went(&gated, result);
 }
 
 LAUNCH(cnTaskTopoEntityInvoke, (uintptr_t)entity, queue, (CNtaskTopoEntity entity, CNqueue queue),
