@@ -15,9 +15,23 @@ struct pool {
                   * what it reserved, and can be asked how much that is */
 };
 
-/* By how much more than was asked for pools of each device have grown at once, bytes: that much is charged
- * beforehand too, from when it is known. relaxed: a guess. */
+/* By how much more than was asked for pools of each device have grown at once, bytes, plus 1; 0: none has
+ * grown yet, and it may be by a whole step. That much is charged beforehand too. relaxed: a guess. */
+#define FIRST_STEP (32ull << 20)
 static _Atomic uint64_t slack[ALIQUOT_MAX_DEVICES];
+
+static uint64_t slack_of(uint32_t device) {
+    uint64_t known = atomic_load_explicit(&slack[device], memory_order_relaxed);
+    return known ? known - 1 : FIRST_STEP - aliquot_page_bytes(device);
+}
+
+/* `asked` bytes made a pool that had `before` grow by `grown`. */
+static void learn(uint32_t device, uint64_t before, uint64_t asked, uint64_t grown) {
+    uint64_t more = grown > asked ? grown - asked : 0;
+    uint64_t known = atomic_load_explicit(&slack[device], memory_order_relaxed);
+    if (more + 1 > known && (more || !before)) /* what was there may have served a part */
+        atomic_store_explicit(&slack[device], more + 1, memory_order_relaxed);
+}
 
 /* Held over the driver's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -172,8 +186,9 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
         return CN_SUCCESS;
     growth->device = (uint32_t)device;
     growth->asked = aliquot_whole_pages(growth->device, bytes);
-    growth->bytes =
-        growth->asked + atomic_load_explicit(&slack[growth->device], memory_order_relaxed);
+    growth->bytes = growth->asked;
+    if (growth->asked <= UINT64_MAX / 2) /* more is refused, and must not wrap */
+        growth->bytes += slack_of(growth->device);
     /* The mutex comes after it, for a refusal settles. */
     if (!aliquot_charge(growth->device, growth->bytes))
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
@@ -203,11 +218,8 @@ static CNresult finish(const struct growth *growth, CNresult result, const CNadd
     else if (pool) {
         uint64_t before = pool->charged;
         settle(pool, growth->bytes);
-        uint64_t grown = pool->charged > before ? pool->charged - before : 0;
-        if (grown >
-            growth->asked + atomic_load_explicit(&slack[growth->device], memory_order_relaxed))
-            atomic_store_explicit(&slack[growth->device], grown - growth->asked,
-                                  memory_order_relaxed);
+        if (pool->charged > before)
+            learn(growth->device, before, growth->asked, pool->charged - before);
     }
     pthread_mutex_unlock(&mutex);
     return result;
