@@ -107,6 +107,8 @@ extern const struct vendor {
 
     /* Calls say() with what each call answers that names what is not there, or not ours. */
     void (*forge)(void);
+    /* Fails unless the library answers as one that is not initialised. NULL: the first call does that. */
+    void (*expect_uninitialised)(void);
     /* Fails unless the library answers a child of an initialised process as one that has none. */
     void (*expect_nothing)(address of_parent);
 } vendor;

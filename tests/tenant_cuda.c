@@ -121,6 +121,12 @@ static void forge(void) {
     MUST(cu.cuMemFree_v2(linear));
 }
 
+static void expect_uninitialised(void) {
+    int count;
+    if (cu.cuDeviceGetCount(&count) != CUDA_ERROR_NOT_INITIALIZED)
+        fail("the driver is initialised already");
+}
+
 static void expect_nothing(address of_parent) {
     address pointer;
     size_t free_bytes, total;
@@ -154,5 +160,6 @@ const struct vendor vendor = {
     .write = write_to,
     .read = read_from,
     .forge = forge,
+    .expect_uninitialised = expect_uninitialised,
     .expect_nothing = expect_nothing,
 };

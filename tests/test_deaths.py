@@ -149,7 +149,7 @@ def kill_at_random_moments(here: Slice, site: Site, kills: int, seed: int) -> No
 
 
 def test_processes_killed_at_random_moments_leave_nothing(here: Slice, site: Site) -> None:
-    kill_at_random_moments(here, site, 100, 1)
+    kill_at_random_moments(here, site, 60, 1)
 
 
 @pytest.mark.soak
