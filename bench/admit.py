@@ -72,4 +72,4 @@ def run(bed: NodeBed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("admit", __doc__.splitlines()[0], run, node_bed))
+    sys.exit(common.main("admit", __doc__.splitlines()[0], run, lambda _: node_bed()))

@@ -170,4 +170,4 @@ def run(made: Place, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("arbiter", __doc__.splitlines()[0], run, place))
+    sys.exit(common.main("arbiter", __doc__.splitlines()[0], run, lambda _: place()))

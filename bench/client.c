@@ -1,4 +1,4 @@
-/* What the benches run: calls of the driver, timed on the bare driver and through the shim in turn.
+/* What the benches run: calls of a vendor's driver, timed on the bare driver and through the shim in turn.
  *
  *   client measure SHIM BARE CALL BYTES THREADS ROUNDS CHUNKS CALLS LIVE[,LIVE…]
  *     Both libraries in one process, over one driver: bare, shim, bare, shim… Prints for each LIVE
@@ -8,17 +8,18 @@
  *   client hold LIBRARY BYTES
  *     Takes part in the slice with BYTES allocated; says `ready`, ends with its standard input.
  *   client init BARE SHIM PROCESSES ROUNDS
- *     Processes that load a library and call cuInit at the same moment. Prints for each of them
- *     `bare|shim dlopen_ns cuInit_ns`, without the time for which others had the cores.
+ *     Processes that load a library and make its first call at the same moment. Prints for each of them
+ *     `bare|shim dlopen_ns call_ns`, without the time for which others had the cores.
  *
- * CALL is launch, pair (cuMemAlloc + cuMemFree of BYTES), replace (free a random one of LIVE
- * allocations, make a new one) or info (cuMemGetInfo). A round has CHUNKS times CALLS calls; after
- * each chunk of launches the stream is waited for, outside the timing.
+ * CALL is launch, pair (allocate and free BYTES), replace (free a random one of LIVE allocations,
+ * make a new one), info (how much memory is free) or copy (of BYTES to the device). A round has CHUNKS
+ * times CALLS calls; after each chunk of what is queued the stream is waited for, outside the timing.
  *
  * Each thread stays on one core. One thread is timed by the clock on the wall; several by the
  * processor time of each, the kernel's part included: there may be fewer cores than threads.
  */
-#include <dlfcn.h>
+#include "driver.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -34,34 +35,6 @@
 
 enum { MOST_THREADS = 64, MOST_PROCESSES = 512 };
 
-/* ---- The driver, as far as it is called here ------------------------------------------------- */
-
-typedef uint64_t device_pointer;
-
-struct driver {
-    int (*init)(unsigned flags);
-    int (*retain)(void **context, int device);
-    int (*set_current)(void *context);
-    int (*alloc)(device_pointer *pointer, size_t bytes);
-    int (*release)(device_pointer pointer);
-    int (*info)(size_t *free_bytes, size_t *total);
-    int (*load)(void **module, const void *image);
-    int (*function)(void **function, void *module, const char *name);
-    int (*stream)(void **stream, unsigned flags);
-    int (*wait)(void *stream);
-    int (*launch)(void *function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                  unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
-                  void *stream, void **parameters, void **extra);
-};
-
-static const char empty_kernel[] = ".version 7.0\n"
-                                   ".target sm_50\n"
-                                   ".address_size 64\n"
-                                   ".visible .entry empty()\n"
-                                   "{\n"
-                                   "    ret;\n"
-                                   "}\n";
-
 static void fail(const char *what, const char *why) {
     fprintf(stderr, "client: %s: %s\n", what, why);
     exit(1);
@@ -75,39 +48,13 @@ static void check(int result, const char *call) {
     }
 }
 
-static void *symbol(void *library, const char *name) {
-    void *address = dlsym(library, name);
-    if (!address)
-        fail(name, dlerror());
-    return address;
-}
-
-static struct driver load_driver(const char *path) {
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        fail(path, dlerror());
-    struct driver driver;
-    *(void **)&driver.init = symbol(library, "cuInit");
-    *(void **)&driver.retain = symbol(library, "cuDevicePrimaryCtxRetain");
-    *(void **)&driver.set_current = symbol(library, "cuCtxSetCurrent");
-    *(void **)&driver.alloc = symbol(library, "cuMemAlloc_v2");
-    *(void **)&driver.release = symbol(library, "cuMemFree_v2");
-    *(void **)&driver.info = symbol(library, "cuMemGetInfo_v2");
-    *(void **)&driver.load = symbol(library, "cuModuleLoadData");
-    *(void **)&driver.function = symbol(library, "cuModuleGetFunction");
-    *(void **)&driver.stream = symbol(library, "cuStreamCreate");
-    *(void **)&driver.wait = symbol(library, "cuStreamSynchronize");
-    *(void **)&driver.launch = symbol(library, "cuLaunchKernel");
-    return driver;
-}
-
 /* ---- What is measured ------------------------------------------------------------------------ */
 
-enum call { LAUNCH, PAIR, REPLACE, INFO };
+enum call { LAUNCH, PAIR, REPLACE, INFO, COPY };
 
 static enum call parse_call(const char *name) {
-    static const char *const names[] = {"launch", "pair", "replace", "info"};
-    for (int i = 0; i < 4; i++)
+    static const char *const names[] = {"launch", "pair", "replace", "info", "copy"};
+    for (int i = 0; i < 5; i++)
         if (!strcmp(name, names[i]))
             return (enum call)i;
     fail(name, "no such call");
@@ -116,13 +63,13 @@ static enum call parse_call(const char *name) {
 
 /* The allocations that stay, of one library. */
 struct living {
-    device_pointer *pointer;
+    uint64_t *pointer;
     size_t count;
 };
 
 /* One side of the comparison. */
 struct side {
-    struct driver driver;
+    const struct driver *driver;
     struct living living;
 };
 
@@ -130,7 +77,8 @@ static enum call call;
 static size_t bytes;
 static long calls, chunks, rounds;
 static unsigned threads = 1;
-static void *context, *function;
+static uint64_t target; /* of copies */
+static char source[1 << 16];
 
 /* Lets each of `sides_count` sides have that many. They take turns, so that none gets the better
  * part of the driver's tables. */
@@ -143,8 +91,9 @@ static void fill(struct side *side, size_t sides_count, size_t count) {
     }
     for (size_t i = side->living.count; i < count; i++)
         for (size_t s = 0; s < sides_count; s++)
-            check(side[s].driver.alloc(&side[s].living.pointer[side[s].living.count++], bytes),
-                  "cuMemAlloc");
+            check(driver_alloc(side[s].driver, bytes,
+                               &side[s].living.pointer[side[s].living.count++]),
+                  "an allocation");
 }
 
 static uint64_t draw(uint64_t *state) {
@@ -157,16 +106,16 @@ static uint64_t draw(uint64_t *state) {
 static int launches(const struct driver *driver, void *stream) {
     int result = 0;
     for (long i = 0; i < calls; i++)
-        result |= driver->launch(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+        result |= driver_launch(driver, stream, 0, 1);
     return result;
 }
 
 static int pairs(const struct driver *driver) {
     int result = 0;
     for (long i = 0; i < calls; i++) {
-        device_pointer pointer = 0;
-        result |= driver->alloc(&pointer, bytes);
-        result |= driver->release(pointer);
+        uint64_t pointer = 0;
+        result |= driver_alloc(driver, bytes, &pointer);
+        result |= driver_release(driver, pointer);
     }
     return result;
 }
@@ -174,16 +123,16 @@ static int pairs(const struct driver *driver) {
 /* A program knows what it is about to free: the list of pointers, which is ours, is fetched early. */
 static int replacements(const struct side *side, uint64_t *random) {
     enum { AHEAD = 8 };
-    device_pointer *victim[AHEAD];
+    uint64_t *victim[AHEAD];
     int result = 0;
     for (long i = 0; i < calls + AHEAD; i++) {
-        device_pointer *now = victim[i % AHEAD];
+        uint64_t *now = victim[i % AHEAD];
         victim[i % AHEAD] = &side->living.pointer[draw(random) % side->living.count];
         __builtin_prefetch(victim[i % AHEAD], 1);
         if (i < AHEAD)
             continue;
-        result |= side->driver.release(*now);
-        result |= side->driver.alloc(now, bytes);
+        result |= driver_release(side->driver, *now);
+        result |= driver_alloc(side->driver, bytes, now);
     }
     return result;
 }
@@ -192,7 +141,14 @@ static int infos(const struct driver *driver) {
     int result = 0;
     size_t free_bytes, total;
     for (long i = 0; i < calls; i++)
-        result |= driver->info(&free_bytes, &total);
+        result |= driver_info(driver, &free_bytes, &total);
+    return result;
+}
+
+static int copies(const struct driver *driver, void *stream) {
+    int result = 0;
+    for (long i = 0; i < calls; i++)
+        result |= driver_copy(driver, stream, target, source, bytes);
     return result;
 }
 
@@ -201,13 +157,15 @@ __attribute__((noinline)) int measured(const struct side *side, void *stream, ui
 int measured(const struct side *side, void *stream, uint64_t *random) {
     switch (call) {
     case LAUNCH:
-        return launches(&side->driver, stream);
+        return launches(side->driver, stream);
     case PAIR:
-        return pairs(&side->driver);
+        return pairs(side->driver);
     case REPLACE:
         return replacements(side, random);
+    case COPY:
+        return copies(side->driver, stream);
     default:
-        return infos(&side->driver);
+        return infos(side->driver);
     }
 }
 
@@ -245,8 +203,8 @@ static void block(struct worker *worker, int side) {
         int result = measured(&sides[side], worker->stream, &worker->random);
         spent += now_ns(clock) - start;
         check(result, "a measured call");
-        if (call == LAUNCH)
-            check(sides[0].driver.wait(worker->stream), "cuStreamSynchronize");
+        if (call == LAUNCH || call == COPY)
+            check(driver_wait(sides[0].driver, worker->stream), "waiting for a stream");
     }
     worker->ns[side] = (double)spent;
 }
@@ -278,7 +236,7 @@ static void *work(void *argument) {
     struct worker *worker = argument;
     /* Only now, after the first work: a thread of the driver's own is not pinned with us. */
     pin(&allowed, (unsigned)(worker - workers));
-    check(sides[0].driver.set_current(context), "cuCtxSetCurrent");
+    check(driver_enter(sides[0].driver), "entering a context");
     /* The order within a pair alternates, so that what the first leaves behind helps both. */
     for (long round = 0; round < rounds; round++) {
         block(worker, round & 1);
@@ -291,27 +249,26 @@ static void *work(void *argument) {
 }
 
 static void start(const struct driver *driver) {
-    void *module;
-    check(driver->init(0), "cuInit");
-    check(driver->retain(&context, 0), "cuDevicePrimaryCtxRetain");
-    check(driver->set_current(context), "cuCtxSetCurrent");
-    check(driver->load(&module, empty_kernel), "cuModuleLoadData");
-    check(driver->function(&function, module, "empty"), "cuModuleGetFunction");
+    check(driver_start(driver), "beginning with the device");
+    if (call == COPY && bytes > sizeof source)
+        fail("copy", "too large");
+    if (call == COPY)
+        check(driver_alloc(driver, bytes, &target), "an allocation");
 }
 
 static void make_stream(const struct driver *driver, void **stream) {
-    check(driver->stream(stream, 1), "cuStreamCreate");
-    check(driver->launch(function, 1, 1, 1, 1, 1, 1, 0, *stream, NULL, NULL), "cuLaunchKernel");
-    check(driver->wait(*stream), "cuStreamSynchronize");
+    check(driver_stream(driver, stream), "a stream");
+    check(driver_launch(driver, *stream, 0, 1), "a launch");
+    check(driver_wait(driver, *stream), "waiting for a stream");
 }
 
 static void measure(char *lives) {
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0)
         fail("sched_getaffinity", strerror(errno));
     pthread_barrier_init(&barrier, NULL, threads);
-    start(&sides[1].driver);
+    start(sides[1].driver);
     for (unsigned t = 0; t < threads; t++) {
-        make_stream(&sides[1].driver, &workers[t].stream);
+        make_stream(sides[1].driver, &workers[t].stream);
         workers[t].random = 0x9e3779b97f4a7c15ull * (t + 1);
     }
     for (char *live = strtok(lives, ","); live; live = strtok(NULL, ",")) {
@@ -333,19 +290,19 @@ static void count(const char *path, size_t live) {
     struct side *side = &sides[0];
     void *stream;
     uint64_t random = 1;
-    side->driver = load_driver(path);
-    start(&side->driver);
-    make_stream(&side->driver, &stream);
+    side->driver = driver_load(path);
+    start(side->driver);
+    make_stream(side->driver, &stream);
     fill(side, 1, live);
     check(measured(side, stream, &random), "a measured call");
-    check(side->driver.wait(stream), "cuStreamSynchronize");
+    check(driver_wait(side->driver, stream), "waiting for a stream");
 }
 
 /* ---- hold ------------------------------------------------------------------------------------ */
 
 static void hold(const char *path) {
-    struct side side = {.driver = load_driver(path)};
-    start(&side.driver);
+    struct side side = {.driver = driver_load(path)};
+    start(side.driver);
     fill(&side, 1, 1);
     puts("ready");
     fflush(stdout);
@@ -395,14 +352,10 @@ static void one_start(const char *path, int gate, struct launch_time *time) {
     while (read(gate, &byte, 1) < 0 && errno == EINTR)
         continue;
     struct start start = begin();
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        fail(path, dlerror());
-    int (*init)(unsigned);
-    *(void **)&init = symbol(library, "cuInit");
+    void *library = driver_open(path);
     time->load_ns = since(&start);
     start = begin();
-    time->failed = init(0);
+    time->failed = driver_init(library);
     time->init_ns = since(&start);
 }
 
@@ -440,7 +393,7 @@ static void start_together(const char *path, int processes, struct launch_time *
         int status = 0;
         if (wait(&status) < 0 || status)
             fail("a starting process", "failed");
-        check(times[p].failed, "cuInit");
+        check(times[p].failed, "the first call");
     }
     close(gate[0]);
     close(arrived[0]);
@@ -482,8 +435,8 @@ int main(int count_of, char **argument) {
         rounds = number(argument[7], 1000000);
         chunks = number(argument[8], 1000000);
         calls = number(argument[9], 1000000);
-        sides[1].driver = load_driver(argument[2]);
-        sides[0].driver = load_driver(argument[3]);
+        sides[1].driver = driver_load(argument[2]);
+        sides[0].driver = driver_load(argument[3]);
         measure(argument[10]);
     } else if (!strcmp(mode, "count") && count_of == 7) {
         call = parse_call(argument[3]);

@@ -22,7 +22,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
+
+import vendors
+from vendors import Vendor
 
 HERE: Final = Path(__file__).resolve().parent
 GIB: Final = 1 << 30
@@ -78,6 +81,12 @@ class Options:
     quick: bool
     instructions: bool
     first: bool
+    vendors: tuple[Vendor, ...] = (vendors.NVIDIA,)
+
+    @property
+    def vendor(self) -> Vendor:
+        """Whose device is measured, where a bench measures one."""
+        return self.vendors[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +235,15 @@ _COUNTED_CALLS: Final = 200
 
 
 @contextlib.contextmanager
-def bed() -> Iterator[Bed]:
+def bed(options: Options) -> Iterator[Bed]:
     """Make a node and a slice of its only device. Raises BenchError."""
-    shim, bare = _libraries()
+    vendor = options.vendor
+    shim, bare = _libraries(vendor)
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-", dir=fast_folder()) as name:
         folder = Path(name)
-        client = compile_c(folder, HERE / "client.c")
-        uuid = _make_node(folder / "node")
-        library = _make_slice(folder / "slice", shim, bare, uuid)
+        client = compile_driven(folder, "client.c", vendor)
+        uuid = _make_node(folder / "node", vendor)
+        library = _make_slice(folder / "slice", shim, bare, uuid, vendor)
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -248,13 +258,14 @@ def fast_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a fresh folder in it
 
 
-def _libraries() -> tuple[Path, Path]:
-    """Return the shim and the simulator's driver library. Raises BenchError."""
+def _libraries(vendor: Vendor) -> tuple[Path, Path]:
+    """Return a vendor's shim, and the simulator's library behind it. Raises BenchError."""
     try:
         import aliquot.shim  # noqa: PLC0415 - what is missing is said in one line
         import aliquot.sim  # noqa: PLC0415 - as above
 
-        libraries = aliquot.shim.library(), aliquot.sim.library()
+        simulated = aliquot.sim.library().with_name(vendor.library)
+        libraries = aliquot.shim.library(vendor.library), simulated
     except ImportError as error:
         raise BenchError(f"aliquot is not built ({error}): run `make build`") from error
     for library in libraries:
@@ -285,13 +296,19 @@ def compile_c(folder: Path, *sources: Path) -> Path:
     return program
 
 
-def _make_slice(folder: Path, shim: Path, driver: Path, uuid: bytes) -> Path:
+def compile_driven(folder: Path, source: str, vendor: Vendor) -> Path:
+    """Compile a program that calls a vendor's driver by driver.h. Raises BenchError."""
+    parts = ("driver.c", vendor.driver)
+    return compile_c(folder, HERE / source, *(HERE / part for part in parts))
+
+
+def _make_slice(folder: Path, shim: Path, driver: Path, uuid: bytes, vendor: Vendor) -> Path:
     """Lay the shim out in front of the driver; returns the library to load."""
     from aliquot.shim import region  # noqa: PLC0415 - only once it is known to be built
 
     hidden = folder / ".aliquot"
     hidden.mkdir(parents=True)
-    (hidden / "libcuda-driver.so.1").symlink_to(driver)
+    (hidden / vendor.real).symlink_to(driver)
     device = region.RegionDevice(
         uuid=uuid, cap=CAP_BYTES, page_bytes=PAGE_BYTES, context_bytes=PAGE_BYTES
     )
@@ -300,17 +317,17 @@ def _make_slice(folder: Path, shim: Path, driver: Path, uuid: bytes) -> Path:
         region.create(descriptor, "bench", [device])
     finally:
         os.close(descriptor)
-    return Path(shutil.copy(shim, folder / "libcuda.so.1"))
+    return Path(shutil.copy(shim, folder / vendor.library))
 
 
-def _make_node(folder: Path) -> bytes:
+def _make_node(folder: Path, vendor: Vendor) -> bytes:
     """Make a node of one device on which nothing takes any time; returns the device's UUID."""
     from aliquot.sim.node import Device, Node  # noqa: PLC0415 - as above
     from aliquot.sim.state import create  # noqa: PLC0415 - as above
 
     device = Device(
-        model="bench", memory=16 * GIB, page_size=PAGE_BYTES, context=PAGE_BYTES,
-        kernel_ns=0, wave_ns=0,
+        vendor=vendor.name, model="bench", memory=16 * GIB, page_size=PAGE_BYTES,
+        context=PAGE_BYTES, kernel_ns=0, wave_ns=0,
     )  # fmt: skip
     node = Node.of("bench", [device])
     create(node, folder)
@@ -326,11 +343,15 @@ def main(
     name: str,
     what: str,
     run: Callable[[Place, Options], Mapping[str, Figure]],
-    place: Callable[[], contextlib.AbstractContextManager[Place]],
+    place: Callable[[Options], contextlib.AbstractContextManager[Place]],
+    *,
+    devices: Literal["none", "one", "every"] = "none",
+    show: Callable[[str, Mapping[str, Figure]], None] | None = None,
 ) -> int:
     """Run a bench as a command, in a place of its own; returns its status.
 
-    0, or 1 when it could not run.
+    ``devices``: it measures a device of one vendor, or of every one, which may be chosen. ``show``
+    prints its table. 0, or 1 when it could not run.
     """
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--json", action="store_true", help="print one JSON object, no table")
@@ -341,21 +362,32 @@ def main(
     parser.add_argument(
         "--first", action="store_true", help="before all others on this machine (needs root)"
     )
+    every = [*vendors.BY_NAME] if devices == "every" else ["nvidia"]
+    if devices != "none":
+        parser.add_argument(
+            "--vendor",
+            choices=[*vendors.BY_NAME],
+            help=f"whose device is measured ({', '.join(every)})",
+        )
+    parser.set_defaults(vendor=None)
     asked = parser.parse_args()
+    named = [asked.vendor] if asked.vendor else every
+    whose = tuple(vendors.BY_NAME[vendor] for vendor in named)
+    options = Options(asked.quick, asked.instructions, asked.first, whose)
     if asked.instructions and not shutil.which("valgrind"):
         parser.error("--instructions needs valgrind, which is not installed")
     try:
         if asked.first:
             _go_first()
-        with place() as made:
-            figures = run(made, Options(asked.quick, asked.instructions, asked.first))
+        with place(options) as made:
+            figures = run(made, options)
     except BenchError as error:
         print(f"bench {name}: {error}", file=sys.stderr)
         return 1
     if asked.json:
         print(json.dumps({"bench": name, "figures": _public(figures)}))
     else:
-        print_table(name, figures)
+        (show or print_table)(name, figures)
     return 0
 
 
@@ -406,8 +438,12 @@ def print_table(name: str, figures: Mapping[str, Figure]) -> None:
                 "" if figure.target is None else "yes" if figure.holds else "NO",
             )
         )
+    print_rows(rows, left=(0, 4))
+
+
+def print_rows(rows: Sequence[Sequence[str]], left: Sequence[int]) -> None:
+    """Print rows of cells in aligned columns, those of ``left`` to the left."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = {0, 4}
     for row in rows:
         cells = [
             cell.ljust(width) if column in left else cell.rjust(width)

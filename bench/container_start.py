@@ -60,4 +60,4 @@ def run(bed: NodeBed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("container_start", __doc__.splitlines()[0], run, node_bed))
+    sys.exit(common.main("container_start", __doc__.splitlines()[0], run, lambda _: node_bed()))

@@ -77,4 +77,4 @@ def run(bed: Bed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("init", __doc__, run, common.bed))
+    sys.exit(common.main("init", __doc__, run, common.bed, devices="one"))

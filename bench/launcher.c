@@ -1,12 +1,13 @@
-/* An ordinary program on the CUDA driver that launches kernels of a length, for benches of sharing.
+/* An ordinary program on a vendor's driver that launches kernels of a length, for benches of sharing.
  *
  *   load NS BATCH          launches for ever, and waits for the stream after each BATCH (0: never)
  *   online NS GAP COUNT    COUNT times: sleeps for about GAP ns, launches one and waits for it; prints
  *                          for each the ns from before the launch to after the wait
  *
  * Both say "ready" when a first kernel has run, and go on at a line on standard input; `load` ends with
- * the input. Needs no header of CUDA's. */
-#include <dlfcn.h>
+ * the input. */
+#include "driver.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -16,21 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char image[] = ".version 7.0\n.target sm_50\n.address_size 64\n"
-                            ".visible .entry aliquot_spin_ns(.param .u64 ns) { ret; }\n";
-
-static struct {
-    int (*init)(unsigned);
-    int (*retain)(void **, int);
-    int (*set_current)(void *);
-    int (*load)(void **, const void *);
-    int (*function)(void **, void *, const char *);
-    int (*stream)(void **, unsigned);
-    int (*wait)(void *);
-    int (*launch)(void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                  void *, void **, void **);
-} cu;
-static void *spin, *stream;
+static struct driver *driver;
+static void *stream;
 
 static _Noreturn void fail(const char *what, const char *why) {
     fprintf(stderr, "%s: %s\n", what, why);
@@ -44,39 +32,14 @@ static void check(int result, const char *what) {
         fail(what, number);
 }
 
-static void find(void *library, const char *name, void *to) {
-    void *symbol = dlsym(library, name);
-    if (!symbol)
-        fail(name, "not in libcuda.so.1");
-    memcpy(to, &symbol, sizeof symbol);
-}
-
 static void start(void) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW), *context, *module;
-    if (!library)
-        fail("libcuda.so.1", dlerror());
-    find(library, "cuInit", &cu.init);
-    find(library, "cuDevicePrimaryCtxRetain", &cu.retain);
-    find(library, "cuCtxSetCurrent", &cu.set_current);
-    find(library, "cuModuleLoadData", &cu.load);
-    find(library, "cuModuleGetFunction", &cu.function);
-    find(library, "cuStreamCreate", &cu.stream);
-    find(library, "cuStreamSynchronize", &cu.wait);
-    find(library, "cuLaunchKernel", &cu.launch);
-    check(cu.init(0), "cuInit");
-    check(cu.retain(&context, 0), "cuDevicePrimaryCtxRetain");
-    check(cu.set_current(context), "cuCtxSetCurrent");
-    check(cu.load(&module, image), "cuModuleLoadData");
-    check(cu.function(&spin, module, "aliquot_spin_ns"), "cuModuleGetFunction");
-    check(cu.stream(&stream, 1), "cuStreamCreate");
+    driver = driver_load(driver_library);
+    check(driver_start(driver), "beginning with the device");
+    check(driver_stream(driver, &stream), "a stream");
 }
 
-static void launch(uint64_t ns) {
-    void *parameters[] = {&ns};
-    check(cu.launch(spin, 4096, 1, 1, 1024, 1, 1, 0, stream, parameters, NULL), "cuLaunchKernel");
-}
-
-static void wait(void) { check(cu.wait(stream), "cuStreamSynchronize"); }
+static void launch(uint64_t ns) { check(driver_launch(driver, stream, ns, 4096), "a launch"); }
+static void wait(void) { check(driver_wait(driver, stream), "waiting for the stream"); }
 
 static uint64_t now_ns(void) {
     struct timespec now;

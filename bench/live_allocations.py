@@ -51,4 +51,4 @@ def run(bed: Bed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("live_allocations", __doc__, run, common.bed))
+    sys.exit(common.main("live_allocations", __doc__, run, common.bed, devices="one"))

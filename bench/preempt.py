@@ -78,4 +78,4 @@ def run(bed: NodeBed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("preempt", __doc__.splitlines()[0], run, sharing_bed))
+    sys.exit(common.main("preempt", __doc__.splitlines()[0], run, sharing_bed, devices="one"))

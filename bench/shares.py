@@ -34,24 +34,23 @@ NODE: Final = """
 launch_ns = 4_000
 event_record_timing_ns = 1_200
 event_query_ns = 500
-[[device]]
-memory = "40GiB"
-context = "64MiB"
-switch_ns = 50_000
 """
+DEVICE: Final[dict[str, str | int]] = {"memory": "40GiB", "switch_ns": 50_000}
 PROGRAM: Final = "/usr/bin/launcher"
 SMALL: Final = {"ALIQUOT_MEMORY": "1GiB"}
 
 
 @contextlib.contextmanager
-def sharing_bed() -> Iterator[NodeBed]:
+def sharing_bed(options: Options) -> Iterator[NodeBed]:
     """Make a node of one device with a launcher in its image. Raises BenchError."""
+    vendor = options.vendor
     with tempfile.TemporaryDirectory(prefix="aliquot-bench-") as name:
-        program = common.compile_c(Path(name), common.HERE / "launcher.c")
+        program = common.compile_driven(Path(name), "launcher.c", vendor)
         node = Path(name) / "bench.toml"
-        node.write_text(NODE, encoding="utf-8")
+        node.write_text(NODE + vendor.device(**DEVICE), encoding="utf-8")
         settings = {"limits.container.priority": 50}
-        with node_bed(str(node), programs={PROGRAM: program}, **settings) as bed:
+        programs = {PROGRAM: program}
+        with node_bed(str(node), programs=programs, vendor=vendor, **settings) as bed:
             yield bed
 
 
@@ -61,7 +60,8 @@ def bare(bed: NodeBed, name: str, *command: object) -> Iterator[subprocess.Popen
     import aliquot.sim  # noqa: PLC0415 - only once it is known to be built
     from aliquot.sim.state import environment  # noqa: PLC0415 - as above
 
-    node = environment(bed.folder / "node", aliquot.sim.library(), bed.environment)
+    library = aliquot.sim.library().with_name(bed.vendor.library)
+    node = environment(bed.folder / "node", library, bed.environment)
     with subprocess.Popen(
         [str(bed.folder / "rootfs") + PROGRAM, *map(str, command)],
         env={**node, "ALIQUOT_SIM_GROUP": name},
@@ -184,4 +184,4 @@ def run(bed: NodeBed, options: Options) -> dict[str, Figure]:
 
 
 if __name__ == "__main__":
-    sys.exit(common.main("shares", __doc__.splitlines()[0], run, sharing_bed))
+    sys.exit(common.main("shares", __doc__.splitlines()[0], run, sharing_bed, devices="one"))

@@ -31,7 +31,7 @@ class Vendor:
     ``library`` is the shim's and the real library's where programs look for it; ``real`` the one by
     which the shim finds that. ``linked`` are those that programs are linked with; ``model`` one of
     the vendor's devices, whose shares nobody but the shim holds; ``context`` what the agent counts
-    for a process that uses one.
+    for a process that uses one; ``driver`` the source of what driver.h has of it.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Vendor:
     linked: tuple[str, ...]
     model: str
     context: str
+    driver: str
 
     def __str__(self) -> str:
         """Return its name."""
@@ -108,6 +109,7 @@ NVIDIA: Final = Vendor(
     linked=("libcuda.so.1",),
     model="NVIDIA A100-SXM4-40GB",
     context="64MiB",
+    driver="driver_cuda.c",
 )
 ASCEND: Final = Vendor(
     "ascend",
@@ -117,6 +119,7 @@ ASCEND: Final = Vendor(
     # A chip that nobody has written templates of.
     model="910X",
     context="200MiB",
+    driver="driver_ascend.c",
 )
 CAMBRICON: Final = Vendor(
     "cambricon",
@@ -126,6 +129,7 @@ CAMBRICON: Final = Vendor(
     model="MLU370-X8",
     # What one takes is told by nobody beforehand.
     context="0MiB",
+    driver="driver_cambricon.c",
 )
 ALL: Final = (NVIDIA, ASCEND, CAMBRICON)
 BY_NAME: Final = {vendor.name: vendor for vendor in ALL}

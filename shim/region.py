@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_DEVICES: Final[int] = lib.ALIQUOT_MAX_DEVICES
 MAX_SLOTS: Final[int] = lib.ALIQUOT_MAX_SLOTS
+MAX_HOLDS: Final[int] = lib.ALIQUOT_MAX_HOLDS
 MAX_WEIGHT: Final[int] = lib.ALIQUOT_MAX_WEIGHT
 # Either way from 0.
 MAX_PRIORITY: Final[int] = lib.ALIQUOT_MAX_PRIORITY

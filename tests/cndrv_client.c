@@ -4,8 +4,6 @@
  *
  * cndrv_client tour            all of it, once
  *              fill [MIB]      takes memory to the last page when told to, says how much, and waits
- *              spin N NS [Q]   N kernels of so many nanoseconds in Q queues, when told "go"
- *              launch NS       one kernel: says "launched" and "done"
  *              fork            a child of an initialised process
  *              storm T N SEED  T threads that do N things each; says "quiet" with what they hold, and
  *                              "gone" with nothing; how often they were refused
@@ -17,7 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef int result;
@@ -369,40 +366,6 @@ static void wait_for_line(void) {
         exit(2);
 }
 
-static void spin(unsigned count, u64 ns, unsigned queues) {
-    handle module, kernel, queue[8];
-    void *parameters[] = {&ns};
-    struct timespec from, to;
-    begin();
-    WELL(cnModuleLoadFatBinary(image, &module));
-    WELL(cnModuleGetKernel(module, "spin", &kernel));
-    for (unsigned i = 0; i < queues; i++)
-        WELL(cnCreateQueue(&queue[i], 0));
-    puts("ready");
-    wait_for_line();
-    clock_gettime(CLOCK_MONOTONIC, &from);
-    for (unsigned i = 0; i < count; i++)
-        WELL(cnInvokeKernel(kernel, 1, 1, 1, UNION1, 0, queue[i % queues], parameters, NULL));
-    WELL(cnCtxSync());
-    clock_gettime(CLOCK_MONOTONIC, &to);
-    printf("%lld\n", (long long)(to.tv_sec - from.tv_sec) * 1000000000 + to.tv_nsec - from.tv_nsec);
-}
-
-static void launch(u64 ns) {
-    handle module, kernel;
-    void *parameters[] = {&ns};
-    begin();
-    WELL(cnModuleLoadFatBinary(image, &module));
-    WELL(cnModuleGetKernel(module, "spin", &kernel));
-    puts("ready");
-    wait_for_line();
-    WELL(cnInvokeKernel(kernel, 1, 1, 1, UNION1, 0, NULL, parameters, NULL));
-    puts("launched");
-    fflush(stdout);
-    WELL(cnCtxSync());
-    puts("done");
-}
-
 /* -- Storms -- */
 
 static handle common, brief;
@@ -522,11 +485,7 @@ int main(int argc, char **argv) {
     } else if (!strcmp(what, "storm")) {
         steps = (unsigned)atoi(argv[3]);
         storm((unsigned)atoi(argv[2]), (unsigned)atoi(argv[4]));
-    } else if (!strcmp(what, "spin"))
-        spin((unsigned)atoi(argv[2]), (u64)atoll(argv[3]), argc > 4 ? (unsigned)atoi(argv[4]) : 1);
-    else if (!strcmp(what, "launch"))
-        launch((u64)atoll(argv[2]));
-    else if (!strcmp(what, "fork")) {
+    } else if (!strcmp(what, "fork")) {
         begin();
         WELL(cnMalloc(&held[0], PAGE));
         int status;

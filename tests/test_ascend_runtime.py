@@ -19,8 +19,6 @@ from aliquot.sim.node import Device
 
 import cuda_headers
 import cuda_table
-import gates
-from commands import wait_for
 from slices import MIB, lay_out
 from tenants import CONTEXT, PAGE, PATIENCE_SECONDS, TESTS, SimNode, Slice, Tenant, simulated
 
@@ -428,7 +426,7 @@ def test_without_its_region_no_device_can_be_had(
     assert node.truth("one").max_used_bytes[0] == 0
 
 
-# -- Time -----------------------------------------------------------------------------------------
+# -- Time: every function that launches. All else is in test_time_shim.py ------------------------
 
 
 def ran(tenant: Tenant, how: str, ns: int, count: int) -> int:
@@ -453,35 +451,6 @@ def test_launches_keep_to_their_part_of_the_time(
         assert took >= 300 * MS
         # Measured by the runtime's events, to the last one that was looked at.
         assert here.usage().devices[0].device_ns >= 300 * MS - AHEAD_NS
-
-
-def test_nothing_is_measured_where_the_device_is_the_slices_own(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-    with program(client, here.environment()) as tenant:
-        assert tenant.do("set", 0) == OK
-        assert tenant.do("load", "/bin/true") == OK
-        assert ran(tenant, "acl", MS, 20) >= 20 * MS
-        assert here.usage().devices[0] == region.UsedDevice(peak=CONTEXT, refusals=0)
-
-
-def test_a_closed_gate_holds_launches_back_and_nothing_else(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-    gate = gates.Gate(here.usage_path.parent)
-    gate.write(gates.CLOSED, others=1)
-    with gate.beating(), program(client, here.environment()) as tenant:
-        assert tenant.do("set", 0) == OK
-        assert tenant.do("load", "/bin/true") == OK
-        assert give(tenant, "acl", PAGE)[0] == OK
-        assert tenant.do("sync", "x") == OK
-        tenant.say(f"run acl {MS} 3")
-        wait_for(lambda: gate.waiting() > 0, "a launch that waits for the gate")
-        gate.write(gates.OPEN)
-        assert int(tenant.read().split()[0]) == OK
-    gate.close()
 
 
 # -- The table ------------------------------------------------------------------------------------

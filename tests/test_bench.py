@@ -16,10 +16,12 @@ from cri import need_containerd
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 
 OVERHEAD = {
-    f"{call}_p{processes}_t{threads}"
-    for call in ("launch", "alloc_free_4k", "alloc_free_4m", "mem_info")
+    f"{vendor}_{call}_p{processes}_t{threads}"
+    for vendor in ("nvidia", "ascend", "cambricon")
+    for call in ("launch", "alloc_free_4k", "alloc_free_2m", "alloc_free_4m", "mem_info", "copy_4k")
     for processes in (1, 8, 64)
     for threads in (1, 2, 8)
+    if vendor == "nvidia" or (processes == 1 and threads != 2)
 }
 LAUNCH = {f"{gate}_t{threads}" for gate in ("free", "open") for threads in (1, 2, 4, 8, 16, 32, 64)}
 if shutil.which("valgrind"):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import gates
 from cndrv_place import (
     CONTEXT,
     MS,
@@ -20,15 +19,10 @@ from cndrv_place import (
     node,
     shim,
 )
-from commands import PATIENCE_SECONDS, wait_for
+from commands import PATIENCE_SECONDS
 from cuda_table import CAMBRICON_TABLE, ROOT, generator, read_table
-from gates import Gate
 
 __all__ = ["driver", "node", "shim"]
-
-# What a slice may be ahead of its cap, of device time: the bucket, a window, and a launch that
-# nobody has measured.
-AHEAD_NS = 30 * MS
 
 
 @pytest.fixture(scope="module")
@@ -179,56 +173,3 @@ def test_without_its_region_the_library_does_not_start(
     assert "cnInit(0): 100007" in out
     assert err.startswith("aliquot: no CNDrv in this process: cannot open ")
     assert err.count("\n") == 1
-
-
-# ---- Compute time --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("queues", [1, 3])
-def test_a_slice_alone_keeps_to_its_cap(
-    node: Callable[..., Place], shim: Path, tmp_path: Path, queues: int
-) -> None:
-    place = node().slice(shim, tmp_path / "slice", cores=30)
-    running = place.start("spin", 300, MS, queues)
-    assert running.read() == "ready"
-    wall_ns, truth_ns = int(running.end()), 300 * MS
-    gate = Gate(place.library.parent / ".aliquot")
-    used = gate.used()
-    gate.close()
-    assert truth_ns <= 0.30 * wall_ns + AHEAD_NS
-    assert truth_ns / 2 <= used.device_ns <= 1.05 * truth_ns + 2 * MS
-    assert used.waits > 0
-
-
-def test_nothing_is_measured_where_the_device_is_the_slices_own(
-    node: Callable[..., Place], shim: Path, tmp_path: Path
-) -> None:
-    place = node().slice(shim, tmp_path / "slice")
-    running = place.start("spin", 50, MS)
-    assert running.read() == "ready"
-    assert int(running.end()) >= 50 * MS
-    gate = Gate(place.library.parent / ".aliquot")
-    used = gate.used()
-    gate.close()
-    assert (used.device_ns, used.waits) == (0, 0)
-
-
-def test_a_closed_gate_holds_a_launch_until_it_is_opened(
-    node: Callable[..., Place], shim: Path, tmp_path: Path
-) -> None:
-    place = node().slice(shim, tmp_path / "slice", shared=True)
-    gate = Gate(place.library.parent / ".aliquot")
-    with gate.beating():
-        gate.write(gates.CLOSED, others=1)
-        running = place.start("launch", MS)
-        assert running.read() == "ready"
-        running.go()
-        wait_for(lambda: gate.waiting() == 1, "a launch that waits for the gate")
-        gate.write(gates.TURN, turn_us=20_000)
-        assert [running.read(), running.read()] == ["launched", "done"]
-        assert gate.waiting() == 0
-        running.process.communicate(timeout=PATIENCE_SECONDS)
-    used = gate.used()
-    gate.close()
-    assert MS / 2 <= used.device_ns <= 10 * MS
-    assert used.wait_ns > 0

@@ -72,7 +72,7 @@ static void beside(void) {
             accel_kernel(kernels, MS / 10, ACCEL_WIDE);
     }
     accel_wait_all();
-    say("done");
+    ask("done");
 }
 
 /* Kernels one by one, until the input ends. Says "on" after the first hundred. */

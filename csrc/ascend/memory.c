@@ -12,6 +12,7 @@ struct request {
     int device; /* index into the grant; -2: there is no such device, the runtime says so itself */
     uint64_t bytes; /* asked of the device */
     uint64_t pages; /* charged, in bytes */
+    bool enters;    /* as aliquot_pointer_enters said */
 };
 
 /* Charges a request for the current device, or device `number` (-1: not named). */
@@ -27,7 +28,10 @@ static rtError_t begin(struct request *request, uint64_t bytes, int64_t number) 
         return RT_MEMORY_ALLOCATION;
     uint32_t device = (uint32_t)request->device;
     request->pages = aliquot_whole_pages(device, bytes);
-    return aliquot_charge(device, request->pages) ? RT_OK : RT_MEMORY_ALLOCATION;
+    if (!aliquot_charge(device, request->pages))
+        return RT_MEMORY_ALLOCATION;
+    request->enters = bytes <= SHARED_BYTES && aliquot_pointer_enters(&aliquot_pointers);
+    return RT_OK;
 }
 
 /* Books the runtime's answer, which it returns: memory was given at `*pointer`, or not. */
@@ -43,6 +47,7 @@ static rtError_t finish(struct request *request, rtError_t result, void *const *
     uint32_t device = (uint32_t)request->device;
     if (result != RT_OK) {
         aliquot_withdraw(device, request->pages);
+        aliquot_entered_inline(request->enters);
         return result;
     }
     struct aliquot_allocation allocation = {
@@ -53,6 +58,7 @@ static rtError_t finish(struct request *request, rtError_t result, void *const *
         .pages = request->pages >> aliquot_pointers.page_shift,
     };
     aliquot_enter((uintptr_t)*pointer, &allocation);
+    aliquot_entered_inline(request->enters);
     return result;
 }
 

@@ -16,12 +16,29 @@ CNresult aliquot_cnIpcGetMemHandle(CNIpcMemHandle *handle, CNaddr address) {
     return result;
 }
 
+/* Memory that the slice does not know, where it may be the slice's all the same. */
+static CNresult charge_unknown(const struct aliquot_context *context, CNaddr address) {
+    CNaddr base;
+    uint64_t bytes;
+    if (!HAVE(cnMemGetAddressRange) ||
+        REAL(cnMemGetAddressRange)(&base, &bytes, address) != CN_SUCCESS)
+        return CN_SUCCESS;
+    uint32_t device = (uint32_t)context->device;
+    if (aliquot_shared_charge(address, device, aliquot_whole_pages(device, bytes), context->index))
+        return CN_SUCCESS;
+    REAL(cnIpcCloseMemHandle)(address);
+    return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+}
+
 CNresult aliquot_cnIpcOpenMemHandle(CNaddr *address, CNIpcMemHandle handle, unsigned int flags) {
     uint64_t key = aliquot_ready() == CN_SUCCESS ? aliquot_shared_open(key_of(handle)) : 0;
     CNresult result = REAL(cnIpcOpenMemHandle)(address, handle, flags);
-    const struct aliquot_context *context = key ? aliquot_context_current() : NULL;
-    aliquot_shared_opened(key, result == CN_SUCCESS ? *address : 0,
-                          context ? context->index : (uint16_t)0);
+    const struct aliquot_context *context = aliquot_context_current();
+    if (key || result != CN_SUCCESS)
+        aliquot_shared_opened(key, result == CN_SUCCESS ? *address : 0,
+                              context ? context->index : (uint16_t)0);
+    else if (context && context->device >= 0 && aliquot_hold_doubtful())
+        result = charge_unknown(context, *address);
     return result;
 }
 

@@ -10,6 +10,8 @@
 struct request {
     const struct aliquot_context *context; /* NULL: not ours to charge */
     uint64_t bytes;                        /* charged, whole pages */
+    bool shares;                           /* a page with others */
+    bool enters;                           /* as aliquot_pointer_enters said */
 };
 
 static CNresult begin(struct request *request, uint64_t bytes) {
@@ -20,26 +22,31 @@ static CNresult begin(struct request *request, uint64_t bytes) {
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
     request->bytes = aliquot_whole_pages_inline(device, bytes);
-    return aliquot_charge(device, request->bytes) ? CN_SUCCESS : CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    if (!aliquot_charge(device, request->bytes))
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    request->shares = bytes <= aliquot_page_bytes_inline(device) / SHARED_PART;
+    request->enters = request->shares && aliquot_pointer_enters(&aliquot_pointers);
+    return CN_SUCCESS;
 }
 
-static CNresult finish(const struct request *request, CNresult result, const CNaddr *address,
-                       uint64_t bytes) {
+static CNresult finish(const struct request *request, CNresult result, const CNaddr *address) {
     if (!request->context)
         return result;
     uint32_t device = (uint32_t)request->context->device;
     if (result != CN_SUCCESS) {
         aliquot_withdraw(device, request->bytes);
+        aliquot_entered_inline(request->enters);
         return result;
     }
     struct aliquot_allocation allocation = {
         .kind = ALIQUOT_LINEAR,
         .device = device,
         .owner = request->context->index,
-        .shares = bytes <= aliquot_page_bytes_inline(device) / SHARED_PART,
+        .shares = request->shares,
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
     aliquot_enter(*address, &allocation);
+    aliquot_entered_inline(request->enters);
     return result;
 }
 
@@ -52,7 +59,7 @@ static CNresult finish(const struct request *request, CNresult result, const CNa
         if (result != CN_SUCCESS)                                                                  \
             return result;                                                                         \
         ALIQUOT_RETRY(result, REAL(symbol) arguments);                                             \
-        return finish(&request, result, address, bytes);                                           \
+        return finish(&request, result, address);                                                  \
     }
 
 #define PLAIN (CNaddr * address, uint64_t bytes)

@@ -62,6 +62,14 @@ static struct aliquot_hold *make(uint64_t key) {
     return place;
 }
 
+/* Other names leave places for those who hold memory. */
+static bool has_room_for_alias(void) {
+    unsigned aliases = 0;
+    for (struct aliquot_hold *hold = entries(); hold < entries() + ALIQUOT_MAX_HOLDS; hold++)
+        aliases += hold->key && is_alias(hold);
+    return aliases < ALIQUOT_MAX_HOLDS / 4 * 3;
+}
+
 /* Something of memory that is shared could not be written down. */
 static void count_lost(void) {
     /* release: pairs with the acquire in aliquot_hold_doubtful; before the driver's handle is anywhere. */
@@ -98,7 +106,7 @@ void aliquot_hold_alias(uint64_t key, uint64_t other) {
     struct aliquot_hold *hold = fd >= 0 ? find_any(other, &charged) : NULL;
     /* A name that memory had which is gone may be given again. */
     if (fd >= 0 && (!hold || !hold->count))
-        hold = make(other);
+        hold = has_room_for_alias() ? make(other) : NULL;
     if (hold && (is_alias(hold) || !hold->count))
         *hold = (struct aliquot_hold){.key = other,
                                       .bytes = key,

@@ -5,6 +5,10 @@
 
 /* A launch that is found done so soon after the host made it had not been waiting behind others. */
 #define BACKLOG_NS (20 * US)
+/* Who was so long about a launch had no processor meanwhile, and the device may have begun before: what is
+ * measured then is not believed, unless launches always are so long. */
+#define DETAINED_NS (50 * US)
+enum { DETAINED_MOST = 3 };
 
 /* Who used the device so lately may have had a part of what is measured. */
 #define MIXED_NS (50 * MS)
@@ -189,7 +193,10 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         uint64_t start_ns = most(began_ns, least(most(mark->host_ns, flow->busy_ns), at_ns));
         unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
         length = (at_ns - start_ns) / (others + 1);
-        learn(limiter, flow, &mark->launch, length, now);
+        bool detained = mark->host_ns > mark->entered_ns + DETAINED_NS && start_ns > began_ns;
+        flow->detained = detained && flow->detained < DETAINED_MOST ? flow->detained + 1 : 0;
+        if (!flow->detained)
+            learn(limiter, flow, &mark->launch, length, now);
         flow->unmeasured_ns = 0;
         /* The launch was given out as another length than it had: what is expected and counted moves
          * by the difference. */

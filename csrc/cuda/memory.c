@@ -22,13 +22,6 @@ ALIQUOT_INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
     return CUDA_SUCCESS;
 }
 
-/* The allocation is entered, or was not given. */
-ALIQUOT_INLINE CUresult ended(const struct aliquot_request *request, CUresult result) {
-    if (__builtin_expect(request->enters, 0) && aliquot_pointer_entered(&aliquot_pointers))
-        aliquot_pages_settle();
-    return result;
-}
-
 ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult result,
                                uint64_t pointer, enum aliquot_kind kind, bool shares) {
     if (!request->context)
@@ -36,7 +29,8 @@ ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult r
     uint32_t device = (uint32_t)request->context->device;
     if (__builtin_expect(result != CUDA_SUCCESS, 0)) {
         aliquot_withdraw(device, request->bytes);
-        return ended(request, result);
+        aliquot_entered_inline(request->enters);
+        return result;
     }
     struct aliquot_allocation allocation = {
         .kind = kind,
@@ -46,7 +40,8 @@ ALIQUOT_INLINE CUresult finish(const struct aliquot_request *request, CUresult r
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
     aliquot_enter_inline(pointer, &allocation);
-    return ended(request, result);
+    aliquot_entered_inline(request->enters);
+    return result;
 }
 
 CUresult aliquot_request(struct aliquot_request *request, uint64_t bytes) {

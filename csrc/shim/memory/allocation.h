@@ -143,6 +143,12 @@ ALIQUOT_INLINE void aliquot_pages_settle_inline(void) {
         aliquot_pages_settle();
 }
 
+/* What aliquot_pointer_enters answered, when the allocation is entered, or was not given. */
+ALIQUOT_INLINE void aliquot_entered_inline(bool enters) {
+    if (__builtin_expect(enters, 0) && aliquot_pointer_entered(&aliquot_pointers))
+        aliquot_pages_settle();
+}
+
 /* A value with its kind changed. */
 static inline uint64_t aliquot_as_kind(uint64_t value, enum aliquot_kind kind) {
     return (value & ~ALIQUOT_KIND_MASK) | (uint64_t)kind << ALIQUOT_KIND_SHIFT;
