@@ -16,7 +16,7 @@ import nvidia_files
 import nvidia_node
 from nvidia_node import Node
 from tenants import Site
-from vendors import VENDORS
+from tenant_vendors import VENDORS
 
 # How fast an input is made says something of the machine's load, nothing of the code.
 hypothesis.settings.register_profile(

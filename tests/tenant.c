@@ -92,11 +92,10 @@ static void serve_line(char **word, unsigned words) {
         if (thing->kind)
             fail("place %s is taken", word[2]);
         printf("%d\n", get(thing, kind_named(word[1]), strtoull(word[3], NULL, 10),
-                                strtoull(word[4], NULL, 10)));
+                           strtoull(word[4], NULL, 10)));
     } else if (words == 3 && !strcmp(word[0], "poke")) {
         struct thing *thing = thing_at(word[1]);
-        printf("%d\n", thing->kind ? thing->kind->poke(thing, strtoull(word[2], NULL, 10))
-                                   : 0);
+        printf("%d\n", thing->kind ? thing->kind->poke(thing, strtoull(word[2], NULL, 10)) : 0);
     } else if (words == 3 && !strcmp(word[0], "give")) {
         struct thing *thing = thing_at(word[1]);
         uint64_t dice = strtoull(word[2], NULL, 10);
@@ -107,11 +106,9 @@ static void serve_line(char **word, unsigned words) {
         printf("0\n");
     } else if (words == 2 && !strcmp(word[0], "send")) {
         struct thing *thing = thing_at(word[1]);
-        printf("%d\n",
-               thing->kind && thing->kind->send ? thing->kind->send(thing) : (int)ABSENT);
+        printf("%d\n", thing->kind && thing->kind->send ? thing->kind->send(thing) : (int)ABSENT);
     } else if (words == 2 && !strcmp(word[0], "enter")) {
-        void *context =
-            !strcmp(word[1], "primary") ? tenant.primary : thing_at(word[1])->object[0];
+        void *context = !strcmp(word[1], "primary") ? tenant.primary : thing_at(word[1])->object[0];
         printf("%d\n", vendor.enter(context));
     } else if (words == 1 && !strcmp(word[0], "leave"))
         printf("%d\n", vendor.enter(NULL));
@@ -304,7 +301,7 @@ static void run_storm(char **word, int words) {
 static void hold(char **word, int words) {
     for (int i = 0; i + 2 < words && i / 3 < SLOTS; i += 3)
         printf("%d\n", get(&place[i / 3].thing, kind_named(word[i]),
-                                strtoull(word[i + 1], NULL, 10), strtoull(word[i + 2], NULL, 10)));
+                           strtoull(word[i + 1], NULL, 10), strtoull(word[i + 2], NULL, 10)));
     printf("holding\n");
     fflush(stdout);
     while (getchar() != EOF)

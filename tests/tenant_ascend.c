@@ -114,8 +114,7 @@ static void load(const char *file, int mode, bool runtime_alone) {
         file = "libruntime.so";
     if (file && !(library = dlopen(file, mode)))
         fail("%s", dlerror());
-#define LOAD(symbol, parameters)                                                                   \
-    npu.symbol = (__typeof__(npu.symbol))symbol_of(library, #symbol);
+#define LOAD(symbol, parameters) npu.symbol = (__typeof__(npu.symbol))symbol_of(library, #symbol);
 #define LOAD_WRAPPED(symbol, parameters)                                                           \
     npu.symbol =                                                                                   \
         (__typeof__(npu.symbol))symbol_of(library, runtime_alone ? #symbol "Impl" : #symbol);
@@ -226,8 +225,8 @@ static int linear_get(struct thing *thing, uint64_t size, uint64_t dice) {
 /* AscendCL's own take somewhat more. */
 static int padded_get(struct thing *thing, uint64_t size, uint64_t dice) {
     void *got = NULL;
-    int result = roll(&dice, 2) ? npu.aclrtMalloc(&got, size, 0)
-                                : npu.aclrtMallocCached(&got, size, 0);
+    int result =
+        roll(&dice, 2) ? npu.aclrtMalloc(&got, size, 0) : npu.aclrtMallocCached(&got, size, 0);
     return given(thing, result, &got);
 }
 
@@ -260,8 +259,9 @@ static int work_poke(struct thing *thing, uint64_t dice) {
 static int linear_send(struct thing *thing) {
     struct letter letter = {.kind = LETTER_IPC, .size = thing->size, .number = -1, .fd = -1};
     void *pointer = (void *)thing->pointer[0];
-    MUST(thing->flag[1] ? npu.rtsIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE)
-                        : npu.aclrtIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE));
+    MUST(thing->flag[1]
+             ? npu.rtsIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE)
+             : npu.aclrtIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE));
     thing->flag[1] = !thing->flag[1]; /* by the other call the next time */
     thing->flag[0] = true;
     post(&letter);

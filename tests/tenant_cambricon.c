@@ -91,15 +91,15 @@ enum { THRESHOLD = 4, RESERVED = 5, RESERVED_MOST = 6, USED = 7 }; /* of pools *
     F(cnModuleUnload, (handle))
 
 #define MEMBER(symbol, parameters) int(*symbol) parameters;
-static struct {
-    FUNCTIONS(MEMBER)
-} cn;
+static struct { FUNCTIONS(MEMBER) } cn;
 #undef MEMBER
 
 static uint64_t device;
 static handle queue[2], pool;
 
-static struct placed on_device(void) { return (struct placed){1, BY_DESCRIPTOR, 1, (uint32_t)device, 0}; }
+static struct placed on_device(void) {
+    return (struct placed){1, BY_DESCRIPTOR, 1, (uint32_t)device, 0};
+}
 
 /* -- Finding it ------------------------------------------------------------------------------------ */
 
@@ -259,9 +259,8 @@ static void pinned_give(struct thing *thing, uint64_t dice) {
 static int async_get(struct thing *thing, uint64_t size, uint64_t dice) {
     unsigned way = roll(&dice, 3);
     handle in = way ? queue[way - 1] : NULL;
-    int result = roll(&dice, 2)
-                     ? cn.cnMemAllocFromPoolAsync(&thing->pointer[0], size, pool, in)
-                     : cn.cnMemAllocAsync(&thing->pointer[0], size, in);
+    int result = roll(&dice, 2) ? cn.cnMemAllocFromPoolAsync(&thing->pointer[0], size, pool, in)
+                                : cn.cnMemAllocAsync(&thing->pointer[0], size, in);
     if (result == OK) {
         MUST(cn.cnQueueSync(in));
         mark(thing->pointer[0], size);

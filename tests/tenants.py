@@ -22,7 +22,7 @@ from aliquot.sim.state import GroupTruth, State, create
 
 import nvidia_files
 from slices import MIB, lay_out
-from vendors import COMMON, VENDORS, Vendor
+from tenant_vendors import COMMON, VENDORS, Vendor
 
 TESTS = Path(__file__).resolve().parent
 PATIENCE_SECONDS = 60.0
@@ -32,6 +32,7 @@ PAGE = 2 * MIB
 SUCCESS = 0
 ABSENT = -1
 """What a tenant answers itself: there was nothing to open."""
+
 
 def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: str) -> Path:
     """Compile a C program or library of this folder against CUDA's header."""
@@ -48,7 +49,7 @@ def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: 
 
 @dataclass(frozen=True)
 class Site:
-    """A vendor's libraries, the simulator's and ours, and what programs for them are compiled to."""
+    """A vendor's libraries, the simulator's and ours, and the programs for them."""
 
     vendor: Vendor
     library: Path
@@ -144,17 +145,29 @@ class Slice:
 
     @classmethod
     def make(
-        cls, node: SimNode, shim: Path, folder: Path, name: str, cap: int, cores: int = 100
+        cls,
+        node: SimNode,
+        shim: Path,
+        folder: Path,
+        name: str,
+        cap: int,
+        cores: int = 100,
+        *,
+        devices: int = 1,
+        uuid: bytes = b"",
     ) -> Slice:
-        """Lay it out in ``folder``, on the node's first device."""
-        device = region.RegionDevice(
-            uuid=node.device.uuid,
-            cap=cap,
-            page_bytes=node.device.page_size,
-            context_bytes=node.device.context,
-            cores=cores,
+        """Lay it out in ``folder``, on the node's first devices; ``uuid``: what the grant says."""
+        parts = tuple(
+            region.RegionDevice(
+                uuid=uuid or device.uuid,
+                cap=cap,
+                page_bytes=device.page_size,
+                context_bytes=device.context,
+                cores=cores,
+            )
+            for device in node.devices[:devices]
         )
-        library = lay_out(shim, node.library, folder / name, (device,), node.vendor.names)
+        library = lay_out(shim, node.library, folder / name, parts, node.vendor.names)
         for other in node.vendor.beside:
             (library.parent / other).symlink_to(node.library.with_name(other))
         return cls(node, name, cap, library)

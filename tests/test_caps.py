@@ -12,8 +12,8 @@ from aliquot.shim import region
 
 from slices import MIB
 from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant
-from vendors import ABSENT as NO_KIND
-from vendors import NOT_SENT, NVIDIA, VENDORS, having, sending
+from tenant_vendors import ABSENT as NO_KIND
+from tenant_vendors import NOT_SENT, NVIDIA, VENDORS, having, sending
 
 GIB = 1024 * MIB
 CAP = 2 * GIB
@@ -272,6 +272,19 @@ def test_a_cap_that_is_changed_holds_for_who_runs(here: Slice, tenant: Path) -> 
         assert one.do("give", 0, 4) == SUCCESS
         assert one.do("get", "linear", 2, REST, 0) == SUCCESS
         assert one.do("get", "linear", 3, 4096, 0) == here.refusal
+
+
+def test_two_slices_of_a_device_hold_theirs_and_no_more(
+    site: Site, tenant: Path, tmp_path: Path
+) -> None:
+    with site.simulated(2 * GIB) as node:
+        slices = [site.slice(node, tmp_path, name, SMALL_CAP) for name in ("one", "two")]
+        with serve(slices[0], tenant) as one, serve(slices[1], tenant) as two:
+            for each in (one, two):
+                assert each.do("get", "linear", 0, REST, 0) == SUCCESS
+                assert each.do("get", "linear", 1, 1, 0) == site.refusal
+            for here in slices:
+                expect(here, SMALL_CAP)
 
 
 # -- Between processes ----------------------------------------------------------------------------

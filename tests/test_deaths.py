@@ -32,7 +32,9 @@ def here(site: Site, tmp_path: Path) -> Iterator[Slice]:
 
 def expect_all_to_the_next(here: Slice, site: Site) -> None:
     """A new process gets everything that the slice may hold, at its first request."""
-    heir = Tenant.start(site.program("tenant"), here.environment(), "hold", "linear", str(REST), "0")
+    heir = Tenant.start(
+        site.program("tenant"), here.environment(), "hold", "linear", str(REST), "0"
+    )
     try:
         assert [heir.read(), heir.read(), heir.read()] == ["ready", str(SUCCESS), "holding"]
         assert here.charge() == CAP

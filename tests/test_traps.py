@@ -12,7 +12,7 @@ import pytest
 from cuda_table import ROOT, read_table
 from slices import MIB
 from tenants import CONTEXT, SUCCESS, SimNode, Site, Slice, Tenant, compile_c
-from vendors import COMMON
+from tenant_vendors import COMMON
 
 CAP = 256 * MIB
 DEVICE = 1024 * MIB
@@ -33,7 +33,7 @@ RESOLVE = """
 #include <dlfcn.h>
 void *resolve(const char *name) { return dlsym(dlopen(LIBRARY, RTLD_NOW), name); }
 """
-# Stands in for an allocation call of a program, as torch_memory_saver does, whatever its arguments are.
+# Stands in for an allocation call of a program, as torch_memory_saver does, with any arguments.
 PRELOAD = """
 #include <dlfcn.h>
 static unsigned calls;
@@ -144,9 +144,7 @@ def test_entry_points_can_be_patched_in_place(here: Slice, site: Site) -> None:
     expect_the_cap(here, site, "patch", *site.vendor.loads)
 
 
-def test_a_second_preload_stands_before_the_shim(
-    here: Slice, site: Site, tmp_path: Path
-) -> None:
+def test_a_second_preload_stands_before_the_shim(here: Slice, site: Site, tmp_path: Path) -> None:
     (tmp_path / "preload.c").write_text(PRELOAD)
     name = site.vendor.loads[0]
     defines = [f"-DALLOCATE={name}", f'-DNAME="{name}"', f'-DLIBRARY="{site.vendor.library}"']

@@ -11,7 +11,8 @@ struct pool {
     CNmemoryPool handle; /* NULL: a free place */
     uint32_t device;
     uint64_t charged; /* bytes */
-    bool doomed; /* the program has destroyed it; the driver is told when it is empty: until then it has
+    bool
+        doomed; /* the program has destroyed it; the driver is told when it is empty: until then it has
                   * what it reserved, and can be asked how much that is */
 };
 

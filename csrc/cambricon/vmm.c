@@ -105,9 +105,8 @@ CNresult aliquot_cnMemCreate(CNmemGenericAllocationHandle *handle, uint64_t byte
         /* What the driver would not give in any case gets its own answer. */
         uint64_t step;
         bool possible = !HAVE(cnMemGetAllocationGranularity) ||
-                        (REAL(cnMemGetAllocationGranularity)(&step, properties,
-                                                             CN_MEM_ALLOC_GRANULARITY_MINIMUM) ==
-                             CN_SUCCESS &&
+                        (REAL(cnMemGetAllocationGranularity)(
+                             &step, properties, CN_MEM_ALLOC_GRANULARITY_MINIMUM) == CN_SUCCESS &&
                          step && bytes && bytes % step == 0);
         return possible ? CN_MEMORY_ERROR_OUT_OF_MEMORY
                         : REAL(cnMemCreate)(handle, bytes, properties, flags);

@@ -187,7 +187,8 @@ rtError_t rtMallocPhysical(rtDrvMemHandle *handle, size_t size, rtDrvMemProp_t *
     CUmemAllocationProp wanted = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
                                   .location = {.type = CU_MEM_LOCATION_TYPE_HOST}};
     if (prop->side == RT_MEM_DEV_SIDE) {
-        wanted.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR; /* any may be shared */
+        wanted.requestedHandleTypes =
+            CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR; /* any may be shared */
         wanted.location =
             (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = (int)prop->devid};
     }
