@@ -40,8 +40,10 @@ INIT = {
     for statistic in ("median", "p95")
 }
 ARBITER = {f"step_{containers}" for containers in (1, 10, 100, 1000)} | {
-    *("step_growth", "busy_32", "busy_32_turns", "busy_32_turn"),
+    *("step_growth", "busy_32", "busy_32_turns", "busy_32_turn", "busy_32_user", "wake"),
 }
+if shutil.which("strace"):
+    ARBITER |= {"busy_32_calls"}
 FIGURES = {
     "arbiter": ARBITER,
     "overhead": OVERHEAD,
