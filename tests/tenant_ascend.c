@@ -256,13 +256,18 @@ static int work_poke(struct thing *thing, uint64_t dice) {
     return OK;
 }
 
+/* What was shown once is shown by the same name again: every other one would be a name more. */
 static int linear_send(struct thing *thing) {
     struct letter letter = {.kind = LETTER_IPC, .size = thing->size, .number = -1, .fd = -1};
     void *pointer = (void *)thing->pointer[0];
-    MUST(thing->flag[1]
-             ? npu.rtsIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE)
-             : npu.aclrtIpcMemGetExportKey(pointer, thing->size, letter.key, NAME, ANYONE));
-    thing->flag[1] = !thing->flag[1]; /* by the other call the next time */
+    if (!thing->object[0]) {
+        char name[NAME] = "";
+        MUST(thing->size % 2
+                 ? npu.rtsIpcMemGetExportKey(pointer, thing->size, name, NAME, ANYONE)
+                 : npu.aclrtIpcMemGetExportKey(pointer, thing->size, name, NAME, ANYONE));
+        thing->object[0] = strdup(name);
+    }
+    strcpy(letter.key, thing->object[0]);
     thing->flag[0] = true;
     post(&letter);
     return OK;
@@ -276,6 +281,7 @@ static void linear_give(struct thing *thing, uint64_t dice) {
     void *pointer = (void *)thing->pointer[0];
     if (!thing->flag[0]) /* others may write what they were shown */
         check_mark(thing->pointer[0], thing->size);
+    free(thing->object[0]);
     switch (roll(&dice, 5)) {
     case 0:
         MUST(npu.aclrtFree(pointer));
