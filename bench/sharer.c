@@ -59,14 +59,15 @@ static uint64_t seam_now(void *env) {
     (void)env;
     return now_ns();
 }
-static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t until) {
+static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint32_t role,
+                      uint64_t until) {
     (void)env;
     struct timespec at = {(time_t)(until / 1000000000u), (long)(until % 1000000000u)};
-    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, seen, &at, NULL, FUTEX_BITSET_MATCH_ANY);
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, seen, &at, NULL, role);
 }
-static void seam_wake(void *env, _Atomic uint32_t *word) {
+static void seam_wake(void *env, _Atomic uint32_t *word, uint32_t role) {
     (void)env;
-    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, role);
 }
 static void seam_ring(void *env) {
     char path[PATH_MAX + 8];

@@ -89,21 +89,22 @@ static uint64_t jitter(uint64_t ns) {
 
 struct sleeper {
     const void *word;
+    uint32_t role;
     struct task *task;
     struct sleeper *next;
 };
 static struct sleeper *sleepers;
 
-static void wake_word(const void *word) {
+static void wake_word(const void *word, uint32_t role) {
     for (struct sleeper *one = sleepers; one; one = one->next)
-        if (one->word == word)
+        if (one->word == word && one->role & role)
             task_wake(one->task, clock_now() + jitter(cost.wake));
 }
 
-static void sleep_on(const _Atomic uint32_t *word, uint32_t seen, uint64_t until) {
+static void sleep_on(const _Atomic uint32_t *word, uint32_t seen, uint32_t role, uint64_t until) {
     if (atomic_load(word) != seen)
         return;
-    struct sleeper self = {word, task_self(), sleepers};
+    struct sleeper self = {word, role, task_self(), sleepers};
     sleepers = &self;
     task_sleep(until);
     struct sleeper **at = &sleepers;
@@ -118,13 +119,14 @@ static uint64_t seam_now(void *env) {
     (void)env;
     return clock_now();
 }
-static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t until) {
+static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint32_t role,
+                      uint64_t until) {
     (void)env;
-    sleep_on(word, seen, until);
+    sleep_on(word, seen, role, until);
 }
-static void seam_wake(void *env, _Atomic uint32_t *word) {
+static void seam_wake(void *env, _Atomic uint32_t *word, uint32_t role) {
     (void)env;
-    wake_word(word);
+    wake_word(word, role);
 }
 static void agent_step(void *argument);
 static void seam_ring(void *env) {
@@ -236,8 +238,9 @@ static void agent_look(void) {
     for (bool again = true; again;) {
         for (unsigned i = 0; i < container_count; i++)
             for (unsigned column = 0; column < containers[i]->devices; column++)
-                if (containers[i]->rung ||
-                    aliquot_arbiter_watched(arbiter, containers[i]->member + (int)column))
+                if (containers[i]->rung
+                        ? !aliquot_arbiter_rang(arbiter, containers[i]->member, clock_now())
+                        : aliquot_arbiter_watched(arbiter, containers[i]->member + (int)column))
                     see(containers[i], column);
         for (unsigned i = 0; i < container_count; i++)
             containers[i]->rung = false;
@@ -252,7 +255,9 @@ static void agent_look(void) {
                     continue;
                 note_gate(one, (unsigned)column, change[i].gate);
                 atomic_store(&one->grant.device[column].gate, change[i].gate);
-                wake_word(&one->grant.device[column].gate);
+                bool closed = aliquot_gate_state(change[i].gate) == ALIQUOT_GATE_CLOSED;
+                wake_word(&one->grant.device[column].gate,
+                          closed ? ALIQUOT_GATE_OBSERVERS : ALIQUOT_GATE_LAUNCHERS);
             }
         again = count > 0;
     }

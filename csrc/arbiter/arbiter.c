@@ -74,6 +74,7 @@ static struct stake *add_stake(struct aliquot_arbiter *arbiter, struct party *pa
     party->stakes[party->stake_count++] = stake;
     place->stakes[place->stake_count++] = stake;
     place->changed = true;
+    arbiter->device_count = (uint32_t)most(arbiter->device_count, device + 1);
     return stake;
 }
 
@@ -209,6 +210,8 @@ int aliquot_arbiter_join(struct aliquot_arbiter *arbiter, uint64_t now, uint32_t
     else
         unsettle(arbiter, party, now);
     bool done = party != NULL;
+    if (done && fresh)
+        party->now_ns = now;
     for (uint32_t i = 0; done && i < count; i++)
         done = add_stake(arbiter, party, device[i]) != NULL;
     uint32_t *members =
@@ -297,7 +300,12 @@ void aliquot_arbiter_found(struct aliquot_arbiter *arbiter, uint64_t now, int me
 
 void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
                          const struct aliquot_seen *seen) {
-    arbiter->members[member].seen = *seen;
+    struct member *one = &arbiter->members[member];
+    const struct aliquot_seen *old = &one->seen;
+    if (seen->waiting != old->waiting || seen->active != old->active || seen->begun != old->begun ||
+        seen->late != old->late || seen->left_ns != old->left_ns)
+        arbiter_touch(arbiter, one->party);
+    one->seen = *seen;
 }
 
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member) {
@@ -317,6 +325,6 @@ uint64_t aliquot_arbiter_gate(const struct aliquot_arbiter *arbiter, int member)
 
 void aliquot_arbiter_read(struct aliquot_arbiter *arbiter, uint64_t now, int member,
                           struct aliquot_account *account) {
-    arbiter_account(arbiter, now);
+    arbiter_account_party(arbiter, arbiter->members[member].party, now);
     *account = arbiter->members[member].account;
 }

@@ -93,6 +93,10 @@ void aliquot_arbiter_found(struct aliquot_arbiter *arbiter, uint64_t now, int me
 void aliquot_arbiter_see(struct aliquot_arbiter *arbiter, int member,
                          const struct aliquot_seen *seen);
 
+/* The member rang. True: most of its turn is over and it always ended that by itself, so that it will be
+ * closed in the next step, and need not be looked at before, only after that. */
+bool aliquot_arbiter_rang(struct aliquot_arbiter *arbiter, int member, uint64_t now);
+
 /* The member must be looked at before the next step: it holds a gate, drains, or its news depend on
  * the passing of time. (Others ring.) */
 bool aliquot_arbiter_watched(const struct aliquot_arbiter *arbiter, int member);

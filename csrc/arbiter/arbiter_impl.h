@@ -20,6 +20,16 @@
 #define HANDOVER_NS (100 * US)
 /* Who is overtaken falls no further behind, in virtual time. */
 #define LONGEST_DEBT_NS (2000 * MS)
+/* Turns are so long that of any 200 ms nobody has more than 2 hundredths more or less than is due to
+ * him (with rounds of 5 ms): with a share of s, a turn that brings ahead by t makes s (1 - s) t. In parts
+ * of a round, where all go in the same order in each round; and where their rounds differ. */
+#define SAME_LUMP 0.68
+#define OWN_LUMP 0.4
+/* And nobody waits for longer than so many rounds. */
+#define MOST_ROUNDS 8
+/* Who began his last turn and ended it by himself is looked at for that only after so many times the
+ * usual: timers cost. */
+#define PROMPT_STARTS 4
 /* No turn is longer. */
 #define LONGEST_NS (50 * MS)
 
@@ -43,6 +53,9 @@ struct stake {
     uint32_t members, weight, min, max; /* sums over its members; thousandths */
     uint64_t v;                         /* virtual time: time held, divided by the share */
     double share;                       /* of the device, among those who want it */
+    double round_ns;                    /* how far a turn brings it ahead, in virtual time */
+    double due;                         /* virtual time: up to here its present turn goes */
+    bool shares;                        /* it is among those who want the device */
     bool open;                          /* share is not settled yet (while shares are made) */
 };
 
@@ -60,15 +73,20 @@ struct party {
     bool native; /* takes part in nothing */
     bool lone;   /* shares with nobody, and has no cap: it asks for nothing */
 
+    uint64_t now_ns; /* accounted up to here */
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
     bool unrivalled;     /* in a turn, though only lower priorities want what it has */
     bool overtaken;      /* others go although it has not drained */
+    bool prompt;         /* it began its last turn, and ended it by itself */
+    bool rang;           /* HOLDING in a turn that is about over */
     bool wanting;        /* waits, or holds */
     bool courted;        /* HOLDING, and lower priorities wait for it to be quiet */
     bool gave_way;       /* DRAINING because it was quiet: that is no work */
     uint64_t opened_ns;  /* HOLDING */
+    uint64_t ring_ns;    /* HOLDING in a turn: from when on its ring is taken for the end of it */
     uint64_t end_ns;     /* HOLDING in a turn: when it is closed in any case */
+    uint64_t late_ns;    /* HOLDING in a turn: when it is looked at for that, if nobody rings */
     uint64_t closed_ns;  /* DRAINING: since when */
     uint64_t due_ns;     /* not RESTING: when it is looked at, whatever happens */
     uint64_t left_ns;    /* DRAINING: what was said to be under way, the most of it */
@@ -85,7 +103,12 @@ struct device {
     uint64_t v;            /* virtual time of who was served last */
     double floor_ns;       /* what lower priorities have saved up */
     bool changed;          /* who is there, or on which terms */
-    double round_ns;       /* see turn_on */
+    bool news;             /* something else was seen of a party, or is to be told */
+    bool touched;          /* it is decided anew in this step */
+    uint64_t now_ns;       /* accounted up to here */
+    uint64_t passed_ns;    /* that was accounted last */
+    uint64_t next_ns;      /* when it is to be decided anew, whatever happens */
+    bool rotates;          /* all turns bring as far ahead, and who waited longest goes first */
 };
 
 struct aliquot_arbiter {
@@ -93,18 +116,26 @@ struct aliquot_arbiter {
     struct member *members;
     uint32_t member_count;
     struct party *parties;
-    uint64_t now_ns; /* accounted up to here */
+    uint32_t device_count; /* no higher ones were ever used */
     struct device device[ALIQUOT_ARBITER_DEVICES];
 };
 
 static inline uint64_t least(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static inline uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static inline double smaller(double a, double b) { return a < b ? a : b; }
+static inline double larger(double a, double b) { return a > b ? a : b; }
 
 static inline bool any_active(const struct aliquot_arbiter *arbiter, const struct party *party) {
     for (uint32_t i = 0; i < party->member_count; i++)
         if (arbiter->members[party->members[i]].seen.active)
             return true;
     return false;
+}
+
+/* The devices of a party are to be decided anew. */
+static inline void arbiter_touch(struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++)
+        arbiter->device[party->stakes[i]->device].news = true;
 }
 
 /* It would take the devices if it got them. */
@@ -119,7 +150,9 @@ static inline bool occupies(const struct party *party) {
 
 /* -- shares.c ---------------------------------------------------------------------------------- */
 
-/* Adds up what has passed. */
+/* Adds up what has passed: on a device, for a party, everywhere. */
+void arbiter_account_device(struct device *device, uint64_t now);
+void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
 
 /* First what each is guaranteed, then the rest by weight, to nobody more than his cap. Only those of

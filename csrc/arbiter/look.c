@@ -106,53 +106,75 @@ static bool look_at(struct container *container, struct column *column, uint32_t
     return news;
 }
 
-static void wake(struct container *container, uint32_t index) {
+/* Wakes those who sleep on a gate as `role`. */
+static void wake(struct container *container, uint32_t index, uint32_t role) {
     /* Others share the file, so the futex is not a private one. The low half comes first. */
-    syscall(SYS_futex, &container->grant->device[index].gate, FUTEX_WAKE, MOST_WOKEN, NULL, NULL,
-            0);
+    syscall(SYS_futex, &container->grant->device[index].gate, FUTEX_WAKE_BITSET, MOST_WOKEN, NULL,
+            NULL, role);
 }
 
-/* Returns whether anything is new. */
-static bool look_at_all(struct container *container, struct aliquot_arbiter *arbiter,
-                        uint64_t now) {
-    bool news = false;
+/* Takes up new processes; returns whether there are any. */
+static bool take_up(struct container *container, uint32_t slots, uint64_t now) {
+    container->counted_ns = now;
+    slots = slots < ALIQUOT_MAX_SLOTS ? slots : ALIQUOT_MAX_SLOTS;
+    return slots > container->slots && container_room(container, slots);
+}
+
+static bool look_for_more(struct container *container, uint64_t now) {
+    uint32_t slots;
+    read_usage(container, &slots, sizeof slots, offsetof(struct aliquot_usage, high_water));
+    return take_up(container, slots, now);
+}
+
+/* What a slice used counts when it is given a device, and when it has nothing there any more: both is
+ * known when it was closed and has come to rest. How many processes there are stands beside it. */
+static bool look_at_times(struct container *container, const bool *rests, uint64_t now) {
+    char head[offsetof(struct aliquot_usage, charge)];
+    uint32_t slots;
+    read_usage(container, head, offsetof(struct aliquot_usage, time[container->column_count]), 0);
+    for (uint32_t i = 0; i < container->column_count; i++)
+        if (rests[i])
+            memcpy(&container->column[i].device_ns,
+                   head + offsetof(struct aliquot_usage, time[i].device_ns), sizeof(uint64_t));
+    memcpy(&slots, head + offsetof(struct aliquot_usage, high_water), sizeof slots);
+    return take_up(container, slots, now);
+}
+
+/* `*more`: there are new processes, which it did not look at. Returns whether anything is new. */
+static bool look_at_all(struct container *container, struct aliquot_arbiter *arbiter, uint64_t now,
+                        bool *more) {
+    bool news = false, any_rests = false;
+    bool rests[ALIQUOT_MAX_DEVICES], active[ALIQUOT_MAX_DEVICES] = {false};
     container->again_ns = NEVER;
     for (uint32_t i = 0; i < container->column_count; i++) {
         struct column *column = &container->column[i];
+        news |= look_at(container, column, i, now, &active[i]);
+        rests[i] = !active[i] && aliquot_gate_state(column->gate) == ALIQUOT_GATE_CLOSED;
+        any_rests |= rests[i];
+    }
+    *more = any_rests && look_at_times(container, rests, now);
+    for (uint32_t i = 0; i < container->column_count; i++) {
+        struct column *column = &container->column[i];
         struct aliquot_seen seen;
-        bool active = false;
-        news |= look_at(container, column, i, now, &active);
-        /* What it used counts when it is given the device, and when it has nothing there any more. */
-        if (!active)
-            read_usage(container, &column->device_ns, sizeof column->device_ns,
-                       offsetof(struct aliquot_usage, time[i].device_ns));
         aliquot_seen_make(column->flow, column->over, container->slots, column->gate,
                           column->device_ns, &seen);
         aliquot_arbiter_see(arbiter, column->member, &seen);
         if (column->closed && seen.active)
-            wake(container, i);
+            wake(container, i, ALIQUOT_GATE_OBSERVERS);
         column->closed = false;
     }
     return news;
 }
 
-/* Takes up new processes; returns whether there are any. */
-static bool look_for_more(struct container *container, uint64_t now) {
-    uint32_t slots;
-    container->counted_ns = now;
-    read_usage(container, &slots, sizeof slots, offsetof(struct aliquot_usage, high_water));
-    slots = slots < ALIQUOT_MAX_SLOTS ? slots : ALIQUOT_MAX_SLOTS;
-    return slots > container->slots && container_room(container, slots);
-}
-
 void container_look(struct container *container, struct aliquot_arbiter *arbiter, uint64_t now) {
-    bool rung = container->rung;
+    bool rung = container->rung, more;
     container->rung = container->told = false;
     if (rung && now - container->counted_ns >= COUNT_NS)
         look_for_more(container, now);
-    /* It rang, and of those that we know nobody did. */
-    if (!look_at_all(container, arbiter, now) && rung && look_for_more(container, now))
-        look_at_all(container, arbiter, now);
+    /* Or it rang, and of those that we know nobody did. */
+    if ((!look_at_all(container, arbiter, now, &more) && rung && look_for_more(container, now)) ||
+        more)
+        look_at_all(container, arbiter, now, &more);
 }
 
 void column_write(struct container *container, uint32_t index, uint64_t gate) {
@@ -171,7 +193,7 @@ void column_write(struct container *container, uint32_t index, uint64_t gate) {
     /* Who waits and does nothing else may go on waiting: it would only look, ring and wait again. Whether
      * there is more to it is seen when it is looked at, which is next: what was seen before is old. */
     if (!column->closed)
-        wake(container, index);
+        wake(container, index, ALIQUOT_GATE_LAUNCHERS);
 }
 
 void column_tell(struct container *container, uint32_t index,

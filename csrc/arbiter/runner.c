@@ -35,9 +35,15 @@ struct aliquot_runner {
     struct container **owner; /* by the arbiter's members */
     uint32_t owner_room;
     bool ending, gathering;
+    bool asked; /* somebody came, left or has other terms */
+    bool edges; /* the kernel tells of each ring, also where a bell was not emptied */
     int epoll, timer, command;
     /* The thread's own. */
-    uint64_t armed_for_ns, beat_ns, figures_ns;
+    struct container *news; /* those that are to be looked at whatever the time is */
+    uint64_t alarm_ns;      /* when the timer goes off */
+    uint64_t tend_ns;       /* when somebody is to be tended; not later */
+    uint64_t doubt_ns;      /* when somebody is to be doubted; not later */
+    uint64_t beat_ns, figures_ns;
 };
 
 /* -- What is due -------------------------------------------------------------------------------- */
@@ -49,23 +55,43 @@ static bool watched(const struct aliquot_runner *runner, const struct container 
     return false;
 }
 
+static uint32_t bell_events(const struct aliquot_runner *runner) {
+    return runner->edges ? EPOLLIN | EPOLLET : EPOLLIN;
+}
+
+static uint64_t soonest(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static void note(struct aliquot_runner *runner, struct container *container) {
+    if (container->noted)
+        return;
+    container->noted = true;
+    container->next = runner->news;
+    runner->news = container;
+}
+
 static void listen_to(struct aliquot_runner *runner, struct container *container, bool on) {
-    struct epoll_event event = {.events = on ? EPOLLIN : 0, .data.u64 = container->number};
+    struct epoll_event event = {.events = on ? bell_events(runner) : 0,
+                                .data.u64 = container->number};
     epoll_ctl(runner->epoll, EPOLL_CTL_MOD, container->bell, &event);
     container->deaf = !on;
 }
 
-/* Empties the bell and has the container looked at; one that rings too often is not heard for a
- * while. */
+/* Has the container looked at; one that rings too often is not heard for a while. */
 static void rung(struct aliquot_runner *runner, struct container *container, uint64_t now) {
     if (container->listen_ns > now + LISTEN_AHEAD * LISTEN_NS) {
         listen_to(runner, container, false);
+        runner->tend_ns = soonest(runner->tend_ns, container->listen_ns);
         return;
     }
     /* It holds no more than that: see aliquot_runner_add. */
     char bytes[4096];
-    (void)!read(container->bell, bytes, sizeof bytes);
+    if (!runner->edges || ++container->rings >= RINGS) {
+        (void)!read(container->bell, bytes, sizeof bytes);
+        container->rings = 0;
+    }
     container->rung = true;
+    if (!aliquot_arbiter_rang(runner->arbiter, container->column[0].member, now))
+        note(runner, container);
 }
 
 /* Looks at a container, and has it pay for the time. */
@@ -73,6 +99,8 @@ static void look(struct aliquot_runner *runner, struct container *container) {
     bool pays = container->rung;
     uint64_t now = runner_now();
     container_look(container, runner->arbiter, now);
+    if (container->again_ns < runner->doubt_ns && watched(runner, container))
+        runner->doubt_ns = container->again_ns;
     if (!pays)
         return;
     uint64_t cost = (runner_now() - now) * LISTEN_COST;
@@ -80,11 +108,10 @@ static void look(struct aliquot_runner *runner, struct container *container) {
     container->listen_ns += cost > LISTEN_NS ? cost : LISTEN_NS;
 }
 
-static bool has_news(const struct aliquot_runner *runner, const struct container *container,
-                     uint64_t now) {
+/* Whether it is time to look at it. */
+static bool is_due(const struct aliquot_runner *runner, const struct container *container,
+                   uint64_t now) {
     bool doubted = now >= container->again_ns;
-    if (container->rung || container->told)
-        return true;
     for (uint32_t i = 0; i < container->column_count; i++) {
         int member = container->column[i].member;
         if (aliquot_arbiter_due(runner->arbiter, member, now) ||
@@ -94,22 +121,40 @@ static bool has_news(const struct aliquot_runner *runner, const struct container
     return false;
 }
 
+static void note_due(struct aliquot_runner *runner, uint64_t now) {
+    for (uint32_t i = 0; i < runner->container_room; i++)
+        if (runner->container[i] && is_due(runner, runner->container[i], now))
+            note(runner, runner->container[i]);
+}
+
+static void look_at_news(struct aliquot_runner *runner) {
+    for (struct container *one; (one = runner->news);) {
+        runner->news = one->next;
+        one->noted = false;
+        look(runner, one);
+    }
+}
+
 /* Looks, has the arbiter decide and writes gates until nothing changes. Returns when the arbiter
  * wants to be asked again. */
 static uint64_t decide(struct aliquot_runner *runner) {
-    uint64_t next = NEVER, now = runner_now();
+    uint64_t next = NEVER;
     struct aliquot_gate_change change[CHANGES];
     for (uint32_t step = 0; step < MOST_STEPS; step++) {
-        for (uint32_t i = 0; i < runner->container_room; i++)
-            if (runner->container[i] && has_news(runner, runner->container[i], now))
-                look(runner, runner->container[i]);
-        now = runner_now();
+        look_at_news(runner);
+        uint64_t now = runner_now();
         uint32_t count = aliquot_arbiter_step(runner->arbiter, now, change, CHANGES, &next);
         bool again = count == CHANGES;
         for (uint32_t i = 0; i < count; i++) {
             struct container *one = runner->owner[change[i].member];
             column_write(one, (uint32_t)(change[i].member - one->column[0].member), change[i].gate);
+            /* It is watched from now on, and a word that was true when it waited may well stand a while. */
+            if (one->again_ns < now + DOUBT_NS)
+                one->again_ns = now + DOUBT_NS;
+            runner->doubt_ns = soonest(runner->doubt_ns, one->again_ns);
             /* What was closed is looked at; what was opened rings. */
+            if (one->told)
+                note(runner, one);
             again |= one->told;
         }
         if (!again)
@@ -141,12 +186,12 @@ static void tell_figures(struct aliquot_runner *runner, uint64_t now) {
             read_account(runner, &one->column[j], now, &account);
             column_tell(one, j, &account);
         }
-        if (one)
+        if (one) {
             one->rung = true;
+            note(runner, one);
+        }
     }
 }
-
-static uint64_t soonest(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* What is to be done for a container at a time of its own; returns when the next such time is. */
 static uint64_t tend(struct aliquot_runner *runner, struct container *container, uint64_t now) {
@@ -154,6 +199,7 @@ static uint64_t tend(struct aliquot_runner *runner, struct container *container,
     if (container->bell < 0) {
         if (now >= container->listen_ns) {
             container->rung = true;
+            note(runner, container);
             container->listen_ns = now + NO_BELL_NS;
         }
         next = container->listen_ns;
@@ -187,12 +233,14 @@ static uint64_t soonest_doubt(const struct aliquot_runner *runner) {
 
 /* -- The thread --------------------------------------------------------------------------------- */
 
+/* Has the timer go off a little after `next`, or before: setting it costs as much as a few looks, and most
+ * of what was to be looked at had rung before. */
 static void arm(struct aliquot_runner *runner, uint64_t next, uint64_t now) {
-    if (next == runner->armed_for_ns && next > now)
-        return;
-    runner->armed_for_ns = next;
     /* What is due already is due in a moment: others must be heard. */
     next = (next > now ? next : now) + SLACK_NS;
+    if (runner->alarm_ns <= next && runner->alarm_ns > now + EARLY_NS)
+        return;
+    runner->alarm_ns = next;
     struct itimerspec at = {.it_value = {.tv_sec = (time_t)(next / 1000000000u),
                                          .tv_nsec = (long)(next % 1000000000u)}};
     timerfd_settime(runner->timer, TFD_TIMER_ABSTIME, &at, NULL);
@@ -207,7 +255,7 @@ static bool hear(struct aliquot_runner *runner, const struct epoll_event *events
         if (number == TIMER)
             (void)!read(runner->timer, &times, sizeof times);
         else if (number == COMMAND)
-            any |= read(runner->command, &times, sizeof times) > 0;
+            runner->asked |= read(runner->command, &times, sizeof times) > 0;
         else if (number < runner->container_room && runner->container[number]) {
             rung(runner, runner->container[number], now);
             any |= runner->container[number]->rung || runner->container[number]->deaf;
@@ -244,10 +292,17 @@ static void *run(void *argument) {
             tell_figures(runner, now);
             runner->figures_ns = now + FIGURES_NS;
         }
-        if ((any || now >= due_ns) && !runner->gathering) {
-            uint64_t next = tend_all(runner, now);
-            next = soonest(next, decide(runner));
-            due_ns = soonest(next, soonest_doubt(runner));
+        bool due = now >= due_ns || runner->asked;
+        if ((any || due) && !runner->gathering) {
+            runner->asked = false;
+            if (due) {
+                runner->tend_ns = tend_all(runner, now);
+                note_due(runner, now);
+            }
+            due_ns = decide(runner);
+            if (due)
+                runner->doubt_ns = soonest_doubt(runner);
+            due_ns = soonest(due_ns, soonest(runner->tend_ns, runner->doubt_ns));
             due_ns = soonest(due_ns, runner->figures_ns);
         }
         ending = runner->ending;
@@ -264,12 +319,27 @@ static void call(struct aliquot_runner *runner) {
 
 /* -- Starting and ending ------------------------------------------------------------------------ */
 
+/* Whether a byte in a pipe that is not empty is told of. (Kernels from 5.5 to 5.13 did not.) */
+static bool tells_each_edge(int epoll) {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
+        return false;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET}, told;
+    bool each = epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0;
+    for (int i = 0; i < 2; i++)
+        each = each && write(ends[1], "", 1) == 1 && epoll_wait(epoll, &told, 1, 0) == 1;
+    close(ends[0]);
+    close(ends[1]);
+    return each;
+}
+
 static int open_all(struct aliquot_runner *runner) {
     runner->epoll = epoll_create1(EPOLL_CLOEXEC);
     runner->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     runner->command = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
     if (runner->epoll < 0 || runner->timer < 0 || runner->command < 0)
         return -errno;
+    runner->edges = tells_each_edge(runner->epoll);
     struct epoll_event timer = {.events = EPOLLIN, .data.u64 = TIMER};
     struct epoll_event command = {.events = EPOLLIN, .data.u64 = COMMAND};
     if (epoll_ctl(runner->epoll, EPOLL_CTL_ADD, runner->timer, &timer) < 0 ||
@@ -428,7 +498,7 @@ static int add(struct aliquot_runner *runner, struct container *container, const
     if (number < 0)
         return number;
     container->number = (uint32_t)number;
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = container->number};
+    struct epoll_event event = {.events = bell_events(runner), .data.u64 = container->number};
     if (container->bell >= 0 &&
         epoll_ctl(runner->epoll, EPOLL_CTL_ADD, container->bell, &event) < 0)
         return -errno;
@@ -437,6 +507,7 @@ static int add(struct aliquot_runner *runner, struct container *container, const
         return error;
     container->rung = true;
     runner->container[number] = container;
+    note(runner, container);
     /* Its processes know at once that somebody is there. relaxed: as in beat. */
     atomic_fetch_add_explicit(&container->grant->beat, 1, memory_order_relaxed);
     return number;
@@ -481,6 +552,11 @@ void aliquot_runner_remove(struct aliquot_runner *runner, int number) {
         if (container->bell >= 0)
             epoll_ctl(runner->epoll, EPOLL_CTL_DEL, container->bell, NULL);
         runner->container[number] = NULL;
+        struct container **at = &runner->news;
+        while (*at && *at != container)
+            at = &(*at)->next;
+        if (*at)
+            *at = container->next;
         call(runner);
     }
     pthread_mutex_unlock(&runner->lock);

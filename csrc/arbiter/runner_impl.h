@@ -13,7 +13,11 @@
 #define NEVER UINT64_MAX
 
 /* What is due may be done so much later, if somebody rings meanwhile: it is not worth waking up for. */
-#define SLACK_NS (200 * US)
+#define SLACK_NS (1 * MS)
+/* The timer stays as it is set, though nothing be due by then, until it would go off so soon. */
+#define EARLY_NS (1 * MS)
+/* A bell holds 4,096 rings, and it is not emptied for each of them. */
+#define RINGS 16
 /* A shim that has not seen a beat for a second takes the agent for dead. */
 #define BEAT_NS (200 * MS)
 /* Figures for people are made anew, and everybody is looked at, rung or not. */
@@ -66,14 +70,17 @@ struct container {
     struct aliquot_grant *grant;
     int usage, bell; /* bell -1: it has none */
     uint32_t column_count, slots;
-    struct column column[ALIQUOT_MAX_DEVICES];
     bool rung;           /* it is to be looked at */
     bool told;           /* a gate of it was closed since it was looked at */
+    bool noted;          /* it is among the runner's news */
     uint64_t counted_ns; /* clock: when it was looked for new processes last */
+    uint32_t rings;      /* heard since its bell was emptied */
     bool deaf;           /* its bell is not listened to until `listen_ns` */
     uint64_t listen_ns;  /* clock: a leaky bucket of what it cost */
     uint64_t ask_ns;     /* clock: before it the kernel is not asked for its locks */
     uint64_t again_ns; /* clock: when it is looked at again because of a word in doubt, or NEVER */
+    struct container *next; /* of the runner's news */
+    struct column column[ALIQUOT_MAX_DEVICES];
 };
 
 struct aliquot_runner;

@@ -21,50 +21,64 @@ static void account_member(struct member *member, uint64_t from, uint64_t to, bo
     }
 }
 
-void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
-    uint64_t from = arbiter->now_ns;
+void arbiter_account_device(struct device *device, uint64_t now) {
+    uint64_t from = device->now_ns;
+    device->passed_ns = 0;
     if (now <= from)
         return;
-    arbiter->now_ns = now;
+    device->now_ns = now;
+    if (!from)
+        return;
+    uint64_t passed = device->passed_ns = now - from;
+    unsigned sharers = 0;
+    bool contended = false;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct party *party = device->stakes[i]->party;
+        sharers += occupies(party);
+        contended |= asks(party);
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct stake *stake = device->stakes[i];
+        if (!occupies(stake->party))
+            continue;
+        stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
+        /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
+        if (stake->party->overtaken)
+            stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
+    }
+    /* While nobody has to wait, nobody falls behind. */
+    if (!contended)
+        device->v += passed;
+}
+
+void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
+    uint64_t from = party->now_ns;
+    if (now <= from)
+        return;
+    party->now_ns = now;
     if (!from)
         return;
     uint64_t passed = now - from;
-    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
-        struct device *device = &arbiter->device[d];
-        unsigned sharers = 0;
-        bool contended = false;
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            const struct party *party = device->stakes[i]->party;
-            sharers += occupies(party);
-            contended |= asks(party);
-        }
-        for (uint32_t i = 0; i < device->stake_count; i++) {
-            struct stake *stake = device->stakes[i];
-            if (!occupies(stake->party))
-                continue;
-            stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
-            /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
-            if (stake->party->overtaken)
-                stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
-        }
-        /* While nobody has to wait, nobody falls behind. */
-        if (!contended)
-            device->v += passed;
+    bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
+    if (held && !party->gave_way)
+        party->busy_ns = now;
+    if (party->wanting || held)
+        party->wanted_ns = now;
+    if (party->from_floor)
+        party->from_floor = party->from_floor > passed ? party->from_floor - passed : 1;
+    for (uint32_t i = 0; i < party->member_count; i++) {
+        struct member *member = &arbiter->members[party->members[i]];
+        unsigned sharers = aliquot_gate_others(member->gate) + 1;
+        account_member(member, from, now, held, party->wanting || held, sharers);
     }
-    for (struct party *party = arbiter->parties; party; party = party->next) {
-        bool held = occupies(party) || (party->state == HOLDING && any_active(arbiter, party));
-        if (held && !party->gave_way)
-            party->busy_ns = now;
-        if (party->wanting || held)
-            party->wanted_ns = now;
-        if (party->from_floor)
-            party->from_floor = party->from_floor > passed ? party->from_floor - passed : 1;
-        for (uint32_t i = 0; i < party->member_count; i++) {
-            struct member *member = &arbiter->members[party->members[i]];
-            unsigned sharers = aliquot_gate_others(member->gate) + 1;
-            account_member(member, from, now, held, party->wanting || held, sharers);
-        }
-    }
+}
+
+void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
+    for (uint32_t d = 0; d < arbiter->device_count; d++)
+        if (arbiter->device[d].stake_count)
+            arbiter_account_device(&arbiter->device[d], now);
+    for (struct party *party = arbiter->parties; party; party = party->next)
+        arbiter_account_party(arbiter, party, now);
 }
 
 /* -- Shares ------------------------------------------------------------------------------------- */
@@ -75,6 +89,41 @@ static bool counts(const struct aliquot_arbiter *arbiter, const struct party *pa
                                                        RECENT_ROUNDS * arbiter->settings.round_ns));
 }
 
+/* How far a turn brings somebody ahead, if it is to make no more than `lump_ns` of difference. */
+static double round_of(const struct aliquot_arbiter *arbiter, double share, double lump_ns,
+                       double longest_ns) {
+    double made = share * (1 - share), shortest_ns = 2.0 * (double)arbiter->settings.round_ns;
+    double ns = made * longest_ns > lump_ns ? lump_ns / made : longest_ns;
+    return ns > shortest_ns ? ns : shortest_ns;
+}
+
+/* Each turn costs something, so that they are as few as may be: either all have rounds of the same
+ * length, or those of small shares, who have short turns, have longer ones. */
+static void make_rounds(const struct aliquot_arbiter *arbiter, struct device *device,
+                        uint32_t count) {
+    double round_ns = (double)arbiter->settings.round_ns, same_turns = 0, own_turns = 0;
+    double longest_ns = round_ns * (double)most(2, least(count, MOST_ROUNDS));
+    double same_ns = longest_ns;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct stake *stake = device->stakes[i];
+        stake->round_ns = round_of(arbiter, stake->share, OWN_LUMP * round_ns, longest_ns);
+        if (stake->shares)
+            same_ns =
+                smaller(same_ns, round_of(arbiter, stake->share, SAME_LUMP * round_ns, same_ns));
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *stake = device->stakes[i];
+        double least_ns = (double)arbiter->settings.least_ns / stake->share;
+        if (!stake->shares)
+            continue;
+        same_turns += 1 / larger(same_ns, least_ns);
+        own_turns += 1 / larger(stake->round_ns, least_ns);
+    }
+    device->rotates = same_turns <= own_turns;
+    for (uint32_t i = 0; device->rotates && i < device->stake_count; i++)
+        device->stakes[i]->round_ns = same_ns;
+}
+
 void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *device,
                          int32_t priority, uint64_t now) {
     double rest = 1.0, weights = 0, minima = 0;
@@ -82,12 +131,11 @@ void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *d
     for (uint32_t i = 0; i < device->stake_count; i++) {
         struct stake *stake = device->stakes[i];
         stake->open = counts(arbiter, stake->party, now) && stake->party->priority == priority;
+        stake->shares = stake->open;
         count += stake->open;
         if (stake->open)
             minima += (double)most(stake->min, (uint64_t)(LEAST_SHARE * 1000));
     }
-    /* Of many, each has a small part, and may be ahead for longer: fewer turns cost less. */
-    device->round_ns = (double)arbiter->settings.round_ns * (count > 2 ? 1 + (count - 2) / 6.0 : 1);
     double scale = minima > 1000 ? 1000 / minima : 1;
     for (uint32_t i = 0; i < device->stake_count; i++) {
         struct stake *stake = device->stakes[i];
@@ -118,6 +166,7 @@ void arbiter_make_shares(const struct aliquot_arbiter *arbiter, struct device *d
     for (uint32_t i = 0; i < device->stake_count; i++)
         if (device->stakes[i]->open && weights > 0)
             device->stakes[i]->share += rest * device->stakes[i]->weight / weights;
+    make_rounds(arbiter, device, count);
 }
 
 /* -- Priorities --------------------------------------------------------------------------------- */

@@ -103,7 +103,26 @@ void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_
         arbiter->members[party->members[i]].seen.active = true;
 }
 
-/* How long a party's turn on a device is: as far ahead of who comes next as one round takes. */
+/* The virtual time up to which those who ask for a device, and perhaps one more, have had their parts. */
+static double even(const struct device *device, const struct stake *more) {
+    double shares = 0, sum = 0;
+    uint64_t first = UINT64_MAX;
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *stake = device->stakes[i];
+        if (stake == more || (stake->shares && asks(stake->party)))
+            first = least(first, stake->v);
+    }
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct stake *stake = device->stakes[i];
+        if (stake != more && (!stake->shares || !asks(stake->party)))
+            continue;
+        shares += stake->share;
+        sum += stake->share * (double)(stake->v - first);
+    }
+    return shares > 0 ? (double)first + sum / shares : 0;
+}
+
+/* How long a party's turn on a device is. */
 static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct device *device,
                         const struct stake *stake) {
     uint64_t next = UINT64_MAX;
@@ -112,8 +131,18 @@ static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct devi
         if (other != stake && asks(other->party))
             next = least(next, other->v);
     }
-    uint64_t ahead = next != UINT64_MAX && next > stake->v ? next - stake->v : 0;
-    double ns = stake->share * ((double)ahead + device->round_ns);
+    double ahead_ns = stake->due - (double)stake->v;
+    if (device->rotates) {
+        /* Before his turn everybody is half a round behind, less what he makes of it himself. Who is
+         * elsewhere has a longer turn or a shorter one: the order stays. */
+        double half_ns = stake->round_ns / 2;
+        double off_ns = (even(device, stake) - half_ns * (1 - stake->share) - (double)stake->v) / 2;
+        ahead_ns = stake->round_ns + larger(-half_ns, smaller(off_ns, half_ns));
+    }
+    /* Nobody comes before him until then. */
+    if (next != UINT64_MAX && next > stake->v)
+        ahead_ns = larger(ahead_ns, (double)(next - stake->v));
+    double ns = stake->share * ahead_ns;
     return most(arbiter->settings.least_ns, ns < (double)LONGEST_NS ? (uint64_t)ns : LONGEST_NS);
 }
 
@@ -178,7 +207,12 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         turn_ns = least(turn_ns, from_floor);
     /* A container counts its turn from when it sees it, and stops by itself. */
     party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
-    party->due_ns = least(party->end_ns, now + arbiter->settings.start_ns);
+    party->ring_ns = now + turn_ns - turn_ns / 8;
+    party->rang = false;
+    uint64_t start_ns = arbiter->settings.start_ns;
+    party->late_ns = party->end_ns + (party->prompt ? turn_ns : 0);
+    party->due_ns =
+        least(party->late_ns, now + (party->prompt ? PROMPT_STARTS * start_ns : start_ns));
     set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
               party->turn ? turn_ns : 0);
     for (uint32_t i = 0; i < party->member_count; i++) {
@@ -195,17 +229,20 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
 /* -- The step ----------------------------------------------------------------------------------- */
 
 /* Whether the turn of a holder is over, and when to look again if not. */
-static bool turn_is_over(const struct aliquot_arbiter *arbiter, const struct party *party,
-                         uint64_t now, uint64_t *next) {
+static bool turn_is_over(const struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
+                         uint64_t *next) {
     bool begun = false, late = false;
     for (uint32_t i = 0; i < party->member_count; i++) {
         const struct aliquot_seen *seen = &arbiter->members[party->members[i]].seen;
         begun |= seen->begun;
         late |= seen->late;
     }
+    if (party->rang)
+        return true;
+    party->prompt = begun && now < party->end_ns;
     if (now >= party->end_ns)
         return true;
-    *next = least(*next, party->end_ns);
+    *next = least(*next, party->late_ns);
     if (any_active(arbiter, party))
         return false;
     if (begun && !late)
@@ -214,6 +251,17 @@ static bool turn_is_over(const struct aliquot_arbiter *arbiter, const struct par
         return true;
     *next = least(*next, party->opened_ns + arbiter->settings.start_ns);
     return false;
+}
+
+bool aliquot_arbiter_rang(struct aliquot_arbiter *arbiter, int member, uint64_t now) {
+    struct party *party = arbiter->members[member].party;
+    bool higher;
+    if (party->state != HOLDING || !party->turn || party->unrivalled || !party->prompt ||
+        party->member_count > 1 || now < party->ring_ns || !contended(arbiter, party, &higher))
+        return false;
+    party->rang = true;
+    arbiter_touch(arbiter, party);
+    return true;
 }
 
 static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
@@ -294,6 +342,21 @@ static bool all_free(const struct aliquot_arbiter *arbiter, const struct party *
     return true;
 }
 
+/* Of two who share a device, who goes first. `even_ns`: of the device. */
+static bool goes_before(const struct device *device, const struct stake *one,
+                        const struct stake *other, double even_ns) {
+    /* Who is ahead by more than a turn in passing makes, waits. */
+    double slack = device->rotates ? 0.5 : 0.125;
+    bool one_waits = (double)one->v > even_ns + slack * one->round_ns;
+    bool other_waits = (double)other->v > even_ns + slack * other->round_ns;
+    if (one_waits != other_waits)
+        return other_waits;
+    /* The earliest end of a turn goes first, and so nobody is late by more than somebody's turn. */
+    if (!device->rotates && one->due != other->due)
+        return one->due < other->due;
+    return one->party->opened_ns < other->party->opened_ns;
+}
+
 /* Gives a device that nobody has to whoever is owed it most. */
 static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now,
                  uint64_t *next) {
@@ -310,6 +373,7 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
         } else
             return;
     }
+    double even_ns = even(device, NULL);
     for (;;) {
         struct stake *best = NULL;
         for (uint32_t i = 0; i < device->stake_count; i++) {
@@ -322,8 +386,13 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
                 *next = least(*next, until);
                 continue;
             }
+            /* What is left of a turn is gone on with, unless it is hardly any. */
+            if (stake->due < (double)stake->v + stake->round_ns / 4 ||
+                stake->due > (double)stake->v + stake->round_ns)
+                stake->due = (double)stake->v + stake->round_ns;
             if (!best || (lower && best->party->priority >= priority) ||
-                (lower == (best->party->priority < priority) && stake->v < best->v))
+                (lower == (best->party->priority < priority) &&
+                 (lower ? stake->v < best->v : goes_before(device, stake, best, even_ns))))
                 best = stake;
         }
         if (!best)
@@ -345,24 +414,22 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
     }
 }
 
-/* What each party wants now, and what it is owed when it comes back. */
-static void look_at_wants(struct aliquot_arbiter *arbiter) {
-    for (struct party *party = arbiter->parties; party; party = party->next) {
-        bool wanting = any_waiting(arbiter, party);
-        if (wanting && !party->wanting && party->state == RESTING)
-            for (uint32_t i = 0; i < party->stake_count; i++) {
-                struct stake *stake = party->stakes[i];
-                uint64_t v = arbiter->device[stake->device].v;
-                uint64_t round_ns = arbiter->settings.round_ns;
-                stake->v = most(stake->v, v > round_ns ? v - round_ns : 0);
-            }
-        party->wanting = wanting;
-    }
+/* What a party wants now, and what it is owed when it comes back. */
+static void look_at_wants(struct aliquot_arbiter *arbiter, struct party *party) {
+    bool wanting = any_waiting(arbiter, party);
+    if (wanting && !party->wanting && party->state == RESTING)
+        for (uint32_t i = 0; i < party->stake_count; i++) {
+            struct stake *stake = party->stakes[i];
+            uint64_t v = arbiter->device[stake->device].v;
+            uint64_t round_ns = arbiter->settings.round_ns;
+            stake->v = most(stake->v, v > round_ns ? v - round_ns : 0);
+        }
+    party->wanting = wanting;
 }
 
 /* Lower priorities save up what the one that is served leaves them. */
-static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, uint64_t passed,
-                       uint64_t now, uint64_t *next) {
+static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now,
+                       uint64_t *next) {
     const struct party *top;
     uint64_t until;
     int32_t priority = arbiter_served(device, now, &top, &until);
@@ -375,7 +442,7 @@ static void save_floor(struct aliquot_arbiter *arbiter, struct device *device, u
         return;
     }
     double need = (double)(2 * arbiter->settings.least_ns);
-    device->floor_ns += (double)(passed * top->floor) / 1000;
+    device->floor_ns += (double)(device->passed_ns * top->floor) / 1000;
     if (device->floor_ns > 4 * need)
         device->floor_ns = 4 * need;
     if (device->floor_ns < need)
@@ -408,52 +475,135 @@ static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, 
     }
 }
 
-uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
-                              struct aliquot_gate_change *change, uint32_t room, uint64_t *next) {
-    uint64_t passed = arbiter->now_ns && now > arbiter->now_ns ? now - arbiter->now_ns : 0;
-    *next = UINT64_MAX;
-    look_at_wants(arbiter);
-    arbiter_account(arbiter, now);
-    for (struct party *party = arbiter->parties; party; party = party->next) {
+/* Whether a party is to be seen to with this device: with each, but once. */
+static bool seen_to_on(const struct party *party, uint32_t d) {
+    return party->stakes[0]->device == d;
+}
+
+/* Finds the devices that are to be decided anew, and with each those that parties on it have too. */
+static void touch(struct aliquot_arbiter *arbiter, uint64_t now) {
+    bool more = false;
+    for (uint32_t d = 0; d < arbiter->device_count; d++) {
+        struct device *device = &arbiter->device[d];
+        device->touched =
+            device->stake_count > 0 && (device->changed || device->news || now >= device->next_ns);
+        more |= device->touched;
+        device->news = false;
+    }
+    while (more) {
+        more = false;
+        for (uint32_t d = 0; d < arbiter->device_count; d++)
+            for (uint32_t i = 0; arbiter->device[d].touched && i < arbiter->device[d].stake_count;
+                 i++) {
+                const struct party *party = arbiter->device[d].stakes[i]->party;
+                for (uint32_t j = 0; party->stake_count > 1 && j < party->stake_count; j++) {
+                    struct device *device = &arbiter->device[party->stakes[j]->device];
+                    more |= !device->touched;
+                    device->touched = true;
+                }
+            }
+    }
+}
+
+static void look_at_wants_on(struct aliquot_arbiter *arbiter, uint32_t d) {
+    const struct device *device = &arbiter->device[d];
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        if (seen_to_on(device->stakes[i]->party, d))
+            look_at_wants(arbiter, device->stakes[i]->party);
+}
+
+/* Up to now. */
+static void account(struct aliquot_arbiter *arbiter, uint32_t d, uint64_t now) {
+    struct device *device = &arbiter->device[d];
+    arbiter_account_device(device, now);
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        arbiter_account_party(arbiter, device->stakes[i]->party, now);
+    /* What is saved up by now may end a turn. */
+    device->next_ns = UINT64_MAX;
+    save_floor(arbiter, device, now, &device->next_ns);
+}
+
+static void look_at_parties(struct aliquot_arbiter *arbiter, uint32_t d, uint64_t now) {
+    struct device *device = &arbiter->device[d];
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        struct party *party = device->stakes[i]->party;
         bool changed = false;
-        for (uint32_t i = 0; i < party->stake_count; i++)
-            changed |= arbiter->device[party->stakes[i]->device].changed;
+        if (!seen_to_on(party, d))
+            continue;
+        for (uint32_t j = 0; j < party->stake_count; j++)
+            changed |= arbiter->device[party->stakes[j]->device].changed;
         if (changed)
             free_the_lone(arbiter, party, now);
-        if (party->state == RESTING)
-            continue;
         party->due_ns = UINT64_MAX;
-        look_at_holder(arbiter, party, now, &party->due_ns);
-        *next = least(*next, party->due_ns);
+        if (party->state != RESTING)
+            look_at_holder(arbiter, party, now, &party->due_ns);
     }
-    for (uint32_t d = 0; d < ALIQUOT_ARBITER_DEVICES; d++) {
-        struct device *device = &arbiter->device[d];
-        device->changed = false;
-        if (device->stake_count < 1)
-            continue;
-        save_floor(arbiter, device, passed, now, next);
-        const struct party *top;
-        uint64_t until;
-        arbiter_make_shares(arbiter, device, arbiter_served(device, now, &top, &until), now);
-        for (uint32_t i = 0; i < device->stake_count; i++)
-            device->stakes[i]->open = false;
-        if (!device->holder)
-            give(arbiter, device, now, next);
-        for (uint32_t i = 0; i < device->stake_count; i++)
-            device->stakes[i]->open = false;
-        if (device->holder && device->holder->state == HOLDING && device->holder->turn)
-            *next = least(*next, device->holder->due_ns);
+}
+
+static void decide(struct aliquot_arbiter *arbiter, struct device *device, uint64_t now) {
+    const struct party *top;
+    uint64_t until;
+    device->changed = false;
+    arbiter_make_shares(arbiter, device, arbiter_served(device, now, &top, &until), now);
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        device->stakes[i]->open = false;
+    if (!device->holder)
+        give(arbiter, device, now, &device->next_ns);
+    for (uint32_t i = 0; i < device->stake_count; i++)
+        device->stakes[i]->open = false;
+}
+
+/* Adds the gates of one device's parties that are to be written: those that close, or the others. */
+static uint32_t tell(struct aliquot_arbiter *arbiter, uint32_t d, bool opens,
+                     struct aliquot_gate_change *change, uint32_t count, uint32_t room) {
+    struct device *device = &arbiter->device[d];
+    for (uint32_t i = 0; i < device->stake_count; i++) {
+        const struct party *party = device->stakes[i]->party;
+        for (uint32_t j = 0; seen_to_on(party, d) && j < party->member_count; j++) {
+            struct member *member = &arbiter->members[party->members[j]];
+            bool closed = aliquot_gate_state(member->gate) == ALIQUOT_GATE_CLOSED;
+            if (!member->dirty || closed == opens)
+                continue;
+            if (count == room) {
+                device->news = true;
+                return count;
+            }
+            member->dirty = false;
+            change[count++] = (struct aliquot_gate_change){(int)party->members[j], member->gate};
+        }
     }
-    uint32_t count = 0;
+    return count;
+}
+
+uint32_t aliquot_arbiter_step(struct aliquot_arbiter *arbiter, uint64_t now,
+                              struct aliquot_gate_change *change, uint32_t room, uint64_t *next) {
+    uint32_t count = 0, devices = arbiter->device_count;
+    touch(arbiter, now);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            look_at_wants_on(arbiter, d);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            account(arbiter, d, now);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            look_at_parties(arbiter, d, now);
+    for (uint32_t d = 0; d < devices; d++)
+        if (arbiter->device[d].touched)
+            decide(arbiter, &arbiter->device[d], now);
     /* What closes is written first. */
     for (int opens = 0; opens < 2; opens++)
-        for (uint32_t i = 0; i < arbiter->member_count && count < room; i++) {
-            struct member *member = &arbiter->members[i];
-            bool closed = aliquot_gate_state(member->gate) == ALIQUOT_GATE_CLOSED;
-            if (!member->party || !member->dirty || closed == (opens == 1))
-                continue;
-            member->dirty = false;
-            change[count++] = (struct aliquot_gate_change){(int)i, member->gate};
-        }
+        for (uint32_t d = 0; d < devices; d++)
+            if (arbiter->device[d].touched)
+                count = tell(arbiter, d, opens, change, count, room);
+    *next = UINT64_MAX;
+    for (uint32_t d = 0; d < devices; d++) {
+        struct device *device = &arbiter->device[d];
+        for (uint32_t i = 0; device->touched && i < device->stake_count; i++)
+            if (device->stakes[i]->party->state != RESTING)
+                device->next_ns = least(device->next_ns, device->stakes[i]->party->due_ns);
+        if (device->stake_count)
+            *next = least(*next, device->next_ns);
+    }
     return count;
 }

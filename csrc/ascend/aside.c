@@ -1,5 +1,7 @@
-/* What launches may wait for and that takes no time of the AI cores: copies, functions of the host, and
- * waiting for others. None of it is delayed; it is noted that there was some. */
+/* What launches may wait for and that takes no time of the AI cores: copies, which engines of their own
+ * make, within a device and between devices; the program's own functions; words that others set. None of it
+ * is ever delayed, since it may release others.
+ */
 #include "shim.h"
 
 #define ASIDE(symbol, parameters, arguments)                                                       \
@@ -12,36 +14,83 @@
         return result;                                                                             \
     }
 
-/* -- Copies --------------------------------------------------------------------------------------------- */
+/* -- Copies ------------------------------------------------------------------------------------------- */
 
-ASIDE(rtMemcpy, (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind),
-      (to, room, from, size, kind))
-ASIDE(aclrtMemcpyImpl, (void *to, size_t room, const void *from, size_t size, uint32_t kind),
-      (to, room, from, size, kind))
-ASIDE(rtMemcpyAsync,
-      (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream),
-      (to, room, from, size, kind, stream))
+#define COPY_PARAMETERS                                                                            \
+    (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream)
+#define COPY_ARGUMENTS (to, room, from, size, kind, stream)
+ASIDE(rtMemcpyAsync, COPY_PARAMETERS, COPY_ARGUMENTS)
 ASIDE(aclrtMemcpyAsyncImpl,
       (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),
-      (to, room, from, size, kind, stream))
+      COPY_ARGUMENTS)
+ASIDE(aclrtMemcpyAsyncWithConditionImpl,
+      (void *to, size_t room, const void *from, size_t size, uint32_t kind, rtStream_t stream),
+      COPY_ARGUMENTS)
+ASIDE(rtsMemcpyAsync,
+      (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, void *config,
+       rtStream_t stream),
+      (to, room, from, size, kind, config, stream))
+ASIDE(rtMemcpyAsyncEx,
+      (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream,
+       void *config),
+      (to, room, from, size, kind, stream, config))
+ASIDE(rtMemcpyAsyncWithCfg,
+      (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream,
+       uint32_t config),
+      (to, room, from, size, kind, stream, config))
+ASIDE(rtMemcpyAsyncWithCfgV2,
+      (void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, rtStream_t stream,
+       const void *config),
+      (to, room, from, size, kind, stream, config))
+ASIDE(rtMemcpyAsyncPtr,
+      (void *entry, uint64_t room, uint64_t size, uint32_t kind, rtStream_t stream,
+       uint32_t config),
+      (entry, room, size, kind, stream, config))
+ASIDE(rtMemcpyAsyncPtrV2,
+      (void *entry, uint64_t room, uint64_t size, uint32_t kind, rtStream_t stream,
+       const void *config),
+      (entry, room, size, kind, stream, config))
+ASIDE(rtMemcpyD2DAddrAsync,
+      (void *to, uint64_t room, uint64_t to_offset, const void *from, uint64_t size,
+       uint64_t from_offset, rtStream_t stream),
+      (to, room, to_offset, from, size, from_offset, stream))
 
-/* -- Functions of the host ------------------------------------------------------------------------------ */
+/* Rows of them. */
+ASIDE(rtMemcpy2dAsync,
+      (void *to, uint64_t to_pitch, const void *from, uint64_t from_pitch, uint64_t width,
+       uint64_t height, uint32_t kind, rtStream_t stream),
+      (to, to_pitch, from, from_pitch, width, height, kind, stream))
+ASIDE(aclrtMemcpy2dAsyncImpl,
+      (void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
+       uint32_t kind, rtStream_t stream),
+      (to, to_pitch, from, from_pitch, width, height, kind, stream))
 
-ASIDE(rtsLaunchHostFunc, (rtStream_t stream, rtCallback_t function, void *argument),
-      (stream, function, argument))
-ASIDE(aclrtLaunchHostFuncImpl, (rtStream_t stream, rtCallback_t function, void *argument),
-      (stream, function, argument))
+/* -- The program's own functions ----------------------------------------------------------------------- */
 
-/* -- Waiting for others --------------------------------------------------------------------------------- */
+#define CALLBACK_PARAMETERS (rtCallback_t function, void *data, rtStream_t stream, bool holds)
+ASIDE(rtCallbackLaunch, CALLBACK_PARAMETERS, (function, data, stream, holds))
+ASIDE(rtsCallbackLaunch, CALLBACK_PARAMETERS, (function, data, stream, holds))
+ASIDE(aclrtLaunchCallbackImpl,
+      (rtCallback_t function, void *data, uint32_t kind, rtStream_t stream),
+      (function, data, kind, stream))
+ASIDE(rtsLaunchHostFunc, (rtStream_t stream, const rtCallback_t function, void *const data),
+      (stream, function, data))
+ASIDE(aclrtLaunchHostFuncImpl, (rtStream_t stream, rtCallback_t function, void *data),
+      (stream, function, data))
+
+/* -- Waiting for what others do -------------------------------------------------------------------------- */
 
 ASIDE(rtStreamWaitEvent, (rtStream_t stream, rtEvent_t event), (stream, event))
 ASIDE(aclrtStreamWaitEventImpl, (rtStream_t stream, rtEvent_t event), (stream, event))
-ASIDE(rtsValueWait,
-      (const void *const address, const uint64_t value, const uint32_t flag, rtStream_t stream),
-      (address, value, flag, stream))
-ASIDE(aclrtValueWaitImpl, (void *address, uint64_t value, uint32_t flag, rtStream_t stream),
-      (address, value, flag, stream))
+ASIDE(rtNotifyWait, (rtNotify_t notify, rtStream_t stream), (notify, stream))
+ASIDE(rtNotifyWaitWithTimeOut, (rtNotify_t notify, rtStream_t stream, uint32_t timeout),
+      (notify, stream, timeout))
 ASIDE(rtsNotifyWaitAndReset, (rtNotify_t notify, rtStream_t stream, uint32_t timeout),
       (notify, stream, timeout))
 ASIDE(aclrtWaitAndResetNotifyImpl, (rtNotify_t notify, rtStream_t stream, uint32_t timeout),
       (notify, stream, timeout))
+ASIDE(rtsValueWait,
+      (const void *const at, const uint64_t value, const uint32_t flag, rtStream_t stream),
+      (at, value, flag, stream))
+ASIDE(aclrtValueWaitImpl, (void *at, uint64_t value, uint32_t flag, rtStream_t stream),
+      (at, value, flag, stream))

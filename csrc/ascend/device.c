@@ -102,6 +102,8 @@ SET(rtSetDevice, (int32_t device), (device))
 SET(rtSetDeviceEx, (int32_t device), (device))
 SET(rtSetDeviceWithFlags, (int32_t device, uint64_t flags), (device, flags))
 SET(rtSetDeviceWithoutTsd, (int32_t device), (device))
+SET(rtsSetDevice, (int32_t device), (device))
+SET(aclrtSetDeviceWithoutTsdVXXImpl, (int32_t device), (device))
 SET(aclrtSetDeviceImpl, (int32_t device), (device))
 
 /* The device whose number it is, with its mutex held, or NULL: not ours. */
@@ -142,6 +144,9 @@ static rtError_t let_go(struct device *device, int32_t number, rtError_t result,
 RESET(rtDeviceReset, false)
 RESET(rtDeviceResetWithoutTsd, false)
 RESET(rtDeviceResetForce, true)
+RESET(rtsResetDevice, false)
+RESET(rtsDeviceResetForce, true)
+RESET(aclrtResetDeviceWithoutTsdVXXImpl, false)
 RESET(aclrtResetDeviceImpl, false)
 RESET(aclrtResetDeviceForceImpl, true)
 
@@ -165,6 +170,8 @@ RESET(aclrtResetDeviceForceImpl, true)
 CREATE(rtCtxCreate, (rtContext_t * context, uint32_t flags, int32_t device),
        (context, flags, device))
 CREATE(rtCtxCreateEx, (rtContext_t * context, uint32_t flags, int32_t device),
+       (context, flags, device))
+CREATE(rtsCtxCreate, (rtContext_t * context, uint64_t flags, int32_t device),
        (context, flags, device))
 CREATE(aclrtCreateContextImpl, (rtContext_t * context, int32_t device), (context, device))
 
@@ -202,6 +209,7 @@ static rtError_t destroyed(struct device *device, int32_t number, rtContext_t co
 
 DESTROY(rtCtxDestroy)
 DESTROY(rtCtxDestroyEx)
+DESTROY(rtsCtxDestroy)
 DESTROY(aclrtDestroyContextImpl)
 
 void aliquot_device_forget(void) {

@@ -34,6 +34,8 @@ static void forget(void) {
     aliquot_memory_forget();
     aliquot_physical_forget();
     aliquot_ipc_forget();
+    aliquot_launch_forget();
+    aliquot_models_forget();
     aliquot_lanes_forget();
     aliquot_time_forget();
 }

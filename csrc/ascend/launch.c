@@ -1,6 +1,8 @@
 /* What runs on the AI cores: kernels, tasks, models, and memsets. */
 #include "shim.h"
 
+#include <pthread.h>
+
 /* Names of what is launched: a kernel by its function and how many blocks it has. */
 static inline uint64_t kernel(const void *function, uint64_t blocks) {
     return (uintptr_t)function + (aliquot_class(blocks) << 48);
@@ -14,14 +16,17 @@ static inline uint64_t task(unsigned function, uint64_t size) {
     return function + (aliquot_class(size) << 16);
 }
 
-#define LAUNCH(symbol, what, stream, parameters, arguments)                                        \
+#define LAUNCH(...) LAUNCHED(aliquot_gone_on, __VA_ARGS__)
+/* The runtime's call comes back when it is done. */
+#define LAUNCH_AND_WAIT(...) LAUNCHED(aliquot_gone_by, __VA_ARGS__)
+#define LAUNCHED(gone, symbol, what, stream, parameters, arguments)                                \
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
         struct aliquot_gated gated = aliquot_hold_back(what, stream);                              \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        aliquot_gone_on(&gated, result == RT_OK);                                                  \
+        gone(&gated, result == RT_OK);                                                             \
         return result;                                                                             \
     }
 
@@ -43,6 +48,28 @@ LAUNCH(rtVectorCoreKernelLaunch, kernel(stub, blocks), stream,
        (const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared, rtStream_t stream,
         uint32_t flags, const void *config),
        (stub, blocks, args, shared, stream, flags, config))
+
+/* In two steps: the first names blocks and stream, for the thread's next launch. */
+static struct aliquot_table first_steps; /* by thread: the stream; blocks are not told apart */
+
+rtError_t aliquot_rtConfigureCall(uint32_t blocks, void *shared, rtStream_t stream) {
+    if (aliquot_is_inner())
+        return REAL(rtConfigureCall)(blocks, shared, stream);
+    rtError_t result;
+    ALIQUOT_CALL(result, rtConfigureCall, (blocks, shared, stream));
+    if (result == RT_OK && aliquot_ready() == RT_OK)
+        aliquot_table_put(&first_steps, (uintptr_t)pthread_self(), (uintptr_t)stream);
+    return result;
+}
+
+static rtStream_t first_step(void) {
+    uint64_t stream = 0;
+    if (aliquot_prepared())
+        aliquot_table_take(&first_steps, (uintptr_t)pthread_self(), &stream);
+    return (rtStream_t)(uintptr_t)stream;
+}
+
+LAUNCH(rtLaunch, kernel(stub, 0), first_step(), (const void *stub), (stub))
 
 /* -- By a handle ------------------------------------------------------------------------------------------ */
 
@@ -100,6 +127,13 @@ LAUNCH(aclrtLaunchKernelWithHostArgsImpl, kernel(function, blocks), stream,
         size_t size, void *holders, size_t count),
        (function, blocks, stream, config, args, size, holders, count))
 
+LAUNCH(aclrtLaunchKernelWithArgsArrayImpl, kernel(function, blocks), stream,
+       (void *function, uint32_t blocks, rtStream_t stream, void *config, void **args),
+       (function, blocks, stream, config, args))
+LAUNCH(rtLaunchKernelExByFuncHandle, kernel(function, 0), stream,
+       (rtFuncHandle function, void *config, rtLaunchArgsHandle args, rtStream_t stream),
+       (function, config, args, stream))
+
 static inline uint64_t threads(rtDim3 grid, rtDim3 block) {
     return (uint64_t)grid.x * grid.y * grid.z * ((uint64_t)block.x * block.y * block.z);
 }
@@ -155,32 +189,59 @@ LAUNCH(aclrtReduceAsyncImpl, task(6, count), stream,
         void *reserve),
        (to, from, count, kind, type, stream, reserve))
 
+#define REDUCE_PARAMETERS                                                                          \
+    void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind, uint32_t type,        \
+        rtStream_t stream
+LAUNCH(rtReduceAsync, task(6, size), stream, (REDUCE_PARAMETERS),
+       (to, room, from, size, kind, type, stream))
+LAUNCH(rtReduceAsyncWithCfg, task(6, size), stream, (REDUCE_PARAMETERS, uint32_t config),
+       (to, room, from, size, kind, type, stream, config))
+LAUNCH(rtReduceAsyncWithCfgV2, task(6, size), stream, (REDUCE_PARAMETERS, const void *config),
+       (to, room, from, size, kind, type, stream, config))
+LAUNCH(rtReduceAsyncV2, task(6, size), stream, (REDUCE_PARAMETERS, void *overflow),
+       (to, room, from, size, kind, type, stream, overflow))
+
 LAUNCH(rtModelExecute, (uintptr_t)model, stream,
        (rtModel_t model, rtStream_t stream, uint32_t flag), (model, stream, flag))
 LAUNCH(rtModelExecuteAsync, (uintptr_t)model, stream,
        (rtModel_t model, rtStream_t stream, uint32_t flag), (model, stream, flag))
-LAUNCH(rtModelExecuteSync, (uintptr_t)model, stream,
-       (rtModel_t model, rtStream_t stream, uint32_t flag, int32_t timeout),
-       (model, stream, flag, timeout))
-LAUNCH(rtsModelExecute, (uintptr_t)model, NULL, (rtModel_t model, int32_t timeout),
-       (model, timeout))
+LAUNCH_AND_WAIT(rtModelExecuteSync, (uintptr_t)model, stream,
+                (rtModel_t model, rtStream_t stream, uint32_t flag, int32_t timeout),
+                (model, stream, flag, timeout))
+LAUNCH_AND_WAIT(rtsModelExecute, (uintptr_t)model, NULL, (rtModel_t model, int32_t timeout),
+                (model, timeout))
 LAUNCH(rtsModelExecuteAsync, (uintptr_t)model, stream, (rtModel_t model, rtStream_t stream),
        (model, stream))
-LAUNCH(aclmdlRIExecuteImpl, (uintptr_t)model, NULL, (rtModel_t model, int32_t timeout),
-       (model, timeout))
+LAUNCH_AND_WAIT(aclmdlRIExecuteImpl, (uintptr_t)model, NULL, (rtModel_t model, int32_t timeout),
+                (model, timeout))
 LAUNCH(aclmdlRIExecuteAsyncImpl, (uintptr_t)model, stream, (rtModel_t model, rtStream_t stream),
        (model, stream))
 
 /* -- Memsets ---------------------------------------------------------------------------------------------------- */
 
 #define FILL aliquot_operation(ALIQUOT_FILL, size)
-LAUNCH(rtMemset, FILL, NULL, (void *pointer, uint64_t room, uint32_t value, uint64_t size),
-       (pointer, room, value, size))
+LAUNCH_AND_WAIT(rtMemset, FILL, NULL, (void *pointer, uint64_t room, uint32_t value, uint64_t size),
+                (pointer, room, value, size))
 LAUNCH(rtMemsetAsync, FILL, stream,
        (void *pointer, uint64_t room, uint32_t value, uint64_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
-LAUNCH(aclrtMemsetImpl, FILL, NULL, (void *pointer, size_t room, int32_t value, size_t size),
-       (pointer, room, value, size))
+LAUNCH_AND_WAIT(rtsMemset, FILL, NULL,
+                (void *pointer, uint64_t room, uint32_t value, uint64_t size),
+                (pointer, room, value, size))
+LAUNCH(rtsMemsetAsync, FILL, stream,
+       (void *pointer, uint64_t room, uint32_t value, uint64_t size, rtStream_t stream),
+       (pointer, room, value, size, stream))
+LAUNCH_AND_WAIT(aclrtMemsetD32Impl, FILL, NULL,
+                (void *pointer, size_t room, uint32_t value, size_t size),
+                (pointer, room, value, size))
+LAUNCH(aclrtMemsetD32AsyncImpl, FILL, stream,
+       (void *pointer, size_t room, uint32_t value, size_t size, rtStream_t stream),
+       (pointer, room, value, size, stream))
+LAUNCH_AND_WAIT(aclrtMemsetImpl, FILL, NULL,
+                (void *pointer, size_t room, int32_t value, size_t size),
+                (pointer, room, value, size))
 LAUNCH(aclrtMemsetAsyncImpl, FILL, stream,
        (void *pointer, size_t room, int32_t value, size_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
+
+void aliquot_launch_forget(void) { aliquot_table_reset(&first_steps); }

@@ -10,6 +10,7 @@
 #define ALIQUOT_ASCEND_RUNTIME_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,17 +20,26 @@ enum {
     RT_PARAM_INVALID = 107000,
     RT_INVALID_DEVICE = 107001,
     RT_CONTEXT_NULL = 107002,
+    RT_STREAM_MODEL = 107005,       /* a stream that is not the model's */
+    RT_STREAM_SUBSCRIBE = 107011,   /* whose reports are, or are not, subscribed to */
+    RT_STREAM_NO_CALLBACK = 107015, /* whose reports nobody has subscribed to */
+    RT_STREAM_CAPTURED = 107027,
+    RT_STREAM_NOT_CAPTURED = 107029,
+    RT_CAPTURE_NOT_SUPPORTED = 107030, /* not in a stream that is captured */
+    RT_CAPTURE_UNJOINED = 107025,      /* other streams have not come back to it */
+    RT_CAPTURE_UNMATCHED = 107036,     /* a capture that was begun in another stream */
     RT_FEATURE_NOT_SUPPORT = 207000,
     RT_MEMORY_ALLOCATION = 207001, /* out of memory */
     RT_NO_DEVICE = 207004,
     RT_INTERNAL_ERROR = 507000,
     RT_STREAM_NOT_COMPLETE = 507004,
+    RT_REPORT_TIMEOUT = 507012,
     RT_DRV_INTERNAL_ERROR = 507899,
     RT_CAPTURE_INVALIDATED = 507903,
 };
 
 typedef void *rtStream_t, *rtEvent_t, *rtContext_t, *rtModel_t, *rtNotify_t;
-typedef void (*rtCallback_t)(void *argument);
+typedef void (*rtCallback_t)(void *data);
 typedef void *rtBinHandle, *rtFuncHandle, *rtLaunchArgsHandle, *rtDrvMemHandle;
 
 typedef struct {
@@ -204,27 +214,16 @@ rtError_t rtStreamSynchronize(rtStream_t stream);
 rtError_t rtStreamSynchronizeWithTimeout(rtStream_t stream, int32_t timeout);
 rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
 /* `*status`: RT_CAPTURE_NONE, or the stream's work is only being recorded. */
-enum { RT_CAPTURE_NONE = 0 };
+enum { RT_CAPTURE_NONE = 0, RT_CAPTURE_ACTIVE = 1 };
 rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
-/* How strict a capture is: calls that a thread makes in relaxed mode do not invalidate any. */
+rtError_t rtStreamBeginCapture(rtStream_t stream, const uint32_t mode);
+/* How strict captures are with the calls of a thread: those in relaxed mode invalidate none. */
 enum { RT_CAPTURE_MODE_GLOBAL = 0, RT_CAPTURE_MODE_RELAXED = 2 };
-rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode);
-rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
 rtError_t rtThreadExchangeCaptureMode(uint32_t *mode);
-
-rtError_t rtsLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument);
-/* Words of 64 bits. */
-enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
-rtError_t rtsValueWrite(const void *const address, const uint64_t value, const uint32_t flag,
-                        rtStream_t stream);
-rtError_t rtsValueWait(const void *const address, const uint64_t value, const uint32_t flag,
-                       rtStream_t stream);
-rtError_t rtsNotifyCreate(rtNotify_t *notify, uint64_t flag);
-rtError_t rtsNotifyDestroy(rtNotify_t notify);
-rtError_t rtsNotifyRecord(rtNotify_t notify, rtStream_t stream);
-rtError_t rtsNotifyWaitAndReset(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
-rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
-rtError_t rtsHostUnregister(void *pointer);
+rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
+rtError_t rtsStreamDestroy(rtStream_t stream, uint64_t flags);
+rtError_t rtsStreamQuery(rtStream_t stream);
+rtError_t rtsStreamSynchronize(rtStream_t stream, int32_t timeout);
 
 rtError_t rtEventCreate(rtEvent_t *event);
 rtError_t rtEventCreateWithFlag(rtEvent_t *event, uint32_t flag);
@@ -236,6 +235,39 @@ rtError_t rtEventQueryStatus(rtEvent_t event, uint32_t *status);
 rtError_t rtEventSynchronize(rtEvent_t event);
 rtError_t rtEventElapsedTime(float *ms, rtEvent_t start, rtEvent_t end);
 
+rtError_t rtEventSynchronizeWithTimeout(rtEvent_t event, const int32_t timeout);
+rtError_t rtsEventSynchronize(rtEvent_t event, const int32_t timeout);
+
+/* A mark that one stream sets and another waits for and clears, perhaps of another process. */
+rtError_t rtNotifyCreate(int32_t device, rtNotify_t *notify);
+rtError_t rtNotifyDestroy(rtNotify_t notify);
+rtError_t rtNotifyRecord(rtNotify_t notify, rtStream_t stream);
+rtError_t rtNotifyWait(rtNotify_t notify, rtStream_t stream);
+rtError_t rtNotifyWaitWithTimeOut(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t rtNotifyReset(rtNotify_t notify);
+rtError_t rtIpcSetNotifyName(rtNotify_t notify, char *name, uint32_t room);
+rtError_t rtIpcOpenNotify(rtNotify_t *notify, const char *name);
+rtError_t rtsNotifyCreate(rtNotify_t *notify, uint64_t flag);
+rtError_t rtsNotifyDestroy(rtNotify_t notify);
+rtError_t rtsNotifyRecord(rtNotify_t notify, rtStream_t stream);
+rtError_t rtsNotifyWaitAndReset(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t rtsNotifyGetExportKey(rtNotify_t notify, char *name, uint32_t room, uint64_t flag);
+rtError_t rtsNotifyImportByKey(rtNotify_t *notify, const char *name, uint64_t flag);
+
+/* Functions of the program's in a stream: by the thread that asks for reports, which the stream may wait
+ * for (`holds`), or where they stand. */
+rtError_t rtSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t rtUnSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t rtProcessReport(int32_t timeout);
+rtError_t rtCallbackLaunch(rtCallback_t function, void *data, rtStream_t stream, bool holds);
+rtError_t rtsCallbackLaunch(rtCallback_t function, void *data, rtStream_t stream, bool holds);
+rtError_t rtsLaunchHostFunc(rtStream_t stream, const rtCallback_t function, void *const data);
+
+/* Devices that reach each other's memory: the first by its number here, the other by that of the node. */
+rtError_t rtEnableP2P(uint32_t device, uint32_t peer, uint32_t flag);
+rtError_t rtDisableP2P(uint32_t device, uint32_t peer);
+rtError_t rtDeviceCanAccessPeer(int32_t *can, uint32_t device, uint32_t peer);
+
 /* -- Kernels ----------------------------------------------------------------------------------------- */
 
 rtError_t rtDevBinaryRegister(const rtDevBinary_t *binary, void **handle);
@@ -246,6 +278,9 @@ rtError_t rtsBinaryLoadFromFile(const char *path, const void *config, rtBinHandl
 rtError_t rtBinaryUnLoad(rtBinHandle handle);
 rtError_t rtsFuncGetByName(const rtBinHandle handle, const char *name, rtFuncHandle *function);
 
+rtError_t rtConfigureCall(uint32_t blocks, void *shared, rtStream_t stream);
+rtError_t rtSetupArgument(const void *args, uint32_t size, uint32_t offset);
+rtError_t rtLaunch(const void *stub);
 rtError_t rtKernelLaunch(const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,
                          rtStream_t stream);
 rtError_t rtKernelLaunchWithFlag(const void *stub, uint32_t blocks, rtArgsEx_t *args, void *shared,
@@ -312,6 +347,18 @@ rtError_t rtModelExecuteSync(rtModel_t model, rtStream_t stream, uint32_t flag, 
 rtError_t rtsModelExecute(rtModel_t model, int32_t timeout);
 rtError_t rtsModelExecuteAsync(rtModel_t model, rtStream_t stream);
 rtError_t rtModelDestroy(rtModel_t model);
+rtError_t rtsModelDestroy(rtModel_t model);
+/* What is put in a stream that is bound is the model's, and is done when that is executed. */
+rtError_t rtModelCreate(rtModel_t *model, uint32_t flag);
+rtError_t rtModelBindStream(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t rtModelUnbindStream(rtModel_t model, rtStream_t stream);
+rtError_t rtEndGraph(rtModel_t model, rtStream_t stream);
+rtError_t rtModelLoadComplete(rtModel_t model);
+rtError_t rtsModelCreate(rtModel_t *model, uint32_t flag);
+rtError_t rtsModelBindStream(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t rtsModelUnbindStream(rtModel_t model, rtStream_t stream);
+rtError_t rtsEndGraph(rtModel_t model, rtStream_t stream);
+rtError_t rtsModelLoadComplete(rtModel_t model, void *reserve);
 
 /* -- Below AscendCL: each has the arguments of the public function ------------------------------------ */
 
@@ -407,21 +454,94 @@ rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t bloc
 rtError_t aclrtRandomNumAsyncImpl(const void *task, const rtStream_t stream, void *reserve);
 rtError_t aclrtReduceAsyncImpl(void *to, const void *from, uint64_t count, uint32_t kind,
                                uint32_t type, rtStream_t stream, void *reserve);
-rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *argument);
-rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
-rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout);
+rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream);
+
+rtError_t aclmdlRIDestroyImpl(rtModel_t model);
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRIBuildBeginImpl(rtModel_t *model, uint32_t flag);
+rtError_t aclmdlRIBindStreamImpl(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t aclmdlRIEndTaskImpl(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIBuildEndImpl(rtModel_t model, void *reserve);
+rtError_t aclmdlRIUnbindStreamImpl(rtModel_t model, rtStream_t stream);
+rtError_t aclrtSubscribeReportImpl(uint64_t thread, rtStream_t stream);
+rtError_t aclrtUnSubscribeReportImpl(uint64_t thread, rtStream_t stream);
+rtError_t aclrtProcessReportImpl(int32_t timeout);
+rtError_t aclrtLaunchCallbackImpl(rtCallback_t function, void *data, uint32_t kind,
+                                  rtStream_t stream);
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *data);
 rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag);
 rtError_t aclrtDestroyNotifyImpl(rtNotify_t notify);
 rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream);
 rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout);
+rtError_t aclrtNotifyGetExportKeyImpl(rtNotify_t notify, char *name, size_t room, uint64_t flags);
+rtError_t aclrtNotifyImportByKeyImpl(rtNotify_t *notify, const char *name, uint64_t flags);
+rtError_t aclrtDeviceCanAccessPeerImpl(int32_t *can, int32_t device, int32_t peer);
+rtError_t aclrtDeviceEnablePeerAccessImpl(int32_t peer, uint32_t flags);
+rtError_t aclrtDeviceDisablePeerAccessImpl(int32_t peer);
+
+/* -- More forms: of the first release that has them, and of those that are to be no more --------------- */
+
+rtError_t rtsMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size);
+rtError_t rtsMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
+                         rtStream_t stream);
+rtError_t aclrtMemsetD32Impl(void *pointer, size_t room, uint32_t value, size_t size);
+rtError_t aclrtMemsetD32AsyncImpl(void *pointer, size_t room, uint32_t value, size_t size,
+                                  rtStream_t stream);
+rtError_t rtsSetDevice(int32_t device);
+rtError_t rtsResetDevice(int32_t device);
+rtError_t rtsDeviceResetForce(int32_t device);
+rtError_t rtsCtxCreate(rtContext_t *context, uint64_t flags, int32_t device);
+rtError_t rtsCtxDestroy(rtContext_t context);
+rtError_t aclrtSetDeviceWithoutTsdVXXImpl(int32_t device);
+rtError_t aclrtResetDeviceWithoutTsdVXXImpl(int32_t device);
+rtError_t aclrtSynchronizeEventWithTimeoutImpl(rtEvent_t event, int32_t timeout);
+rtError_t aclrtLaunchKernelWithArgsArrayImpl(void *function, uint32_t blocks, rtStream_t stream,
+                                             void *config, void **args);
+rtError_t rtLaunchKernelExByFuncHandle(rtFuncHandle function, void *config, rtLaunchArgsHandle args,
+                                       rtStream_t stream);
+rtError_t rtReduceAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                        uint32_t type, rtStream_t stream);
+rtError_t rtReduceAsyncWithCfg(void *to, uint64_t room, const void *from, uint64_t size,
+                               uint32_t kind, uint32_t type, rtStream_t stream, uint32_t config);
+rtError_t rtReduceAsyncWithCfgV2(void *to, uint64_t room, const void *from, uint64_t size,
+                                 uint32_t kind, uint32_t type, rtStream_t stream,
+                                 const void *config);
+rtError_t rtReduceAsyncV2(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                          uint32_t type, rtStream_t stream, void *overflow);
+rtError_t aclrtMemcpyAsyncWithConditionImpl(void *to, size_t room, const void *from, size_t size,
+                                            uint32_t kind, rtStream_t stream);
+rtError_t rtsMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                         void *config, rtStream_t stream);
+rtError_t rtMemcpyAsyncEx(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                          rtStream_t stream, void *config);
+rtError_t rtMemcpyAsyncWithCfg(void *to, uint64_t room, const void *from, uint64_t size,
+                               uint32_t kind, rtStream_t stream, uint32_t config);
+rtError_t rtMemcpyAsyncWithCfgV2(void *to, uint64_t room, const void *from, uint64_t size,
+                                 uint32_t kind, rtStream_t stream, const void *config);
+rtError_t rtMemcpyAsyncPtr(void *entry, uint64_t room, uint64_t size, uint32_t kind,
+                           rtStream_t stream, uint32_t config);
+rtError_t rtMemcpyAsyncPtrV2(void *entry, uint64_t room, uint64_t size, uint32_t kind,
+                             rtStream_t stream, const void *config);
+rtError_t rtMemcpyD2DAddrAsync(void *to, uint64_t room, uint64_t to_offset, const void *from,
+                               uint64_t size, uint64_t from_offset, rtStream_t stream);
+rtError_t rtMemcpy2dAsync(void *to, uint64_t to_pitch, const void *from, uint64_t from_pitch,
+                          uint64_t width, uint64_t height, uint32_t kind, rtStream_t stream);
+rtError_t aclrtMemcpy2dAsyncImpl(void *to, size_t to_pitch, const void *from, size_t from_pitch,
+                                 size_t width, size_t height, uint32_t kind, rtStream_t stream);
+/* Words of 64 bits. */
+enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
+rtError_t rtsValueWrite(const void *const at, const uint64_t value, const uint32_t flag,
+                        rtStream_t stream);
+rtError_t rtsValueWait(const void *const at, const uint64_t value, const uint32_t flag,
+                       rtStream_t stream);
+rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t rtsHostUnregister(void *pointer);
 rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped);
 rtError_t aclrtHostUnregisterImpl(void *pointer);
-rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode);
-rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model);
-rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model);
-rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode);
-rtError_t aclmdlRIDestroyImpl(rtModel_t model);
-rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout);
-rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream);
+rtError_t aclrtValueWriteImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWaitImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
 
 #endif

@@ -76,6 +76,14 @@ int64_t aliquot_device_named(const rtMallocConfig_t *config);
 /* All that lived on a device is gone with it. */
 void aliquot_memory_device_gone(uint32_t device);
 
+/* -- model.c ------------------------------------------------------------------------------------------- */
+
+/* Whether what is put in the stream is a model's. */
+bool aliquot_stream_bound(rtStream_t stream);
+
+/* It is no more, or the stream is gone. */
+void aliquot_stream_unbound(rtStream_t stream);
+
 /* -- time.c ---------------------------------------------------------------------------------------------- */
 
 /* Waits until a launch in the stream may go; aliquot_gone_on books what the runtime made of it. */
@@ -89,6 +97,8 @@ void aliquot_time_device_left(uint32_t device, bool gone);
 void aliquot_device_forget(void);
 void aliquot_memory_forget(void);
 void aliquot_ipc_forget(void);
+void aliquot_launch_forget(void);
+void aliquot_models_forget(void);
 void aliquot_lanes_forget(void);
 
 #endif

@@ -51,6 +51,8 @@ bool aliquot_vendor_captured(uint64_t lane) {
     uint32_t status = RT_CAPTURE_NONE;
     rtModel_t model;
     rtError_t result = RT_OK;
+    if (aliquot_stream_bound(stream_of(lane)))
+        return true;
     if (HAS(rtStreamGetCaptureInfo))
         ALIQUOT_CALL(result, rtStreamGetCaptureInfo, (stream_of(lane), &status, &model));
     /* Where it is not supported there are no captures. */
@@ -185,19 +187,22 @@ void aliquot_lanes_forget(void) {
     memset(contexts, 0, sizeof contexts);
 }
 
-#define STREAM_ENDS(symbol)                                                                        \
-    rtError_t aliquot_##symbol(rtStream_t stream) {                                                \
+#define STREAM_ENDS(symbol, parameters, arguments)                                                 \
+    rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
-            return REAL(symbol)(stream);                                                           \
+            return REAL(symbol) arguments;                                                         \
         aliquot_marks_stream_leaves((uintptr_t)stream);                                            \
         rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, (stream));                                                    \
+        ALIQUOT_CALL(result, symbol, arguments);                                                   \
+        if (result == RT_OK && aliquot_prepared())                                                 \
+            aliquot_stream_unbound(stream);                                                        \
         return result;                                                                             \
     }
-STREAM_ENDS(rtStreamDestroy)
-STREAM_ENDS(rtStreamDestroyForce)
-STREAM_ENDS(aclrtDestroyStreamImpl)
-STREAM_ENDS(aclrtDestroyStreamForceImpl)
+STREAM_ENDS(rtStreamDestroy, (rtStream_t stream), (stream))
+STREAM_ENDS(rtStreamDestroyForce, (rtStream_t stream), (stream))
+STREAM_ENDS(rtsStreamDestroy, (rtStream_t stream, uint64_t flags), (stream, flags))
+STREAM_ENDS(aclrtDestroyStreamImpl, (rtStream_t stream), (stream))
+STREAM_ENDS(aclrtDestroyStreamForceImpl, (rtStream_t stream), (stream))
 
 /* Code goes, and other code may come to its addresses. */
 #define UNLOADS(symbol)                                                                            \
@@ -212,45 +217,6 @@ STREAM_ENDS(aclrtDestroyStreamForceImpl)
 UNLOADS(rtDevBinaryUnRegister)
 UNLOADS(rtBinaryUnLoad)
 UNLOADS(aclrtBinaryUnLoadImpl)
-
-rtError_t aliquot_rtModelDestroy(rtModel_t model) {
-    if (aliquot_is_inner())
-        return REAL(rtModelDestroy)(model);
-    aliquot_time_what_leaves((uintptr_t)model);
-    rtError_t result;
-    ALIQUOT_CALL(result, rtModelDestroy, (model));
-    return result;
-}
-
-/* -- Recording ------------------------------------------------------------------------------------------ */
-
-/* A stream that is recorded must not be asked, or the recording fails: known before it begins. */
-#define RECORDS(symbol)                                                                            \
-    rtError_t aliquot_##symbol(rtStream_t stream, uint32_t mode) {                                 \
-        if (aliquot_is_inner())                                                                    \
-            return REAL(symbol)(stream, mode);                                                     \
-        aliquot_marks_capture(1);                                                                  \
-        rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, (stream, mode));                                              \
-        if (result != RT_OK)                                                                       \
-            aliquot_marks_capture(-1);                                                             \
-        return result;                                                                             \
-    }
-RECORDS(rtStreamBeginCapture)
-RECORDS(aclmdlRICaptureBeginImpl)
-
-#define RECORDED(symbol)                                                                           \
-    rtError_t aliquot_##symbol(rtStream_t stream, rtModel_t *model) {                              \
-        if (aliquot_is_inner())                                                                    \
-            return REAL(symbol)(stream, model);                                                    \
-        rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, (stream, model));                                             \
-        if (result == RT_OK || result == RT_CAPTURE_INVALIDATED)                                   \
-            aliquot_marks_capture(-1);                                                             \
-        return result;                                                                             \
-    }
-RECORDED(rtStreamEndCapture)
-RECORDED(aclmdlRICaptureEndImpl)
 
 /* -- Waiting --------------------------------------------------------------------------------------------- */
 
@@ -269,6 +235,10 @@ WAIT(rtStreamSynchronizeWithTimeout, (rtStream_t stream, int32_t timeout), (stre
 WAIT(rtDeviceSynchronize, (void), ())
 WAIT(rtDeviceSynchronizeWithTimeout, (int32_t timeout), (timeout))
 WAIT(rtEventSynchronize, (rtEvent_t event), (event))
+WAIT(rtEventSynchronizeWithTimeout, (rtEvent_t event, const int32_t timeout), (event, timeout))
+WAIT(rtsStreamSynchronize, (rtStream_t stream, int32_t timeout), (stream, timeout))
+WAIT(rtsEventSynchronize, (rtEvent_t event, const int32_t timeout), (event, timeout))
+WAIT(aclrtSynchronizeEventWithTimeoutImpl, (rtEvent_t event, int32_t timeout), (event, timeout))
 WAIT(aclrtSynchronizeStreamImpl, (rtStream_t stream), (stream))
 WAIT(aclrtSynchronizeStreamWithTimeoutImpl, (rtStream_t stream, int32_t timeout), (stream, timeout))
 WAIT(aclrtSynchronizeDeviceImpl, (void), ())

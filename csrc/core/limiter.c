@@ -301,6 +301,18 @@ static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     return true;
 }
 
+/* Whether the arbiter takes it that the process waits: its word has said so since it was rung or
+ * rested, and no turn has come and gone meanwhile (of who lets one pass, only another ring is heard). */
+static bool known_to_wait(const struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
+                          uint64_t gate) {
+    /* relaxed: only this process writes it. */
+    uint64_t word = atomic_load_explicit(&limiter->usage->flow[flow->device][limiter->slot],
+                                         memory_order_relaxed);
+    uint32_t passed = (aliquot_gate_number(gate) - aliquot_flow_number(word)) & 0xffffu;
+    return aliquot_gate_state(gate) == ALIQUOT_GATE_CLOSED && aliquot_flow_waiting(word) &&
+           !aliquot_flow_active(word) && passed <= 1;
+}
+
 /* Sleeps a little; the flow's lock is held, and let go meanwhile. */
 static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                      enum verdict verdict, uint64_t gate, uint64_t until, uint64_t now) {
@@ -308,7 +320,7 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     if (verdict == GATE) {
         flow->rings++;
         /* One that has work on the device rings when that is done. */
-        ring = (atomic_load_explicit(&flow->waiting, memory_order_relaxed) == 0 && !flow->active) ||
+        ring = (!flow->active && !known_to_wait(limiter, flow, gate)) ||
                now - flow->rung_ns >= RING_NS;
         if (ring)
             flow->rung_ns = now;
@@ -323,7 +335,8 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     aliquot_unlock(&flow->lock);
     if (ring)
         limiter->seam->ring(limiter->env);
-    limiter->seam->wait(limiter->env, gate_futex(limiter, flow->device), (uint32_t)gate, until);
+    limiter->seam->wait(limiter->env, gate_futex(limiter, flow->device), (uint32_t)gate,
+                        ALIQUOT_GATE_LAUNCHERS, until);
     aliquot_lock(&flow->lock);
     if (verdict == GATE)
         atomic_fetch_sub_explicit(&flow->waiting, 1, memory_order_relaxed);
@@ -372,9 +385,11 @@ static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *f
     struct aliquot_limiter *limiter = thread->limiter;
     uint64_t window = window_of(limiter, flow->device);
     aliquot_ticket ticket = TICKET_GIVEN;
+    /* The first of a turn may seem long: the device has to turn to us. */
+    uint64_t stale_ns = flow->turn && !flow->turn_used ? 4 * STALE_NS : STALE_NS;
     if (!ns) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
-    } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= STALE_NS) {
+    } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= stale_ns) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
         ticket |= TICKET_MARK;
@@ -425,7 +440,6 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
 
     uint64_t waited_from = 0, now = now_of(limiter);
     aliquot_ticket ticket = 0;
-    bool rouse = false;
     aliquot_lock(&flow->lock);
     if (!flow->observed)
         start_observer(limiter, flow);
@@ -472,8 +486,10 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
             aliquot_flow_publish(limiter, flow, now);
             continue;
         }
-        /* The observer of an idle device sleeps for long. */
-        rouse = !was && flow->observe_ns > flow->due_ns + 2 * TICK_NS;
+        /* The observer of an idle device sleeps for long. Where others wait, it must not miss the end. */
+        uint64_t late_ns = state >= ALIQUOT_GATE_TURN ? 0 : 2 * TICK_NS;
+        if (!was && flow->observe_ns > flow->due_ns + late_ns)
+            ticket |= TICKET_ROUSE;
         break;
     }
     flow->launching++;
@@ -481,8 +497,6 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     thread->entered_ns = now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
-    if (rouse)
-        wake_waiting(limiter, (uint32_t)device);
     if (waited_from) {
         struct aliquot_usage_time *time = &limiter->usage->time[device];
         /* relaxed: figures. */
@@ -500,15 +514,17 @@ aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
     return ticket;
 }
 
-void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
-                      aliquot_ticket ticket, bool done) {
+static void launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                     aliquot_ticket ticket, bool done, bool waited) {
     int saved = errno;
     struct aliquot_limiter *limiter = thread->limiter;
     struct aliquot_flow *flow = &limiter->flow[ticket >> 8];
     void *before = thread->before;
     thread->before = NULL;
     /* Before the mark, which costs as much as a launch. */
-    uint64_t launched_ns = now_of(limiter);
+    uint64_t launched_ns = waited ? thread->entered_ns : now_of(limiter);
+    if (ticket & TICKET_ROUSE)
+        wake_role(limiter, flow->device, ALIQUOT_GATE_OBSERVERS);
     void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
     aliquot_lock(&flow->lock);
     flow->launching--;
@@ -548,4 +564,14 @@ void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch
     }
     aliquot_unlock(&flow->lock);
     errno = saved;
+}
+
+void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                      aliquot_ticket ticket, bool done) {
+    launched(thread, launch, ticket, done, false);
+}
+
+void aliquot_launched_and_waited(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                                 aliquot_ticket ticket, bool done) {
+    launched(thread, launch, ticket, done, true);
 }

@@ -43,11 +43,14 @@ enum aliquot_lane_kind {
 struct aliquot_limiter_seam {
     /* CLOCK_MONOTONIC. */
     uint64_t (*now)(void *env);
-    /* Sleeps while `*word` is `seen`, until somebody wakes the word, or until `deadline_ns`; may
-     * return early. The word may lie in the grant, which others write and wake. */
-    void (*wait)(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t deadline_ns);
-    void (*wake)(void *env, _Atomic uint32_t *word); /* all who sleep on it in this process */
-    void (*ring)(void *env);                         /* tells the arbiter that usage has news */
+    /* Sleeps while `*word` is `seen`, until somebody wakes those on the word that sleep as `role`
+     * (ALIQUOT_GATE_LAUNCHERS, ALIQUOT_GATE_OBSERVERS), or until `deadline_ns`; may return early. The
+     * word may lie in the grant, which others write and wake. */
+    void (*wait)(void *env, const _Atomic uint32_t *word, uint32_t seen, uint32_t role,
+                 uint64_t deadline_ns);
+    /* All who sleep on it as `role` in this process. */
+    void (*wake)(void *env, _Atomic uint32_t *word, uint32_t role);
+    void (*ring)(void *env); /* tells the arbiter that usage has news */
     /* Starts a thread that calls aliquot_observe(limiter, device). False: there is none, and threads
      * that wait look themselves. */
     bool (*observer)(void *env, struct aliquot_limiter *limiter, uint32_t device);
@@ -151,6 +154,10 @@ aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
 /* After the driver took the launch, or refused it (`done` false), when there is a ticket. */
 void aliquot_launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
                       aliquot_ticket ticket, bool done);
+/* The same where the driver's call has come back only when it was done, so that it may have begun at any
+ * time since it was let go. */
+void aliquot_launched_and_waited(struct aliquot_thread *thread, const struct aliquot_launch *launch,
+                                 aliquot_ticket ticket, bool done);
 
 static inline uint32_t aliquot_known_place(const struct aliquot_launch *launch) {
     uint64_t mixed = (launch->what ^ launch->lane << 7 ^ launch->lane >> 9) * 0x9e3779b97f4a7c15ull;

@@ -15,6 +15,7 @@ enum {
     TICKET_MARK = 1, /* an event is to be put behind the launch */
     TICKET_MEASURE = 2,
     TICKET_GIVEN = 4, /* the launch is under way from here to there */
+    TICKET_ROUSE = 8, /* the observer is to be woken: it sleeps for longer than the work takes */
 };
 
 #define US 1000ull
@@ -156,8 +157,9 @@ static inline const _Atomic uint32_t *gate_futex(const struct aliquot_limiter *l
                                                  uint32_t device) {
     return (const _Atomic uint32_t *)(const void *)limiter->front[device].gate;
 }
-static inline void wake_waiting(struct aliquot_limiter *limiter, uint32_t device) {
-    limiter->seam->wake(limiter->env, (_Atomic uint32_t *)(uintptr_t)gate_futex(limiter, device));
+static inline void wake_role(struct aliquot_limiter *limiter, uint32_t device, uint32_t role) {
+    limiter->seam->wake(limiter->env, (_Atomic uint32_t *)(uintptr_t)gate_futex(limiter, device),
+                        role);
 }
 
 /* Takes up a turn that has begun: its end is counted from when the process first sees it. */

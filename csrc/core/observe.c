@@ -35,7 +35,7 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     if (flow->mark_count)
         aliquot_meter_look(limiter, flow, now);
     if (!flow->active)
-        /* Somebody is about to wake up and use its turn. */
+        /* Who launches wakes us, unless that was before we slept: in a turn we look again. */
         return state == ALIQUOT_GATE_TURN && now < flow->turn_end_ns ? now + START_NS
                                                                      : now + IDLE_TICK_NS;
     bool contended = state >= ALIQUOT_GATE_TURN;
@@ -68,12 +68,14 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
             if (!flow->grace_ns)
                 flow->grace_ns = now;
             if (now < flow->grace_ns + GRACE_NS)
-                return flow->grace_ns + GRACE_NS;
+                return least(flow->grace_ns + GRACE_NS, flow->turn_end_ns);
         }
     }
     flow->grace_ns = 0;
     rest(limiter, flow, now);
     *ring = contended;
+    if (contended)
+        flow->rung_ns = now;
     return now + IDLE_TICK_NS;
 }
 
@@ -88,15 +90,16 @@ void aliquot_observe(struct aliquot_limiter *limiter, uint32_t device) {
         flow->observe_ns = next;
         aliquot_unlock(&flow->lock);
         if (wake)
-            wake_waiting(limiter, device);
+            wake_role(limiter, device, ALIQUOT_GATE_LAUNCHERS);
         if (ring)
             limiter->seam->ring(limiter->env);
-        limiter->seam->wait(limiter->env, gate_futex(limiter, device), (uint32_t)gate, next);
+        limiter->seam->wait(limiter->env, gate_futex(limiter, device), (uint32_t)gate,
+                            ALIQUOT_GATE_OBSERVERS, next);
     }
 }
 
 void aliquot_limiter_stop(struct aliquot_limiter *limiter) {
     atomic_store_explicit(&limiter->stopped, true, memory_order_relaxed);
     for (uint32_t i = 0; i < limiter->device_count; i++)
-        wake_waiting(limiter, i);
+        wake_role(limiter, i, ALIQUOT_GATE_OBSERVERS);
 }

@@ -95,7 +95,12 @@ static_assert(offsetof(struct aliquot_grant_device, label) == 96, "grant device 
  * OPEN    nobody else wants the device: launches pass, are measured, and not too many are under way
  * TURN    the slice has the device, for as long as is written
  * CLOSED  others have it: who wants to launch says so, rings and waits
+ *
+ * Who sleeps on it says as what (the futex' bitset): what opens is news to those who wait to launch,
+ * what closes to those who see to it that the device is given back.
  */
+#define ALIQUOT_GATE_LAUNCHERS 1u
+#define ALIQUOT_GATE_OBSERVERS 2u
 #define ALIQUOT_GATE_FREE 0u
 #define ALIQUOT_GATE_OPEN 1u
 #define ALIQUOT_GATE_TURN 2u

@@ -37,23 +37,22 @@ static uint64_t seam_now(void *env) {
     return aliquot_clock();
 }
 
-/* The word may lie in a shared mapping, so that the futex is no private one. The time is relative:
- * the kernel's absolute times and the container's clock may differ. */
-static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint64_t deadline) {
+/* The word may lie in a shared mapping, so that the futex is no private one. Its time is absolute, of
+ * the container's clock: kernels that have time namespaces translate it (since 5.10 and 5.8.17). */
+static void seam_wait(void *env, const _Atomic uint32_t *word, uint32_t seen, uint32_t role,
+                      uint64_t deadline) {
     uint64_t now = aliquot_clock();
     (void)env;
     if (deadline <= now)
         return;
-    uint64_t left = deadline - now;
-    struct timespec timeout = {1, 0};
-    if (left < 1000000000u)
-        timeout = (struct timespec){0, (long)left};
-    syscall(SYS_futex, word, FUTEX_WAIT, seen, &timeout, NULL, 0);
+    deadline = deadline - now < 1000000000u ? deadline : now + 1000000000u;
+    struct timespec at = {(time_t)(deadline / 1000000000u), (long)(deadline % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, seen, &at, NULL, role);
 }
 
-static void seam_wake(void *env, _Atomic uint32_t *word) {
+static void seam_wake(void *env, _Atomic uint32_t *word, uint32_t role) {
     (void)env;
-    syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE_BITSET, INT32_MAX, NULL, NULL, role);
 }
 
 static void seam_ring(void *env) {

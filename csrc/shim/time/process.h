@@ -58,6 +58,12 @@ static inline void aliquot_gone_on(const struct aliquot_gated *gated, bool done)
         aliquot_launched(aliquot_self, &gated->launch, gated->ticket, done);
 }
 
+/* The same for a call of the driver's that waits until it is done. */
+static inline void aliquot_gone_by(const struct aliquot_gated *gated, bool done) {
+    if (gated->ticket)
+        aliquot_launched_and_waited(aliquot_self, &gated->launch, gated->ticket, done);
+}
+
 /* -- What the limiter is told of --------------------------------------------------------------------- */
 
 /* The calling thread has waited for work, or found it done. */

@@ -4,6 +4,10 @@
 #define ALIQUOT_SIM_ACL_SIM_H
 
 #include "../sim.h"
+
+#include "../exec_impl.h"
+#include "../memory.h"
+
 #include "ascend/runtime.h"
 
 /* The vendor's code for what the driver answered. */
@@ -20,8 +24,46 @@ rtError_t acl_enter(int32_t *device);
  * of the call. */
 rtError_t acl_stream(rtStream_t stream, CUstream *found);
 
-/* A kernel of so many nanoseconds on so many processors becomes part of what is recorded of a stream
- * (model.c). Errors: RT_CAPTURE_INVALIDATED. */
-rtError_t acl_record_kernel(CUstream stream, uint32_t sms, uint64_t ns);
+/* -- What streams are given to do ---------------------------------------------------------------------- */
+
+enum acl_kind { ACL_KERNEL, ACL_COPY, ACL_FILL, ACL_HOST, ACL_WRITE, ACL_WAIT };
+struct acl_work {
+    enum acl_kind kind;
+    union {
+        struct sim_op kernel;
+        struct {
+            CUdeviceptr to, from;
+            size_t size;
+        } copy;
+        struct {
+            CUdeviceptr at;
+            uint32_t value;
+            size_t size;
+        } fill;
+        struct {
+            rtCallback_t function;
+            void *data;
+        } host;
+        struct {
+            CUdeviceptr at; /* of 64 bits */
+            uint64_t value;
+            uint32_t how;
+        } word; /* WRITE: it becomes the value; WAIT: it is so, see RT_VALUE_WAIT_GEQ */
+    };
+};
+
+/* Does it in the stream, or records it where the stream records. */
+rtError_t acl_submit(const struct acl_work *work, rtStream_t stream);
+
+/* Does it, whatever the stream is. */
+rtError_t acl_do(const struct acl_work *work, rtStream_t stream);
+
+/* model.c: whether the stream records, and then what came of it. */
+bool acl_records(rtStream_t stream, const struct acl_work *work, rtError_t *result);
+bool acl_event_records(rtEvent_t event, rtStream_t stream, rtError_t *result);
+bool acl_event_waits(rtStream_t stream, rtEvent_t event, rtError_t *result);
+
+/* Whether the stream takes part in a capture, so that it cannot be asked. */
+bool acl_captures(rtStream_t stream);
 
 #endif

@@ -183,6 +183,12 @@ rtError_t rtDeviceResetForce(int32_t device) { return reset(device, true); }
 
 rtError_t rtDeviceResetWithoutTsd(int32_t device) { return reset(device, false); }
 
+rtError_t rtsSetDevice(int32_t device) { return rtSetDevice(device); }
+
+rtError_t rtsResetDevice(int32_t device) { return rtDeviceReset(device); }
+
+rtError_t rtsDeviceResetForce(int32_t device) { return rtDeviceResetForce(device); }
+
 rtError_t rtDeviceSynchronize(void) {
     rtError_t result = acl_enter(NULL);
     return result == RT_OK ? acl_error(cuCtxSynchronize()) : result;
@@ -245,6 +251,12 @@ rtError_t rtCtxDestroyEx(rtContext_t context) {
 
 rtError_t rtCtxDestroy(rtContext_t context) { return rtCtxDestroyEx(context); }
 
+rtError_t rtsCtxCreate(rtContext_t *context, uint64_t flags, int32_t device) {
+    return flags ? RT_PARAM_INVALID : rtCtxCreateEx(context, 0, device);
+}
+
+rtError_t rtsCtxDestroy(rtContext_t context) { return rtCtxDestroyEx(context); }
+
 rtError_t rtCtxGetCurrent(rtContext_t *context) {
     if (!context)
         return RT_PARAM_INVALID;
@@ -261,3 +273,25 @@ rtError_t rtCtxSetCurrent(rtContext_t context) {
     current = view;
     return RT_OK;
 }
+
+/* -- Peers: the node's number of a device is the process' own here -------------------------------------- */
+
+static rtError_t pair(uint32_t device, uint32_t peer) {
+    rtError_t result = check(device <= INT32_MAX ? (int32_t)device : -1);
+    return result == RT_OK ? check(peer <= INT32_MAX ? (int32_t)peer : -1) : result;
+}
+
+rtError_t rtDeviceCanAccessPeer(int32_t *can, uint32_t device, uint32_t peer) {
+    rtError_t result = pair(device, peer);
+    if (result == RT_OK && !can)
+        result = RT_PARAM_INVALID;
+    return result == RT_OK ? acl_error(cuDeviceCanAccessPeer(can, (int)device, (int)peer)) : result;
+}
+
+rtError_t rtEnableP2P(uint32_t device, uint32_t peer, uint32_t flag) {
+    int32_t can = 0;
+    rtError_t result = flag ? RT_PARAM_INVALID : rtDeviceCanAccessPeer(&can, device, peer);
+    return result == RT_OK && !can ? RT_FEATURE_NOT_SUPPORT : result;
+}
+
+rtError_t rtDisableP2P(uint32_t device, uint32_t peer) { return pair(device, peer); }

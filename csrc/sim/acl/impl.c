@@ -216,16 +216,52 @@ rtError_t aclrtLaunchKernelWithHostArgsImpl(rtFuncHandle function, uint32_t bloc
                                        holders, (uint32_t)count);
 }
 
-/* -- What streams wait for, and models -------------------------------------------------------------------- */
+/* -- Models, callbacks, notifies and peers --------------------------------------------------------------- */
 
-rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *argument) {
-    return rtsLaunchHostFunc(stream, function, argument);
+rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout) {
+    return rtsModelExecute(model, timeout);
 }
-rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return rtsValueWrite(address, value, flag, stream);
+rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream) {
+    return rtsModelExecuteAsync(model, stream);
 }
-rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return rtsValueWait(address, value, flag, stream);
+rtError_t aclmdlRIDestroyImpl(rtModel_t model) { return rtModelDestroy(model); }
+rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode) {
+    return rtStreamBeginCapture(stream, mode);
+}
+rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model) {
+    return rtStreamEndCapture(stream, model);
+}
+rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model) {
+    return rtStreamGetCaptureInfo(stream, status, model);
+}
+rtError_t aclmdlRIBuildBeginImpl(rtModel_t *model, uint32_t flag) {
+    return rtsModelCreate(model, flag);
+}
+rtError_t aclmdlRIBindStreamImpl(rtModel_t model, rtStream_t stream, uint32_t flag) {
+    return rtsModelBindStream(model, stream, flag);
+}
+rtError_t aclmdlRIEndTaskImpl(rtModel_t model, rtStream_t stream) {
+    return rtsEndGraph(model, stream);
+}
+rtError_t aclmdlRIBuildEndImpl(rtModel_t model, void *reserve) {
+    return rtsModelLoadComplete(model, reserve);
+}
+rtError_t aclmdlRIUnbindStreamImpl(rtModel_t model, rtStream_t stream) {
+    return rtsModelUnbindStream(model, stream);
+}
+rtError_t aclrtSubscribeReportImpl(uint64_t thread, rtStream_t stream) {
+    return rtSubscribeReport(thread, stream);
+}
+rtError_t aclrtUnSubscribeReportImpl(uint64_t thread, rtStream_t stream) {
+    return rtUnSubscribeReport(thread, stream);
+}
+rtError_t aclrtProcessReportImpl(int32_t timeout) { return rtProcessReport(timeout); }
+rtError_t aclrtLaunchCallbackImpl(rtCallback_t function, void *data, uint32_t kind,
+                                  rtStream_t stream) {
+    return kind > 1 ? RT_PARAM_INVALID : rtCallbackLaunch(function, data, stream, kind == 1);
+}
+rtError_t aclrtLaunchHostFuncImpl(rtStream_t stream, rtCallback_t function, void *data) {
+    return rtsLaunchHostFunc(stream, function, data);
 }
 rtError_t aclrtCreateNotifyImpl(rtNotify_t *notify, uint64_t flag) {
     return rtsNotifyCreate(notify, flag);
@@ -237,26 +273,37 @@ rtError_t aclrtRecordNotifyImpl(rtNotify_t notify, rtStream_t stream) {
 rtError_t aclrtWaitAndResetNotifyImpl(rtNotify_t notify, rtStream_t stream, uint32_t timeout) {
     return rtsNotifyWaitAndReset(notify, stream, timeout);
 }
+rtError_t aclrtNotifyGetExportKeyImpl(rtNotify_t notify, char *name, size_t room, uint64_t flags) {
+    return rtsNotifyGetExportKey(notify, name, room > UINT32_MAX ? 0 : (uint32_t)room, flags);
+}
+rtError_t aclrtNotifyImportByKeyImpl(rtNotify_t *notify, const char *name, uint64_t flags) {
+    return rtsNotifyImportByKey(notify, name, flags);
+}
+rtError_t aclrtDeviceCanAccessPeerImpl(int32_t *can, int32_t device, int32_t peer) {
+    return device < 0 || peer < 0 ? RT_PARAM_INVALID
+                                  : rtDeviceCanAccessPeer(can, (uint32_t)device, (uint32_t)peer);
+}
+rtError_t aclrtDeviceEnablePeerAccessImpl(int32_t peer, uint32_t flags) {
+    int32_t device;
+    rtError_t result = rtGetDevice(&device);
+    if (result != RT_OK)
+        return result;
+    return peer < 0 ? RT_PARAM_INVALID : rtEnableP2P((uint32_t)device, (uint32_t)peer, flags);
+}
+rtError_t aclrtDeviceDisablePeerAccessImpl(int32_t peer) {
+    int32_t device;
+    rtError_t result = rtGetDevice(&device);
+    if (result != RT_OK)
+        return result;
+    return peer < 0 ? RT_PARAM_INVALID : rtDisableP2P((uint32_t)device, (uint32_t)peer);
+}
 rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
     return rtsHostRegister(pointer, size, kind, mapped);
 }
 rtError_t aclrtHostUnregisterImpl(void *pointer) { return rtsHostUnregister(pointer); }
-rtError_t aclmdlRICaptureBeginImpl(rtStream_t stream, uint32_t mode) {
-    return rtStreamBeginCapture(stream, mode);
+rtError_t aclrtValueWriteImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWrite(at, value, flag, stream);
 }
-rtError_t aclmdlRICaptureGetInfoImpl(rtStream_t stream, uint32_t *status, rtModel_t *model) {
-    return rtStreamGetCaptureInfo(stream, status, model);
-}
-rtError_t aclmdlRICaptureEndImpl(rtStream_t stream, rtModel_t *model) {
-    return rtStreamEndCapture(stream, model);
-}
-rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode) {
-    return rtThreadExchangeCaptureMode(mode);
-}
-rtError_t aclmdlRIDestroyImpl(rtModel_t model) { return rtModelDestroy(model); }
-rtError_t aclmdlRIExecuteImpl(rtModel_t model, int32_t timeout) {
-    return rtsModelExecute(model, timeout);
-}
-rtError_t aclmdlRIExecuteAsyncImpl(rtModel_t model, rtStream_t stream) {
-    return rtsModelExecuteAsync(model, stream);
+rtError_t aclrtValueWaitImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWait(at, value, flag, stream);
 }

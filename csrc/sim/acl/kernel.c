@@ -3,8 +3,6 @@
  */
 #include "acl_sim.h"
 
-#include "../exec_impl.h"
-
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,34 +100,52 @@ rtError_t rtsFuncGetByName(const rtBinHandle handle, const char *name, rtFuncHan
 
 static rtError_t launch(const struct function *function, uint32_t blocks, const void *args,
                         rtStream_t stream) {
-    CUstream in;
-    struct sim_stream *found;
     int32_t device;
     rtError_t result = acl_enter(&device);
-    if (result == RT_OK)
-        result = acl_stream(stream, &in);
-    if (result == RT_OK)
-        result = acl_error(sim_stream_enter_work(in, false, &found));
     if (result != RT_OK)
         return result;
     if (!function || !blocks)
         return RT_PARAM_INVALID;
     const struct sim_device_config *config = sim_device_config(device);
-    struct sim_op op = {.kind = SIM_OP_KERNEL, .kernel = {.name = function->name}};
-    op.sms = blocks < config->sms ? blocks : config->sms;
+    struct acl_work work = {.kind = ACL_KERNEL};
+    struct sim_op *op = &work.kernel;
+    *op = (struct sim_op){.kind = SIM_OP_KERNEL, .kernel = {.name = function->name}};
+    op->sms = blocks < config->sms ? blocks : config->sms;
     if (!strcmp(function->name, SPIN)) {
         if (!args)
             return RT_PARAM_INVALID;
-        memcpy(&op.ns, args, sizeof op.ns);
-        op.ns = op.ns < LONGEST_NS ? op.ns : LONGEST_NS;
+        memcpy(&op->ns, args, sizeof op->ns);
+        op->ns = op->ns < LONGEST_NS ? op->ns : LONGEST_NS;
     } else {
         uint64_t waves = (blocks + (uint64_t)config->sms - 1) / config->sms;
-        op.ns = config->kernel_ns + (waves - 1) * config->wave_ns;
+        op->ns = config->kernel_ns + (waves - 1) * config->wave_ns;
     }
-    sim_cost(device, SIM_COST_LAUNCH);
-    if (sim_stream_capturing(found))
-        return acl_record_kernel(in, op.sms, op.ns);
-    return acl_error(sim_stream_submit(found, &op, NULL));
+    return acl_submit(&work, stream);
+}
+
+/* In two steps: what the thread's next launch is like. */
+static _Thread_local struct {
+    uint32_t blocks;
+    rtStream_t stream;
+    uint64_t args;
+} next_launch;
+
+rtError_t rtConfigureCall(uint32_t blocks, void *shared, rtStream_t stream) {
+    (void)shared;
+    next_launch.blocks = blocks;
+    next_launch.stream = stream;
+    return blocks ? RT_OK : RT_PARAM_INVALID;
+}
+
+rtError_t rtSetupArgument(const void *args, uint32_t size, uint32_t offset) {
+    if (!args || offset || size < sizeof next_launch.args)
+        return RT_PARAM_INVALID;
+    memcpy(&next_launch.args, args, sizeof next_launch.args);
+    return RT_OK;
+}
+
+rtError_t rtLaunch(const void *stub) {
+    return launch(find(stub, true), next_launch.blocks, &next_launch.args, next_launch.stream);
 }
 
 rtError_t rtKernelLaunch(const void *stub, uint32_t blocks, void *args, uint32_t size, void *shared,

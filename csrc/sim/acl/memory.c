@@ -136,14 +136,13 @@ rtError_t rtMemcpy(void *to, uint64_t room, const void *from, uint64_t size, uin
 rtError_t rtMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
                         rtStream_t stream) {
     (void)kind;
-    CUstream in;
     rtError_t result = acl_enter(NULL);
-    if (result == RT_OK)
-        result = acl_stream(stream, &in);
     if (result != RT_OK)
         return result;
-    return size > room ? RT_PARAM_INVALID
-                       : acl_error(cuMemcpyAsync((CUdeviceptr)to, (CUdeviceptr)from, size, in));
+    if (size > room)
+        return RT_PARAM_INVALID;
+    struct acl_work work = {.kind = ACL_COPY, .copy = {(CUdeviceptr)to, (CUdeviceptr)from, size}};
+    return acl_submit(&work, stream);
 }
 
 rtError_t rtMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
@@ -153,15 +152,27 @@ rtError_t rtMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) 
 
 rtError_t rtMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
                         rtStream_t stream) {
-    CUstream in;
     rtError_t result = acl_enter(NULL);
-    if (result == RT_OK)
-        result = acl_stream(stream, &in);
     if (result != RT_OK)
         return result;
-    return size > room
-               ? RT_PARAM_INVALID
-               : acl_error(cuMemsetD8Async((CUdeviceptr)pointer, (unsigned char)value, size, in));
+    if (size > room)
+        return RT_PARAM_INVALID;
+    struct acl_work work = {.kind = ACL_FILL, .fill = {(CUdeviceptr)pointer, value, size}};
+    return acl_submit(&work, stream);
+}
+
+rtError_t rtsMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
+    return rtMemset(pointer, room, value, size);
+}
+
+rtError_t rtsMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
+                         rtStream_t stream) {
+    return rtMemsetAsync(pointer, room, value, size, stream);
+}
+
+rtError_t rtsMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
+                         void *config, rtStream_t stream) {
+    return config ? RT_PARAM_INVALID : rtMemcpyAsync(to, room, from, size, kind, stream);
 }
 
 /* -- Physical memory and addresses ------------------------------------------------------------------- */

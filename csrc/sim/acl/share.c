@@ -3,9 +3,6 @@
  */
 #include "acl_sim.h"
 
-#include "../exec_impl.h"
-#include "../memory.h"
-
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>

@@ -22,6 +22,10 @@ rtError_t rtStreamDestroy(rtStream_t stream) {
     return stream ? acl_error(cuStreamDestroy_v2(stream)) : RT_PARAM_INVALID;
 }
 
+rtError_t rtsStreamDestroy(rtStream_t stream, uint64_t flags) {
+    return flags > 1 ? RT_PARAM_INVALID : rtStreamDestroy(stream);
+}
+
 rtError_t rtStreamDestroyForce(rtStream_t stream) { return rtStreamDestroy(stream); }
 
 static rtError_t enter(rtStream_t stream, CUstream *in) {
@@ -31,13 +35,13 @@ static rtError_t enter(rtStream_t stream, CUstream *in) {
 
 rtError_t rtStreamQuery(rtStream_t stream) {
     CUstream in;
-    rtError_t result = enter(stream, &in);
+    rtError_t result = acl_captures(stream) ? RT_CAPTURE_NOT_SUPPORTED : enter(stream, &in);
     return result == RT_OK ? acl_error(cuStreamQuery(in)) : result;
 }
 
 rtError_t rtStreamSynchronize(rtStream_t stream) {
     CUstream in;
-    rtError_t result = enter(stream, &in);
+    rtError_t result = acl_captures(stream) ? RT_CAPTURE_NOT_SUPPORTED : enter(stream, &in);
     return result == RT_OK ? acl_error(cuStreamSynchronize(in)) : result;
 }
 
@@ -46,10 +50,18 @@ rtError_t rtStreamSynchronizeWithTimeout(rtStream_t stream, int32_t timeout) {
     return timeout < -1 ? RT_PARAM_INVALID : rtStreamSynchronize(stream);
 }
 
+rtError_t rtsStreamQuery(rtStream_t stream) { return rtStreamQuery(stream); }
+
+rtError_t rtsStreamSynchronize(rtStream_t stream, int32_t timeout) {
+    return rtStreamSynchronizeWithTimeout(stream, timeout);
+}
+
 rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event) {
     CUstream in;
     rtError_t result = enter(stream, &in);
-    return result == RT_OK ? acl_error(cuStreamWaitEvent(in, event, 0)) : result;
+    if (result != RT_OK || acl_event_waits(stream, event, &result))
+        return result;
+    return acl_error(cuStreamWaitEvent(in, event, 0));
 }
 
 rtError_t rtEventCreate(rtEvent_t *event) { return rtEventCreateWithFlag(event, 0); }
@@ -70,7 +82,9 @@ rtError_t rtEventDestroy(rtEvent_t event) {
 rtError_t rtEventRecord(rtEvent_t event, rtStream_t stream) {
     CUstream in;
     rtError_t result = enter(stream, &in);
-    return result == RT_OK ? acl_error(cuEventRecord(event, in)) : result;
+    if (result != RT_OK || acl_event_records(event, stream, &result))
+        return result;
+    return acl_error(cuEventRecord(event, in));
 }
 
 rtError_t rtEventQueryStatus(rtEvent_t event, uint32_t *status) {
@@ -94,4 +108,12 @@ rtError_t rtEventSynchronize(rtEvent_t event) {
 rtError_t rtEventElapsedTime(float *ms, rtEvent_t start, rtEvent_t end) {
     rtError_t result = acl_enter(NULL);
     return result == RT_OK ? acl_error(cuEventElapsedTime(ms, start, end)) : result;
+}
+
+rtError_t rtEventSynchronizeWithTimeout(rtEvent_t event, const int32_t timeout) {
+    return timeout < -1 ? RT_PARAM_INVALID : rtEventSynchronize(event);
+}
+
+rtError_t rtsEventSynchronize(rtEvent_t event, const int32_t timeout) {
+    return rtEventSynchronizeWithTimeout(event, timeout);
 }

@@ -254,17 +254,65 @@ rtError_t aclrtMemImportFromShareableHandleV2(void *shareable, uint32_t kind, ui
                                               rtDrvMemHandle *handle) {
     return aclrtMemImportFromShareableHandleV2Impl(shareable, kind, flags, handle);
 }
-rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument);
-rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *argument) {
-    return aclrtLaunchHostFuncImpl(stream, function, argument);
+rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout);
+rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout) {
+    return aclmdlRIExecuteImpl(model, timeout);
 }
-rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
-rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return aclrtValueWriteImpl(address, value, flag, stream);
+rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIExecuteAsyncImpl(model, stream);
 }
-rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
-rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return aclrtValueWaitImpl(address, value, flag, stream);
+rtError_t aclmdlRIDestroy(rtModel_t model);
+rtError_t aclmdlRIDestroy(rtModel_t model) { return aclmdlRIDestroyImpl(model); }
+rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode);
+rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode) {
+    return aclmdlRICaptureBeginImpl(stream, mode);
+}
+rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model);
+rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model) {
+    return aclmdlRICaptureEndImpl(stream, model);
+}
+rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
+rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model) {
+    return aclmdlRICaptureGetInfoImpl(stream, status, model);
+}
+rtError_t aclmdlRIBuildBegin(rtModel_t *model, uint32_t flag);
+rtError_t aclmdlRIBuildBegin(rtModel_t *model, uint32_t flag) {
+    return aclmdlRIBuildBeginImpl(model, flag);
+}
+rtError_t aclmdlRIBindStream(rtModel_t model, rtStream_t stream, uint32_t flag);
+rtError_t aclmdlRIBindStream(rtModel_t model, rtStream_t stream, uint32_t flag) {
+    return aclmdlRIBindStreamImpl(model, stream, flag);
+}
+rtError_t aclmdlRIEndTask(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIEndTask(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIEndTaskImpl(model, stream);
+}
+rtError_t aclmdlRIBuildEnd(rtModel_t model, void *reserve);
+rtError_t aclmdlRIBuildEnd(rtModel_t model, void *reserve) {
+    return aclmdlRIBuildEndImpl(model, reserve);
+}
+rtError_t aclmdlRIUnbindStream(rtModel_t model, rtStream_t stream);
+rtError_t aclmdlRIUnbindStream(rtModel_t model, rtStream_t stream) {
+    return aclmdlRIUnbindStreamImpl(model, stream);
+}
+rtError_t aclrtSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t aclrtSubscribeReport(uint64_t thread, rtStream_t stream) {
+    return aclrtSubscribeReportImpl(thread, stream);
+}
+rtError_t aclrtUnSubscribeReport(uint64_t thread, rtStream_t stream);
+rtError_t aclrtUnSubscribeReport(uint64_t thread, rtStream_t stream) {
+    return aclrtUnSubscribeReportImpl(thread, stream);
+}
+rtError_t aclrtProcessReport(int32_t timeout);
+rtError_t aclrtProcessReport(int32_t timeout) { return aclrtProcessReportImpl(timeout); }
+rtError_t aclrtLaunchCallback(rtCallback_t function, void *data, uint32_t kind, rtStream_t stream);
+rtError_t aclrtLaunchCallback(rtCallback_t function, void *data, uint32_t kind, rtStream_t stream) {
+    return aclrtLaunchCallbackImpl(function, data, kind, stream);
+}
+rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *data);
+rtError_t aclrtLaunchHostFunc(rtStream_t stream, rtCallback_t function, void *data) {
+    return aclrtLaunchHostFuncImpl(stream, function, data);
 }
 rtError_t aclrtCreateNotify(rtNotify_t *notify, uint64_t flag);
 rtError_t aclrtCreateNotify(rtNotify_t *notify, uint64_t flag) {
@@ -280,35 +328,37 @@ rtError_t aclrtWaitAndResetNotify(rtNotify_t notify, rtStream_t stream, uint32_t
 rtError_t aclrtWaitAndResetNotify(rtNotify_t notify, rtStream_t stream, uint32_t timeout) {
     return aclrtWaitAndResetNotifyImpl(notify, stream, timeout);
 }
+rtError_t aclrtNotifyGetExportKey(rtNotify_t notify, char *name, size_t room, uint64_t flags);
+rtError_t aclrtNotifyGetExportKey(rtNotify_t notify, char *name, size_t room, uint64_t flags) {
+    return aclrtNotifyGetExportKeyImpl(notify, name, room, flags);
+}
+rtError_t aclrtNotifyImportByKey(rtNotify_t *notify, const char *name, uint64_t flags);
+rtError_t aclrtNotifyImportByKey(rtNotify_t *notify, const char *name, uint64_t flags) {
+    return aclrtNotifyImportByKeyImpl(notify, name, flags);
+}
+rtError_t aclrtDeviceCanAccessPeer(int32_t *can, int32_t device, int32_t peer);
+rtError_t aclrtDeviceCanAccessPeer(int32_t *can, int32_t device, int32_t peer) {
+    return aclrtDeviceCanAccessPeerImpl(can, device, peer);
+}
+rtError_t aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t flags);
+rtError_t aclrtDeviceEnablePeerAccess(int32_t peer, uint32_t flags) {
+    return aclrtDeviceEnablePeerAccessImpl(peer, flags);
+}
+rtError_t aclrtDeviceDisablePeerAccess(int32_t peer);
+rtError_t aclrtDeviceDisablePeerAccess(int32_t peer) {
+    return aclrtDeviceDisablePeerAccessImpl(peer);
+}
 rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
 rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
     return aclrtHostRegisterImpl(pointer, size, kind, mapped);
 }
 rtError_t aclrtHostUnregister(void *pointer);
 rtError_t aclrtHostUnregister(void *pointer) { return aclrtHostUnregisterImpl(pointer); }
-rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode);
-rtError_t aclmdlRICaptureBegin(rtStream_t stream, uint32_t mode) {
-    return aclmdlRICaptureBeginImpl(stream, mode);
+rtError_t aclrtValueWrite(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWrite(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWriteImpl(at, value, flag, stream);
 }
-rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
-rtError_t aclmdlRICaptureGetInfo(rtStream_t stream, uint32_t *status, rtModel_t *model) {
-    return aclmdlRICaptureGetInfoImpl(stream, status, model);
-}
-rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model);
-rtError_t aclmdlRICaptureEnd(rtStream_t stream, rtModel_t *model) {
-    return aclmdlRICaptureEndImpl(stream, model);
-}
-rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode);
-rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode) {
-    return aclmdlRICaptureThreadExchangeModeImpl(mode);
-}
-rtError_t aclmdlRIDestroy(rtModel_t model);
-rtError_t aclmdlRIDestroy(rtModel_t model) { return aclmdlRIDestroyImpl(model); }
-rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout);
-rtError_t aclmdlRIExecute(rtModel_t model, int32_t timeout) {
-    return aclmdlRIExecuteImpl(model, timeout);
-}
-rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream);
-rtError_t aclmdlRIExecuteAsync(rtModel_t model, rtStream_t stream) {
-    return aclmdlRIExecuteAsyncImpl(model, stream);
+rtError_t aclrtValueWait(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWait(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWaitImpl(at, value, flag, stream);
 }
