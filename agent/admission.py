@@ -215,9 +215,7 @@ class Admission(Generic[B]):
         # From here to `add` nobody else has a turn: what was found free is free.
         taken = self._ledger.reserved(devices)
         node = self._node
-        parts = self._tools.place(
-            request, devices, taken, node.unhealthy, container, node.silent
-        )
+        parts = self._tools.place(request, devices, taken, node.unhealthy, container, node.silent)
         piece = Slice(
             key=key,
             container=container,

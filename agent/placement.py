@@ -223,8 +223,8 @@ def _vendor(
     elif silent and _USUAL_VENDOR not in there:
         raise RefusedError(
             f"{shown} asks for a device and does not say whose: the node has those of "
-            f"{', '.join(there)}, and the library of {', '.join(silent)} does not tell of any: name "
-            "the vendor in the request, or as default_vendor in the configuration"
+            f"{', '.join(there)}, and the library of {', '.join(silent)} does not tell of any: "
+            "name the vendor in the request, or as default_vendor in the configuration"
         )
     elif len(there) == 1 or _USUAL_VENDOR in there:
         wanted = there[0] if len(there) == 1 else _USUAL_VENDOR

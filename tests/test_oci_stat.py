@@ -130,7 +130,7 @@ def test_table(folder: Path) -> None:
         "                                          41 trainer     1.0 GiB",
         "                                          7 x          512.0 MiB",
         "                                          nobody's       3.0 MiB",
-        f"{NAMES[1]}  2 processes    2.0 MiB     none  0.0 MiB         0",
+        f"{NAMES[1]:40}  2 processes    2.0 MiB     none  0.0 MiB         0",
         "                                          41 trainer     2.0 MiB",
         "                                          7 x            0.0 MiB",
         "",
@@ -140,7 +140,7 @@ def test_table(folder: Path) -> None:
             "  turn: it has it for 2.4 ms, with 1 more"
         ),
         (
-            f"{NAMES[1]}  0-100%       -     -   0.0 ms  0.0 ms     100         0"
+            f"{NAMES[1]:40}  0-100%       -     -   0.0 ms  0.0 ms     100         0"
             "  free: nobody else is there"
         ),
     ]
