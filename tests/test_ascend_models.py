@@ -129,7 +129,11 @@ def test_a_closed_gate_holds_models_back_and_nothing_that_is_recorded_or_release
     with gate.beating(), running(client, here.environment()) as tenant:
         assert tenant.do("set", 0) == OK
         models = [captured(tenant, "rt", MS, 3), built(tenant, "acl", MS, 3)]
-        stream, other, notify = made(tenant, "stream"), made(tenant, "stream"), made(tenant, "notify")
+        stream, other, notify = (
+            made(tenant, "stream"),
+            made(tenant, "stream"),
+            made(tenant, "notify"),
+        )
         memory, event = [made(tenant, "memory") for _ in range(2)], made(tenant, "event")
         for how in ("acl", "rt", "rts"):
             assert tenant.do("copy", how, *memory) == OK

@@ -9,7 +9,18 @@ import pytest
 from aliquot.shim import region
 
 from slices import MIB
-from tenants import CONTEXT, OUT_OF_MEMORY, PAGE, SUCCESS, TENANT, Box, Slice, Tenant, compile_c, simulated
+from tenants import (
+    CONTEXT,
+    OUT_OF_MEMORY,
+    PAGE,
+    SUCCESS,
+    TENANT,
+    Box,
+    Slice,
+    Tenant,
+    compile_c,
+    simulated,
+)
 
 CAP = 256 * MIB
 CONTEXTS = 2 * CONTEXT

@@ -1,9 +1,9 @@
 """Cambricon's devices, through the management library that comes with their driver.
 
 Where sMLU is switched on (`cnmon set -c N -smlu on`) containers get shares that the driver
-enforces; else the shim of the driver's library keeps them to theirs. A device is unhealthy while
-its driver says so, while it does not answer, or while its compute mode is prohibited; it is healthy
-again as soon as none of this holds.
+enforces; else the shim of the driver's library keeps them to theirs. The instances of a card with
+MIM are devices of their own. A device is unhealthy while its driver says so, while it does not
+answer, or while its compute mode is prohibited; it is healthy again as soon as none of this holds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from . import (
     Sample,
     VendorError,
     cambricon_files,
+    cambricon_mim,
     cambricon_smlu,
     cndev,
 )
@@ -53,11 +54,15 @@ _SYSFS_DEVICES: Final = Path("/sys/bus/pci/devices")
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A device, its number in the library, and N of /dev/cambricon_devN."""
+    """A device, its card's number in the library, and N of that one's /dev/cambricon_devN.
+
+    ``part``: it is this instance of the card (MIM).
+    """
 
     device: Device
     slot: int
     minor: int
+    part: cambricon_mim.Instance | None = None
 
 
 class Cambricon:
@@ -72,6 +77,7 @@ class Cambricon:
         """Load the library. Raises VendorError when this node has none."""
         self._session = cndev.Session(config.cambricon.root)
         self._files = cambricon_files.Files(config)
+        self._context = config.cambricon.context
         self._known: tuple[_Known, ...] = ()
         self._faults: tuple[str, ...] = ()
         self._events: cndev.Value = None
@@ -191,6 +197,8 @@ class Cambricon:
 
     def _wanted(self, uuid: str, partition: Partition | None) -> cambricon_files.Wanted:
         known = self._find(uuid)
+        if known.part is not None:
+            return cambricon_files.Wanted(uuid, known.slot, known.minor, *known.part.nodes)
         share = ""
         if partition is not None:
             instance = cambricon_smlu.find(self._session, known.slot, partition)
@@ -208,20 +216,52 @@ class Cambricon:
         found: list[_Known] = []
         for index in range(min(count, _MOST_DEVICES)):
             try:
-                found.append(self._described(index, len(found)))
+                of_card = self._of_card(index, len(found))
+                found += of_card
+                if not of_card:
+                    faults.append(f"device {index}: MIM is on, and it has no instance: make some")
             except (cndev.CndevError, ValueError) as error:
                 if isinstance(error, cndev.CndevError) and error.code in cndev.ENDED:
                     raise
                 faults.append(f"device {index}: {error}")
-        links = {known.device.uuid: self._links(known, found) for known in found}
+        links = {
+            known.device.uuid: {} if known.part else self._links(known, found) for known in found
+        }
         self._known = tuple(
             replace(known, device=replace(known.device, links=links[known.device.uuid]))
             for known in found
         )
         self._faults = tuple(faults)
 
+    def _of_card(self, index: int, place: int) -> list[_Known]:
+        """Return the card as a device, or its instances when it has MIM on.
+
+        Raises CndevError and ValueError.
+        """
+        card = self._described(index, place)
+        if not cambricon_mim.used(self._session, card.slot):
+            return [card]
+        parts = cambricon_mim.instances(self._session, card.slot)
+        return [
+            replace(
+                card,
+                part=part,
+                device=replace(
+                    card.device,
+                    index=place + number,
+                    uuid=_named(part.uuid),
+                    uuid_bytes=_uuid_bytes(part.uuid),
+                    model=f"{card.device.model} MIM {part.profile}",
+                    memory_bytes=part.memory_bytes,
+                    enforcement=("shim",),
+                    splits=False,
+                ),
+            )
+            for number, part in enumerate(parts)
+        ]
+
     def _described(self, index: int, place: int) -> _Known:
-        """Return a device with all that it says of itself. Raises CndevError and ValueError."""
+        """Return a card with all that it says of itself. Raises CndevError and ValueError."""
         session = self._session
         slot = index
         if session.has("cndevGetDeviceHandleByIndex"):
@@ -242,12 +282,12 @@ class Cambricon:
         device = Device(
             vendor=self.name,
             index=place,
-            uuid=text if text.startswith("MLU-") else f"MLU-{text}",
+            uuid=_named(text),
             uuid_bytes=_uuid_bytes(text),
             model=session.string_of("cndevGetCardNameStringByDevId", slot) or "MLU",
             memory_bytes=memory[0],
             page_bytes=PAGE_BYTES,
-            context_bytes=0,
+            context_bytes=self._context.of(memory[0]),
             pci_address=address,
             numa_node=self._numa_node(slot, address),
             enforcement=("partition", "shim") if splits else ("shim",),
@@ -310,6 +350,9 @@ class Cambricon:
 
     def _sample(self, known: _Known) -> Sample:
         session, slot = self._session, known.slot
+        if known.part is not None:
+            # What the card reads is of all its instances together.
+            return Sample(known.device.uuid, None, None, None, None, None)
         memory = self._memory(slot)
         load = session.reading("cndevUtilizationInfo_t", "cndevGetDeviceUtilizationInfo", slot)
         power = session.reading("cndevDevicePowerInfo_t", "cndevGetDevicePowerInfo", slot)
@@ -326,6 +369,8 @@ class Cambricon:
         )
 
     def _processes(self, known: _Known) -> Iterator[DeviceProcess]:
+        # (A card with MIM does not tell which of its instances a process is on: each has them all.
+        # Those of a container are on what the container has.)
         try:
             memory = self._session.listed(
                 "cndevProcessInfo_t",
@@ -437,6 +482,10 @@ class Cambricon:
 def _share(percent: int) -> float | None:
     """Return a share of time; None for what is no percentage."""
     return percent / 100 if 0 <= percent <= 100 else None
+
+
+def _named(uuid: str) -> str:
+    return uuid if uuid.startswith("MLU-") else f"MLU-{uuid}"
 
 
 def _uuid_bytes(text: str) -> bytes:

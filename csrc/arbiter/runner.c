@@ -503,8 +503,11 @@ static int add(struct aliquot_runner *runner, struct container *container, const
         epoll_ctl(runner->epoll, EPOLL_CTL_ADD, container->bell, &event) < 0)
         return -errno;
     int error = join(runner, container, runner_now(), device, terms);
-    if (error)
+    if (error) {
+        if (container->bell >= 0)
+            epoll_ctl(runner->epoll, EPOLL_CTL_DEL, container->bell, NULL);
         return error;
+    }
     container->rung = true;
     runner->container[number] = container;
     note(runner, container);

@@ -23,10 +23,14 @@ static inline uint64_t task(unsigned function, uint64_t size) {
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
-        struct aliquot_gated gated = aliquot_hold_back(what, stream);                              \
+        struct aliquot_gated gated;                                                                \
+        bool held = __builtin_expect(!aliquot_passes(what, stream), 0);                            \
+        if (held)                                                                                  \
+            gated = aliquot_hold_back(what, stream);                                               \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        gone(&gated, result == RT_OK);                                                             \
+        if (held)                                                                                  \
+            gone(&gated, result == RT_OK);                                                         \
         return result;                                                                             \
     }
 

@@ -86,7 +86,15 @@ void aliquot_stream_unbound(rtStream_t stream);
 
 /* -- time.c ---------------------------------------------------------------------------------------------- */
 
-/* Waits until a launch in the stream may go; aliquot_gone_on books what the runtime made of it. */
+/* Whether a launch in the stream may go at once: the thread has time left for it. (Whose default streams
+ * lie in is asked out of line.) */
+static inline bool aliquot_passes(uint64_t what, rtStream_t stream) {
+    struct aliquot_thread *thread = aliquot_self;
+    const struct aliquot_launch launch = {.what = what, .lane = (uintptr_t)stream};
+    return thread && stream && aliquot_gate_passes(thread, &launch);
+}
+
+/* Else: waits until a launch in the stream may go; aliquot_gone_on books what the runtime made of it. */
 struct aliquot_gated aliquot_hold_back(uint64_t what, rtStream_t stream);
 
 /* The contexts of a device are about to go, or have `gone` or not. */

@@ -5,6 +5,8 @@
     CNresult aliquot_##symbol parameters {                                                         \
         if (OWN_CALL())                                                                            \
             return REAL(symbol) arguments;                                                         \
+        if (__builtin_expect(aliquot_passes(what, queue), 1))                                      \
+            return REAL(symbol) arguments;                                                         \
         struct aliquot_gated gated = aliquot_hold_back(what, queue);                               \
         return aliquot_went(&gated, REAL(symbol) arguments);                                       \
     }
@@ -26,8 +28,10 @@ CNresult aliquot_cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel,
                                   void **extra) {
     if (!config || OWN_CALL())
         return REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
-    struct aliquot_gated gated = aliquot_hold_back(
-        kernel_name(kernel, config->dimx, config->dimy, config->dimz, config->c), config->hqueue);
+    uint64_t what = kernel_name(kernel, config->dimx, config->dimy, config->dimz, config->c);
+    if (__builtin_expect(aliquot_passes(what, config->hqueue), 1))
+        return REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
+    struct aliquot_gated gated = aliquot_hold_back(what, config->hqueue);
     return aliquot_went(&gated, REAL(cnInvokeKernelEx)(config, kernel, parameters, extra));
 }
 

@@ -87,7 +87,15 @@ void aliquot_module_forget(void);
  * thread's mode before. */
 CNqueueCaptureMode aliquot_capture_mode(CNqueueCaptureMode mode);
 
-/* Waits until a launch in the queue may go; aliquot_went books what the driver made of it, which it
+/* Whether a launch in the queue may go at once: the thread has time left for it. (Whose default queues lie
+ * in is asked out of line.) */
+static inline bool aliquot_passes(uint64_t what, CNqueue queue) {
+    struct aliquot_thread *thread = aliquot_self;
+    const struct aliquot_launch launch = {.what = what, .lane = (uintptr_t)queue};
+    return thread && queue > CN_QUEUE_TYPE_LEGACY && aliquot_gate_passes(thread, &launch);
+}
+
+/* Else: waits until a launch in the queue may go; aliquot_went books what the driver made of it, which it
  * returns. */
 struct aliquot_gated aliquot_hold_back(uint64_t what, CNqueue queue);
 static inline CNresult aliquot_went(const struct aliquot_gated *gated, CNresult result) {
