@@ -32,8 +32,8 @@ def socket_path(environment: Mapping[str, str]) -> Path:
     """Return where the agent listens for tools. Raises BadRequestError.
 
     Unlike slices of ``aliquot run``, which every user has in folders of their own, the agent is
-    one for the node: where ALIQUOT_RUNTIME_DIR does not say it, the node's configuration does, if it
-    may be read and is one.
+    one for the node: where ALIQUOT_RUNTIME_DIR does not say it, the node's configuration does, if
+    it may be read and is one.
     """
     own = environment.get("ALIQUOT_RUNTIME_DIR")
     if own and not Path(own).is_absolute():

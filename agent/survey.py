@@ -36,8 +36,8 @@ class SliceDevice:
     """One device of a slice.
 
     ``unclaimed`` is what the slice has been told that no process charged, ``unseen`` what was seen
-    of that last; ``enforcement`` says who holds the cap, and ``partition`` by which partition, as its
-    vendor calls it, None where that is none; ``cap`` is None when there is no cap.
+    of that last; ``enforcement`` says who holds the cap, and ``partition`` by which partition, as
+    its vendor calls it, None where that is none; ``cap`` is None when there is no cap.
 
     ``cores`` is what is guaranteed, ``cores_max`` what is never passed; ``gate`` is one of
     region.GATES; the counters are those of region.UsedDevice; ``account`` is what the arbiter
