@@ -61,7 +61,9 @@ struct aliquot_grant_device {
     _Atomic int32_t priority;   /* a higher one takes the device at once */
     _Atomic uint32_t wanted_permille;
     _Atomic uint32_t received_permille;
-    uint8_t reserved[160];
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; empty: "GPU-" and
+                                       the UUID */
+    uint8_t reserved[96];
 };
 
 enum aliquot_enforcement {
@@ -79,6 +81,7 @@ static_assert(offsetof(struct aliquot_grant_device, enforcement) == 60, "grant d
 static_assert(offsetof(struct aliquot_grant_device, gate) == 64, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, received_permille) == 92,
               "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, label) == 96, "grant device layout");
 
 /* The gate: what the slice may launch on the device now.
  *
@@ -288,6 +291,7 @@ struct aliquot_region_device {
     uint32_t weight;        /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
     int32_t priority;       /* within ALIQUOT_MAX_PRIORITY of 0 */
     uint32_t gate;          /* ALIQUOT_GATE_*: before anybody shares out time */
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; may be empty */
 };
 
 #define ALIQUOT_MAX_WEIGHT 10000u
