@@ -28,7 +28,7 @@ from gates import Gate
 from sharers import Watched
 from slices import lay_out
 from tenants import SimNode, simulated
-from tenant_vendors import Vendor
+from vendors import Vendor
 
 PATIENCE_SECONDS = 120.0
 GIB = 1 << 30
