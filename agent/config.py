@@ -84,7 +84,7 @@ class Shares:
     """How time is shared out where a container does not say.
 
     ``native``: containers may ask to take no turns. ``max_containers`` is how many have a part of
-    a device each under the policy ``average``. ``round_ms`` is what a turn brings its holder.
+    a device each under the policy ``average``. ``round_ms`` is half a round of two.
     """
 
     policy: str = BURST_SHARE

@@ -13,14 +13,14 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
 from aliquot.shim import region
 
-from .devices import Device, DeviceProcess, Health, Sample, Vendor, VendorError
+from .devices import Device, DeviceProcess, Health, Partition, Sample, Vendor, VendorError
 from .grants import Fault, Grant, Grants
 from .meters import Meters
 from .sharing import Account
@@ -34,6 +34,7 @@ _MOST_GROUPS_BYTES: Final = 65536
 
 _LOG: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Number = TypeVar("_Number", int, float)
 
 
 class Books(Protocol):
@@ -96,13 +97,14 @@ class _Look:
 
     ``groups`` has what /proc/PID/cgroup says of each process, nothing of those that have ended;
     ``listed`` are the vendors whose lists of processes are whole, ``unwell`` those that cannot
-    even tell their devices' health.
+    even tell their devices' health. ``partitions`` are those that slices have, by device and name.
     """
 
     usages: dict[str, region.Usage | Fault]
     processes: list[DeviceProcess] = field(default_factory=list)
     groups: dict[int, bytes] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)
+    partitions: dict[tuple[str, str], Partition] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
     unwell: dict[str, str] = field(default_factory=dict)
@@ -178,7 +180,8 @@ class Readings:
         """Take one round of readings and tell each container what was seen of it."""
         pieces = self._follow()
         targets = {piece.key: grant for piece in pieces if (grant := self._grants.get(piece.key))}
-        look = await asyncio.to_thread(_look, targets, tuple(self._node.vendors))
+        divided = {part.vendor for piece in pieces for part in piece.parts if part.partition}
+        look = await asyncio.to_thread(_look, targets, tuple(self._node.vendors), divided)
         held = await self._by_slice(look, pieces)
         doubtful = {
             piece.key: targets[piece.key]
@@ -277,6 +280,7 @@ class Readings:
                     used,
                     held.get(place, ()) if part.vendor in look.listed else None,
                     self._uncharged.get(place),
+                    look.partitions.get((part.uuid, piece.key)) if part.partition else None,
                 )
                 if difference is not None:
                     uncharged[place] = difference
@@ -391,13 +395,15 @@ def _account(
     used: region.UsedDevice | None,
     rows: Sequence[DeviceProcess] | None,
     before: int | None,
+    partition: Partition | None,
 ) -> tuple[PartReading, int | None]:
     """Return what a slice made of a device, and what of it was uncharged in this round.
 
     ``usages`` are its own account, before and where needed after the device's; empty when it
     cannot be read. ``used`` is what of its counters is believed, None when there are none. ``rows``
     are its processes by the device's account, None when that failed; ``before`` is what was
-    uncharged in the last round.
+    uncharged in the last round. Of what its ``partition``'s driver says that it uses, and what its
+    processes are seen to use, it is the larger: neither knows of all at any moment.
     """
     seen = busy = memory_busy = None
     if rows is not None:
@@ -405,6 +411,9 @@ def _account(
         seen = _known_sum(row.memory_bytes for row in rows) if rows else 0
         busy = _known_share(row.busy for row in rows) if rows else 0.0
         memory_busy = _known_share(row.memory_busy for row in rows) if rows else 0.0
+    if partition is not None:
+        seen = _larger(seen, partition.used_bytes)
+        busy = _larger(busy, partition.busy)
     listed = None if rows is None else len({row.pid for row in rows})
     if column is None or used is None:
         return PartReading(
@@ -431,6 +440,13 @@ def _account(
         overruns=used.overruns,
         let_through=used.let_through,
     ), uncharged
+
+
+def _larger(one: _Number | None, other: _Number | None) -> _Number | None:
+    """Return the larger of two that are known, or the one that is."""
+    if one is None or other is None:
+        return other if one is None else one
+    return max(one, other)
 
 
 def _in_order(
@@ -462,8 +478,13 @@ def _known_share(values: Iterable[float | None]) -> float | None:
 # -- what blocks -----------------------------------------------------------------------------------
 
 
-def _look(targets: Mapping[str, Grant], vendors: Sequence[Vendor]) -> _Look:
-    """Read all usages, then ask all vendors: in a thread of its own."""
+def _look(
+    targets: Mapping[str, Grant], vendors: Sequence[Vendor], divided: Collection[str]
+) -> _Look:
+    """Read all usages, then ask all vendors: in a thread of its own.
+
+    ``divided`` are the vendors of whose devices slices have partitions.
+    """
     look = _Look(_read_all(targets))
     for vendor in vendors:
         # Closest to the usages: between the two accounts as little as can be is to happen.
@@ -471,6 +492,9 @@ def _look(targets: Mapping[str, Grant], vendors: Sequence[Vendor]) -> _Look:
         if rows is not None:
             look.listed.add(vendor.name)
             look.processes += rows
+        if vendor.name in divided:
+            parts = _ask(vendor, "partitions", vendor.partitions, look.faults)
+            look.partitions.update({(one.uuid, one.name): one for one in parts or ()})
     look.groups = {pid: _groups_of(pid) for pid in {row.pid for row in look.processes}}
     for vendor in vendors:
         samples = _ask(vendor, "readings", vendor.sample, look.faults)

@@ -3,7 +3,8 @@
 A step is timed by itself, with 1 to 1,000 containers that want one device. On the busy node,
 containers want devices without end; they have the real limiter, in a few processes, and kernels
 that only take their time. What the arbiter's thread takes of a core is what the kernel says that it
-ran.
+ran. Beside it the least that giving out a turn can cost here: a thread is woken by a FIFO, and
+wakes another one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,9 +44,14 @@ DEPTH: Final = 4
 BUSY_SECONDS: Final = 5.0
 QUICK_SECONDS: Final = 0.5
 MOST_PERCENT: Final = 3.0
+# The partners of the least that it can cost ring about as often as turns end.
+PARTNERS: Final = 8
+PAUSE_US: Final = 4_000
+# So long strace counts; that is slow, and no part of what is timed.
+COUNTED_SECONDS: Final = 1.0
 
 _CSRC: Final = HERE.parent / "csrc"
-_CORE: Final = ("limiter", "around", "meter", "observe", "lock")
+_CORE: Final = ("limiter", "around", "ledger", "meter", "observe", "lock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,7 @@ class Place:
     folder: Path
     steps: Path
     sharer: Path
+    wake: Path
 
 
 @contextlib.contextmanager
@@ -66,6 +76,7 @@ def place() -> Iterator[Place]:
             folder,
             common.compile_c(folder, HERE / "steps.c", *arbiter, region),
             common.compile_c(folder, HERE / "sharer.c", *core, region),
+            common.compile_c(folder, HERE / "wake.c"),
         )
 
 
@@ -114,6 +125,30 @@ class _Node:
         text = Path(f"/proc/self/task/{self._task}/schedstat").read_text(encoding="ascii")
         return int(text.split()[0])
 
+    def user_ns(self) -> int:
+        """How much of it was not the kernel's: as its clock's ticks found it."""
+        text = Path(f"/proc/self/task/{self._task}/stat").read_text(encoding="ascii")
+        # Its name, which may have spaces, ends with a bracket; utime is the 14th of all.
+        ticks = int(text.rpartition(")")[2].split()[11])
+        return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+
+    def count_calls(self, seconds: float) -> int | None:
+        """Count the thread's system calls; None where nobody can. Raises BenchError."""
+        strace = shutil.which("strace")
+        if strace is None:
+            return None
+        command = [strace, "-c", "-q", "-p", self._task]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as counter:
+            time.sleep(seconds)
+            counter.send_signal(signal.SIGINT)
+            _, said = counter.communicate(timeout=30)
+        match = re.search(r"^100\.00\s+\S+\s+(?:\S+\s+)?(\d+)\s.*total$", said, re.MULTILINE)
+        return int(match[1]) if match else None
+
+    def turns(self, containers: list[int]) -> int:
+        """How many turns the containers have had."""
+        return sum(self.runner.read(one, 0).turns for one in containers)
+
 
 @contextlib.contextmanager
 def _sharing(sharer: Path, folders: list[Path]) -> Iterator[None]:
@@ -140,18 +175,40 @@ def _busy(made: Place, seconds: float) -> dict[str, Figure]:
         with _sharing(made.sharer, [folder for folder, _ in containers]):
             time.sleep(seconds / 5)  # until all take turns
             numbers = [known for _, known in containers]
-            turns = sum(node.runner.read(one, 0).turns for one in numbers)
+            turns, user = node.turns(numbers), node.user_ns()
             start, before = time.monotonic_ns(), node.cpu_ns()
             time.sleep(seconds)
             passed, spent = time.monotonic_ns() - start, node.cpu_ns() - before
-            turns = sum(node.runner.read(one, 0).turns for one in numbers) - turns
+            turns, user = node.turns(numbers) - turns, node.user_ns() - user
+            counted = node.turns(numbers)
+            calls = node.count_calls(min(seconds, COUNTED_SECONDS))
+            counted = node.turns(numbers) - counted
     finally:
         node.runner.stop()
+    figures = (
+        {}
+        if calls is None
+        else {f"busy_{BUSY}_calls": Figure(calls / max(counted, 1), "system calls a turn")}
+    )
     return {
         f"busy_{BUSY}": Figure(100 * spent / passed, "% of a core", MOST_PERCENT),
         f"busy_{BUSY}_turns": Figure(turns * 1e9 / passed, "turns a second"),
         f"busy_{BUSY}_turn": Figure(spent / max(turns, 1) / 1000, "us a turn"),
+        f"busy_{BUSY}_user": Figure(100 * user / passed, "% of a core"),
+        **figures,
     }
+
+
+def _wake_us(made: Place, seconds: float) -> float:
+    done = subprocess.run(
+        [made.wake, str(seconds), str(PARTNERS), str(PAUSE_US)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise BenchError(f"nobody was woken: {done.stderr.strip()}")
+    return float(done.stdout) / 1000
 
 
 def run(made: Place, options: Options) -> dict[str, Figure]:
@@ -166,7 +223,10 @@ def run(made: Place, options: Options) -> dict[str, Figure]:
     ratio = figures[f"step_{many}"].value / figures[f"step_{few}"].value / allowed
     figures["step_growth"] = Figure(ratio, "of n log n", MOST_RATIO)
     common.progress(f"arbiter: {BUSY} busy containers on {DEVICES} devices")
-    return {**figures, **_busy(made, QUICK_SECONDS if options.quick else BUSY_SECONDS)}
+    seconds = QUICK_SECONDS if options.quick else BUSY_SECONDS
+    figures |= _busy(made, seconds)
+    figures["wake"] = Figure(_wake_us(made, seconds), "us")
+    return figures
 
 
 if __name__ == "__main__":

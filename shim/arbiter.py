@@ -25,9 +25,9 @@ MAX_DEVICES: Final[int] = lib.ALIQUOT_ARBITER_DEVICES
 class Settings:
     """How turns are made; 0 is the arbiter's own choice.
 
-    ``round_ns`` is how far a turn brings its holder ahead, ``least_ns`` the shortest turn. A turn
-    that nobody begins ends after ``start_ns``; who does not let go is overtaken ``drain_ns`` after
-    his work should have ended.
+    ``round_ns`` is half a round of turns of two, ``least_ns`` the shortest turn. A turn that nobody
+    begins ends after ``start_ns``; who does not let go is overtaken ``drain_ns`` after his work
+    should have ended.
     """
 
     round_ns: int = 0

@@ -1,8 +1,9 @@
 /* A process that holds memory of a simulated node's device, as the driver's own library would: it
  * works on the node's state itself. mlu_holder FOLDER DEVICE reads lines: "enter ID" (a partition of
  * the device, as a container of it would be), "take MIB", "give"; and what an administrator would do:
- * "mode N" (who may compute), "smlu 0" and "smlu 1", "share MIB PERCENT NAME" (make an instance, as
- * other tools do), "shared ID" (is it there?). It answers each with "ok" or "no".
+ * "mode N" (who may compute), "smlu 0" and "smlu 1", "mim 0" and "mim 1" (instances are
+ * the hardware's), "share MIB PERCENT NAME" (make an instance, as other tools do), "shared ID" (is it
+ * there?). It answers each with "ok" or "no".
  */
 #include "sim/state_private.h"
 
@@ -17,6 +18,9 @@ static bool share(struct sim_state *state, uint32_t device, const char *text) {
         return false;
     made.memory = (uint64_t)mib << 20;
     sim_device_lock(state, device);
+    while (sim_partition_find(state, device, made.id))
+        made.id++;
+    made.detail[0] = made.id; /* its UUID begins with it */
     bool done = sim_partition_add(state, device, &made);
     sim_device_unlock(state, device);
     return done;
@@ -48,6 +52,8 @@ int main(int argc, char **argv) {
             atomic_store(&mlu->mode, (uint32_t)atoi(line + 5));
         } else if (strncmp(line, "smlu ", 5) == 0) {
             atomic_store(&mlu->no_smlu, !atoi(line + 5));
+        } else if (strncmp(line, "mim ", 4) == 0) {
+            atomic_store(&mlu->mim, (uint32_t)atoi(line + 4));
         } else if (strncmp(line, "share ", 6) == 0) {
             done = share(state, device, line + 6);
         } else if (strncmp(line, "shared ", 7) == 0) {

@@ -12,6 +12,7 @@ import os
 import platform
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 FREE, OPEN, TURN, CLOSED = range(4)
+# As what a thread sleeps on its gate.
+LAUNCHERS, OBSERVERS = 1, 2
 
 # Where the parts of the files lie; region.h says so.
 _BEAT = 24
@@ -144,19 +147,24 @@ class Watched:
         assert self._bell is not None
         os.write(self._bell, b"!")
 
-    def sleep_on_gate(self, asleep: Callable[[], None]) -> int:
+    def sleep_on_gate(
+        self, role: int, asleep: Callable[[], None], seconds: float = PATIENCE_SECONDS
+    ) -> int:
         """Sleep until the gate is written, as a thread of a process does; 0 when woken for it.
 
-        ``asleep`` is called just before. Else errno: EAGAIN when it was written before, ETIMEDOUT.
+        As ``role``: LAUNCHERS, OBSERVERS. ``asleep`` is called just before. Else errno: EAGAIN when
+        it was written before, ETIMEDOUT.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         number = {"x86_64": 202, "aarch64": 98}[platform.machine()]
         with mmap.mmap(self._grant, 0) as grant:
             word = ctypes.c_uint32.from_buffer(grant, _COLUMNS + _GATE)
-            patience = struct.pack("=qq", int(PATIENCE_SECONDS), 0)
+            until = time.monotonic_ns() + int(seconds * 1e9)
+            patience = struct.pack("=qq", *divmod(until, 1_000_000_000))
             seen = word.value
             asleep()
-            wait = libc.syscall(number, ctypes.byref(word), 0, seen, patience, None, 0)
+            # FUTEX_WAIT_BITSET
+            wait = libc.syscall(number, ctypes.byref(word), 9, seen, patience, None, role)
             del word
         return ctypes.get_errno() if wait else 0
 

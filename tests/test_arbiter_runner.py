@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import random
@@ -18,8 +19,19 @@ import pytest
 from aliquot.shim import arbiter, region
 from aliquot.shim.arbiter import Runner, Settings, Terms
 
-from commands import wait_for
-from sharers import CLOSED, FREE, OPEN, TURN, Container, Gate, Sharer, compile_sharer
+from commands import PATIENCE_SECONDS, wait_for
+from sharers import (
+    CLOSED,
+    FREE,
+    LAUNCHERS,
+    OBSERVERS,
+    OPEN,
+    TURN,
+    Container,
+    Gate,
+    Sharer,
+    compile_sharer,
+)
 from time_harness import ROOT
 
 UNKNOWN = 0xFFFFFFFF
@@ -133,7 +145,9 @@ def test_who_works_under_an_open_gate_is_woken_when_that_closes(
     one.write_flow(ACTIVE | (one.gate().number & 0xFFFF) << 24, 1)
     asleep: queue.SimpleQueue[int] = queue.SimpleQueue()
     with ThreadPoolExecutor() as threads:
-        woken = threads.submit(one.sleep_on_gate, lambda: asleep.put(threading.get_native_id()))
+        woken = threads.submit(
+            one.sleep_on_gate, OBSERVERS, lambda: asleep.put(threading.get_native_id())
+        )
         thread = asleep.get()
         state = Path(f"/proc/self/task/{thread}/wchan")
         wait_for(lambda: "futex" in state.read_text(), "a sleeper")
@@ -141,6 +155,47 @@ def test_who_works_under_an_open_gate_is_woken_when_that_closes(
         other.ring()
         assert woken.result() == 0
     assert one.gate().state == CLOSED
+
+
+def test_what_opens_wakes_who_waits_to_launch_and_nobody_else(
+    runner: Runner, make: Callable[..., Container]
+) -> None:
+    one, other = make("one").join(runner), make("other").join(runner)
+    for each in (one, other):
+        each.take_slot()
+    assert one.gate().state == CLOSED
+    asleep: queue.SimpleQueue[int] = queue.SimpleQueue()
+    with ThreadPoolExecutor() as threads:
+        launcher, observer = (
+            threads.submit(
+                one.sleep_on_gate, role, lambda: asleep.put(threading.get_native_id()), seconds
+            )
+            for role, seconds in ((LAUNCHERS, PATIENCE_SECONDS), (OBSERVERS, 1.0))
+        )
+        for thread in (asleep.get(), asleep.get()):
+            state = Path(f"/proc/self/task/{thread}/wchan")
+            wait_for(lambda state=state: "futex" in state.read_text(), "a sleeper")  # type: ignore[misc]
+        one.write_flow(WAITS, 1)
+        one.ring()
+        assert launcher.result() == 0
+        assert observer.result() == errno.ETIMEDOUT
+    assert one.gate().state == OPEN
+
+
+def test_a_bell_that_rings_while_nobody_empties_it_is_heard_each_time(
+    runner: Runner, make: Callable[..., Container]
+) -> None:
+    one, other = make("one").join(runner), make("other").join(runner)
+    for each in (one, other):
+        each.take_slot()
+    # Each time the other one rings, too: more often than the bell is emptied.
+    for rings in range(1, 100):
+        for each, rest in ((one, other), (other, one)):
+            rest.write_flow(0, 1)
+            rest.ring()
+            each.write_flow(WAITS | (rings & 0x1FFF) << 11, 1)
+            each.ring()
+            wait_for(lambda each=each: each.gate().state in (OPEN, TURN), "the gate")  # type: ignore[misc]
 
 
 def test_a_container_without_a_bell_gets_its_turns(

@@ -159,7 +159,7 @@ def test_only_who_may_opens_it(pair: Pair) -> None:
 @pytest.mark.parametrize("how", NUMBERS)
 @pytest.mark.parametrize("end", ["release", "kill"])
 def test_physical_memory_of_a_number_passes_on(pair: Pair, how: str, end: str) -> None:
-    plain = how.split("-")[0]
+    plain = how.split("-", maxsplit=1)[0]
     code, handle = got(pair.one, "physical", plain, 6 * PAGE)
     assert (code, pair.pages()) == (OK, 6)
     code, number = got(pair.one, "share-all", how, handle)

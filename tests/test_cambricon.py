@@ -188,6 +188,8 @@ def test_a_share_is_made_changed_and_released(node: Node, programs: Path) -> Non
         "name": "key/1",
         "memory_bytes": 101 * MIB,
         "cores": 30,
+        "used_bytes": 0,
+        "busy": 0.0,
     }
     assert node.get("partitions") == [made]
     holder = node.holder(programs)
@@ -297,6 +299,83 @@ def test_a_device_with_shares_switched_off_has_none(node: Node, programs: Path) 
     assert "sMLU is switched off" in refusal
     assert "cnmon set -c 0 -smlu on" in refusal
     assert node.get("partitions") == []
+
+
+# -- MIM: parts that the hardware keeps apart -----------------------------------------------------
+
+
+def test_instances_of_the_hardware_are_devices_of_their_own(node: Node, programs: Path) -> None:
+    admin = node.holder(programs)
+    assert admin.do("mim 1")
+    assert admin.do("share 512 50 first")
+    assert admin.do("share 256 25 second")
+    first, second, card = node.get("enumerate")
+    assert [first["memory_bytes"], second["memory_bytes"]] == [512 * MIB, 256 * MIB]
+    assert [first["index"], second["index"], card["index"]] == [0, 1, 2]
+    assert first["uuid"].startswith("MLU-01000000-")
+    assert second["uuid"].startswith("MLU-02000000-")
+    assert first["model"] == "MLU370-X8 MIM 50m.0gb"
+    assert first["pci_address"] == second["pci_address"] != card["pci_address"]
+    # They are whole or by the shim, and never made here.
+    assert (first["splits"], first["enforcement"], first["links"]) == (False, ["shim"], {})
+    assert card["splits"]
+    assert "no such device" not in node.refusal("partition", first["uuid"], "slice", MIB, 1)
+    assert all(part["uuid"] == card["uuid"] for part in node.get("partitions"))
+    # What the card reads is of all together.
+    assert [row["memory_used_bytes"] for row in node.get("sample")][:2] == [None, None]
+    assert node.ill() == {}
+    node.fault(0, 0x31)
+    assert set(node.ill()) == {first["uuid"], second["uuid"]}
+
+
+def test_a_process_is_on_the_instances_of_its_card(node: Node, programs: Path) -> None:
+    admin = node.holder(programs)
+    assert admin.do("mim 1")
+    assert admin.do("share 512 50 first")
+    assert admin.do("enter 1")
+    assert admin.do("take 64")
+    first, _ = node.get("enumerate")
+    (row,) = node.get("processes")
+    assert (row["uuid"], row["pid"], row["memory_bytes"]) == (first["uuid"], admin.pid, 64 * MIB)
+
+
+def test_a_card_with_mim_and_no_instance_is_left_out(node: Node, programs: Path) -> None:
+    assert node.holder(programs).do("mim 1")
+    (card,) = node.get("enumerate")
+    assert card["index"] == 0
+    assert node.get("left_out") == ["device 0: MIM is on, and it has no instance: make some"]
+
+
+def test_a_container_gets_the_card_and_the_nodes_of_its_instance(
+    node: Node, programs: Path
+) -> None:
+    admin = node.holder(programs)
+    assert admin.do("mim 1")
+    assert admin.do("share 512 50 first")
+    uuid = node.get("enumerate")[0]["uuid"]
+    place(node.dev / "cambricon_dev0")
+    assert "cap_dev0_mi1 is no device node" in node.refusal("needs", [uuid])
+    for name in ("cambricon-caps/cap_dev0_mi1", "cambricon_ipcm0mi1"):
+        place(node.dev / name)
+    needs = node.get("needs", [uuid])
+    own = ["/dev/cambricon-caps/cap_dev0_mi1", "/dev/cambricon_ipcm0mi1"]
+    assert paths(needs) == ["/dev/cambricon_dev0", *own]
+    assert needs["substitutes"]
+
+
+def test_what_a_share_uses_is_told_of_it(node: Node, programs: Path) -> None:
+    uuid = uuids(node)[0]
+    made = node.get("partition", uuid, "slice", 512 * MIB, 50)
+    assert (made["used_bytes"], made["busy"]) == (0, 0.0)
+    program = node.holder(programs)
+    assert program.do(f"enter {made['id']}")
+    assert program.do("take 48")
+    (found,) = node.get("partitions")
+    assert (found["used_bytes"], found["memory_bytes"]) == (48 * MIB, 512 * MIB)
+
+
+def test_what_a_context_takes_is_an_estimate(node: Node) -> None:
+    assert [one["context_bytes"] for one in node.get("enumerate")] == [128 * MIB] * 2
 
 
 def test_a_cgroups_limit_is_refused(node: Node) -> None:

@@ -125,6 +125,15 @@ def instances(site: cambricon_node.Node) -> list[dict[str, Any]]:
     return found
 
 
+def believes_the_driver(node: Node, site: cambricon_node.Node, programs: Path, share: str) -> None:
+    """What the driver says that a share uses is told, though nobody in the container is seen to."""
+    elsewhere = site.holder(programs)
+    assert elsewhere.do(f"enter {share}")
+    assert elsewhere.do("take 32")
+    wait_for(lambda: shown(node)[0]["unseen_bytes"] == 32 * MIB, "what the driver tells")
+    elsewhere.end()
+
+
 def nodes(asked: Path) -> dict[str, tuple[int, int]]:
     config = json.loads((asked / "config.json").read_text())
     return {one["path"]: (one["major"], one["minor"]) for one in config["linux"]["devices"]}
@@ -153,7 +162,10 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
         assert "CAMBRICON_VISIBLE_DEVICES=void" in config["process"]["env"]
         (device,) = shown(node)
         assert device["enforcement"] == "partition"
+        assert device["partition"]
+        assert f"partition {device['partition']}" in aliquot(node, "ps").stdout
         assert (device["cap_bytes"], device["cores"], device["cores_max"]) == (256 * MIB, 30, 30)
+        believes_the_driver(node, site, programs, share["id"])
         # It is the driver that holds it to that, by the file that it has.
         assert inside.do("take 256")
         assert not inside.do("take 2")
@@ -175,9 +187,25 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
         assert shown(node) == []
 
 
+def test_instances_of_the_hardware_are_shown_as_devices(
+    node: Node, site: cambricon_node.Node, arguments: tuple[str, ...], programs: Path
+) -> None:
+    admin = site.holder(programs)
+    assert admin.do("mim 1")
+    assert admin.do("share 512 50 first")
+    with node.agent(*arguments):
+        told = aliquot(node, "devices", "--json")
+        assert told.returncode == 0, told.stderr
+        first, card = json.loads(told.stdout)["devices"]
+        assert first["model"].startswith("MLU370-X8 MIM 50m.")
+        assert first["memory_bytes"] == 512 * MIB
+        assert first["enforcement"] == ["shim"]
+        assert card["model"] == "MLU370-X8"
+
+
 @pytest.mark.skipif(not RUNC, reason="there is no runc")
-# Contexts that take nothing: nobody tells the agent what they take, which it finds by and by.
-@pytest.mark.parametrize("site", [NODE + 'context = "0MiB"\n'], indirect=True)
+# Contexts that take what is estimated.
+@pytest.mark.parametrize("site", [NODE + 'context = "128MiB"\n'], indirect=True)
 @pytest.mark.parametrize("place", ["usr/local/neuware/lib64/libcndrv.so", "opt/libcndrv.so.2.15.5"])
 def test_without_shares_a_container_is_held_by_the_shim_before_its_image_s_library(
     node: Node,
@@ -206,7 +234,7 @@ def test_without_shares_a_container_is_held_by_the_shim_before_its_image_s_libra
         inside = Container(node, folder, ["/client", "fill"], variables, **asked)
         (device,) = shown(node)
         assert (device["enforcement"], device["cap_bytes"]) == ("shim", 256 * MIB)
-        assert inside.say("go") == "filled 128 100100"
+        assert inside.say("go") == "filled 64 100100"
         (device,) = shown(node)
         assert device["charge_bytes"] == 256 * MIB
         inside.process.communicate("go\n", timeout=60)

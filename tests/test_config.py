@@ -165,7 +165,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_key_and_what_to_do(tmp_path
             "limits.namespace.a.cores: True is not percent, summed over devices: "
             "a number from 0 to 409600"
         ),
-        "cambricon.units: is not a key: known are root, memory_unit",
+        "cambricon.units: is not a key: known are root, memory_unit, context",
         "cambricon.root: 'host' is not an absolute path without '..'",
         (
             "cambricon.memory_unit: 'few' is not a size: write a number and a unit, "

@@ -21,6 +21,7 @@ SHARES = {
     "30/70": (30.0, 70.0),
     "75/25": (75.0, 25.0),
     "3x33": (100 / 3,) * 3,
+    "4x25": (25.0,) * 4,
     "8": (2.0, 4.0, 6.0, 8.0, 12.0, 16.0, 22.0, 30.0),
 }
 KINDS = ["async", "sync", "graph", "streams"]
@@ -80,6 +81,16 @@ def test_shares_of_long_kernels_hold_within_one_kernel(harness: Path, name: str,
         run = time_harness.run(harness, start + 6 * window, *sharers(kind, length_us, wanted))
         # One that is under way at the beginning, and one at the end.
         assert off(run, wanted, window, start) <= 1 + 2 * length / window * 100, length_us
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_turns_are_few_and_each_costs_one_look(harness: Path, kind: str) -> None:
+    for count, most in ((2, 200), (3, 210), (4, 260), (8, 300), (16, 500)):
+        words = sharers(kind, 100, (100 / count,) * count)
+        run = time_harness.run(harness, 5, *words)
+        turns = sum(run.account(number)["turns"] for number in range(count))
+        assert turns / run.end <= most, count
+        assert run.said["wakeups"] <= 1.05 * turns + 20, count
 
 
 @pytest.mark.parametrize("kind", ["async", "graph", "streams"])
@@ -365,7 +376,9 @@ def test_a_stopped_process_holds_nobody_up_and_goes_on(harness: Path) -> None:
 
 
 def test_kernels_that_wait_for_later_launches_come_to_their_end(harness: Path) -> None:
-    run = time_harness.run(harness, 5, f"{BUSY},min=400,spin=1", f"{BUSY},min=300")
+    # Now and then one of them is the last of its turn.
+    spins = "kind=async,ns=130000,min=300,spin=1"
+    run = time_harness.run(harness, 5, spins, f"{BUSY},min=300")
     assert run.container(0)["launches"] > 100
     assert run.account(0)["let_through"] > 0
     # While it spins it has its time, and no more.

@@ -50,6 +50,8 @@ class Partition:
     ``uuid`` is that of the device that it is cut from. ``id`` is the vendor's name for it on this
     node; ``name`` is what it was made for (a slice's key), empty for one that was not made here.
     ``memory_bytes`` and ``cores``, percent of the device's time, are at least what was asked for.
+    ``used_bytes`` and ``busy``, a share of the device's time, are what its vendor says that it uses
+    now, None where that is not told.
     """
 
     uuid: str
@@ -57,6 +59,8 @@ class Partition:
     name: str
     memory_bytes: int
     cores: int
+    used_bytes: int | None = field(default=None, compare=False)
+    busy: float | None = field(default=None, compare=False)
 
 
 NO_PARTITIONS: Final[Mapping[str, Partition]] = MappingProxyType({})

@@ -1,9 +1,9 @@
 """Cambricon's devices, through the management library that comes with their driver.
 
 Where sMLU is switched on (`cnmon set -c N -smlu on`) containers get shares that the driver
-enforces; else the shim of the driver's library keeps them to theirs. A device is unhealthy while
-its driver says so, while it does not answer, or while its compute mode is prohibited; it is healthy
-again as soon as none of this holds.
+enforces; else the shim of the driver's library keeps them to theirs. The instances of a card with
+MIM are devices of their own. A device is unhealthy while its driver says so, while it does not
+answer, or while its compute mode is prohibited; it is healthy again as soon as none of this holds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from . import (
     Sample,
     VendorError,
     cambricon_files,
+    cambricon_mim,
     cambricon_smlu,
     cndev,
 )
@@ -53,11 +54,15 @@ _SYSFS_DEVICES: Final = Path("/sys/bus/pci/devices")
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A device, its number in the library, and N of /dev/cambricon_devN."""
+    """A device, its card's number in the library, and N of that one's /dev/cambricon_devN.
+
+    ``part``: it is this instance of the card (MIM).
+    """
 
     device: Device
     slot: int
     minor: int
+    part: cambricon_mim.Instance | None = None
 
 
 class Cambricon:
@@ -72,6 +77,7 @@ class Cambricon:
         """Load the library. Raises VendorError when this node has none."""
         self._session = cndev.Session(config.cambricon.root)
         self._files = cambricon_files.Files(config)
+        self._context = config.cambricon.context
         self._known: tuple[_Known, ...] = ()
         self._faults: tuple[str, ...] = ()
         self._events: cndev.Value = None
@@ -191,6 +197,8 @@ class Cambricon:
 
     def _wanted(self, uuid: str, partition: Partition | None) -> cambricon_files.Wanted:
         known = self._find(uuid)
+        if known.part is not None:
+            return cambricon_files.Wanted(uuid, known.slot, known.minor, *known.part.nodes)
         share = ""
         if partition is not None:
             instance = cambricon_smlu.find(self._session, known.slot, partition)
@@ -208,20 +216,53 @@ class Cambricon:
         found: list[_Known] = []
         for index in range(min(count, _MOST_DEVICES)):
             try:
-                found.append(self._described(index, len(found)))
+                of_card = self._of_card(index, len(found))
+                _all_apart(found, of_card)
+                found += of_card
+                if not of_card:
+                    faults.append(f"device {index}: MIM is on, and it has no instance: make some")
             except (cndev.CndevError, ValueError) as error:
                 if isinstance(error, cndev.CndevError) and error.code in cndev.ENDED:
                     raise
                 faults.append(f"device {index}: {error}")
-        links = {known.device.uuid: self._links(known, found) for known in found}
+        links = {
+            known.device.uuid: {} if known.part else self._links(known, found) for known in found
+        }
         self._known = tuple(
             replace(known, device=replace(known.device, links=links[known.device.uuid]))
             for known in found
         )
         self._faults = tuple(faults)
 
+    def _of_card(self, index: int, place: int) -> list[_Known]:
+        """Return the card as a device, or its instances when it has MIM on.
+
+        Raises CndevError and ValueError.
+        """
+        card = self._described(index, place)
+        if not cambricon_mim.used(self._session, card.slot):
+            return [card]
+        parts = cambricon_mim.instances(self._session, card.slot)
+        return [
+            replace(
+                card,
+                part=part,
+                device=replace(
+                    card.device,
+                    index=place + number,
+                    uuid=_named(part.uuid),
+                    uuid_bytes=_uuid_bytes(part.uuid),
+                    model=f"{card.device.model} MIM {part.profile}",
+                    memory_bytes=part.memory_bytes,
+                    enforcement=("shim",),
+                    splits=False,
+                ),
+            )
+            for number, part in enumerate(parts)
+        ]
+
     def _described(self, index: int, place: int) -> _Known:
-        """Return a device with all that it says of itself. Raises CndevError and ValueError."""
+        """Return a card with all that it says of itself. Raises CndevError and ValueError."""
         session = self._session
         slot = index
         if session.has("cndevGetDeviceHandleByIndex"):
@@ -242,12 +283,12 @@ class Cambricon:
         device = Device(
             vendor=self.name,
             index=place,
-            uuid=text if text.startswith("MLU-") else f"MLU-{text}",
+            uuid=_named(text),
             uuid_bytes=_uuid_bytes(text),
             model=session.string_of("cndevGetCardNameStringByDevId", slot) or "MLU",
             memory_bytes=memory[0],
             page_bytes=PAGE_BYTES,
-            context_bytes=0,
+            context_bytes=self._context.of(memory[0]),
             pci_address=address,
             numa_node=self._numa_node(slot, address),
             enforcement=("partition", "shim") if splits else ("shim",),
@@ -265,16 +306,18 @@ class Cambricon:
             return slot
         return int(minor[0])
 
-    def _memory(self, slot: int) -> tuple[int, int] | None:
+    def _memory(self, slot: int) -> tuple[int, int | None] | None:
         """Return what programs can allocate and what is allocated, bytes; None: it cannot tell."""
         newer = self._session.reading("cndevMemoryInfoV2_t", "cndevGetMemoryUsageV2", slot)
         if newer is not None:
             total = int(newer.physicalMemoryTotal) - int(newer.reservedMemory)
-            return max(total, 0) * _MIB, int(newer.physicalMemoryUsed) * _MIB
-        older = self._session.reading("cndevMemoryInfo_t", "cndevGetMemoryUsage", slot)
-        if older is None:
-            return None
-        return int(older.physicalMemoryTotal) * _MIB, int(older.physicalMemoryUsed) * _MIB
+            used = int(newer.physicalMemoryUsed)
+        else:
+            older = self._session.reading("cndevMemoryInfo_t", "cndevGetMemoryUsage", slot)
+            if older is None:
+                return None
+            total, used = int(older.physicalMemoryTotal), int(older.physicalMemoryUsed)
+        return (total * _MIB, used * _MIB if used >= 0 else None) if total > 0 else None
 
     def _numa_node(self, slot: int, address: str) -> int | None:
         told = self._session.reading("cndevNUMANodeId_t", "cndevGetNUMANodeIdByDevId", slot)
@@ -310,6 +353,9 @@ class Cambricon:
 
     def _sample(self, known: _Known) -> Sample:
         session, slot = self._session, known.slot
+        if known.part is not None:
+            # What the card reads is of all its instances together.
+            return Sample(known.device.uuid, None, None, None, None, None)
         memory = self._memory(slot)
         load = session.reading("cndevUtilizationInfo_t", "cndevGetDeviceUtilizationInfo", slot)
         power = session.reading("cndevDevicePowerInfo_t", "cndevGetDevicePowerInfo", slot)
@@ -326,6 +372,8 @@ class Cambricon:
         )
 
     def _processes(self, known: _Known) -> Iterator[DeviceProcess]:
+        # (A card with MIM does not tell which of its instances a process is on: each has them all.
+        # Those of a container are on what the container has.)
         try:
             memory = self._session.listed(
                 "cndevProcessInfo_t",
@@ -341,7 +389,8 @@ class Cambricon:
         held: dict[int, int] = {}
         for pid, used in memory:
             # A process with several contexts may be listed once for each.
-            held[pid] = held.get(pid, 0) + used
+            if pid > 0:
+                held[pid] = held.get(pid, 0) + used
         for pid, used in sorted(held.items()):
             idle = (None, None) if busy is None else (0.0, 0.0)
             yield DeviceProcess(known.device.uuid, pid, used, *(busy or {}).get(pid, idle))
@@ -434,9 +483,20 @@ class Cambricon:
         self._events = None
 
 
+def _all_apart(found: Sequence[_Known], more: Sequence[_Known]) -> None:
+    """Raise ValueError for devices that cannot be told from each other."""
+    uuids = {one.device.uuid for one in (*found, *more)}
+    if len(uuids) < len(found) + len(more):
+        raise ValueError("another device has the same UUID: update the driver")
+
+
 def _share(percent: int) -> float | None:
     """Return a share of time; None for what is no percentage."""
     return percent / 100 if 0 <= percent <= 100 else None
+
+
+def _named(uuid: str) -> str:
+    return uuid if uuid.startswith("MLU-") else f"MLU-{uuid}"
 
 
 def _uuid_bytes(text: str) -> bytes:

@@ -42,12 +42,16 @@ _PROGRAM_FOLDERS: Final = ("usr/bin", "bin", "usr/local/bin", "usr/local/neuware
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A device, or a share of it whose node is ``share``, as specifications and nodes name it."""
+    """A device, or a part of it whose node is ``share``, as specifications and nodes name it.
+
+    ``channel`` is an instance's node for what goes between processes (MIM).
+    """
 
     uuid: str
     slot: int
     minor: int
     share: str = ""
+    channel: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -120,7 +124,11 @@ class Files:
         return [*nodes, *(node for node in map(self._found, optional) if node is not None)]
 
     def _share_nodes(self, wanted: Sequence[Wanted]) -> list[DeviceNode]:
-        return [self._node(device.share) for device in wanted if device.share]
+        channels = [self._found(device.channel) for device in wanted if device.channel]
+        return [
+            *(self._node(device.share) for device in wanted if device.share),
+            *(node for node in channels if node is not None),
+        ]
 
     def _node(self, path: str) -> DeviceNode:
         node = self._found(path)

@@ -21,7 +21,9 @@ _MOST_NAME: Final = 99
 # The first driver that has sMLU.
 _FIRST_DRIVER: Final = (5, 10, 27)
 _ENABLED: Final = 1
+# Of pairs of quotas and sizes: what may be used, and what is.
 _LIMIT: Final = 0
+_USED: Final = 1
 _MIB: Final = 1 << 20
 _ALL_CORES: Final = 100
 _NEEDED: Final = (
@@ -36,7 +38,10 @@ _UPDATE: Final = "cndevUpdateSMluInstanceQuotaByHandle"
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """An instance as the library tells it; ``memory_bytes`` and ``cores`` are its limits."""
+    """An instance as the library tells it; ``memory_bytes`` and ``cores`` are its limits.
+
+    ``used_bytes`` and ``busy`` are what the driver says that it uses of the card.
+    """
 
     number: int
     profile: int
@@ -44,6 +49,8 @@ class Instance:
     node: str
     memory_bytes: int
     cores: int
+    used_bytes: int
+    busy: float | None
 
     def handle(self, slot: int) -> int:
         """Return what the library calls it on the card in a slot."""
@@ -52,7 +59,8 @@ class Instance:
     def partition(self, uuid: str) -> Partition:
         """Return it as a partition of the device of that UUID."""
         name = self.name.removeprefix(PREFIX) if self.name.startswith(PREFIX) else ""
-        return Partition(uuid, str(self.number), name, self.memory_bytes, self.cores)
+        own = (self.memory_bytes, self.cores, self.used_bytes, self.busy)
+        return Partition(uuid, str(self.number), name, *own)
 
 
 def offered(session: cndev.Session, device: int) -> bool:
@@ -85,7 +93,14 @@ def _instance(row: cndev.Value) -> Instance:
         node=cndev.text_of(row.devNodeName),
         memory_bytes=int(row.memorySize[_LIMIT]),
         cores=int(row.mluQuota[_LIMIT]),
+        used_bytes=int(row.memorySize[_USED]),
+        busy=_busy(int(row.mluQuota[_USED])),
     )
+
+
+def _busy(percent: int) -> float | None:
+    """Return a share of time; None for what is no percentage."""
+    return percent / 100 if 0 <= percent <= _ALL_CORES else None
 
 
 def find(session: cndev.Session, device: int, partition: Partition) -> Instance | None:

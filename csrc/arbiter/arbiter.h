@@ -3,8 +3,10 @@
  * Parties want devices. A party is one container, or all containers of a group: its members get the
  * devices together. A member is one container's slice of one device.
  *
- * Each device is given out in turns, to whoever is furthest behind of what he is owed (the least
- * virtual time: time held, divided by his share). Shares follow from four numbers: first everybody
+ * Each device is given out in turns. What each has had is counted in virtual time: time held, divided by
+ * his share. Either all go in the same order in each round, and whoever is behind or ahead has a longer
+ * turn or a shorter one; or, where shares differ much, each has rounds of his own, and of those who are not
+ * ahead he goes first whose turn has to end first. Shares follow from four numbers: first everybody
  * who wants the device gets what he is guaranteed, then the rest goes by weight, to nobody more than
  * his cap. A higher priority takes the device at once and keeps it until it has been quiet for a
  * while; what lower ones are left is the floor.
@@ -63,8 +65,8 @@ struct aliquot_account {
 struct aliquot_arbiter;
 
 struct aliquot_arbiter_settings {
-    uint64_t round_ns; /* how far a turn brings its holder ahead, in time of the whole device: with
-                            two who want all, a round of turns takes twice that. 0: 5 ms */
+    uint64_t round_ns; /* with two who want all, a round of turns takes twice that; with more it is
+                            longer by as much as shares allow. 0: 5 ms */
     uint64_t least_ns; /* no turn is shorter. 0: 400 us */
     uint64_t start_ns; /* a turn that nobody begins is over after it. 0: 2 ms */
     uint64_t drain_ns; /* beyond what is predicted, before a holder is overtaken. 0: 20 ms */

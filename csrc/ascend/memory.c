@@ -57,7 +57,7 @@ static rtError_t finish(struct request *request, rtError_t result, void *const *
         .shares = request->bytes <= SHARED_BYTES,
         .pages = request->pages >> aliquot_pointers.page_shift,
     };
-    aliquot_enter((uintptr_t)*pointer, &allocation);
+    aliquot_enter_inline((uintptr_t)*pointer, &allocation);
     aliquot_entered_inline(request->enters);
     return result;
 }

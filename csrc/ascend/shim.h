@@ -14,10 +14,8 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
-
-/* Devices of the runtime, by the numbers that the process counts by. */
-#define ALIQUOT_ORDINALS 64
 
 /* -- Which call counts --------------------------------------------------------------------------- */
 
@@ -76,6 +74,17 @@ int64_t aliquot_device_named(const rtMallocConfig_t *config);
 /* All that lived on a device is gone with it. */
 void aliquot_memory_device_gone(uint32_t device);
 
+/* -- pool.c --------------------------------------------------------------------------------------------- */
+
+/* Before a refusal: what pools of the device have now is charged, after they gave back what nobody uses. */
+void aliquot_pools_settle(uint32_t device);
+
+/* The thread has waited for the device: pools may have given memory back. */
+void aliquot_pools_waited(void);
+
+void aliquot_pools_device_gone(uint32_t device);
+void aliquot_pools_forget(void);
+
 /* -- model.c ------------------------------------------------------------------------------------------- */
 
 /* Whether what is put in the stream is a model's. */
@@ -86,7 +95,15 @@ void aliquot_stream_unbound(rtStream_t stream);
 
 /* -- time.c ---------------------------------------------------------------------------------------------- */
 
-/* Waits until a launch in the stream may go; aliquot_gone_on books what the runtime made of it. */
+/* Whether a launch in the stream may go at once: the thread has time left for it. (Whose default streams
+ * lie in is asked out of line.) */
+static inline bool aliquot_passes(uint64_t what, rtStream_t stream) {
+    struct aliquot_thread *thread = aliquot_self;
+    const struct aliquot_launch launch = {.what = what, .lane = (uintptr_t)stream};
+    return thread && stream && aliquot_gate_passes(thread, &launch);
+}
+
+/* Else: waits until a launch in the stream may go; aliquot_gone_on books what the runtime made of it. */
 struct aliquot_gated aliquot_hold_back(uint64_t what, rtStream_t stream);
 
 /* The contexts of a device are about to go, or have `gone` or not. */

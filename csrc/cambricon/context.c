@@ -4,6 +4,7 @@
 #include "shim/memory/shared.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 /* Contexts alive at once that are told apart; memory of more is released call by call only. */
@@ -17,6 +18,14 @@
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct aliquot_context contexts[CONTEXTS]; /* [0] is never used */
 static struct aliquot_table handles;              /* CNcontext to index */
+
+/* How many have gone; and where the calling thread found the last one that it looked for, when so many
+ * had. Both are 0 at first, and [0] is nobody's. */
+static _Atomic uint32_t generation;
+static __thread struct {
+    uint32_t generation, index;
+} last __attribute__((tls_model("initial-exec")));
+static_assert(sizeof last <= 8, "static TLS is scarce");
 
 /* Under the mutex. Enters a context that was charged `base`; NULL when full. */
 static const struct aliquot_context *enter(CNcontext handle, CNdev ordinal, bool shared,
@@ -45,6 +54,8 @@ static void gone(uint64_t index) {
         aliquot_withdraw((uint32_t)of->device, of->base);
     aliquot_table_take(&handles, (uintptr_t)of->handle, &index);
     memset(of, 0, sizeof *of);
+    /* release: pairs with the acquire in aliquot_context_of. */
+    atomic_fetch_add_explicit(&generation, 1, memory_order_release);
 }
 
 /* A context takes no place of ours: without one it is as if it were of no slice. */
@@ -55,8 +66,15 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle) {
     CNdev ordinal;
     if (!handle || aliquot_ready() != CN_SUCCESS)
         return NULL;
-    if (__builtin_expect(aliquot_table_get(&handles, (uintptr_t)handle, &index), 1))
+    /* acquire: pairs with the release in gone(). */
+    uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
+    if (__builtin_expect(contexts[last.index].handle == handle && last.generation == now, 1))
+        return &contexts[last.index];
+    if (__builtin_expect(aliquot_table_get(&handles, (uintptr_t)handle, &index), 1)) {
+        last.generation = now;
+        last.index = (uint32_t)index;
         return &contexts[index];
+    }
     if (REAL(cnCtxGetDevice)(&ordinal) != CN_SUCCESS)
         return NULL;
     pthread_mutex_lock(&mutex);
@@ -107,7 +125,7 @@ CNresult aliquot_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev ordin
         return REAL(cnCtxCreate)(context, flags, ordinal);
     if (!charge(ordinal, &base))
         return NO_ROOM;
-    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
+    ALIQUOT_CALL_AGAIN_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
     if (result != CN_SUCCESS) {
         give_back(ordinal, base);
         return result;
@@ -155,7 +173,7 @@ CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
         base = 0;
     }
     pthread_mutex_lock(&mutex);
-    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
+    ALIQUOT_CALL_AGAIN_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
     bool fresh = result == CN_SUCCESS && aliquot_prepared() &&
                  !aliquot_table_get(&handles, (uintptr_t)*context, &index);
     if (fresh)

@@ -45,7 +45,7 @@ static CNresult finish(const struct request *request, CNresult result, const CNa
         .shares = request->shares,
         .pages = request->bytes >> aliquot_pointers.page_shift,
     };
-    aliquot_enter(*address, &allocation);
+    aliquot_enter_inline(*address, &allocation);
     aliquot_entered_inline(request->enters);
     return result;
 }

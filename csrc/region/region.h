@@ -61,7 +61,9 @@ struct aliquot_grant_device {
     _Atomic int32_t priority;   /* a higher one takes the device at once */
     _Atomic uint32_t wanted_permille;
     _Atomic uint32_t received_permille;
-    uint8_t reserved[160];
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; empty: "GPU-" and
+                                       the UUID */
+    uint8_t reserved[96];
 };
 
 enum aliquot_enforcement {
@@ -79,6 +81,7 @@ static_assert(offsetof(struct aliquot_grant_device, enforcement) == 60, "grant d
 static_assert(offsetof(struct aliquot_grant_device, gate) == 64, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, received_permille) == 92,
               "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, label) == 96, "grant device layout");
 
 /* The gate: what the slice may launch on the device now.
  *
@@ -245,7 +248,10 @@ struct aliquot_usage {
     _Atomic uint64_t
         unknown_functions;       /* driver functions handed out that the shim does not know */
     _Atomic uint64_t lost_holds; /* times that shared memory could not be written down in `hold` */
-    uint8_t reserved1[976];
+    /* Of charges that pass from one slot to another: begun before, ended after. Who sums the words while
+     * one passes may have met neither; see aliquot_charge_once(). */
+    _Atomic uint64_t moves_begun, moves_ended;
+    uint8_t reserved1[960];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
     struct aliquot_usage_time time[ALIQUOT_MAX_DEVICES];
     /* Charges, one word a process, side by side for each device: summing a slice reads
@@ -285,6 +291,7 @@ struct aliquot_region_device {
     uint32_t weight;        /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
     int32_t priority;       /* within ALIQUOT_MAX_PRIORITY of 0 */
     uint32_t gate;          /* ALIQUOT_GATE_*: before anybody shares out time */
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; may be empty */
 };
 
 #define ALIQUOT_MAX_WEIGHT 10000u
@@ -317,9 +324,13 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
  * attaching. */
 int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
 
+/* Around every passing of charges from one slot to another, until they are withdrawn from the old one. */
+void aliquot_move_begin(struct aliquot_usage *usage);
+void aliquot_move_end(struct aliquot_usage *usage);
+
 /* Moves up to `charges` charges of the shared memory that `from` names to the slots of its other
- * living holders in the slice. Under the region's lock. The caller withdraws them from the old
- * slot, afterwards: the sum is never too small. */
+ * living holders in the slice. Under the region's lock, and between the two above. The caller withdraws
+ * them from the old slot, afterwards: the sum is never too small. */
 void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges);
 

@@ -20,7 +20,7 @@
 
 void *aliquot_real[F_COUNT];
 static char folder[PATH_MAX];
-static uintptr_t driver_begin, driver_end; /* of the loaded driver */
+uintptr_t aliquot_driver_begin, aliquot_driver_end;
 static _Atomic int ready;
 
 /* Address to function, for routing: open addressing, at most half full, by the number of the function
@@ -227,8 +227,8 @@ static void resolve(void) {
     else
         aliquot_iterate_maps(consider, &search);
     if (search.rank) {
-        driver_begin = search.driver.base;
-        driver_end = search.driver.end;
+        aliquot_driver_begin = search.driver.base;
+        aliquot_driver_end = search.driver.end;
         const char *name = aliquot_fn_names;
         for (unsigned fn = 0; fn < F_COUNT; fn++, name += strlen(name) + 1) {
             void *address = search.driver.gnu_hash ? lookup_gnu(&search.driver, name)
@@ -272,10 +272,6 @@ void *aliquot_route(void *address, bool *known) {
     *known = found != 0;
     void *wrapper = found ? wrapper_of(found - 1) : NULL;
     return wrapper ? wrapper : address;
-}
-
-bool aliquot_is_in_driver(const void *address) {
-    return (uintptr_t)address >= driver_begin && (uintptr_t)address < driver_end;
 }
 
 const char *aliquot_folder(void) {

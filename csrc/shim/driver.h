@@ -45,7 +45,10 @@ void aliquot_hide_missing(void);
 
 /* Whether `address` lies in the real library: a call from there is the library's own, and not the
  * program's. */
-bool aliquot_is_in_driver(const void *address);
+extern uintptr_t aliquot_driver_begin, aliquot_driver_end;
+static inline bool aliquot_is_in_driver(const void *address) {
+    return (uintptr_t)address >= aliquot_driver_begin && (uintptr_t)address < aliquot_driver_end;
+}
 
 /* Directory of this library's `.aliquot` folder, or NULL when the driver could not be found. */
 const char *aliquot_folder(void);

@@ -189,11 +189,3 @@ cndevRet_t cndevSetComputeMode(cndevComputeMode_t *mode, cndevDevice_t device) {
                           memory_order_relaxed);
     return CNDEV_SUCCESS;
 }
-
-/* There is no MIM. */
-cndevRet_t cndevGetMimMode(cndevMimMode_t *mode, cndevDevice_t device) {
-    SIM_LOOK look = sim_look_at(__func__, device, mode);
-    if (look.device && sim_speaks(&look, mode->version))
-        mode->mimMode = CNDEV_FEATURE_DISABLED;
-    return look.result;
-}

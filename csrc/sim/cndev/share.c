@@ -22,8 +22,13 @@ static uint64_t usable(const struct sim_look *look) {
     return look->device->memory - look->device->reserved;
 }
 
+static bool is_mim(const struct sim_look *look) {
+    return atomic_load_explicit(&mlu_of(look)->mim, memory_order_relaxed) != 0;
+}
+
+/* Of shares. The hardware's instances are beside none. */
 static bool is_off(const struct sim_look *look) {
-    return atomic_load_explicit(&mlu_of(look)->no_smlu, memory_order_relaxed) != 0;
+    return is_mim(look) || atomic_load_explicit(&mlu_of(look)->no_smlu, memory_order_relaxed) != 0;
 }
 
 static bool is_share(const struct sim_look *look, uint32_t quota, uint64_t bytes) {
@@ -241,13 +246,16 @@ cndevRet_t sim_share_update(const struct sim_look *look, uint32_t id, uint32_t q
     return result;
 }
 
-cndevRet_t sim_share_read(const struct sim_look *look, uint32_t id, struct sim_share_info *out) {
+/* Of a share, or of an instance of the hardware's. */
+static cndevRet_t read_partition(const struct sim_look *look, uint32_t id, bool mim,
+                                 struct sim_share_info *out) {
     sim_state_sweep(look->state, true);
     sim_device_lock(look->state, look->number);
     const struct sim_partition *found = find(look, id);
-    cndevRet_t result = is_off(look) ? CNDEV_ERROR_NOT_SUPPORTED
-                        : found      ? CNDEV_SUCCESS
-                                     : CNDEV_ERROR_NOT_FOUND;
+    bool off = mim ? !is_mim(look) : is_off(look);
+    cndevRet_t result = off     ? CNDEV_ERROR_NOT_SUPPORTED
+                        : found ? CNDEV_SUCCESS
+                                : CNDEV_ERROR_NOT_FOUND;
     if (result == CNDEV_SUCCESS) {
         *out = (struct sim_share_info){.id = id,
                                        .profile = found->kind,
@@ -266,12 +274,31 @@ cndevRet_t sim_share_read(const struct sim_look *look, uint32_t id, struct sim_s
     return result;
 }
 
-cndevRet_t sim_share_switch(const struct sim_look *look, bool on) {
+cndevRet_t sim_share_read(const struct sim_look *look, uint32_t id, struct sim_share_info *out) {
+    return read_partition(look, id, false, out);
+}
+
+cndevRet_t sim_instance_read(const struct sim_look *look, uint32_t id, struct sim_share_info *out) {
+    return read_partition(look, id, true, out);
+}
+
+static cndevRet_t switch_to(const struct sim_look *look, _Atomic uint32_t *what, uint32_t value) {
     struct sim_partition sum;
     sim_device_lock(look->state, look->number);
-    bool busy = !on && sim_partition_sum(look->state, look->number, &sum);
+    bool busy = atomic_load_explicit(what, memory_order_relaxed) != value &&
+                sim_partition_sum(look->state, look->number, &sum);
     if (!busy)
-        atomic_store_explicit(&mlu_of(look)->no_smlu, !on, memory_order_relaxed);
+        atomic_store_explicit(what, value, memory_order_relaxed);
     sim_device_unlock(look->state, look->number);
     return busy ? CNDEV_ERROR_IN_USE : CNDEV_SUCCESS;
+}
+
+cndevRet_t sim_share_switch(const struct sim_look *look, bool on) {
+    return is_mim(look) ? CNDEV_ERROR_NOT_SUPPORTED : switch_to(look, &mlu_of(look)->no_smlu, !on);
+}
+
+bool sim_mim_is_on(const struct sim_look *look) { return is_mim(look); }
+
+cndevRet_t sim_mim_switch(const struct sim_look *look, bool on) {
+    return switch_to(look, &mlu_of(look)->mim, on);
 }

@@ -33,6 +33,11 @@ cndevRet_t sim_share_read(const struct sim_look *look, uint32_t id, struct sim_s
 /* Switches shares on or off. */
 cndevRet_t sim_share_switch(const struct sim_look *look, bool on);
 
+/* Hardware partitions (MIM), which whoever administers the node has made. */
+bool sim_mim_is_on(const struct sim_look *look);
+cndevRet_t sim_mim_switch(const struct sim_look *look, bool on);
+cndevRet_t sim_instance_read(const struct sim_look *look, uint32_t id, struct sim_share_info *out);
+
 /* Instances are numbered from 1 to this. */
 enum { SIM_SHARE_IDS = SIM_PARTITIONS_MAX };
 

@@ -1,5 +1,5 @@
-/* What this library has the names of and cannot do: hardware partitions (MIM), and readings that the
- * simulator has no such thing for. */
+/* What this library has the names of and cannot do: hardware partitions (MIM) are made by whoever
+ * administers the node, and the simulator has no such thing as some readings are of. */
 #include "cndev_sim.h"
 
 /* (Arguments are the caller's to clear away, and none is looked at.) */
@@ -10,7 +10,6 @@ UNSUPPORTED(cndevCreateMluInstanceByProfileId)
 UNSUPPORTED(cndevCreateMluInstanceByProfileName)
 UNSUPPORTED(cndevDestroyMluInstanceByHandle)
 UNSUPPORTED(cndevDestroyMluInstanceByInstanceName)
-UNSUPPORTED(cndevGetAllMluInstanceInfo)
 UNSUPPORTED(cndevGetDeviceOsMemoryUsageV2)
 UNSUPPORTED(cndevGetMLULinkEventCounter)
 UNSUPPORTED(cndevGetMLULinkPortIP)
@@ -19,9 +18,7 @@ UNSUPPORTED(cndevGetMaxMluInstanceCount)
 UNSUPPORTED(cndevGetMluInstance)
 UNSUPPORTED(cndevGetMluInstanceById)
 UNSUPPORTED(cndevGetMluInstanceByIndex)
-UNSUPPORTED(cndevGetMluInstanceInfo)
 UNSUPPORTED(cndevGetMluInstanceRemainingCapacity)
 UNSUPPORTED(cndevGetNUMANodeIdByTopologyNode)
 UNSUPPORTED(cndevGetOverTemperatureInfo)
 UNSUPPORTED(cndevGetRemappedRows)
-UNSUPPORTED(cndevSetMimMode)

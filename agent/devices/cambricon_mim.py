@@ -1,0 +1,52 @@
+"""Cambricon's MIM: parts of a card that its hardware keeps apart, as devices of their own.
+
+Whoever administers the node makes them (`cnmon mim`); here they are only found. A card that has MIM
+switched on is used by its instances alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from . import cndev
+
+_ENABLED: Final = 1
+_MIB: Final = 1 << 20
+_LIST: Final = "cndevGetAllMluInstanceInfo"
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """An instance as the library tells it; ``nodes`` are its device files, below /dev."""
+
+    number: int
+    uuid: str
+    profile: str
+    memory_bytes: int
+    nodes: tuple[str, ...]
+
+
+def used(session: cndev.Session, device: int) -> bool:
+    """Whether a card is parted so. Raises CndevError when the session has ended."""
+    if not session.has("cndevGetMimMode", _LIST):
+        return False
+    mode = session.reading("cndevMimMode_t", "cndevGetMimMode", device)
+    return mode is not None and mode.mimMode == _ENABLED
+
+
+def instances(session: cndev.Session, device: int) -> list[Instance]:
+    """Return the instances of a card. Raises CndevError."""
+    return session.listed("cndevMluInstanceInfo_t", _LIST, device, _instance)
+
+
+def _instance(row: cndev.Value) -> Instance:
+    # (The unit is not said. 32 bits hold no card's bytes; all else of CNDev's is in MiB.)
+    nodes = (cndev.text_of(row.devNodeName), cndev.text_of(row.ipcmDevNodeName))
+    return Instance(
+        number=int(row.instanceId),
+        uuid=cndev.text_of(row.uuid),
+        profile=cndev.text_of(row.profileName),
+        memory_bytes=max(int(row.memorySize), 0) * _MIB,
+        nodes=tuple(node for node in nodes if node),
+    )
