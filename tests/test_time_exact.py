@@ -147,9 +147,7 @@ def test_shares_of_several_processes_hold_as_those_of_one(harness: Path, name: s
 
 
 @pytest.mark.parametrize("procs", [(1, 3), (3, 1), (5, 2)])
-def test_how_many_processes_one_has_is_no_advantage(
-    harness: Path, procs: tuple[int, int]
-) -> None:
+def test_how_many_processes_one_has_is_no_advantage(harness: Path, procs: tuple[int, int]) -> None:
     for kind, length_us in (("async", 100), ("async", 1_000), ("sync", 1_000)):
         words = [
             f"{one},procs={count}"
@@ -193,9 +191,7 @@ def test_a_cap_holds_without_an_agent(harness: Path, cap: int, kind: str) -> Non
 
 @pytest.mark.parametrize("procs", [2, 3, 5])
 @pytest.mark.parametrize("kind", ["async", "sync", "graph"])
-def test_processes_share_one_cap_and_none_is_starved(
-    harness: Path, kind: str, procs: int
-) -> None:
+def test_processes_share_one_cap_and_none_is_starved(harness: Path, kind: str, procs: int) -> None:
     run = time_harness.run(harness, 10, "alone=1", f"kind={kind},ns=100000,max=300,procs={procs}")
     assert 29 <= min(run.shares(0, SECOND, 0.5)) <= max(run.shares(0, SECOND, 0.5)) <= 31
     assert run.container(0)["worst_wait_ns"] <= 50e6
