@@ -186,15 +186,15 @@ struct aliquot_usage_time {
     /* What the slice's processes launch by, together; see core/ledger.c. */
     _Atomic uint64_t due_ns; /* clock: when all that they were given should be done */
     _Atomic uint64_t turn;   /* the turn that any of them saw last: see aliquot_turn_word */
-    _Atomic uint64_t hole_ns,
-        hole_until_ns;         /* before `charged_until_ns`: so much that ends there was
-                                                not charged last, since nothing was to be done */
+    /* Before `charged_until_ns`, what was not charged last, since nothing was to be done. */
+    _Atomic uint64_t hole_ns;
+    _Atomic uint64_t hole_until_ns; /* clock */
     _Atomic uint64_t began_ns; /* clock: since when there has always been something to be done */
     _Atomic uint64_t given_ns; /* predicted: what was given out since then */
     _Atomic uint64_t alone_until_ns; /* clock: so long one of them measures, and others wait */
-    _Atomic uint32_t
-        pace; /* what several processes take of what is predicted as 1,024; 0: as much */
-    uint8_t reserved[12];
+    _Atomic uint64_t ahead_ns;       /* charged for work that was not done by then */
+    _Atomic uint32_t pace;           /* what they take of what is predicted as 1,024; 0: as much */
+    uint8_t reserved[4];
 };
 static_assert(sizeof(struct aliquot_usage_time) == 128, "usage time layout");
 static_assert(offsetof(struct aliquot_usage_time, due_ns) == 56, "usage time layout");
