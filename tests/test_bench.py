@@ -68,6 +68,12 @@ OF_CONTAINERS = {
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
     "shares": SHARES,
     "preempt": PREEMPT,
+    "set": {
+        f"{what}_{since}_{figure}"
+        for what in ("cores", "memory")
+        for since in ("request", "return", "call")
+        for figure in ("p50", "p95", "max")
+    },
 }
 
 
