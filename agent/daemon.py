@@ -111,6 +111,11 @@ class Daemon:
         self._found: dict[str, Sequence[Device]] = {}
         self._complaints: dict[str, str] = {}
 
+    @property
+    def silent(self) -> Sequence[str]:
+        """The vendors whose libraries are there and have not told their devices, by name."""
+        return [vendor.name for vendor in self._loaded if vendor.name not in self._found]
+
     async def looked(self) -> None:
         """Return once the vendors have been asked for their devices, or did not answer."""
         await self._looked.wait()
@@ -368,8 +373,8 @@ def real_parts(config: Config) -> Parts:
         tools=Tools(
             inspect=edits.inspect,
             read=read,
-            place=lambda request, devices, slices, unhealthy, container: placement.place(
-                request, devices, slices, unhealthy, container, config
+            place=lambda request, devices, slices, unhealthy, container, silent: placement.place(
+                request, devices, slices, unhealthy, container, config, silent
             ),
             apply=edits.apply,
             write=edits.write,

@@ -8,6 +8,7 @@
  *   kills     processes killed at random moments; the next one gets the whole cap at once
  *   forks     children of an attached process, by fork, vfork and with every descriptor closed
  *   moves     a charge that passes to another process while a third sums
+ *   bells     whatever stands where the bell should
  *   holds     exported memory whose exporter lets go, or dies, before its importers
  *
  * Prints "ok" and what it counted, or a line saying what does not hold, and exits with 1.
@@ -23,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -569,6 +571,58 @@ static void run_forks(void) {
     printf("ok\n");
 }
 
+/* -- bells -------------------------------------------------------------------------------------- */
+
+static void ring(const char *what, long want) {
+    char path[4200];
+    struct stat status;
+    snprintf(path, sizeof path, "%s/target", folder);
+    errno = 12345;
+    aliquot_ring_bell();
+    CHECK(errno == 12345, "%s: errno stays", what);
+    CHECK(stat(path, &status) == 0 && status.st_size == want, "%s: nobody's file grows", what);
+    snprintf(path, sizeof path, "%s/bell", folder);
+    unlink(path);
+    rmdir(path);
+}
+
+/* A ring never waits, harms no file that somebody has put there, and raises no signal. */
+static void run_bells(void) {
+    char bell[4200], target[4200];
+    snprintf(bell, sizeof bell, "%s/bell", folder);
+    snprintf(target, sizeof target, "%s/target", folder);
+    int fd = open(target, O_CREAT | O_WRONLY, 0600);
+    CHECK(fd >= 0 && write(fd, "kept", 4) == 4, "a file");
+    attach();
+    ring("nothing", 4);
+    CHECK(!symlink(target, bell), "a symbolic link");
+    ring("a link to a file", 4);
+    CHECK(!symlink("bell", bell), "a link to itself");
+    ring("a link to itself", 4);
+    CHECK(!symlink("/dev/full", bell), "a link to a device");
+    ring("a device", 4);
+    CHECK(!link(target, bell), "a regular file");
+    ring("a regular file", 4);
+    CHECK(!mkdir(bell, 0700), "a folder");
+    ring("a folder", 4);
+    CHECK(!mkfifo(bell, 0600), "a FIFO");
+    ring("a FIFO that nobody reads", 4);
+    CHECK(!mkfifo(bell, 0600), "a FIFO");
+    int reader = open(bell, O_RDWR | O_NONBLOCK);
+    char bytes[4096] = {0};
+    while (write(reader, bytes, sizeof bytes) > 0)
+        ;
+    CHECK(reader >= 0 && errno == EAGAIN, "full");
+    ring("a FIFO that is full", 4);
+    sigset_t pending;
+    CHECK(!sigpending(&pending) && !sigismember(&pending, SIGPIPE), "no signal waits");
+    CHECK(!mkfifo(bell, 0600), "a FIFO");
+    int other = open(bell, O_RDONLY | O_NONBLOCK);
+    aliquot_ring_bell();
+    CHECK(read(other, bytes, sizeof bytes) == 1, "a bell is heard");
+    printf("ok\n");
+}
+
 /* -- moves -------------------------------------------------------------------------------------- */
 
 static int told[2], done[2];
@@ -784,6 +838,8 @@ int main(int argc, char **argv) {
         run_kills();
     else if (!strcmp(mode, "forks"))
         run_forks();
+    else if (!strcmp(mode, "bells"))
+        run_bells();
     else if (!strcmp(mode, "moves"))
         run_moves();
     else if (!strcmp(mode, "holds"))

@@ -148,6 +148,24 @@ def test_of_several_others_nobody_guesses_until_the_node_says() -> None:
     assert "asks for a device of cambricon: the node has those of ascend only" in text
 
 
+def test_no_vendor_is_the_only_one_while_the_library_of_another_does_not_answer() -> None:
+    def put_it(request: Request, config: Config, *vendors: str) -> list[str]:
+        devices = [of(vendor) for vendor in vendors]
+        return vendors_of(place(request, devices, (), {}, CONTAINER, config, ("nvidia",)))
+
+    with pytest.raises(RefusedError) as caught:
+        put_it(ask(memory="1GiB"), Config(), "ascend")
+    assert str(caught.value) == (
+        "team/pod/app asks for a device and does not say whose: the node has those of ascend, and "
+        "the library of nvidia does not tell of any: name the vendor in the request, or as "
+        "default_vendor in the configuration"
+    )
+    said = Config(default_vendor="ascend")
+    assert put_it(ask(memory="1GiB"), said, "ascend") == ["ascend"]
+    assert put_it(ask(memory="1GiB", vendor="ascend"), Config(), "ascend") == ["ascend"]
+    assert put_it(ask(models=("ascend MODEL",)), Config(), "ascend") == ["ascend"]
+
+
 @pytest.mark.parametrize("vendor", PLACES)
 def test_a_vendor_a_model_or_a_name_is_what_decides(vendor: str) -> None:
     devices = [of(one) for one in PLACES]

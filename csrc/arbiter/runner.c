@@ -149,8 +149,8 @@ static uint64_t decide(struct aliquot_runner *runner) {
             struct container *one = runner->owner[change[i].member];
             column_write(one, (uint32_t)(change[i].member - one->column[0].member), change[i].gate);
             /* It is watched from now on, and a word that was true when it waited may well stand a while. */
-            if (one->again_ns < now + DOUBT_NS)
-                one->again_ns = now + DOUBT_NS;
+            if (one->again_ns < now + OPENED_DOUBT_NS)
+                one->again_ns = now + OPENED_DOUBT_NS;
             runner->doubt_ns = soonest(runner->doubt_ns, one->again_ns);
             /* What was closed is looked at; what was opened rings. */
             if (one->told)

@@ -15,6 +15,7 @@ __thread uint32_t aliquot_depth __attribute__((tls_model("initial-exec")));
 static void forget(void) {
     aliquot_device_forget();
     aliquot_memory_forget();
+    aliquot_pools_forget();
     aliquot_physical_forget();
     aliquot_ipc_forget();
     aliquot_launch_forget();
@@ -59,6 +60,7 @@ const struct aliquot_vendor aliquot_vendor = {
     .forget = forget,
     .uuid = device_uuid,
     .otherwise = find_by_place,
+    .settle = aliquot_pools_settle,
 };
 
 rtError_t aliquot_prepare(void) {

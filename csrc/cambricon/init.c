@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+__thread uint32_t aliquot_depth __attribute__((tls_model("initial-exec")));
+
 /* Stands for a function that this driver lacks: programs may have been linked with it. */
 static CNresult not_there(void) { return CN_OPS_ERROR_NOT_SUPPORTED; }
 void *const aliquot_missing = (void *)not_there;
@@ -65,8 +67,7 @@ int aliquot_device_index(CNdev device) {
 }
 
 int aliquot_ordinal_index(uint32_t ordinal) {
-    int index = ordinal < handle_count ? aliquot_mapped((int)ordinal) : -1;
-    return index < 0 ? -1 : index;
+    return aliquot_mapped(ordinal < ALIQUOT_ORDINALS ? (int)ordinal : -1);
 }
 
 CNresult aliquot_cnInit(unsigned int flags) {

@@ -75,7 +75,8 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         if (device[i].cores < 1 || device[i].cores > 100 || device[i].cores_min > device[i].cores ||
             device[i].weight > ALIQUOT_MAX_WEIGHT || device[i].priority < -ALIQUOT_MAX_PRIORITY ||
             device[i].priority > ALIQUOT_MAX_PRIORITY || device[i].gate > ALIQUOT_GATE_CLOSED ||
-            device[i].enforcement > ALIQUOT_BY_DRIVER)
+            device[i].enforcement > ALIQUOT_BY_DRIVER ||
+            strnlen(device[i].label, ALIQUOT_NAME_BYTES) == ALIQUOT_NAME_BYTES)
             return -EINVAL;
         atomic_init(&grant.device[i].busy_permille, ALIQUOT_UNKNOWN);
         atomic_init(&grant.device[i].memory_busy_permille, ALIQUOT_UNKNOWN);
@@ -88,6 +89,7 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         atomic_init(&grant.device[i].priority, device[i].priority);
         atomic_init(&grant.device[i].wanted_permille, ALIQUOT_UNKNOWN);
         atomic_init(&grant.device[i].received_permille, ALIQUOT_UNKNOWN);
+        memcpy(grant.device[i].label, device[i].label, strlen(device[i].label));
     }
     struct {
         uint64_t magic;

@@ -61,7 +61,9 @@ struct aliquot_grant_device {
     _Atomic int32_t priority;   /* a higher one takes the device at once */
     _Atomic uint32_t wanted_permille;
     _Atomic uint32_t received_permille;
-    uint8_t reserved[160];
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; empty: "GPU-" and
+                                       the UUID */
+    uint8_t reserved[96];
 };
 
 enum aliquot_enforcement {
@@ -79,6 +81,7 @@ static_assert(offsetof(struct aliquot_grant_device, enforcement) == 60, "grant d
 static_assert(offsetof(struct aliquot_grant_device, gate) == 64, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, received_permille) == 92,
               "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, label) == 96, "grant device layout");
 
 /* The gate: what the slice may launch on the device now.
  *
@@ -279,15 +282,16 @@ static_assert(sizeof(struct aliquot_usage) == 4096 + 131072 + 65536 + 65536 + 13
 /* What a region is made from. */
 struct aliquot_region_device {
     uint8_t uuid[16];
-    uint64_t cap;           /* bytes or ALIQUOT_NO_CAP */
-    uint64_t page_bytes;    /* power of two */
-    uint64_t context_bytes; /* 0 when unknown */
-    uint32_t cores;         /* percent of the device, 1 to 100: the cap */
-    uint32_t enforcement;   /* enum aliquot_enforcement */
-    uint32_t cores_min;     /* percent that are guaranteed, 0 to cores */
-    uint32_t weight;        /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
-    int32_t priority;       /* within ALIQUOT_MAX_PRIORITY of 0 */
-    uint32_t gate;          /* ALIQUOT_GATE_*: before anybody shares out time */
+    uint64_t cap;                   /* bytes or ALIQUOT_NO_CAP */
+    uint64_t page_bytes;            /* power of two */
+    uint64_t context_bytes;         /* 0 when unknown */
+    uint32_t cores;                 /* percent of the device, 1 to 100: the cap */
+    uint32_t enforcement;           /* enum aliquot_enforcement */
+    uint32_t cores_min;             /* percent that are guaranteed, 0 to cores */
+    uint32_t weight;                /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
+    int32_t priority;               /* within ALIQUOT_MAX_PRIORITY of 0 */
+    uint32_t gate;                  /* ALIQUOT_GATE_*: before anybody shares out time */
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; may be empty */
 };
 
 #define ALIQUOT_MAX_WEIGHT 10000u
