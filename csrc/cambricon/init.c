@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-__thread uint32_t aliquot_depth __attribute__((tls_model("initial-exec")));
+__thread struct aliquot_own aliquot_own __attribute__((tls_model("initial-exec")));
 
 /* Stands for a function that this driver lacks: programs may have been linked with it. */
 static CNresult not_there(void) { return CN_OPS_ERROR_NOT_SUPPORTED; }
