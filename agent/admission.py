@@ -91,7 +91,14 @@ class Tools(Generic[B]):
     inspect: Callable[[Path], B]
     read: Callable[[Mapping[str, str], Mapping[str, str], str], Request | None]
     place: Callable[
-        [Request, Sequence[Device], Sequence[Slice], Mapping[str, str], Container],
+        [
+            Request,
+            Sequence[Device],
+            Sequence[Slice],
+            Mapping[str, str],
+            Container,
+            Mapping[str, str],
+        ],
         tuple[Part, ...],
     ]
     apply: Apply[B]
@@ -125,6 +132,11 @@ class Node(Protocol):
     @property
     def unhealthy(self) -> Mapping[str, str]:
         """Why devices cannot be used, by UUID."""
+        ...
+
+    @property
+    def broken(self) -> Mapping[str, str]:
+        """Why vendors whose devices the node has do not tell them, by name."""
         ...
 
     async def looked(self) -> None:
@@ -209,7 +221,9 @@ class Admission(Generic[B]):
         devices = self._node.devices
         # From here to `add` nobody else has a turn: what was found free is free.
         taken = self._ledger.reserved(devices)
-        parts = self._tools.place(request, devices, taken, self._node.unhealthy, container)
+        parts = self._tools.place(
+            request, devices, taken, self._node.unhealthy, container, self._node.broken
+        )
         piece = Slice(
             key=key,
             container=container,

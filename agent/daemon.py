@@ -48,6 +48,7 @@ from .slices import Request, Slice
 
 if TYPE_CHECKING:
     from .config import Config
+    from .devices.registry import Loaded
     from .readings import Readings
 
 RUNTIME_SOCKET: Final = "runtime.sock"
@@ -74,12 +75,12 @@ Service = Callable[["Daemon"], contextlib.AbstractAsyncContextManager[object]]
 class Parts:
     """What a daemon is made of besides its own.
 
-    ``load`` returns the vendors, and a line for each that cannot be used. ``programs`` are
+    ``load`` returns the vendors, and those that cannot be used with the reason. ``programs`` are
     aliquot-hook and aliquot-stat as they are installed. ``services`` go on while their block lasts;
-    one that cannot begin is reported, and the agent goes on without it.
+    one that cannot begin is reported, and tried again and again while the agent goes on without it.
     """
 
-    load: Callable[[], tuple[Sequence[Vendor], Sequence[str]]]
+    load: Callable[[], Loaded]
     tools: Tools[Any]
     programs: Callable[[], tuple[Path, Path]]
     services: Sequence[tuple[str, Service]] = ()
@@ -89,6 +90,7 @@ class Daemon:
     """The agent. Its attributes are what readings, metrics and tools see of it.
 
     ``unhealthy`` has a reason for each device that cannot be used, by UUID; readings write it.
+    ``broken`` has one for each vendor whose devices the node has and cannot be told, by name.
     ``passed`` are the sockets that systemd listens on for us, by name.
     """
 
@@ -99,6 +101,7 @@ class Daemon:
         self.vendors: tuple[Vendor, ...] = ()
         self.devices: tuple[Device, ...] = ()
         self.unhealthy: dict[str, str] = {}
+        self.broken: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
         self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
         self.sharing = Sharing(Settings(round_ns=config.sharing.round_ms * 1_000_000))
@@ -220,9 +223,13 @@ class Daemon:
         """Ask all vendors for their devices, and those that cannot tell again and again."""
         loop = asyncio.get_running_loop()
         try:
-            self._loaded, reasons = await self.keeper.caller("vendors").call(parts.load)
-            for reason in reasons:
-                _log.info("%s", reason)
+            loaded = await self.keeper.caller("vendors").call(parts.load)
+            self._loaded = loaded.vendors
+            self.broken = dict.fromkeys(loaded.signs, "it has not answered yet")
+            for one in loaded.left_out:
+                _log.info("%s is not used: %s", one.name, one.reason)
+                if sign := loaded.signs.get(one.name):
+                    self.broken[one.name] = f"{sign} is there, but {one.reason}"
             firsts = [(vendor, loop.create_task(self._ask(vendor))) for vendor in self._loaded]
             if firsts:
                 await asyncio.wait({task for _, task in firsts}, timeout=_READY_SECONDS)
@@ -252,6 +259,7 @@ class Daemon:
             # Before anybody is given what they take.
             await self.keeper.reclaim(vendor)
             self._found[vendor.name] = devices
+            self.broken.pop(vendor.name, None)
             self.vendors = tuple(one for one in self._loaded if one.name in self._found)
             known: dict[str, Device] = {}
             for device in (one for name in self.vendors for one in self._found[name.name]):
@@ -264,7 +272,9 @@ class Daemon:
         return False
 
     def _told(self, vendor: Vendor, text: str) -> None:
-        """Log what a vendor says when it is not what it said before."""
+        """Note what a vendor says, and log it when it is not what it said before."""
+        if vendor.name in self.broken:
+            self.broken[vendor.name] = text
         if self._complaints.get(vendor.name) != text:
             self._complaints[vendor.name] = text
             _log.warning("%s: %s", vendor.name, text)
@@ -320,10 +330,31 @@ async def _serving(name: str, service: Service, daemon: Daemon) -> AsyncIterator
         try:
             await stack.enter_async_context(service(daemon))
         except AliquotError as error:
-            _log.error("%s: the agent goes on without %s", error, name)
+            _log.error(
+                "%s: the agent goes on without %s, and tries again every %.0f s",
+                error,
+                name,
+                _AGAIN_SECONDS,
+            )
+            await stack.enter_async_context(_task(_serve_later(name, service, daemon)))
         except Exception:  # noqa: BLE001 - containers must be served all the same
             _log.exception("the agent goes on without %s", name)
         yield
+
+
+async def _serve_later(name: str, service: Service, daemon: Daemon) -> None:
+    """Have a service once it can be had, until cancelled."""
+    while True:
+        await asyncio.sleep(_AGAIN_SECONDS)
+        try:
+            async with service(daemon):
+                _log.info("%s: begun after all", name)
+                await asyncio.get_running_loop().create_future()
+        except AliquotError:
+            pass  # It has been told of.
+        except Exception:  # noqa: BLE001 - containers must be served all the same
+            _log.exception("the agent goes on without %s", name)
+            return
 
 
 async def _first(*waits: Awaitable[Any]) -> None:
@@ -359,17 +390,13 @@ def real_parts(config: Config) -> Parts:
         request: Request | None = requests.read(asked, environment, name, config)
         return request
 
-    def load() -> tuple[Sequence[Vendor], Sequence[str]]:
-        loaded = registry.load(config)
-        return loaded.vendors, [f"{one.name} is not used: {one.reason}" for one in loaded.left_out]
-
     return Parts(
-        load=load,
+        load=lambda: registry.load(config),
         tools=Tools(
             inspect=edits.inspect,
             read=read,
-            place=lambda request, devices, slices, unhealthy, container: placement.place(
-                request, devices, slices, unhealthy, container, config
+            place=lambda request, devices, slices, unhealthy, container, broken: placement.place(
+                request, devices, slices, unhealthy, container, config, broken
             ),
             apply=edits.apply,
             write=edits.write,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations, islice
 from math import comb
+from types import MappingProxyType
 from typing import Final
 
 from .config import EVERY_OTHER, Config
@@ -82,10 +83,12 @@ def place(
     unhealthy: Mapping[str, str],
     container: Container,
     config: Config,
+    broken: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Part, ...]:
     """Return what the container gets of which devices, by their index.
 
-    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID. Several devices are
+    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID, ``broken`` that by
+    the name of a vendor whose devices the node has and cannot be told. Several devices are
     chosen so that most of them are linked directly, then so that they lie on few NUMA nodes, then
     as ``placement`` says. What a request leaves open is all of a device, up to the container's
     ceiling. Raises RefusedError.
@@ -94,7 +97,7 @@ def place(
     shown = container.shown
     if not devices:
         raise RefusedError(f"{shown} asks for a device: the node has none that can be used")
-    request = replace(request, vendor=_vendor(request, devices, shown, config))
+    request = replace(request, vendor=_vendor(request, devices, shown, config, broken))
     _check_known(request, devices, shown)
     count = request.count
     if count is None:
@@ -203,26 +206,38 @@ def check_room(
 # -- What is asked for ---------------------------------------------------------------------------
 
 
-def _vendor(request: Request, devices: Sequence[Device], shown: str, config: Config) -> str:
+def _vendor(
+    request: Request,
+    devices: Sequence[Device],
+    shown: str,
+    config: Config,
+    broken: Mapping[str, str],
+) -> str:
     """Return whose devices the request is for; empty: whosever fit the names in it.
 
     A container has the software of some vendors only, so that nobody gets a device of another by
-    chance. Raises RefusedError.
+    chance; not even while the library of the one that is meant fails. Raises RefusedError.
     """
     there = sorted({device.vendor for device in devices})
+    known = sorted({*there, *broken})
     if request.vendor:
         wanted = request.vendor
     elif request.uuids or request.models:
         return ""
     elif config.default_vendor:
         wanted = config.default_vendor
-    elif len(there) == 1 or _USUAL_VENDOR in there:
-        wanted = there[0] if len(there) == 1 else _USUAL_VENDOR
+    elif len(known) == 1 or _USUAL_VENDOR in there:
+        wanted = known[0] if len(known) == 1 else _USUAL_VENDOR
     else:
+        fails = "".join(f" ({name} fails: {broken[name]})" for name in known if name in broken)
         raise RefusedError(
             f"{shown} asks for a device and does not say whose: the node has those of "
-            f"{', '.join(there)}: name the vendor in the request, or as default_vendor in the "
-            "configuration"
+            f"{', '.join(known)}{fails}: name the vendor in the request, or as default_vendor in "
+            "the configuration"
+        )
+    if wanted in broken and wanted not in there:
+        raise RefusedError(
+            f"{shown} asks for a device of {wanted}, whose library fails: {broken[wanted]}"
         )
     if wanted not in there:
         raise RefusedError(

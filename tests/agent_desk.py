@@ -34,6 +34,7 @@ class Desk:
     vendor: PaperVendor
     ledger: Ledger
     unhealthy: dict[str, str] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
     tools: Any = TOOLS
 
     def __post_init__(self) -> None:  # noqa: D105 - as every other of its name
