@@ -37,6 +37,7 @@ VENDOR_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, ASCEND, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
+_DEFAULT_RUNTIME_DIR: Final = Path("/run/aliquot")
 _RUNTIME_DIR_VARIABLE: Final = "ALIQUOT_RUNTIME_DIR"
 _MOST_BYTES: Final = 1 << 20
 # The path of a Unix socket has 107 bytes, and the longest name in the folder is runtime.sock.
@@ -99,7 +100,7 @@ class Shares:
 class Config:
     """What the agent was told; docs/configuration.md describes each field."""
 
-    runtime_dir: Path = Path("/run/aliquot")
+    runtime_dir: Path = _DEFAULT_RUNTIME_DIR
     lib_dir: Path = Path("/var/lib/aliquot/lib")
     cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     metrics_address: str = "127.0.0.1"
@@ -159,6 +160,21 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     if mistakes:
         raise ConfigError([_printable(mistake) for mistake in mistakes])
     return Config(**values)
+
+
+def configured_base() -> Path:
+    """Return the runtime_dir of the node's configuration file, for those who want no more of it.
+
+    What else is in the file may have mistakes that the agent, which runs, does not know of yet. A
+    file that this user may not read is an agent's that he may not ask. Raises ConfigError.
+    """
+    if not os.access(DEFAULT_PATH, os.R_OK):
+        return _DEFAULT_RUNTIME_DIR
+    table = _read_table(DEFAULT_PATH, optional=True)
+    try:
+        return _runtime_dir(table.get(_RUNTIME_DIR, str(_DEFAULT_RUNTIME_DIR)))
+    except _Mistake as mistake:
+        raise ConfigError([_printable(f"{DEFAULT_PATH}: {_RUNTIME_DIR}: {mistake}")]) from mistake
 
 
 def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:

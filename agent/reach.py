@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from . import config
 from .errors import AliquotError, BadRequestError
 
 TOOLS_SOCKET: Final = "agent.sock"
 
-_DEFAULT_BASE: Final = Path("/run/aliquot")
 _CONNECT_SECONDS: Final = 5.0
 
 
@@ -30,15 +30,15 @@ class AgentClosedError(AgentError):
 
 
 def socket_path(environment: Mapping[str, str]) -> Path:
-    """Return where the agent listens for tools. Raises BadRequestError.
+    """Return where the agent listens for tools. Raises BadRequestError, ConfigError.
 
     Unlike slices of ``aliquot run``, which every user has in folders of their own, the agent is
-    one for the node.
+    one for the node, and is where its configuration file says.
     """
     own = environment.get("ALIQUOT_RUNTIME_DIR")
     if own and not Path(own).is_absolute():
         raise BadRequestError(f"ALIQUOT_RUNTIME_DIR: '{own}' is not an absolute path")
-    return (Path(own) if own else _DEFAULT_BASE) / TOOLS_SOCKET
+    return (Path(own) if own else config.configured_base()) / TOOLS_SOCKET
 
 
 def is_there(path: Path) -> bool:

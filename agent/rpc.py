@@ -404,6 +404,7 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         let_through=reading.let_through,
         gate=reading.gate,
         account=None if reading.account is None else rpc_pb2.Account(**asdict(reading.account)),
+        partition=printable(part.partition),
     )
 
 

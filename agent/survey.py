@@ -37,6 +37,7 @@ class SliceDevice:
 
     ``unclaimed`` is what the slice has been told that no process charged, ``unseen`` what was seen
     of that last; ``enforcement`` says who holds the cap; ``cap`` is None when there is none.
+    ``partition`` is the vendor's id of it where that is a partition, else empty.
 
     ``cores`` is what is guaranteed, ``cores_max`` what is never passed; ``gate`` is one of
     region.GATES; the counters are those of region.UsedDevice; ``account`` is what the arbiter
@@ -65,6 +66,7 @@ class SliceDevice:
     overruns: int | None
     let_through: int | None
     account: Account | None = None
+    partition: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,7 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
         waits=rpc.known(part, "waits"),
         overruns=rpc.known(part, "overruns"),
         let_through=rpc.known(part, "let_through"),
+        partition=part.partition,
         account=None
         if account is None
         else Account(

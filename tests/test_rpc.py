@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from aliquot.agent import reach, rpc, rpc_pb2
+from aliquot.agent import cli, config, reach, rpc, rpc_pb2
 from aliquot.agent.devices import DeviceProcess
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.slices import Container
@@ -380,6 +380,25 @@ def test_a_path_too_long_for_a_socket_is_one_line(tmp_path: Path) -> None:
 )
 def test_there_is_one_agent_for_the_node(environment: dict[str, str], path: str) -> None:
     assert reach.socket_path(environment) == Path(path)
+
+
+def test_without_a_variable_the_agent_is_where_its_file_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ALIQUOT_RUNTIME_DIR", raising=False)
+    file = tmp_path / "config.toml"
+    monkeypatch.setattr(config, "DEFAULT_PATH", file)
+    assert reach.socket_path({}) == Path("/run/aliquot/agent.sock")
+    # What concerns only the agent may be wrong: it runs with what it has read.
+    file.write_text('runtime_dir = "/srv/own"\nplacement = 7\n')
+    assert reach.socket_path({}) == Path("/srv/own/agent.sock")
+    assert reach.socket_path({"ALIQUOT_RUNTIME_DIR": "/x"}) == Path("/x/agent.sock")
+    file.write_text('runtime_dir = "here"\n')
+    with pytest.raises(config.ConfigError, match="runtime_dir: 'here' is not an absolute path"):
+        reach.socket_path({})
+    for command in (["ps"], ["devices"], ["top", "--once"]):
+        assert cli.main(command) == 2, command
+        assert f"{file}: runtime_dir: " in capsys.readouterr().err, command
 
 
 # -- What is written of it -----------------------------------------------------------------------
