@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aliquot.shim import region
 
@@ -24,6 +24,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+_T = TypeVar("_T")
 
 DEFAULT_PATH: Final = Path("/etc/aliquot/config.toml")
 EVERY_OTHER: Final = "*"
@@ -162,19 +164,27 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     return Config(**values)
 
 
+def configured_vendor() -> str:
+    """Return the default_vendor of the node's configuration file, as configured_base does."""
+    return str(_configured("default_vendor", "", _vendor_or_none))
+
+
 def configured_base() -> Path:
     """Return the runtime_dir of the node's configuration file, for those who want no more of it.
 
     What else is in the file may have mistakes that the agent, which runs, does not know of yet. A
     file that this user may not read is an agent's that he may not ask. Raises ConfigError.
     """
+    return _configured(_RUNTIME_DIR, str(_DEFAULT_RUNTIME_DIR), _runtime_dir)
+
+
+def _configured(key: str, default: str, read: Callable[[object], _T]) -> _T:
     if not os.access(DEFAULT_PATH, os.R_OK):
-        return _DEFAULT_RUNTIME_DIR
-    table = _read_table(DEFAULT_PATH, optional=True)
+        return read(default)
     try:
-        return _runtime_dir(table.get(_RUNTIME_DIR, str(_DEFAULT_RUNTIME_DIR)))
+        return read(_read_table(DEFAULT_PATH, optional=True).get(key, default))
     except _Mistake as mistake:
-        raise ConfigError([_printable(f"{DEFAULT_PATH}: {_RUNTIME_DIR}: {mistake}")]) from mistake
+        raise ConfigError([_printable(f"{DEFAULT_PATH}: {key}: {mistake}")]) from mistake
 
 
 def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:
