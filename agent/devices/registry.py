@@ -8,10 +8,9 @@ down only itself, and says why.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Protocol
 
 from ..ascend_config import Ascend
@@ -89,7 +88,7 @@ class Loaded:
 
     vendors: tuple[Vendor, ...]
     left_out: tuple[LeftOut, ...]
-    signs: Mapping[str, str] = MappingProxyType({})
+    signs: Mapping[str, str] = field(default_factory=dict)
 
 
 def vendors(config: Settings) -> tuple[Vendor, ...]:
