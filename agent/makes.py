@@ -1,4 +1,4 @@
-"""What tells the vendors apart for ``aliquot run``: which library a program loads, and by what names."""
+"""What tells vendors apart for ``aliquot run``: which library a program loads, by what names."""
 
 from __future__ import annotations
 

@@ -96,9 +96,7 @@ def enter(covers: Sequence[Cover]) -> None:
     ]
     lowers = [_open(cover.folder.path) for cover in covers]
     uppers = [_open(cover.lib) for cover in covers]
-    libraries = [
-        [(link, _open(path)) for link, path in _libraries(cover)] for cover in covers
-    ]
+    libraries = [[(link, _open(path)) for link, path in _libraries(cover)] for cover in covers]
     regions = [_open(os.path.join(cover.lib, REGION_FOLDER)) for cover in covers]
     for cover, upper, lower in zip(covers, uppers, lowers, strict=True):
         # By descriptor: the folder below, not an overlay over its parent, and no text to escape.

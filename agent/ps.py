@@ -25,7 +25,7 @@ the node's agent runs and lets you ask (root), those of containers: NAMESPACE/PO
 
 A slice is `starting` while it is made, `running` while its program runs, `orphaned` when the
 command that made it is gone but processes of it live, and `ended` after that. A process is listed
-once it has initialised CUDA, by its number as it sees it itself.
+once it has initialised the vendor's library, by its number as it sees it itself.
 
 \b
 CHARGE    what the living processes hold, in what the device really gives

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _HELP = """Run CMD with a cap on one or more devices: on memory, on time, or on both.
 
 CMD and everything that it starts share one slice. An allocation beyond the cap gets the vendor's
-own out-of-memory error, launches wait so that no more time is used than --cores says, and the devices
-of the slice are the only ones that CMD sees. Time is counted for this slice alone: what others on
+own out-of-memory error, launches wait so that no more time is used than --cores says, and the
+devices of the slice are the only ones that CMD sees. Time is counted for this slice alone: what others on
 the device have of it is theirs to see to.
 
 \b
@@ -148,7 +148,7 @@ def _cores(said: str | None, environment: Mapping[str, str]) -> int | None:
     return policies.parse_hami_cores(environment[name], name) if name in environment else None
 
 
-def _plan(  # noqa: PLR0913, PLR0917 - what was asked for, one by one
+def _plan(
     limits: sizes.Limits,
     cores: int,
     device: str | None,
@@ -287,9 +287,7 @@ def _run_as(making: _Making, mode: str) -> int:
         lib = str(rundir.lib_folder(run, 0))
         environment = _preload(_environment(wanted.shares, make), f"{lib}/{make.soname}")
         paths = [f"{lib}/{make.names[0]}"]
-    program = launch.Program(
-        command, environment, covers, wanted.shim, tuple(paths), make.vendor
-    )
+    program = launch.Program(command, environment, covers, wanted.shim, tuple(paths), make.vendor)
     status = launch.run(
         program,
         rundir.inheritable_lock(run),
@@ -361,7 +359,7 @@ def _first_environment() -> bytes:
 
 def _preload(environment: dict[str, str], shim: str) -> dict[str, str]:
     """Add what leads the loader to ``shim``, and all names beside it, without mounts."""
-    lib = os.path.dirname(shim)
+    lib = os.fspath(Path(shim).parent)
     if any(letter in ": ;$" for letter in lib):
         raise AliquotError(
             f"{lib} cannot stand in LD_PRELOAD: name a folder without blanks, ':', ';' and '$' "

@@ -569,17 +569,23 @@ def test_a_port_in_use_is_served_once_it_is_free(
     monkeypatch.setattr(daemon, "_AGAIN_SECONDS", 0.01)
 
     async def serve(other: socket.socket) -> str:
-        service = daemon._serving("metrics", metrics.serve, cast("daemon.Daemon", node))
-        async with service:
+        begun = asyncio.Event()
+
+        @contextlib.asynccontextmanager
+        async def service(node: daemon.Daemon) -> AsyncIterator[None]:
+            async with metrics.serve(node):
+                begun.set()
+                yield
+
+        async with daemon._serving("metrics", service, cast("daemon.Daemon", node)):
             (told,) = [one.getMessage() for one in caplog.records]
             other.close()
-            while not any(one.getMessage().endswith("after all") for one in caplog.records):
-                await asyncio.sleep(0.01)
+            await begun.wait()
             _, writer = await asyncio.open_connection("127.0.0.1", node.config.metrics_port)
             writer.close()
             return told
 
-    with socket.socket() as other, caplog.at_level("INFO"):
+    with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         node.config.metrics_port = other.getsockname()[1]

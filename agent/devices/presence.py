@@ -59,10 +59,10 @@ def _pci(signs: _Signs, system: Path) -> Iterator[str]:
         return
     for device in found:
         vendor, kind = _hex(device / "vendor"), _hex(device / "class")
-        if vendor and int(vendor, 16) == signs.pci_vendor:
-            # Six digits: class, subclass, programming interface.
-            if kind.zfill(6).startswith(signs.pci_class):
-                yield f"PCI device {device.name}"
+        ours = vendor and int(vendor, 16) == signs.pci_vendor
+        # Six digits: class, subclass, programming interface.
+        if ours and kind.zfill(6).startswith(signs.pci_class):
+            yield f"PCI device {device.name}"
 
 
 def _hex(path: Path) -> str:
