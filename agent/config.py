@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from aliquot.shim import region
 
@@ -25,8 +25,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
-_T = TypeVar("_T")
-
 DEFAULT_PATH: Final = Path("/etc/aliquot/config.toml")
 EVERY_OTHER: Final = "*"
 ANNOTATIONS: Final = "annotations"
@@ -39,7 +37,6 @@ VENDOR_NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 SOURCES: Final = (ANNOTATIONS, ENVIRONMENT, HAMI, ASCEND, CAMBRICON)
 
 _RUNTIME_DIR: Final = "runtime_dir"
-_DEFAULT_RUNTIME_DIR: Final = Path("/run/aliquot")
 _RUNTIME_DIR_VARIABLE: Final = "ALIQUOT_RUNTIME_DIR"
 _MOST_BYTES: Final = 1 << 20
 # The path of a Unix socket has 107 bytes, and the longest name in the folder is runtime.sock.
@@ -102,7 +99,7 @@ class Shares:
 class Config:
     """What the agent was told; docs/configuration.md describes each field."""
 
-    runtime_dir: Path = _DEFAULT_RUNTIME_DIR
+    runtime_dir: Path = Path("/run/aliquot")
     lib_dir: Path = Path("/var/lib/aliquot/lib")
     cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
     metrics_address: str = "127.0.0.1"
@@ -162,29 +159,6 @@ def load(path: Path | None, environment: Mapping[str, str] | None = None) -> Con
     if mistakes:
         raise ConfigError([_printable(mistake) for mistake in mistakes])
     return Config(**values)
-
-
-def configured_vendor() -> str:
-    """Return the default_vendor of the node's configuration file, as configured_base does."""
-    return str(_configured("default_vendor", "", _vendor_or_none))
-
-
-def configured_base() -> Path:
-    """Return the runtime_dir of the node's configuration file, for those who want no more of it.
-
-    What else is in the file may have mistakes that the agent, which runs, does not know of yet. A
-    file that this user may not read is an agent's that he may not ask. Raises ConfigError.
-    """
-    return _configured(_RUNTIME_DIR, str(_DEFAULT_RUNTIME_DIR), _runtime_dir)
-
-
-def _configured(key: str, default: str, read: Callable[[object], _T]) -> _T:
-    if not os.access(DEFAULT_PATH, os.R_OK):
-        return read(default)
-    try:
-        return read(_read_table(DEFAULT_PATH, optional=True).get(key, default))
-    except _Mistake as mistake:
-        raise ConfigError([_printable(f"{DEFAULT_PATH}: {key}: {mistake}")]) from mistake
 
 
 def _read_table(path: Path, *, optional: bool) -> dict[str, Any]:

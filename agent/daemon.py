@@ -90,7 +90,6 @@ class Daemon:
     """The agent. Its attributes are what readings, metrics and tools see of it.
 
     ``unhealthy`` has a reason for each device that cannot be used, by UUID; readings write it.
-    ``broken`` has one for each vendor whose devices the node has and cannot be told, by name.
     ``passed`` are the sockets that systemd listens on for us, by name.
     """
 
@@ -101,7 +100,6 @@ class Daemon:
         self.vendors: tuple[Vendor, ...] = ()
         self.devices: tuple[Device, ...] = ()
         self.unhealthy: dict[str, str] = {}
-        self.broken: dict[str, str] = {}
         self.passed: dict[str, sockets.Listening] = {}
         self.keeper = Keeper(self.ledger, lambda: self._loaded, self.looked)
         self.sharing = Sharing(Settings(round_ns=config.sharing.round_ms * 1_000_000))
@@ -113,6 +111,16 @@ class Daemon:
         self._loaded: Sequence[Vendor] = ()
         self._found: dict[str, Sequence[Device]] = {}
         self._complaints: dict[str, str] = {}
+        self._unloaded: Sequence[str] = ()
+
+    @property
+    def silent(self) -> Sequence[str]:
+        """The vendors whose libraries have not told their devices, by name.
+
+        Of those whose libraries cannot be used, only whose devices the kernel shows.
+        """
+        asked = [vendor.name for vendor in self._loaded if vendor.name not in self._found]
+        return [*asked, *self._unloaded]
 
     async def looked(self) -> None:
         """Return once the vendors have been asked for their devices, or did not answer."""
@@ -225,11 +233,11 @@ class Daemon:
         try:
             loaded = await self.keeper.caller("vendors").call(parts.load)
             self._loaded = loaded.vendors
-            self.broken = dict.fromkeys(loaded.signs, "it has not answered yet")
             for one in loaded.left_out:
                 _log.info("%s is not used: %s", one.name, one.reason)
                 if sign := loaded.signs.get(one.name):
-                    self.broken[one.name] = f"{sign} is there, but {one.reason}"
+                    _log.warning("%s: %s is there, and its library cannot be used", one.name, sign)
+            self._unloaded = [one.name for one in loaded.left_out if one.name in loaded.signs]
             firsts = [(vendor, loop.create_task(self._ask(vendor))) for vendor in self._loaded]
             if firsts:
                 await asyncio.wait({task for _, task in firsts}, timeout=_READY_SECONDS)
@@ -259,7 +267,6 @@ class Daemon:
             # Before anybody is given what they take.
             await self.keeper.reclaim(vendor)
             self._found[vendor.name] = devices
-            self.broken.pop(vendor.name, None)
             self.vendors = tuple(one for one in self._loaded if one.name in self._found)
             known: dict[str, Device] = {}
             for device in (one for name in self.vendors for one in self._found[name.name]):
@@ -272,9 +279,7 @@ class Daemon:
         return False
 
     def _told(self, vendor: Vendor, text: str) -> None:
-        """Note what a vendor says, and log it when it is not what it said before."""
-        if vendor.name in self.broken:
-            self.broken[vendor.name] = text
+        """Log what a vendor says when it is not what it said before."""
         if self._complaints.get(vendor.name) != text:
             self._complaints[vendor.name] = text
             _log.warning("%s: %s", vendor.name, text)
@@ -395,8 +400,8 @@ def real_parts(config: Config) -> Parts:
         tools=Tools(
             inspect=edits.inspect,
             read=read,
-            place=lambda request, devices, slices, unhealthy, container, broken: placement.place(
-                request, devices, slices, unhealthy, container, config, broken
+            place=lambda request, devices, slices, unhealthy, container, silent: placement.place(
+                request, devices, slices, unhealthy, container, config, silent
             ),
             apply=edits.apply,
             write=edits.write,

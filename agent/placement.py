@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations, islice
 from math import comb
-from types import MappingProxyType
 from typing import Final
 
 from .config import EVERY_OTHER, Config
@@ -83,12 +82,12 @@ def place(
     unhealthy: Mapping[str, str],
     container: Container,
     config: Config,
-    broken: Mapping[str, str] = MappingProxyType({}),
+    silent: Sequence[str] = (),
 ) -> tuple[Part, ...]:
     """Return what the container gets of which devices, by their index.
 
-    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID, ``broken`` that by
-    the name of a vendor whose devices the node has and cannot be told. Several devices are
+    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID, ``silent`` the vendors
+    of which nobody knows yet what devices they have. Several devices are
     chosen so that most of them are linked directly, then so that they lie on few NUMA nodes, then
     as ``placement`` says. What a request leaves open is all of a device, up to the container's
     ceiling. Raises RefusedError.
@@ -97,7 +96,7 @@ def place(
     shown = container.shown
     if not devices:
         raise RefusedError(f"{shown} asks for a device: the node has none that can be used")
-    request = replace(request, vendor=_vendor(request, devices, shown, config, broken))
+    request = replace(request, vendor=_vendor(request, devices, shown, config, silent))
     _check_known(request, devices, shown)
     count = request.count
     if count is None:
@@ -207,37 +206,33 @@ def check_room(
 
 
 def _vendor(
-    request: Request,
-    devices: Sequence[Device],
-    shown: str,
-    config: Config,
-    broken: Mapping[str, str],
+    request: Request, devices: Sequence[Device], shown: str, config: Config, silent: Sequence[str]
 ) -> str:
     """Return whose devices the request is for; empty: whosever fit the names in it.
 
     A container has the software of some vendors only, so that nobody gets a device of another by
-    chance; not even while the library of the one that is meant fails. Raises RefusedError.
+    chance, nor because the library of the one that was meant does not answer. Raises RefusedError.
     """
     there = sorted({device.vendor for device in devices})
-    known = sorted({*there, *broken})
     if request.vendor:
         wanted = request.vendor
     elif request.uuids or request.models:
         return ""
     elif config.default_vendor:
         wanted = config.default_vendor
-    elif len(known) == 1 or _USUAL_VENDOR in there:
-        wanted = known[0] if len(known) == 1 else _USUAL_VENDOR
-    else:
-        fails = "".join(f" ({name} fails: {broken[name]})" for name in known if name in broken)
+    elif silent and _USUAL_VENDOR not in there:
         raise RefusedError(
             f"{shown} asks for a device and does not say whose: the node has those of "
-            f"{', '.join(known)}{fails}: name the vendor in the request, or as default_vendor in "
-            "the configuration"
+            f"{', '.join(there)}, and the library of {', '.join(silent)} does not tell of any: "
+            "name the vendor in the request, or as default_vendor in the configuration"
         )
-    if wanted in broken and wanted not in there:
+    elif len(there) == 1 or _USUAL_VENDOR in there:
+        wanted = there[0] if len(there) == 1 else _USUAL_VENDOR
+    else:
         raise RefusedError(
-            f"{shown} asks for a device of {wanted}, whose library fails: {broken[wanted]}"
+            f"{shown} asks for a device and does not say whose: the node has those of "
+            f"{', '.join(there)}: name the vendor in the request, or as default_vendor in the "
+            "configuration"
         )
     if wanted not in there:
         raise RefusedError(

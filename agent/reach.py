@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from . import config
 from .errors import AliquotError, BadRequestError
 
 TOOLS_SOCKET: Final = "agent.sock"
@@ -30,15 +29,26 @@ class AgentClosedError(AgentError):
 
 
 def socket_path(environment: Mapping[str, str]) -> Path:
-    """Return where the agent listens for tools. Raises BadRequestError, ConfigError.
+    """Return where the agent listens for tools. Raises BadRequestError.
 
     Unlike slices of ``aliquot run``, which every user has in folders of their own, the agent is
-    one for the node, and is where its configuration file says.
+    one for the node: where ALIQUOT_RUNTIME_DIR does not say it, the node's configuration does, if
+    it may be read and is one.
     """
     own = environment.get("ALIQUOT_RUNTIME_DIR")
     if own and not Path(own).is_absolute():
         raise BadRequestError(f"ALIQUOT_RUNTIME_DIR: '{own}' is not an absolute path")
-    return (Path(own) if own else config.configured_base()) / TOOLS_SOCKET
+    return (Path(own) if own else _configured()) / TOOLS_SOCKET
+
+
+def _configured() -> Path:
+    from . import config  # noqa: PLC0415 - not where the environment says it
+
+    try:
+        return config.load(None, {}).runtime_dir
+    except config.ConfigError:
+        # The agent does not run by it either, or it is root's to read.
+        return config.Config().runtime_dir
 
 
 def is_there(path: Path) -> bool:

@@ -386,6 +386,7 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         cap_bytes=part.memory_bytes,
         cores=part.cores,
         enforcement=part.enforcement,
+        partition=printable(part.partition) or None,
         charged_bytes=reading.charged_bytes,
         seen_bytes=reading.seen_bytes,
         unseen_bytes=reading.unseen_bytes,
@@ -404,7 +405,6 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         let_through=reading.let_through,
         gate=reading.gate,
         account=None if reading.account is None else rpc_pb2.Account(**asdict(reading.account)),
-        partition=printable(part.partition),
     )
 
 

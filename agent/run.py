@@ -26,8 +26,8 @@ _HELP = """Run CMD with a cap on one or more devices: on memory, on time, or on 
 
 CMD and everything that it starts share one slice. An allocation beyond the cap gets the vendor's
 own out-of-memory error, launches wait so that no more time is used than --cores says, and the
-devices of the slice are the only ones that CMD sees. Time is counted for this slice alone: what others on
-the device have of it is theirs to see to.
+devices of the slice are the only ones that CMD sees. Time is counted for this slice alone: what
+others on the device have of it is theirs to see to.
 
 \b
 Sizes:    4GiB 4096MiB 512KiB 1TiB (powers of 1024), 4GB 500MB 1KB (powers of 1000),
@@ -191,7 +191,7 @@ def _plan(
 
 def _find(environment: Mapping[str, str], vendor: str | None) -> drivers.Installation:
     """Find the library of the vendor that is meant. Raises AliquotError."""
-    said = vendor or config.configured_vendor()
+    said = vendor or _configured()
     if said:
         if said not in makes.MAKES:
             raise AliquotError(
@@ -217,6 +217,14 @@ def _find(environment: Mapping[str, str], vendor: str | None) -> drivers.Install
             "say whose with --vendor, or as default_vendor in the configuration"
         )
     return found[0]
+
+
+def _configured() -> str:
+    """Return the node's default_vendor, "" where nobody says it or this user may not know it."""
+    try:
+        return config.load(None, {}).default_vendor
+    except config.ConfigError:
+        return ""
 
 
 def _refuse_nesting(installation: drivers.Installation, shim: Path) -> None:
@@ -321,6 +329,7 @@ def _region(wanted: _Slice) -> list[region.RegionDevice]:
             page_bytes=share.device.page_bytes,
             context_bytes=wanted.context_bytes[share.device.index],
             cores=wanted.cores,
+            label=share.device.uuid_text,
         )
         for share in wanted.shares
     ]

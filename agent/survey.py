@@ -36,8 +36,8 @@ class SliceDevice:
     """One device of a slice.
 
     ``unclaimed`` is what the slice has been told that no process charged, ``unseen`` what was seen
-    of that last; ``enforcement`` says who holds the cap; ``cap`` is None when there is none.
-    ``partition`` is the vendor's id of it where that is a partition, else empty.
+    of that last; ``enforcement`` says who holds the cap, and ``partition`` by which partition, as
+    its vendor calls it, None where that is none; ``cap`` is None when there is no cap.
 
     ``cores`` is what is guaranteed, ``cores_max`` what is never passed; ``gate`` is one of
     region.GATES; the counters are those of region.UsedDevice; ``account`` is what the arbiter
@@ -66,7 +66,7 @@ class SliceDevice:
     overruns: int | None
     let_through: int | None
     account: Account | None = None
-    partition: str = ""
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +214,7 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
         peak=rpc.known(part, "peak_bytes"),
         refusals=rpc.known(part, "refusals"),
         enforcement=part.enforcement,
+        partition=rpc.known(part, "partition"),
         cores=part.cores,
         cores_max=part.cores_max,
         weight=part.weight,
@@ -225,7 +226,6 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
         waits=rpc.known(part, "waits"),
         overruns=rpc.known(part, "overruns"),
         let_through=rpc.known(part, "let_through"),
-        partition=part.partition,
         account=None
         if account is None
         else Account(

@@ -12,7 +12,7 @@ import aliquot.shim
 import pytest
 
 from tenants import compile_c
-from vendors import Vendor
+from tenant_vendors import Vendor
 
 _SOURCES = {
     "nvidia": "accel_cuda.c",

@@ -34,7 +34,6 @@ class Desk:
     vendor: PaperVendor
     ledger: Ledger
     unhealthy: dict[str, str] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
     tools: Any = TOOLS
 
     def __post_init__(self) -> None:  # noqa: D105 - as every other of its name
@@ -47,6 +46,11 @@ class Desk:
     def vendors(self) -> tuple[PaperVendor, ...]:
         """The one vendor."""
         return (self.vendor,)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Nobody: the one vendor tells of his devices."""
+        return ()
 
     @property
     def devices(self) -> tuple[Device, ...]:

@@ -195,10 +195,9 @@ def place(
     slices: Sequence[Slice],
     unhealthy: Mapping[str, str],
     container: Container,
-    broken: Mapping[str, str],
+    _: Sequence[str],
 ) -> tuple[Part, ...]:
     """Give so many GiB of the first device that has them."""
-    del broken
     assert request.count
     for one in devices:
         held = sum(part.memory_bytes for piece in slices if (part := piece.part(one.uuid)))

@@ -12,8 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 struct attribute {
     uint32_t attr;
@@ -68,11 +66,6 @@ struct arguments {
     X(aclrtGetMemInfo, (int, size_t *, size_t *))                                                  \
     X(aclrtMallocPhysical, (void **, size_t, const struct property *, uint64_t))                   \
     X(aclrtFreePhysical, (void *))                                                                 \
-    X(aclrtReserveMemAddress, (void **, size_t, size_t, void *, uint64_t))                         \
-    X(aclrtReleaseMemAddress, (void *))                                                            \
-    X(aclrtMapMem, (void *, size_t, size_t, void *, uint64_t))                                     \
-    X(aclrtUnmapMem, (void *))                                                                     \
-    X(aclrtMemRetainAllocationHandle, (void *, void **))                                           \
     X(aclrtMemcpy, (void *, size_t, const void *, size_t, int))                                    \
     X(aclrtMemcpyAsync, (void *, size_t, const void *, size_t, int, void *))                       \
     X(aclrtMemset, (void *, size_t, int32_t, size_t))                                              \
@@ -196,16 +189,6 @@ static int take(const char *how, void *thing) {
     return -1;
 }
 
-static int map(void *handle, size_t size, void **range) {
-    int code = aclrtReserveMemAddress(range, size, 0, NULL, 0);
-    return code ? code : aclrtMapMem(*range, size, 0, handle, 0);
-}
-
-static int unmap(void *range) {
-    int code = aclrtUnmapMem(range);
-    return code ? code : aclrtReleaseMemAddress(range);
-}
-
 /* What is written is read. */
 static int use(void *memory, size_t size) {
     unsigned char back[64];
@@ -308,17 +291,7 @@ static void obey(const char *word, const char *how, uint64_t number, uint64_t si
         printf("%d %d\n", result, keep(got));
     } else if (is(word, "take"))
         printf("%d\n", take(how, things[number]));
-    else if (is(word, "map")) {
-        void *range = NULL;
-        result = map(things[atoi(how)], number, &range);
-        printf("%d %d\n", result, keep(range));
-    } else if (is(word, "unmap"))
-        printf("%d\n", unmap(things[atoi(how)]));
-    else if (is(word, "retain")) {
-        void *handle = NULL;
-        result = aclrtMemRetainAllocationHandle(things[atoi(how)], &handle);
-        printf("%d %d\n", result, keep(handle));
-    } else if (is(word, "use"))
+    else if (is(word, "use"))
         printf("%d\n", use(things[atoi(how)], number));
     else if (is(word, "info")) {
         size_t left = 0, total = 0;
@@ -361,17 +334,7 @@ int main(void) {
         char word[32] = "", how[256] = "";
         uint64_t number = 0, size = 0;
         sscanf(line, "%31s %255s %" SCNu64 " %" SCNu64, word, how, &number, &size);
-        if (is(word, "fork")) {
-            /* The rest is for the child. */
-            pid_t child = fork();
-            if (child) {
-                int status;
-                waitpid(child, &status, 0);
-                return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-            }
-            printf("0\n");
-        } else
-            obey(word, how, number, size);
+        obey(word, how, number, size);
     }
     return 0;
 }

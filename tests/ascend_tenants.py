@@ -1,4 +1,4 @@
-"""Programs of an Ascend slice on a simulated node, beside the runtime's and the shim's libraries."""
+"""Programs of an Ascend slice on a simulated node, with the shim and without it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aliquot.shim import library as shim_library
-from aliquot.shim import region
-from aliquot.sim.node import Device
 
-from slices import MIB, lay_out
+from slices import MIB
 from tenants import PATIENCE_SECONDS, TESTS, SimNode, Slice, Tenant
 
 CAP = 256 * MIB
@@ -28,28 +26,13 @@ def compile_program(folder: Path, name: str) -> Path:
     return path
 
 
-def device_of(device: Device, cap: int, cores: int) -> region.RegionDevice:
-    """A device as its slice's files say it."""
-    return region.RegionDevice(
-        uuid=device.uuid,
-        cap=cap,
-        page_bytes=device.page_size,
-        context_bytes=device.context,
-        cores=cores,
-    )
-
-
 def sliced(
     node: SimNode, folder: Path, *, cap: int = CAP, cores: int = 100, devices: int = 1
 ) -> Slice:
     """A slice of the node's first devices."""
     shim = shim_library("libruntime.so")
     assert shim.is_file(), "it is not built: run `make build`"
-    parts = tuple(device_of(device, cap, cores) for device in node.devices[:devices])
-    names = ("libruntime.so", "libruntime-driver.so")
-    library = lay_out(shim, node.library, folder / "one", parts, names)
-    (library.parent / "libascendcl.so").symlink_to(node.library.with_name("libascendcl.so"))
-    return Slice(node, "one", cap, library)
+    return Slice.make(node, shim, folder, "one", cap, cores, devices=devices)
 
 
 @contextmanager

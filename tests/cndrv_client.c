@@ -4,18 +4,11 @@
  *
  * cndrv_client tour            all of it, once
  *              fill [MIB]      takes memory to the last page when told to, says how much, and waits
- *              fork            a child of an initialised process
- *              storm T N SEED  T threads that do N things each; says "quiet" with what they hold, and
- *                              "gone" with nothing; how often they were refused
  */
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 typedef int result;
 typedef uint64_t u64;
@@ -366,108 +359,6 @@ static void wait_for_line(void) {
         exit(2);
 }
 
-/* -- Storms -- */
-
-static handle common, brief;
-static atomic_uint refused;
-static unsigned steps;
-
-struct thing {
-    u64 at, bytes; /* at 0: none */
-    int kind;      /* 0 linear, 1 mapped, 2 pooled */
-};
-
-static int refusal(result got) {
-    if (got && got != 100100)
-        check("refusal", got, 100100);
-    refused += got != 0;
-    return got != 0;
-}
-
-static void take(struct thing *thing, unsigned dice, handle queue) {
-    uint32_t access[5] = {1, 0, 0, 0, 0};
-    u64 physical;
-    *thing = (struct thing){0, (u64)(1 + dice / 16 % 9) * PAGE, (int)(dice % 3)};
-    if (thing->kind == 0 && refusal(cnMalloc(&thing->at, thing->bytes - dice % 4096)))
-        thing->at = 0;
-    if (thing->kind == 1 && !refusal(cnMemCreate(&physical, thing->bytes, placed, 0))) {
-        WELL(cnMemAddressReserve(&thing->at, thing->bytes, 0, 0, 0));
-        WELL(cnMemMap(thing->at, thing->bytes, 0, physical, 0));
-        WELL(cnMemSetAccess(thing->at, thing->bytes, access, 1));
-        WELL(cnMemRelease(physical));
-    }
-    if (thing->kind == 2 && refusal(cnMemAllocAsync(&thing->at, thing->bytes, queue)))
-        thing->at = 0;
-}
-
-static void give(struct thing *thing, handle queue) {
-    if (!thing->at)
-        return;
-    if (thing->kind == 0)
-        WELL(cnFree(thing->at));
-    if (thing->kind == 1) {
-        WELL(cnMemUnmap(thing->at, thing->bytes));
-        WELL(cnMemAddressFree(thing->at, thing->bytes));
-    }
-    if (thing->kind == 2)
-        WELL(cnMemFreeAsync(thing->at, queue));
-    thing->at = 0;
-}
-
-static pthread_barrier_t quiet;
-
-static void *storm_thread(void *argument) {
-    struct thing things[8] = {{0}};
-    unsigned seed = (unsigned)(uintptr_t)argument;
-    handle queue;
-    WELL(cnCtxSetCurrent(common));
-    WELL(cnCreateQueue(&queue, 0));
-    for (unsigned i = 0; i < steps; i++) {
-        unsigned dice = (unsigned)rand_r(&seed);
-        struct thing *thing = &things[dice >> 16 & 7];
-        if (thing->at)
-            give(thing, queue);
-        else
-            take(thing, dice, queue);
-        if (dice % 5 == 0)
-            WELL(cnInvokeKernel(brief, 1 + dice % 7, 1, 1, UNION1, 0, queue, NULL, NULL));
-        if (dice % 11 == 0)
-            WELL(cnQueueSync(queue));
-    }
-    WELL(cnQueueSync(queue));
-    pthread_barrier_wait(&quiet); /* what is held now is counted */
-    pthread_barrier_wait(&quiet);
-    for (unsigned i = 0; i < 8; i++)
-        give(&things[i], queue);
-    WELL(cnQueueSync(queue));
-    WELL(cnDestroyQueue(queue));
-    return NULL;
-}
-
-static void storm(unsigned threads, unsigned seed) {
-    pthread_t thread[16];
-    handle module;
-    common = begin();
-    WELL(cnModuleLoadFatBinary(image, &module));
-    WELL(cnModuleGetKernel(module, "short", &brief));
-    puts("ready");
-    wait_for_line();
-    pthread_barrier_init(&quiet, NULL, threads + 1);
-    for (unsigned i = 0; i < threads; i++)
-        pthread_create(&thread[i], NULL, storm_thread, (void *)(uintptr_t)(seed * 16 + i));
-    pthread_barrier_wait(&quiet);
-    WELL(cnCtxSync());
-    memory("quiet");
-    wait_for_line();
-    pthread_barrier_wait(&quiet);
-    for (unsigned i = 0; i < threads; i++)
-        pthread_join(thread[i], NULL);
-    WELL(cnModuleUnload(module));
-    WELL(cnCtxSync());
-    printf("gone %u\n", refused);
-    wait_for_line();
-}
-
 int main(int argc, char **argv) {
     static u64 held[1 << 16];
     const char *what = argc > 1 ? argv[1] : "";
@@ -482,20 +373,6 @@ int main(int argc, char **argv) {
         unsigned count = fill(held, most, PAGE, &refusal);
         printf("filled %u %d\n", count, refusal);
         wait_for_line();
-    } else if (!strcmp(what, "storm")) {
-        steps = (unsigned)atoi(argv[3]);
-        storm((unsigned)atoi(argv[2]), (unsigned)atoi(argv[4]));
-    } else if (!strcmp(what, "fork")) {
-        begin();
-        WELL(cnMalloc(&held[0], PAGE));
-        int status;
-        pid_t child = fork();
-        if (!child)
-            _exit(cnMalloc(&held[1], PAGE) == 100002 && cnInit(0) == 100002 ? 0 : 1);
-        waitpid(child, &status, 0);
-        printf("child %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
-        WELL(cnFree(held[0]));
-        memory("after it");
     } else
         return 2;
     return 0;

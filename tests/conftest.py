@@ -15,6 +15,8 @@ import pytest
 import nvidia_files
 import nvidia_node
 from nvidia_node import Node
+from tenants import Site
+from tenant_vendors import VENDORS
 
 # How fast an input is made says something of the machine's load, nothing of the code.
 hypothesis.settings.register_profile(
@@ -79,6 +81,28 @@ def nvml_shim() -> Path:
 def sim_library() -> Path:
     """The simulator's driver library, or the one that ALIQUOT_TEST_SIM names."""
     return _library("aliquot.sim", "ALIQUOT_TEST_SIM")
+
+
+@pytest.fixture(scope="session")
+def sites(
+    sim_library: Path, shim_library: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Site]:
+    """The libraries of each vendor, and the programs for them."""
+    found = {}
+    for vendor in VENDORS.values():
+        name = vendor.names[0]
+        shim = shim_library if vendor.name == "nvidia" else aliquot.shim.library(name)
+        assert shim.is_file(), "it is not built: run `make build`"
+        library = sim_library if vendor.name == "nvidia" else sim_library.with_name(name)
+        folder = tmp_path_factory.mktemp(vendor.name)
+        found[vendor.name] = Site(vendor, library, shim, folder)
+    return found
+
+
+@pytest.fixture(params=VENDORS)
+def site(request: pytest.FixtureRequest, sites: dict[str, Site]) -> Site:
+    """The libraries of a vendor: a test that asks for them is done for each."""
+    return sites[request.param]
 
 
 @pytest.fixture(scope="session")

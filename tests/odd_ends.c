@@ -1,14 +1,13 @@
-/* Programs that start, live and end as programs do, only not as one expects of CUDA programs.
+/* Programs that start, live and end as programs do, only not as one expects of programs for accelerators.
  * Usage: odd_ends MODE BYTES. Each allocates BYTES, prints "ready", and goes on when its standard
  * input ends, or a line comes; what does not hold is one line "not so: …" and status 1.
  */
-#include <cuda.h>
+#include "tenant.h"
 
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,59 +17,24 @@
 
 #define CHECK(what, ...)                                                                           \
     do {                                                                                           \
-        if (!(what)) {                                                                             \
-            printf("not so: " __VA_ARGS__);                                                        \
-            printf(" (line %d)\n", __LINE__);                                                      \
-            fflush(stdout);                                                                        \
-            _exit(1);                                                                              \
-        }                                                                                          \
+        if (!(what))                                                                               \
+            fail(__VA_ARGS__);                                                                     \
     } while (0)
 
-static struct {
-    __typeof__(&cuInit) init;
-    __typeof__(&cuDevicePrimaryCtxRetain) retain;
-    __typeof__(&cuCtxSetCurrent) set;
-    __typeof__(&cuMemAlloc_v2) alloc;
-    __typeof__(&cuMemFree_v2) free;
-    __typeof__(&cuMemGetInfo_v2) info;
-    __typeof__(&cuDeviceGetCount) count;
-} cu;
-
 static size_t bytes;
-static CUcontext context;
-static CUdeviceptr first;
-
-static void load(void) {
-    void *library = dlopen("libcuda.so.1", RTLD_NOW);
-    CHECK(library, "%s", dlerror());
-    cu.init = (__typeof__(cu.init))dlsym(library, "cuInit");
-    cu.retain = (__typeof__(cu.retain))dlsym(library, "cuDevicePrimaryCtxRetain");
-    cu.set = (__typeof__(cu.set))dlsym(library, "cuCtxSetCurrent");
-    cu.alloc = (__typeof__(cu.alloc))dlsym(library, "cuMemAlloc_v2");
-    cu.free = (__typeof__(cu.free))dlsym(library, "cuMemFree_v2");
-    cu.info = (__typeof__(cu.info))dlsym(library, "cuMemGetInfo_v2");
-    cu.count = (__typeof__(cu.count))dlsym(library, "cuDeviceGetCount");
-}
+static address first;
 
 static void begin(void) {
-    CUresult result = cu.init(0);
-    CHECK(result == CUDA_SUCCESS, "cuInit answers %d", (int)result);
-    result = cu.retain(&context, 0);
-    CHECK(result == CUDA_SUCCESS, "the context is answered with %d", (int)result);
-    CHECK(cu.set(context) == CUDA_SUCCESS, "it becomes current");
-    result = cu.alloc(&first, bytes);
-    CHECK(result == CUDA_SUCCESS, "%zu bytes are answered with %d", bytes, (int)result);
+    MUST(vendor.start());
+    MUST(vendor.allocate(&first, bytes));
 }
 
 static void still_works(void) {
-    CUdeviceptr pointer;
-    CUresult result = cu.free(first);
-    CHECK(result == CUDA_SUCCESS, "freeing is answered with %d", (int)result);
-    result = cu.alloc(&pointer, bytes);
-    CHECK(result == CUDA_SUCCESS, "allocating again is answered with %d", (int)result);
-    first = pointer;
-    result = cu.alloc(&pointer, bytes);
-    CHECK(result == CUDA_ERROR_OUT_OF_MEMORY, "twice as much is answered with %d", (int)result);
+    address pointer;
+    MUST(vendor.free(first));
+    MUST(vendor.allocate(&first, bytes));
+    int result = vendor.allocate(&pointer, bytes);
+    CHECK(result == vendor.out_of_memory, "twice as much is answered with %d", result);
 }
 
 /* Tells the test, and waits for it. */
@@ -85,18 +49,6 @@ static void expect_end(pid_t child, int status_wanted) {
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) &&
               WEXITSTATUS(status) == status_wanted,
           "a child ended with %x", status);
-}
-
-/* What a child of an initialised process is told: it has no CUDA. */
-static void expect_nothing(void) {
-    CUdeviceptr pointer;
-    size_t free_bytes, total;
-    int count;
-    CHECK(cu.init(0) == CUDA_ERROR_NOT_INITIALIZED, "a child cannot initialise");
-    CHECK(cu.alloc(&pointer, 1) == CUDA_ERROR_NOT_INITIALIZED, "a child cannot allocate");
-    CHECK(cu.free(first) == CUDA_ERROR_NOT_INITIALIZED, "a child cannot free");
-    CHECK(cu.info(&free_bytes, &total) == CUDA_ERROR_NOT_INITIALIZED, "a child cannot ask");
-    CHECK(cu.count(&count) == CUDA_ERROR_NOT_INITIALIZED, "a child cannot count");
 }
 
 /* -- Modes --------------------------------------------------------------------------------------- */
@@ -129,7 +81,7 @@ static char stack[1 << 20] __attribute__((aligned(64)));
 /* Another process with the same memory: what it allocates is its parent's. */
 static int share(void *argument) {
     (void)argument;
-    return cu.free(first) == CUDA_SUCCESS && cu.alloc(&first, bytes) == CUDA_SUCCESS ? 5 : 6;
+    return vendor.free(first) == 0 && vendor.allocate(&first, bytes) == 0 ? 5 : 6;
 }
 
 static void run_clone(void) {
@@ -137,7 +89,7 @@ static void run_clone(void) {
     /* A fork behind the C library's back: no handler of its runs. */
     pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
     if (!child) {
-        expect_nothing();
+        vendor.expect_nothing(first);
         _exit(4);
     }
     expect_end(child, 4);
@@ -155,8 +107,8 @@ static void run_clone(void) {
 
 static void run_before(void) {
     /* The library is loaded, as by a server that forks its workers, but not initialised. */
-    int count;
-    CHECK(cu.count(&count) == CUDA_ERROR_NOT_INITIALIZED, "nothing is initialised");
+    if (vendor.expect_uninitialised)
+        vendor.expect_uninitialised();
     pid_t child = fork();
     begin();
     if (child) {
@@ -171,10 +123,10 @@ static void run_after(void) {
     begin();
     pid_t child = fork();
     if (!child) {
-        expect_nothing();
+        vendor.expect_nothing(first);
         pid_t grandchild = fork();
         if (!grandchild) {
-            expect_nothing();
+            vendor.expect_nothing(first);
             _exit(0);
         }
         expect_end(grandchild, 0);
@@ -203,14 +155,14 @@ static void run_plain(void) {
 }
 
 static void *churn(void *argument) {
-    CUdeviceptr pointer[8] = {0};
+    address pointer[8] = {0};
     (void)argument;
-    CHECK(cu.set(context) == CUDA_SUCCESS, "a thread's context");
+    MUST(vendor.enter(tenant.primary));
     for (unsigned i = 0;; i++) {
-        CUdeviceptr *mine = &pointer[i % 8];
+        address *mine = &pointer[i % 8];
         if (*mine)
-            CHECK(cu.free(*mine) == CUDA_SUCCESS, "a thread frees");
-        if (cu.alloc(mine, 4096 << i % 12) != CUDA_SUCCESS)
+            MUST(vendor.free(*mine));
+        if (vendor.allocate(mine, 4096 << i % 12) != 0)
             *mine = 0;
     }
     return NULL;
@@ -233,7 +185,7 @@ static void run_chroot(void) {
 static void *outlive(void *argument) {
     struct timespec pause = {0, 50000000};
     (void)argument;
-    CHECK(cu.set(context) == CUDA_SUCCESS, "a thread's context");
+    MUST(vendor.enter(tenant.primary));
     nanosleep(&pause, NULL); /* so that the main thread has gone, which gives no sign of it */
     still_works();
     ready();
@@ -247,7 +199,7 @@ int main(int argc, char **argv) {
     }
     const char *mode = argv[1];
     bytes = strtoull(argv[2], NULL, 10);
-    load();
+    vendor.load(vendor.library, RTLD_NOW, false);
     if (!strcmp(mode, "closed"))
         run_closed();
     else if (!strcmp(mode, "vfork"))

@@ -8,7 +8,7 @@
  *       retain | release | reset
  *           the primary context
  *       settle              waits for the device
- *       info                free, total and cuDeviceTotalMem
+ *       info                free, total, and the total as another function tells it
  *   hold KIND SIZE DICE …   gets these things, tells the answers, ends with standard input
  *   storm THREADS ROUNDS STEPS SEED MOST [KIND …]
  *       rounds of random operations by several threads on things of up to MOST bytes, of these kinds
@@ -17,6 +17,7 @@
  */
 #include "tenant.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,38 +35,15 @@ static const struct kind *all_kinds[32];
 static unsigned kind_count;
 
 static void list_kinds(void) {
-    const struct kind *const lists[] = {linear_kinds, share_kinds, context_kinds, graph_kinds};
-    for (unsigned l = 0; l < sizeof lists / sizeof *lists; l++)
-        for (const struct kind *kind = lists[l]; kind->name; kind++)
+    for (const struct kind *const *list = vendor.kinds; *list; list++)
+        for (const struct kind *kind = *list; kind->name; kind++)
             all_kinds[kind_count++] = kind;
     for (unsigned i = 0; i < SLOTS; i++)
         pthread_mutex_init(&place[i].mutex, NULL);
 }
 
-static const struct kind *kind_named(const char *name) {
-    for (unsigned i = 0; i < kind_count; i++)
-        if (!strcmp(all_kinds[i]->name, name))
-            return all_kinds[i];
-    fail("there is no kind %s", name);
-}
-
-static CUresult get(struct thing *thing, const struct kind *kind, uint64_t size, uint64_t dice) {
-    memset(thing, 0, sizeof *thing);
-    thing->size = size ? size : 1;
-    CUresult result = kind->get(thing, thing->size, dice);
-    thing->kind = result == CUDA_SUCCESS ? kind : NULL;
-    if (thing->kind)
-        MUST(cu.cuCtxGetCurrent(&thing->context));
-    return result;
-}
-
-static void give(struct thing *thing, uint64_t dice) {
-    thing->kind->give(thing, dice);
-    thing->kind = NULL;
-}
-
 /* What lived in a context is gone with it. */
-static void forget_context(CUcontext context) {
+static void forget_context(const void *context) {
     for (unsigned i = 0; i < SLOTS; i++) {
         struct thing *thing = &place[i].thing;
         if (thing->kind && thing->kind->dies_with_context && thing->context == context)
@@ -74,17 +52,20 @@ static void forget_context(CUcontext context) {
 }
 
 /* Waits for all that was queued in any context. */
-static CUresult settle(void) {
-    CUcontext popped;
-    CUresult result = cu.cuCtxSynchronize();
+static int settle(void) {
+    int result = vendor.synchronise();
+    void *before = vendor.current();
+    bool moved = false;
     for (unsigned i = 0; i < SLOTS; i++) {
         struct thing *thing = &place[i].thing;
         if (!thing->kind || strcmp(thing->kind->name, "context") != 0)
             continue;
-        MUST(cu.cuCtxPushCurrent_v2(thing->object[0]));
-        MUST(cu.cuCtxSynchronize());
-        MUST(cu.cuCtxPopCurrent_v2(&popped));
+        MUST(vendor.enter(thing->object[0]));
+        MUST(vendor.synchronise());
+        moved = true;
     }
+    if (moved)
+        MUST(vendor.enter(before));
     return result;
 }
 
@@ -97,10 +78,9 @@ static struct thing *thing_at(const char *slot) {
     return &place[number].thing;
 }
 
-static CUresult end_primary(bool reset) {
-    CUresult result = reset ? cu.cuDevicePrimaryCtxReset_v2(tenant.device)
-                            : cu.cuDevicePrimaryCtxRelease_v2(tenant.device);
-    if (result == CUDA_SUCCESS)
+static int end_primary(bool reset) {
+    int result = vendor.release(reset);
+    if (result == 0)
         forget_context(tenant.primary);
     return result;
 }
@@ -111,12 +91,11 @@ static void serve_line(char **word, unsigned words) {
         struct thing *thing = thing_at(word[2]);
         if (thing->kind)
             fail("place %s is taken", word[2]);
-        printf("%d\n", (int)get(thing, kind_named(word[1]), strtoull(word[3], NULL, 10),
-                                strtoull(word[4], NULL, 10)));
+        printf("%d\n", get(thing, kind_named(word[1]), strtoull(word[3], NULL, 10),
+                           strtoull(word[4], NULL, 10)));
     } else if (words == 3 && !strcmp(word[0], "poke")) {
         struct thing *thing = thing_at(word[1]);
-        printf("%d\n", thing->kind ? (int)thing->kind->poke(thing, strtoull(word[2], NULL, 10))
-                                   : (int)CUDA_SUCCESS);
+        printf("%d\n", thing->kind ? thing->kind->poke(thing, strtoull(word[2], NULL, 10)) : 0);
     } else if (words == 3 && !strcmp(word[0], "give")) {
         struct thing *thing = thing_at(word[1]);
         uint64_t dice = strtoull(word[2], NULL, 10);
@@ -127,26 +106,20 @@ static void serve_line(char **word, unsigned words) {
         printf("0\n");
     } else if (words == 2 && !strcmp(word[0], "send")) {
         struct thing *thing = thing_at(word[1]);
-        printf("%d\n", thing->kind && thing->kind->send ? (int)thing->kind->send(thing)
-                                                        : (int)CUDA_ERROR_NOT_SUPPORTED);
+        printf("%d\n", thing->kind && thing->kind->send ? thing->kind->send(thing) : (int)ABSENT);
     } else if (words == 2 && !strcmp(word[0], "enter")) {
-        CUcontext context =
-            !strcmp(word[1], "primary") ? tenant.primary : thing_at(word[1])->object[0];
-        printf("%d\n", (int)cu.cuCtxSetCurrent(context));
+        void *context = !strcmp(word[1], "primary") ? tenant.primary : thing_at(word[1])->object[0];
+        printf("%d\n", vendor.enter(context));
     } else if (words == 1 && !strcmp(word[0], "leave"))
-        printf("%d\n", (int)cu.cuCtxSetCurrent(NULL));
-    else if (words == 1 && !strcmp(word[0], "retain")) {
-        CUresult result = cu.cuDevicePrimaryCtxRetain(&tenant.primary, tenant.device);
-        if (result == CUDA_SUCCESS)
-            begin_primary();
-        printf("%d\n", (int)result);
-    } else if (words == 1 && (!strcmp(word[0], "release") || !strcmp(word[0], "reset")))
-        printf("%d\n", (int)end_primary(!strcmp(word[0], "reset")));
+        printf("%d\n", vendor.enter(NULL));
+    else if (words == 1 && !strcmp(word[0], "retain"))
+        printf("%d\n", vendor.retain());
+    else if (words == 1 && (!strcmp(word[0], "release") || !strcmp(word[0], "reset")))
+        printf("%d\n", end_primary(!strcmp(word[0], "reset")));
     else if (words == 1 && !strcmp(word[0], "settle"))
-        printf("%d\n", (int)settle());
+        printf("%d\n", settle());
     else if (words == 1 && !strcmp(word[0], "info")) {
-        MUST(cu.cuMemGetInfo_v2(&free_bytes, &total));
-        MUST(cu.cuDeviceTotalMem_v2(&device_total, tenant.device));
+        vendor.info(&free_bytes, &total, &device_total);
         printf("%zu %zu %zu\n", free_bytes, total, device_total);
     } else
         fail("what is %s?", word[0]);
@@ -204,22 +177,17 @@ static unsigned random_kind(uint64_t *state) {
     for (;;) {
         unsigned number = (unsigned)(next(state) % kind_count);
         const struct kind *kind = all_kinds[number];
-        bool slow = !strcmp(kind->name, "context") || !strcmp(kind->name, "library") ||
-                    !strcmp(kind->name, "module") || !strcmp(kind->name, "green");
-        if (!slow || next(state) % 8 == 0)
+        if (!kind->slow || next(state) % 8 == 0)
             return number;
     }
 }
 
-static bool allowed(const struct kind *kind, CUresult result) {
-    if (result == CUDA_SUCCESS)
-        return true;
-    if (result == CUDA_ERROR_NOT_FOUND)
-        return !strcmp(kind->name, "shared");
-    if (result != CUDA_ERROR_OUT_OF_MEMORY)
-        fail("%s is answered with %d", kind->name, (int)result);
+static void allowed(const struct kind *kind, int result) {
+    if (result == 0 || (result == ABSENT && !strcmp(kind->name, "shared")))
+        return;
+    if (result != vendor.out_of_memory)
+        fail("%s is answered with %d", kind->name, result);
     storm.refusals++;
-    return true;
 }
 
 /* One operation on one place. At ebb nothing is got, so that there is room again for what needs much
@@ -249,15 +217,14 @@ static void step(uint64_t *state, bool ebb) {
 
 static void look_at_memory(void) {
     size_t free_bytes, total, device_total;
-    MUST(cu.cuMemGetInfo_v2(&free_bytes, &total));
-    MUST(cu.cuDeviceTotalMem_v2(&device_total, tenant.device));
+    vendor.info(&free_bytes, &total, &device_total);
     if (free_bytes > total || total != device_total)
         fail("%zu bytes free of %zu on a device of %zu", free_bytes, total, device_total);
 }
 
 static void *weather(void *argument) {
     uint64_t state = (uint64_t)(uintptr_t)argument;
-    MUST(cu.cuCtxSetCurrent(tenant.primary));
+    MUST(vendor.enter(tenant.primary));
     for (unsigned round = 0; round < storm.rounds; round++) {
         for (unsigned i = 0; i < storm.steps; i++) {
             step(&state, i % 250 >= 190);
@@ -265,7 +232,7 @@ static void *weather(void *argument) {
                 look_at_memory();
             /* Not the whole context: others may be capturing. */
             if (i % 256 == 0)
-                MUST(cu.cuStreamSynchronize(tenant.stream[i / 256 % 2]));
+                vendor.breathe(i / 256);
         }
         pthread_barrier_wait(&storm.pause); /* all are done */
         pthread_barrier_wait(&storm.pause); /* all go on */
@@ -316,11 +283,10 @@ static void run_storm(char **word, int words) {
     for (unsigned i = 0; i < SLOTS; i++)
         if (place[i].thing.kind)
             give(&place[i].thing, next(&storm.seed));
-    MUST(cu.cuCtxSynchronize());
-    MUST(cu.cuDeviceGraphMemTrim(tenant.device));
-    MUST(cu.cuMemPoolTrimTo(tenant.pool, 0));
+    MUST(vendor.synchronise());
+    vendor.trim();
     quiet();
-    MUST(cu.cuDevicePrimaryCtxRelease_v2(tenant.device));
+    MUST(vendor.release(false));
     printf("gone refusals=%llu pokes=%llu gives=%llu", (unsigned long long)storm.refusals,
            (unsigned long long)storm.pokes, (unsigned long long)storm.gives);
     for (unsigned i = 0; i < kind_count; i++)
@@ -334,8 +300,8 @@ static void run_storm(char **word, int words) {
 
 static void hold(char **word, int words) {
     for (int i = 0; i + 2 < words && i / 3 < SLOTS; i += 3)
-        printf("%d\n", (int)get(&place[i / 3].thing, kind_named(word[i]),
-                                strtoull(word[i + 1], NULL, 10), strtoull(word[i + 2], NULL, 10)));
+        printf("%d\n", get(&place[i / 3].thing, kind_named(word[i]),
+                           strtoull(word[i + 1], NULL, 10), strtoull(word[i + 2], NULL, 10)));
     printf("holding\n");
     fflush(stdout);
     while (getchar() != EOF)
@@ -343,21 +309,24 @@ static void hold(char **word, int words) {
 }
 
 int main(int argc, char **argv) {
-    bool by_addresses = false;
+    bool another_way = false;
     int at = 1;
     for (; at + 1 < argc && !strncmp(argv[at], "--", 2); at += 2)
         if (!strcmp(argv[at], "--lookup"))
-            by_addresses = !strcmp(argv[at + 1], "address");
+            another_way = !strcmp(argv[at + 1], "address");
         else if (sscanf(argv[at + 1], "%d,%d", &tenant.outbox, &tenant.inbox) != 2)
             fail("a box is two descriptors");
     if (at >= argc)
         fail("no mode");
     list_kinds();
-    load_driver(by_addresses);
-    if (!start_tenant()) {
+    vendor.load(vendor.library, RTLD_NOW, another_way);
+    int result = vendor.start();
+    if (result == vendor.out_of_memory) {
         printf("full\n");
         return 3;
     }
+    if (result != 0)
+        fail("the device is answered with %d", result);
     printf("ready\n");
     fflush(stdout);
     const char *mode = argv[at++];

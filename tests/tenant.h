@@ -1,167 +1,53 @@
-/* An ordinary program on the CUDA driver: it takes device memory in every way there is and gives
- * it back in every way there is. It knows of nothing but the driver.
+/* An ordinary program for accelerators: it takes device memory in every way there is and gives it back
+ * in every way there is. It knows of nothing but its vendor's library.
  *
- * What it holds are things. Each kind of thing has three operations:
+ * What it holds are things. Each kind of thing has these operations:
  *   get   takes memory; on failure nothing is held
  *   poke  does something to what is held: maps it again, launches it, trims it, shows it to others
  *   give  lets go of all of it
  *   send  sends it to another process, for him to have whatever becomes of this one
  * All choices within an operation are drawn from one number, so that an operation can be repeated.
+ *
+ * What is the same for all vendors is in tenant.c and tenant_letter.c; what is a vendor's is behind
+ * `vendor`, in tenant_cuda*.c, tenant_ascend*.c and tenant_cambricon*.c, of which one is linked.
  */
 #ifndef TENANT_H
 #define TENANT_H
-
-#include <cuda.h>
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/* Every function it calls: symbol, name and version for cuGetProcAddress, flags for that. */
-#define LEGACY CU_GET_PROC_ADDRESS_LEGACY_STREAM
-#define PER_THREAD CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM
-#define TENANT_FUNCTIONS(F)                                                                        \
-    F(cuInit, "cuInit", 2000, LEGACY)                                                              \
-    F(cuDeviceGet, "cuDeviceGet", 2000, LEGACY)                                                    \
-    F(cuDeviceGetCount, "cuDeviceGetCount", 2000, LEGACY)                                          \
-    F(cuDeviceGetAttribute, "cuDeviceGetAttribute", 2000, LEGACY)                                  \
-    F(cuDeviceTotalMem_v2, "cuDeviceTotalMem", 3020, LEGACY)                                       \
-    F(cuDeviceGetDefaultMemPool, "cuDeviceGetDefaultMemPool", 11020, LEGACY)                       \
-    F(cuDeviceSetMemPool, "cuDeviceSetMemPool", 11020, LEGACY)                                     \
-    F(cuDeviceGetDevResource, "cuDeviceGetDevResource", 12040, LEGACY)                             \
-    F(cuDevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", 7000, LEGACY)                          \
-    F(cuDevicePrimaryCtxRelease_v2, "cuDevicePrimaryCtxRelease", 11000, LEGACY)                    \
-    F(cuDevicePrimaryCtxReset_v2, "cuDevicePrimaryCtxReset", 11000, LEGACY)                        \
-    F(cuCtxCreate_v2, "cuCtxCreate", 3020, LEGACY)                                                 \
-    F(cuCtxCreate_v3, "cuCtxCreate", 11040, LEGACY)                                                \
-    F(cuCtxCreate_v4, "cuCtxCreate", 12050, LEGACY)                                                \
-    F(cuCtxDestroy_v2, "cuCtxDestroy", 4000, LEGACY)                                               \
-    F(cuCtxSetCurrent, "cuCtxSetCurrent", 4000, LEGACY)                                            \
-    F(cuCtxGetCurrent, "cuCtxGetCurrent", 4000, LEGACY)                                            \
-    F(cuCtxPushCurrent_v2, "cuCtxPushCurrent", 4000, LEGACY)                                       \
-    F(cuCtxPopCurrent_v2, "cuCtxPopCurrent", 4000, LEGACY)                                         \
-    F(cuCtxSynchronize, "cuCtxSynchronize", 2000, LEGACY)                                          \
-    F(cuCtxSetLimit, "cuCtxSetLimit", 3010, LEGACY)                                                \
-    F(cuCtxGetLimit, "cuCtxGetLimit", 3010, LEGACY)                                                \
-    F(cuCtxFromGreenCtx, "cuCtxFromGreenCtx", 12040, LEGACY)                                       \
-    F(cuDevSmResourceSplitByCount, "cuDevSmResourceSplitByCount", 12040, LEGACY)                   \
-    F(cuDevResourceGenerateDesc, "cuDevResourceGenerateDesc", 12040, LEGACY)                       \
-    F(cuGreenCtxCreate, "cuGreenCtxCreate", 12040, LEGACY)                                         \
-    F(cuGreenCtxDestroy, "cuGreenCtxDestroy", 12040, LEGACY)                                       \
-    F(cuGreenCtxStreamCreate, "cuGreenCtxStreamCreate", 12050, LEGACY)                             \
-    F(cuStreamCreate, "cuStreamCreate", 2000, LEGACY)                                              \
-    F(cuStreamDestroy_v2, "cuStreamDestroy", 4000, LEGACY)                                         \
-    F(cuStreamSynchronize, "cuStreamSynchronize", 2000, LEGACY)                                    \
-    F(cuStreamSynchronize_ptsz, "cuStreamSynchronize", 7000, PER_THREAD)                           \
-    F(cuStreamBeginCapture_v2, "cuStreamBeginCapture", 10010, LEGACY)                              \
-    F(cuStreamIsCapturing, "cuStreamIsCapturing", 10000, LEGACY)                                   \
-    F(cuStreamEndCapture, "cuStreamEndCapture", 10000, LEGACY)                                     \
-    F(cuLaunchHostFunc, "cuLaunchHostFunc", 10000, LEGACY)                                         \
-    F(cuMemGetInfo_v2, "cuMemGetInfo", 3020, LEGACY)                                               \
-    F(cuMemAlloc_v2, "cuMemAlloc", 3020, LEGACY)                                                   \
-    F(cuMemAllocPitch_v2, "cuMemAllocPitch", 3020, LEGACY)                                         \
-    F(cuMemAllocManaged, "cuMemAllocManaged", 6000, LEGACY)                                        \
-    F(cuMemFree_v2, "cuMemFree", 3020, LEGACY)                                                     \
-    F(cuMemHostAlloc, "cuMemHostAlloc", 2020, LEGACY)                                              \
-    F(cuMemFreeHost, "cuMemFreeHost", 2000, LEGACY)                                                \
-    F(cuMemAllocAsync, "cuMemAllocAsync", 11020, LEGACY)                                           \
-    F(cuMemAllocAsync_ptsz, "cuMemAllocAsync", 11020, PER_THREAD)                                  \
-    F(cuMemAllocFromPoolAsync, "cuMemAllocFromPoolAsync", 11020, LEGACY)                           \
-    F(cuMemAllocFromPoolAsync_ptsz, "cuMemAllocFromPoolAsync", 11020, PER_THREAD)                  \
-    F(cuMemFreeAsync, "cuMemFreeAsync", 11020, LEGACY)                                             \
-    F(cuMemFreeAsync_ptsz, "cuMemFreeAsync", 11020, PER_THREAD)                                    \
-    F(cuMemPoolCreate, "cuMemPoolCreate", 11020, LEGACY)                                           \
-    F(cuMemPoolDestroy, "cuMemPoolDestroy", 11020, LEGACY)                                         \
-    F(cuMemPoolTrimTo, "cuMemPoolTrimTo", 11020, LEGACY)                                           \
-    F(cuMemPoolSetAttribute, "cuMemPoolSetAttribute", 11020, LEGACY)                               \
-    F(cuMemPoolGetAttribute, "cuMemPoolGetAttribute", 11020, LEGACY)                               \
-    F(cuMemPoolExportToShareableHandle, "cuMemPoolExportToShareableHandle", 11020, LEGACY)         \
-    F(cuMemPoolImportFromShareableHandle, "cuMemPoolImportFromShareableHandle", 11020, LEGACY)     \
-    F(cuMemPoolExportPointer, "cuMemPoolExportPointer", 11020, LEGACY)                             \
-    F(cuMemPoolImportPointer, "cuMemPoolImportPointer", 11020, LEGACY)                             \
-    F(cuMemsetD8_v2, "cuMemsetD8", 3020, LEGACY)                                                   \
-    F(cuMemsetD8Async, "cuMemsetD8Async", 3020, LEGACY)                                            \
-    F(cuMemcpyHtoD_v2, "cuMemcpyHtoD", 3020, LEGACY)                                               \
-    F(cuMemcpyDtoH_v2, "cuMemcpyDtoH", 3020, LEGACY)                                               \
-    F(cuMemGetAllocationGranularity, "cuMemGetAllocationGranularity", 10020, LEGACY)               \
-    F(cuMemAddressReserve, "cuMemAddressReserve", 10020, LEGACY)                                   \
-    F(cuMemAddressFree, "cuMemAddressFree", 10020, LEGACY)                                         \
-    F(cuMemCreate, "cuMemCreate", 10020, LEGACY)                                                   \
-    F(cuMemRelease, "cuMemRelease", 10020, LEGACY)                                                 \
-    F(cuMemMap, "cuMemMap", 10020, LEGACY)                                                         \
-    F(cuMemUnmap, "cuMemUnmap", 10020, LEGACY)                                                     \
-    F(cuMemSetAccess, "cuMemSetAccess", 10020, LEGACY)                                             \
-    F(cuMemRetainAllocationHandle, "cuMemRetainAllocationHandle", 11000, LEGACY)                   \
-    F(cuMemExportToShareableHandle, "cuMemExportToShareableHandle", 10020, LEGACY)                 \
-    F(cuMemImportFromShareableHandle, "cuMemImportFromShareableHandle", 10020, LEGACY)             \
-    F(cuMulticastGetGranularity, "cuMulticastGetGranularity", 12010, LEGACY)                       \
-    F(cuMulticastCreate, "cuMulticastCreate", 12010, LEGACY)                                       \
-    F(cuMulticastAddDevice, "cuMulticastAddDevice", 12010, LEGACY)                                 \
-    F(cuMulticastBindMem, "cuMulticastBindMem", 12010, LEGACY)                                     \
-    F(cuMulticastBindAddr, "cuMulticastBindAddr", 12010, LEGACY)                                   \
-    F(cuMulticastUnbind, "cuMulticastUnbind", 12010, LEGACY)                                       \
-    F(cuIpcGetMemHandle, "cuIpcGetMemHandle", 4010, LEGACY)                                        \
-    F(cuIpcOpenMemHandle_v2, "cuIpcOpenMemHandle", 11000, LEGACY)                                  \
-    F(cuIpcCloseMemHandle, "cuIpcCloseMemHandle", 4010, LEGACY)                                    \
-    F(cuArrayCreate_v2, "cuArrayCreate", 3020, LEGACY)                                             \
-    F(cuArray3DCreate_v2, "cuArray3DCreate", 3020, LEGACY)                                         \
-    F(cuArrayDestroy, "cuArrayDestroy", 2000, LEGACY)                                              \
-    F(cuMipmappedArrayCreate, "cuMipmappedArrayCreate", 5000, LEGACY)                              \
-    F(cuMipmappedArrayGetLevel, "cuMipmappedArrayGetLevel", 5000, LEGACY)                          \
-    F(cuMipmappedArrayDestroy, "cuMipmappedArrayDestroy", 5000, LEGACY)                            \
-    F(cuModuleLoad, "cuModuleLoad", 2000, LEGACY)                                                  \
-    F(cuModuleLoadData, "cuModuleLoadData", 2000, LEGACY)                                          \
-    F(cuModuleLoadDataEx, "cuModuleLoadDataEx", 2010, LEGACY)                                      \
-    F(cuModuleUnload, "cuModuleUnload", 2000, LEGACY)                                              \
-    F(cuLibraryLoadData, "cuLibraryLoadData", 12000, LEGACY)                                       \
-    F(cuLibraryLoadFromFile, "cuLibraryLoadFromFile", 12000, LEGACY)                               \
-    F(cuLibraryUnload, "cuLibraryUnload", 12000, LEGACY)                                           \
-    F(cuGraphCreate, "cuGraphCreate", 10000, LEGACY)                                               \
-    F(cuGraphDestroy, "cuGraphDestroy", 10000, LEGACY)                                             \
-    F(cuGraphAddMemAllocNode, "cuGraphAddMemAllocNode", 11040, LEGACY)                             \
-    F(cuGraphAddMemFreeNode, "cuGraphAddMemFreeNode", 11040, LEGACY)                               \
-    F(cuGraphInstantiate_v2, "cuGraphInstantiate", 11000, LEGACY)                                  \
-    F(cuGraphInstantiateWithFlags, "cuGraphInstantiateWithFlags", 11040, LEGACY)                   \
-    F(cuGraphInstantiateWithParams, "cuGraphInstantiateWithParams", 12000, LEGACY)                 \
-    F(cuGraphUpload, "cuGraphUpload", 11010, LEGACY)                                               \
-    F(cuGraphLaunch, "cuGraphLaunch", 10000, LEGACY)                                               \
-    F(cuGraphLaunch_ptsz, "cuGraphLaunch", 10000, PER_THREAD)                                      \
-    F(cuGraphExecDestroy, "cuGraphExecDestroy", 10000, LEGACY)                                     \
-    F(cuDeviceGraphMemTrim, "cuDeviceGraphMemTrim", 11040, LEGACY)                                 \
-    F(cuDeviceGetGraphMemAttribute, "cuDeviceGetGraphMemAttribute", 11040, LEGACY)
-
-#define MEMBER(symbol, name, version, flags) __typeof__(&symbol) symbol;
-struct driver {
-    TENANT_FUNCTIONS(MEMBER)
-};
-#undef MEMBER
-extern struct driver cu;
-
 /* What an operation found where it must not be: says so and ends the program with status 1. */
 void fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
-/* A call that has no reason to fail. */
+/* A call that has no reason to fail: every vendor's libraries answer 0 then. */
 #define MUST(call)                                                                                 \
     do {                                                                                           \
-        CUresult must = (call);                                                                    \
-        if (must != CUDA_SUCCESS)                                                                  \
-            fail("%s answers %d (%s:%d)", #call, (int)must, __FILE__, __LINE__);                   \
+        int must = (int)(call);                                                                    \
+        if (must != 0)                                                                             \
+            fail("%s answers %d (%s:%d)", #call, must, __FILE__, __LINE__);                        \
     } while (0)
 
 #define MIB ((uint64_t)1 << 20)
 enum { PIECES = 8, SLOTS = 256 };
+/* What no library answers: there is nothing to open, or nothing that could be sent. */
+enum { ABSENT = -1 };
+
+/* An address of device memory. */
+typedef unsigned long long address;
 
 struct kind;
 
 /* Something that is held. What the members mean is the kind's own business. */
 struct thing {
     const struct kind *kind; /* NULL: nothing */
-    CUcontext context;       /* that was current when it was got */
+    void *context;           /* that was current when it was got */
     uint64_t size;           /* bytes asked for */
     unsigned count;          /* of `pointer` in use */
-    CUdeviceptr pointer[PIECES];
-    unsigned references; /* VMM: handles held */
-    uint64_t handle;     /* VMM or multicast */
+    address pointer[PIECES];
+    unsigned references; /* of physical memory: handles held */
+    uint64_t handle;     /* of physical memory, or of several devices' */
     uint64_t other_handle;
     int descriptor;  /* 0, or one that the handle was exported as */
     void *object[4]; /* pool, array, context, module, graph, executable graph, stream */
@@ -175,50 +61,83 @@ static inline unsigned roll(uint64_t *dice, unsigned sides) {
     return value;
 }
 
+/* Each operation answers what the library does; 0 is success. */
 struct kind {
     const char *name;
     /* `size` in bytes; the kind makes of it what suits it. */
-    CUresult (*get)(struct thing *thing, uint64_t size, uint64_t dice);
-    CUresult (*poke)(struct thing *thing, uint64_t dice);
+    int (*get)(struct thing *thing, uint64_t size, uint64_t dice);
+    int (*poke)(struct thing *thing, uint64_t dice);
     void (*give)(struct thing *thing, uint64_t dice);
     bool dies_with_context;
-    CUresult (*send)(struct thing *thing); /* NULL: it cannot be sent */
+    int (*send)(struct thing *thing); /* NULL: it cannot be sent */
+    bool slow;                        /* to get: comes up less often in storms */
 };
-extern const struct kind linear_kinds[], share_kinds[], context_kinds[], graph_kinds[];
+
+/* The seam between the program and a vendor's library. */
+extern const struct vendor {
+    const char *library; /* the file that programs load */
+    int out_of_memory;
+    /* Lists of kinds, each of which ends with one that has no name; NULL ends them. */
+    const struct kind *const *kinds;
+
+    /* Loads the library (NULL: it is loaded, and its names are global) and finds its functions, in one
+     * of two ways. */
+    void (*load)(const char *file, int mode, bool another_way);
+    /* Initialises it and takes the device, with its primary context current. */
+    int (*start)(void);
+    /* The primary context comes (again), current and with streams; or goes, in one of two ways. */
+    int (*retain)(void);
+    int (*release)(bool reset);
+    /* The context of this thread. */
+    void *(*current)(void);
+    int (*enter)(void *context);
+    /* Waits for all that was queued in it, or for one of its streams. */
+    int (*synchronise)(void);
+    void (*breathe)(unsigned number);
+    /* Gives back what is only kept for later. */
+    void (*trim)(void);
+    /* Bytes; `also` is the total as another function tells it. */
+    void (*info)(size_t *free_bytes, size_t *total, size_t *also);
+
+    /* The plainest memory. */
+    int (*allocate)(address *pointer, uint64_t size);
+    int (*free)(address pointer);
+    void (*write)(address to, const void *from, size_t size);
+    void (*read)(void *to, address from, size_t size);
+
+    /* Calls say() with what each call answers that names what is not there, or not ours. */
+    void (*forge)(void);
+    /* Fails unless the library answers as one that is not initialised. NULL: the first call does that. */
+    void (*expect_uninitialised)(void);
+    /* Fails unless the library answers a child of an initialised process as one that has none. */
+    void (*expect_nothing)(address of_parent);
+} vendor;
 
 /* The process. */
 extern struct tenant {
-    CUdevice device;
-    CUcontext primary;
-    CUstream stream[2]; /* of the primary context */
-    CUmemoryPool pool;  /* default pool of the device */
-    size_t granularity; /* of cuMemCreate */
+    void *primary;      /* context */
+    size_t granularity; /* of physical memory */
     size_t total;       /* of the device */
-    bool storms;        /* many threads at once */
     /* Datagram sockets on which tenants send each other what they share: -1 when there are none. */
     int outbox, inbox;
 } tenant;
 
-/* Loads libcuda.so.1 and finds its functions by dlsym, or by cuGetProcAddress. */
-void load_driver(bool by_addresses);
-/* Initialises it and takes the primary context. False: there was no room for that. */
-bool start_tenant(void);
-/* Makes the primary context current, with streams. */
-void begin_primary(void);
+/* -- Conveniences -------------------------------------------------------------------------------- */
 
-/* Pure conveniences. */
 static inline uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
-/* Keeps a stream busy for a moment, so that what is queued behind it waits. */
-void delay(CUstream stream, uint64_t dice);
+/* The functions that a program looks up by name: `library` NULL is what is global. */
+void *symbol_of(void *library, const char *name);
+/* What a call answered, on a line of its own. */
+void say(const char *call, int answer);
 /* Writes a sign into memory, and sees whether it is still there. */
-void mark(CUdeviceptr pointer, uint64_t size);
-void check_mark(CUdeviceptr pointer, uint64_t size);
-/* Frees a pointer by one of the calls that free: cuMemFree, cuMemFreeAsync in some stream. */
-void free_somehow(CUdeviceptr pointer, uint64_t *dice);
-/* PTX of a module of about `size` bytes; free() it. */
-char *ptx(uint64_t size);
-/* The same in a file; unlink() and free() the name. */
-char *ptx_file(uint64_t size);
+void mark(address pointer, uint64_t size);
+void check_mark(address pointer, uint64_t size);
+/* A poke that does nothing. */
+int nothing_poke(struct thing *thing, uint64_t dice);
+/* Kinds by name; things of them, in a place that holds nothing, or no more. */
+const struct kind *kind_named(const char *name);
+int get(struct thing *thing, const struct kind *kind, uint64_t size, uint64_t dice);
+void give(struct thing *thing, uint64_t dice);
 
 /* What tenants send each other. Memory that is offered is fetched by its descriptor's number while its
  * owner keeps it; where a descriptor itself is sent, the memory may have no other owner until it
@@ -228,8 +147,7 @@ struct letter {
     enum letter_kind kind;
     int sender;
     uint64_t size;
-    CUipcMemHandle ipc;
-    CUmemPoolPtrExportData pointer;
+    char key[128]; /* what the library gave out for it */
     int number;    /* of the sender's descriptor; -1: `fd` was sent */
     uint64_t file; /* that it stands for */
     int fd;        /* -1: none */
@@ -238,5 +156,11 @@ struct letter {
 void post(struct letter *letter);
 /* False: no letter from another process. The descriptor is the receiver's to close. */
 bool receive(struct letter *letter);
+/* Keeps the letter's descriptor, for others to fetch. */
+void offer(struct thing *thing, struct letter *letter);
+/* Gets the sender's descriptor. False: he does not offer it any more. */
+bool fetch(struct letter *letter);
+/* Held by whoever fetches memory, and by whoever stops offering it, until it is closed. */
+int hold_letters(bool fetches);
 
 #endif

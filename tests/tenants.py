@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from aliquot.sim.state import GroupTruth, State, create
 
 import nvidia_files
 from slices import MIB, lay_out
+from tenant_vendors import COMMON, VENDORS, Vendor
 
 TESTS = Path(__file__).resolve().parent
 PATIENCE_SECONDS = 60.0
@@ -29,28 +30,8 @@ CONTEXT = 16 * MIB
 PAGE = 2 * MIB
 
 SUCCESS = 0
-OUT_OF_MEMORY = 2
-NOT_FOUND = 500
-
-TENANT = (
-    "tenant.c",
-    "tenant_driver.c",
-    "tenant_linear.c",
-    "tenant_share.c",
-    "tenant_context.c",
-    "tenant_graph.c",
-)
-
-
-# Everything that a tenant can get.
-KINDS = (
-    *("linear", "pitch", "managed", "pinned", "async", "pool", "array", "deep", "mipmap"),
-    *("pages", "elsewhere", "addresses", "team", "shared"),
-    *("module", "library", "context", "green", "graph"),
-)
-DIES_WITH_CONTEXT = frozenset(
-    {"linear", "pitch", "managed", "pinned", "array", "deep", "mipmap", "module"}
-)
+ABSENT = -1
+"""What a tenant answers itself: there was nothing to open."""
 
 
 def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: str) -> Path:
@@ -66,6 +47,36 @@ def compile_c(folder: Path, name: str, sources: Sequence[str | Path], *options: 
     return program
 
 
+@dataclass(frozen=True)
+class Site:
+    """A vendor's libraries, the simulator's and ours, and the programs for them."""
+
+    vendor: Vendor
+    library: Path
+    shim: Path
+    folder: Path
+
+    @property
+    def refusal(self) -> int:
+        """What the vendor's library answers where there is no more memory."""
+        return self.vendor.out_of_memory
+
+    def program(self, name: str) -> Path:
+        """A program of this folder for the vendor: tenant, odd_calls, odd_ends, trap_client."""
+        path = self.folder / name
+        if not path.exists():
+            compile_c(self.folder, name, [f"{name}.c", *COMMON, *self.vendor.sources])
+        return path
+
+    def simulated(self, memory: int, **settings: Any) -> AbstractContextManager[SimNode]:
+        """Make a node of the vendor's devices."""
+        return simulated(self.library, memory, self.vendor.name, **settings)
+
+    def slice(self, node: SimNode, folder: Path, name: str, cap: int, cores: int = 100) -> Slice:
+        """Lay a slice of the node out in a folder."""
+        return Slice.make(node, self.shim, folder, name, cap, cores)
+
+
 @dataclass
 class SimNode:
     """A node of which slices have the first device, with the processes' state in a folder."""
@@ -74,6 +85,7 @@ class SimNode:
     devices: tuple[Device, ...]
     library: Path
     state: State
+    vendor: Vendor
 
     @property
     def device(self) -> Device:
@@ -100,9 +112,15 @@ class SimNode:
 
 
 @contextmanager
-def simulated(library: Path, memory: int, **settings: Any) -> Iterator[SimNode]:
-    """Make a node; its state lies in memory. The second device is there for multicast only."""
+def simulated(
+    library: Path, memory: int, vendor: str = "nvidia", **settings: Any
+) -> Iterator[SimNode]:
+    """Make a node of a vendor's devices, of which ``library`` is the simulated library.
+
+    Its state lies in memory. The second device is there for multicast only.
+    """
     with tempfile.TemporaryDirectory(prefix="aliquot-test-", dir="/dev/shm") as folder:
+        settings |= {"vendor": vendor}
         settings.setdefault("context", CONTEXT)
         settings.setdefault("compute_capability", (9, 0))
         settings.setdefault("nvlinks", (18, 18))
@@ -111,7 +129,7 @@ def simulated(library: Path, memory: int, **settings: Any) -> Iterator[SimNode]:
         create(node, directory)
         state = State(directory)
         try:
-            yield SimNode(directory, node.devices, library, state)
+            yield SimNode(directory, node.devices, library, state, VENDORS[vendor])
         finally:
             state.close()
 
@@ -127,17 +145,37 @@ class Slice:
 
     @classmethod
     def make(
-        cls, node: SimNode, shim: Path, folder: Path, name: str, cap: int, cores: int = 100
+        cls,
+        node: SimNode,
+        shim: Path,
+        folder: Path,
+        name: str,
+        cap: int,
+        cores: int = 100,
+        *,
+        devices: int = 1,
+        uuid: bytes = b"",
     ) -> Slice:
-        """Lay it out in ``folder``, on the node's first device."""
-        device = region.RegionDevice(
-            uuid=node.device.uuid,
-            cap=cap,
-            page_bytes=node.device.page_size,
-            context_bytes=node.device.context,
-            cores=cores,
+        """Lay it out in ``folder``, on the node's first devices; ``uuid``: what the grant says."""
+        parts = tuple(
+            region.RegionDevice(
+                uuid=uuid or device.uuid,
+                cap=cap,
+                page_bytes=device.page_size,
+                context_bytes=device.context,
+                cores=cores,
+            )
+            for device in node.devices[:devices]
         )
-        return cls(node, name, cap, lay_out(shim, node.library, folder / name, (device,)))
+        library = lay_out(shim, node.library, folder / name, parts, node.vendor.names)
+        for other in node.vendor.beside:
+            (library.parent / other).symlink_to(node.library.with_name(other))
+        return cls(node, name, cap, library)
+
+    @property
+    def refusal(self) -> int:
+        """What the vendor's library answers where there is no more memory."""
+        return self.node.vendor.out_of_memory
 
     def environment(self) -> dict[str, str]:
         """What makes a program run in the slice."""

@@ -5,21 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import aliquot.shim
 import pytest
-from aliquot.shim import region
-from aliquot.sim.node import Device
 
 import cuda_headers
 import cuda_table
-from slices import MIB, lay_out
+from slices import MIB
 from tenants import CONTEXT, PAGE, PATIENCE_SECONDS, TESTS, SimNode, Slice, Tenant, simulated
 
 ROOT = TESTS.parent
@@ -37,22 +33,21 @@ MS = 1_000_000
 # What a slice may be ahead of its cap: the bucket, a window, and a launch that nobody has measured.
 AHEAD_NS = 40 * MS
 
-# How memory is given, what is asked for so that it takes so many whole pages, and how it is taken.
-PADDED = 64
+# How memory is given, and how it is taken.
 GIVEN = {
-    "acl": (PADDED, "acl"),
-    "align": (0, "acl"),
-    "cached": (PADDED, "sync"),
-    "config": (0, "acl"),
-    "scheduler": (0, "acl"),
-    "rt": (0, "rt"),
-    "rt-cached": (0, "rt-sync"),
-    "rt-policy": (0, "acl"),
-    "rt-managed": (0, "rt"),
-    "dvpp": (0, "rt"),
-    "dvpp-flag": (0, "rt"),
-    "physical": (0, "physical"),
-    "rt-physical": (0, "rt-physical"),
+    "acl": "acl",
+    "align": "acl",
+    "cached": "sync",
+    "config": "acl",
+    "scheduler": "acl",
+    "rt": "rt",
+    "rt-cached": "rt-sync",
+    "rt-policy": "acl",
+    "rt-managed": "rt",
+    "dvpp": "rt",
+    "dvpp-flag": "rt",
+    "physical": "physical",
+    "rt-physical": "rt-physical",
 }
 
 
@@ -94,25 +89,11 @@ def node(runtime: Path) -> Iterator[SimNode]:
         yield found
 
 
-def device_of(device: Device, cap: int, cores: int, uuid: bytes = b"") -> region.RegionDevice:
-    """A device as its slice's files say it."""
-    return region.RegionDevice(
-        uuid=uuid or device.uuid,
-        cap=cap,
-        page_bytes=device.page_size,
-        context_bytes=device.context,
-        cores=cores,
-    )
-
-
 def sliced(
     node: SimNode, shim: Path, folder: Path, *, cap: int = CAP, cores: int = 100, uuid: bytes = b""
 ) -> Slice:
     """A slice of the first device."""
-    devices = (device_of(node.device, cap, cores, uuid),)
-    library = lay_out(shim, node.library, folder / "one", devices, RUNTIME)
-    (library.parent / "libascendcl.so").symlink_to(node.library.with_name("libascendcl.so"))
-    return Slice(node, "one", cap, library)
+    return Slice.make(node, shim, folder, "one", cap, cores, uuid=uuid)
 
 
 @contextmanager
@@ -146,7 +127,7 @@ def script(odd: int) -> list[str]:
     """What a program does that stays below its cap; ``odd`` is no device."""
     lines = ["devices", "give acl 100", "set 0", "set 0", "info acl 99", "load /bin/true"]
     lines += ["give acl 0", "take acl 999", "use 0 10", "give physical 5"]
-    for number, (how, (_, taken)) in enumerate(GIVEN.items(), start=3):
+    for number, (how, taken) in enumerate(GIVEN.items(), start=3):
         lines += [f"give {how} {6 * MIB}"]
         if "physical" not in how:
             lines += [f"use {number} {6 * MIB}"]
@@ -181,87 +162,6 @@ def test_a_program_cannot_tell_the_shim_from_the_runtime(
     assert not said[1].stderr
     assert here.charge() == 0
     assert here.truth().max_used_bytes[0] > CONTEXT
-
-
-@pytest.mark.parametrize("how", GIVEN)
-def test_memory_is_had_to_the_last_page_of_the_cap_and_not_one_more(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path, how: str
-) -> None:
-    padding, taken = GIVEN[how]
-    here = sliced(node, shim, tmp_path)
-    with program(client, here.environment()) as tenant:
-        assert tenant.do("set", 0) == OK
-        assert here.charge() == here.truth().used_bytes[0] == CONTEXT
-        pieces = []
-        for _ in range(ROOM // 8):
-            code, number = give(tenant, how, 8 * PAGE - padding)
-            assert code == OK
-            pieces.append(number)
-        # Counted once, however many functions it went through.
-        assert here.charge() == here.truth().used_bytes[0] == CONTEXT + len(pieces) * 8 * PAGE
-        assert ROOM % 8 == 0
-        assert info(tenant)[0] == 0
-        assert give(tenant, how, PAGE)[0] == OUT_OF_MEMORY
-        assert give(tenant, how, 1 << 62)[0] == OUT_OF_MEMORY
-        assert here.truth().max_used_bytes[0] == CAP
-        assert tenant.do("take", taken, pieces.pop()) == OK
-        assert give(tenant, how, 8 * PAGE - padding)[0] == OK
-        assert here.charge() == here.truth().used_bytes[0] == CAP
-        assert here.usage().devices[0].refusals >= 2
-
-
-def test_small_pieces_share_pages(client: Path, node: SimNode, shim: Path, tmp_path: Path) -> None:
-    here = sliced(node, shim, tmp_path)
-    with program(client, here.environment()) as tenant:
-        tenant.do("set", 0)
-        assert tenant.do("churn", "acl", 1000, 5000) == OK
-        assert here.charge() == here.truth().used_bytes[0]
-        for number in range(1000):
-            assert tenant.do("take", "acl", number) == OK
-        assert here.charge() == here.truth().used_bytes[0] == CONTEXT
-
-
-def test_the_slice_is_shown_in_place_of_the_device(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-    with program(client, here.environment()) as one, program(client, here.environment()) as two:
-        for tenant in (one, two):
-            assert tenant.do("set", 0) == OK
-        _, number = give(one, "align", 10 * PAGE)
-        left = CAP - 2 * CONTEXT - 10 * PAGE
-        for tenant in (one, two):
-            for how, kind in (("acl", 1), ("acl", 4), ("rt", 0), ("ex", 1)):
-                assert info(tenant, how, kind) == (left, CAP)
-        assert one.do("take", "acl", number) == OK
-        assert info(two) == (CAP - 2 * CONTEXT, CAP)
-
-
-def test_physical_memory_is_charged_until_its_last_handle_and_mapping_are_gone(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-
-    def held() -> int:
-        assert here.charge() == here.truth().used_bytes[0]
-        return (here.charge() - CONTEXT) // PAGE
-
-    with program(client, here.environment()) as tenant:
-        tenant.do("set", 0)
-        _, handle = give(tenant, "physical", 4 * PAGE)
-        code, range_ = map(int, tenant.ask("map", handle, 4 * PAGE).split())
-        assert (code, held()) == (OK, 4)
-        assert tenant.do("use", range_, 4 * PAGE) == OK
-        code, other = map(int, tenant.ask("retain", range_).split())
-        assert code == OK
-        assert tenant.do("take", "physical", handle) == OK
-        assert tenant.do("take", "rt-physical", other) == OK
-        assert held() == 4
-        assert tenant.do("take", "physical", handle) != OK
-        assert tenant.do("unmap", range_) == OK
-        assert held() == 0
-        assert tenant.do("unmap", range_) != OK
-        assert held() == 0
 
 
 def test_what_lived_on_a_device_ends_with_it(
@@ -331,78 +231,6 @@ def test_devices_that_the_grant_knows_by_other_uuids_are_found_by_their_places(
             assert give(tenant, "acl", CAP)[0] == OUT_OF_MEMORY
             if visible != "0":
                 assert tenant.do("set", 1) == OUT_OF_MEMORY
-
-
-def test_a_killed_process_gives_its_memory_back(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-    with program(client, here.environment()) as one, program(client, here.environment()) as two:
-        assert [one.do("set", 0), two.do("set", 0)] == [OK, OK]
-        for _ in range(3):
-            assert give(one, "rt", 64 * MIB)[0] == OK
-        assert give(two, "acl", 64 * MIB)[0] == OUT_OF_MEMORY
-        one.kill()
-        for _ in range(3):
-            assert give(two, "align", 64 * MIB)[0] == OK
-        assert here.charge() == CONTEXT + 192 * MIB
-
-
-def test_processes_that_ask_at_once_never_have_more_than_the_cap(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-
-    # (What a process had when it ended is the device's for a while after it is nobody's.)
-    def check() -> None:
-        assert here.charge() == here.truth().used_bytes[0]
-        assert here.truth().max_used_bytes[0] <= CAP
-
-    together = threading.Barrier(4, check)
-
-    def storm(seed: int) -> int:
-        had = 0
-        hows = [*GIVEN.items()]
-        pieces: list[tuple[str, int]] = []
-        with program(client, here.environment()) as tenant:
-            assert tenant.do("set", 0) == OK
-            together.wait(PATIENCE_SECONDS)
-            for step in range(150):
-                how, (_, taken) = hows[(seed * 7 + step) % len(hows)]
-                code, number = give(tenant, how, (1 + (step * seed) % 40) * PAGE)
-                assert code in (OK, OUT_OF_MEMORY)
-                had += code == OK
-                pieces += [(taken, number)] if code == OK else []
-                if len(pieces) > step % 3:
-                    assert tenant.do("take", *pieces.pop(0)) == OK
-            together.wait(PATIENCE_SECONDS)
-            assert tenant.end() == 0
-        return had
-
-    with ThreadPoolExecutor(4) as pool:
-        assert min(pool.map(storm, range(1, 5))) > 0
-    here.wait_until_empty()
-
-
-def test_a_forked_child_has_a_slot_of_its_own_or_none(
-    client: Path, node: SimNode, shim: Path, tmp_path: Path
-) -> None:
-    here = sliced(node, shim, tmp_path)
-    with program(client, here.environment()) as tenant:
-        # Before the runtime is used it is the child that begins.
-        assert tenant.do("fork") == OK
-        bare = tenant.do("set", 0)
-        with program(client, node.environment("bare")) as other:
-            other.do("fork")
-            assert other.do("set", 0) == bare
-        with program(client, here.environment()) as parent:
-            assert parent.do("set", 0) == OK
-            held = here.charge()
-            assert parent.do("fork") == OK
-            # The runtime does not live on in a child, with the shim or without.
-            assert parent.do("set", 0) != OK
-            assert give(parent, "acl", PAGE)[0] != OK
-            assert here.charge() == held
 
 
 def test_without_its_region_no_device_can_be_had(

@@ -11,19 +11,9 @@ import pytest
 from aliquot.shim import region
 
 from slices import MIB
-from tenants import (
-    CONTEXT,
-    KINDS,
-    NOT_FOUND,
-    OUT_OF_MEMORY,
-    SUCCESS,
-    TENANT,
-    Box,
-    Slice,
-    Tenant,
-    compile_c,
-    simulated,
-)
+from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant
+from tenant_vendors import ABSENT as NO_KIND
+from tenant_vendors import NOT_SENT, NVIDIA, VENDORS, having, sending
 
 GIB = 1024 * MIB
 CAP = 2 * GIB
@@ -31,10 +21,18 @@ SMALL_CAP = 256 * MIB
 REST = SMALL_CAP - CONTEXT
 
 
-@pytest.fixture(scope="module")
-def tenant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def tenant(site: Site) -> Path:
     """The client that takes and gives back memory by every call."""
-    return compile_c(tmp_path_factory.mktemp("tenant"), "tenant", TENANT)
+    return site.program("tenant")
+
+
+@pytest.mark.parametrize("name", VENDORS)
+def test_what_a_vendor_lacks_of_what_nvidia_has_is_named_with_its_reason(name: str) -> None:
+    assert set(NVIDIA.kinds) - set(VENDORS[name].kinds) == set(NO_KIND[name])
+    sent = NVIDIA.sends & set(VENDORS[name].kinds)
+    assert sent - VENDORS[name].sends == set(NOT_SENT[name])
+    assert all((*NO_KIND[name].values(), *NOT_SENT[name].values()))
 
 
 # -- Storms ---------------------------------------------------------------------------------------
@@ -93,25 +91,25 @@ def storm(
 
 
 def test_a_storm_of_calls_never_passes_the_cap_and_leaves_nothing(
-    sim_library: Path, shim_library: Path, tenant: Path, tmp_path: Path
+    site: Site, tenant: Path, tmp_path: Path
 ) -> None:
-    with simulated(sim_library, 8 * GIB) as node:
-        here = Slice.make(node, shim_library, tmp_path, "storm", CAP)
+    with site.simulated(8 * GIB) as node:
+        here = site.slice(node, tmp_path, "storm", CAP)
         done = storm(here, tenant, 1, processes=8, threads=8, rounds=2, steps=1000)
         most = here.truth().max_used_bytes[0]
     assert CAP * 99 // 100 <= most <= CAP, done
     # It was a storm by every call, and it met the cap.
-    assert [kind for kind in KINDS if not done[kind]] == []
+    assert [kind for kind in site.vendor.kinds if not done[kind]] == []
     assert done["refusals"] > 1000
 
 
 def test_a_storm_is_the_same_where_compute_time_is_capped(
-    sim_library: Path, shim_library: Path, tenant: Path, tmp_path: Path
+    site: Site, tenant: Path, tmp_path: Path
 ) -> None:
-    with simulated(sim_library, 8 * GIB) as node:
-        here = Slice.make(node, shim_library, tmp_path, "storm", CAP, cores=50)
+    with site.simulated(8 * GIB) as node:
+        here = site.slice(node, tmp_path, "storm", CAP, cores=50)
         done = storm(here, tenant, 1, processes=4, threads=8, rounds=1, steps=500)
-    assert [kind for kind in KINDS if not done[kind]] == []
+    assert [kind for kind in site.vendor.kinds if not done[kind]] == []
     used = here.usage().devices[0]
     assert used.device_ns > 0
     assert used.waits > 0
@@ -120,8 +118,7 @@ def test_a_storm_is_the_same_where_compute_time_is_capped(
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_storms_one_after_the_other(
-    sim_library: Path,
-    shim_library: Path,
+    site: Site,
     tenant: Path,
     tmp_path: Path,
     soak_seconds: float,
@@ -129,10 +126,10 @@ def test_storms_one_after_the_other(
 ) -> None:
     end = time.monotonic() + soak_seconds
     runs, done, reached = 0, Counter[str](), 1.0
-    with simulated(sim_library, 8 * GIB) as node:
+    with site.simulated(8 * GIB) as node:
         while time.monotonic() < end:
             runs += 1
-            here = Slice.make(node, shim_library, tmp_path, f"storm{runs}", CAP)
+            here = site.slice(node, tmp_path, f"storm{runs}", CAP)
             done += storm(here, tenant, runs, processes=8, threads=8, rounds=4, steps=1000)
             reached = min(reached, here.truth().max_used_bytes[0] / CAP)
     with capsys.disabled():
@@ -144,10 +141,10 @@ def test_storms_one_after_the_other(
 
 
 @pytest.fixture
-def here(sim_library: Path, shim_library: Path, tmp_path: Path) -> Iterator[Slice]:
+def here(site: Site, tmp_path: Path) -> Iterator[Slice]:
     """A small slice of a device with plenty."""
-    with simulated(sim_library, 2 * GIB) as node:
-        yield Slice.make(node, shim_library, tmp_path, "slice", SMALL_CAP)
+    with site.simulated(2 * GIB) as node:
+        yield site.slice(node, tmp_path, "slice", SMALL_CAP)
 
 
 @pytest.fixture
@@ -170,21 +167,21 @@ def expect(here: Slice, used: int) -> None:
 
 
 # What rounds up to the rest of the slice, by a call and its choices.
-WHOLE = [("linear", 0), ("managed", 0), ("pages", 0), ("pages", 4), ("team", 0)]
+WHOLE = [(name, *whole) for name, vendor in VENDORS.items() for whole in vendor.whole]
 
 
-@pytest.mark.parametrize(("kind", "dice"), WHOLE)
+@pytest.mark.parametrize(("site", "kind", "dice"), WHOLE, indirect=["site"])
 def test_the_last_page_of_the_cap_is_given_and_not_one_more(
     here: Slice, tenant: Path, kind: str, dice: int
 ) -> None:
     with serve(here, tenant) as one:
         for _ in range(3):
-            assert one.do("get", kind, 0, REST + 1, dice) == OUT_OF_MEMORY
+            assert one.do("get", kind, 0, REST + 1, dice) == here.refusal
             assert one.do("get", kind, 0, REST, dice) == SUCCESS
             expect(here, SMALL_CAP)
             assert one.ask("info") == f"0 {SMALL_CAP} {SMALL_CAP}"
-            assert one.do("get", "linear", 1, 1, 0) == OUT_OF_MEMORY
-            assert one.do("get", "pages", 1, 1, 0) == OUT_OF_MEMORY
+            assert one.do("get", "linear", 1, 1, 0) == here.refusal
+            assert one.do("get", "pages", 1, 1, 0) == here.refusal
             # Half a page that no device has is the driver's to refuse, at the cap too.
             assert one.do("get", "elsewhere", 1, 1, 0) == SUCCESS
             assert one.do("poke", 1, 0) == SUCCESS
@@ -209,6 +206,7 @@ def test_small_allocations_share_a_page_as_on_the_device(here: Slice, tenant: Pa
         expect(here, CONTEXT)
 
 
+@pytest.mark.parametrize("site", having("async"), indirect=True)
 def test_a_pool_at_the_cap_serves_from_what_it_has_reserved(here: Slice, tenant: Path) -> None:
     keep, hold = 64 * MIB, REST - 64 * MIB
     with serve(here, tenant) as one:
@@ -222,8 +220,9 @@ def test_a_pool_at_the_cap_serves_from_what_it_has_reserved(here: Slice, tenant:
         for place in range(2, 30):
             assert one.do("get", "async", place, MIB, place) == SUCCESS
             assert one.do("settle") == SUCCESS
-            expect(here, SMALL_CAP)
-        assert one.do("get", "async", 30, keep, 0) == OUT_OF_MEMORY
+            used = here.truth().used_bytes[0]
+            expect(here, SMALL_CAP if here.node.vendor.pools_keep else used)
+        assert one.do("get", "async", 30, keep, 0) == here.refusal
         # Needed elsewhere, what the pool only keeps for later is nobody's to refuse.
         for place in range(2, 30):
             assert one.do("give", place, place) == SUCCESS
@@ -232,6 +231,7 @@ def test_a_pool_at_the_cap_serves_from_what_it_has_reserved(here: Slice, tenant:
     assert here.truth().max_used_bytes[0] <= SMALL_CAP
 
 
+@pytest.mark.parametrize("site", having("graph"), indirect=True)
 def test_a_graph_at_the_cap_is_launched_again_and_again(here: Slice, tenant: Path) -> None:
     launch = 4
     with serve(here, tenant) as one:
@@ -248,7 +248,7 @@ def test_a_graph_at_the_cap_is_launched_again_and_again(here: Slice, tenant: Pat
         assert one.do("settle") == SUCCESS
         expect(here, SMALL_CAP)
         assert one.do("get", "graph", 3, 120 * MIB, 1 + 4 * 1) == SUCCESS
-        assert one.do("poke", 3, launch) == OUT_OF_MEMORY
+        assert one.do("poke", 3, launch) == here.refusal
     assert here.truth().max_used_bytes[0] == SMALL_CAP
 
 
@@ -259,37 +259,58 @@ def test_a_cap_that_is_changed_holds_for_who_runs(here: Slice, tenant: Path) -> 
     grant.chmod(0o644)
     with serve(here, tenant) as one, grant.open("r+b") as file:
         assert one.do("get", "linear", 0, REST, 0) == SUCCESS
-        assert one.do("get", "linear", 1, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("get", "linear", 1, 4096, 0) == here.refusal
         region.write_cap(file.fileno(), 0, SMALL_CAP + half)
         assert one.do("get", "linear", 1, half, 0) == SUCCESS
-        assert one.do("get", "linear", 2, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("get", "linear", 2, 4096, 0) == here.refusal
         # Below what is held: nothing is taken, and nothing more is given until enough is freed.
         region.write_cap(file.fileno(), 0, SMALL_CAP)
         expect(here, SMALL_CAP + half)
-        assert one.do("get", "linear", 2, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("get", "linear", 2, 4096, 0) == here.refusal
         assert one.do("give", 1, 4) == SUCCESS
-        assert one.do("get", "linear", 2, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("get", "linear", 2, 4096, 0) == here.refusal
         assert one.do("give", 0, 4) == SUCCESS
         assert one.do("get", "linear", 2, REST, 0) == SUCCESS
-        assert one.do("get", "linear", 3, 4096, 0) == OUT_OF_MEMORY
+        assert one.do("get", "linear", 3, 4096, 0) == here.refusal
+
+
+def test_two_slices_of_a_device_hold_theirs_and_no_more(
+    site: Site, tenant: Path, tmp_path: Path
+) -> None:
+    with site.simulated(2 * GIB) as node:
+        slices = [site.slice(node, tmp_path, name, SMALL_CAP) for name in ("one", "two")]
+        with serve(slices[0], tenant) as one, serve(slices[1], tenant) as two:
+            for each in (one, two):
+                assert each.do("get", "linear", 0, REST, 0) == SUCCESS
+                assert each.do("get", "linear", 1, 1, 0) == site.refusal
+            for here in slices:
+                expect(here, SMALL_CAP)
 
 
 # -- Between processes ----------------------------------------------------------------------------
 
-SHARED = [("linear", 8 * MIB), ("linear", 4096), ("pitch", 3 * MIB), ("pages", 6 * MIB)]
+SHARED = [
+    (name, kind, size)
+    for name, vendor in VENDORS.items()
+    for kind, size in (
+        *(("linear", 8 * MIB), ("linear", 4096)),
+        *(("pitch", 3 * MIB), ("pages", 6 * MIB)),
+    )
+    if kind in vendor.shown
+]
 
 
 def held(size: int) -> int:
     return -(-size // (2 * MIB)) * 2 * MIB
 
 
-def probe(one: Tenant) -> None:
+def probe(here: Slice, one: Tenant) -> None:
     """Ask for what cannot be had: before it refuses, the slice clears up after the dead."""
-    assert one.do("get", "linear", 99, SMALL_CAP, 0) == OUT_OF_MEMORY
+    assert one.do("get", "linear", 99, SMALL_CAP, 0) == here.refusal
 
 
 @pytest.mark.parametrize("leaves", ["gives it back", "ends", "is killed"])
-@pytest.mark.parametrize(("kind", "size"), SHARED)
+@pytest.mark.parametrize(("site", "kind", "size"), SHARED, indirect=["site"])
 def test_whoever_still_holds_what_its_exporter_let_go_of_answers_for_it(
     here: Slice, tenant: Path, box: Box, kind: str, size: int, leaves: str
 ) -> None:
@@ -300,7 +321,7 @@ def test_whoever_still_holds_what_its_exporter_let_go_of_answers_for_it(
         expect(here, two + size)
         # Opened twice, it is still charged once.
         for place in (0, 1):
-            assert maker.do("poke", 0, 4 if kind == "pages" else 1) == SUCCESS
+            assert maker.do("poke", 0, here.node.vendor.shown[kind]) == SUCCESS
             assert user.do("get", "shared", place, 0, place) == SUCCESS
         expect(here, two + size)
         if leaves == "gives it back":
@@ -311,7 +332,7 @@ def test_whoever_still_holds_what_its_exporter_let_go_of_answers_for_it(
         else:
             maker.kill()
         left = two if leaves == "gives it back" else CONTEXT
-        probe(user)
+        probe(here, user)
         expect(here, left + size)
         assert user.do("give", 0, 0) == SUCCESS
         expect(here, left + size)
@@ -348,6 +369,7 @@ def test_small_allocations_of_one_page_are_one_memory_to_others(
         expect(here, two + 2 * MIB)
 
 
+@pytest.mark.parametrize("site", sending("pages"), indirect=True)
 def test_memory_that_was_under_way_is_charged_to_whoever_opens_it(
     here: Slice, tenant: Path, box: Box
 ) -> None:
@@ -364,6 +386,7 @@ def test_memory_that_was_under_way_is_charged_to_whoever_opens_it(
         expect(here, two)
 
 
+@pytest.mark.parametrize("site", sending("pool"), indirect=True)
 def test_a_pools_memory_opened_elsewhere_is_charged_once(
     here: Slice, tenant: Path, box: Box
 ) -> None:
@@ -384,5 +407,5 @@ def test_what_lies_in_the_box_of_nobody_is_not_found(here: Slice, tenant: Path, 
         assert maker.do("get", "linear", 0, 4 * MIB, 0) == SUCCESS
         assert maker.do("poke", 0, 1) == SUCCESS
         assert maker.do("give", 0, 4) == SUCCESS
-        assert user.do("get", "shared", 0, 0, 0) == NOT_FOUND
+        assert user.do("get", "shared", 0, 0, 0) == ABSENT
         expect(here, 2 * CONTEXT)

@@ -12,26 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from slices import MIB
-from tenants import (
-    DIES_WITH_CONTEXT,
-    KINDS,
-    NOT_FOUND,
-    OUT_OF_MEMORY,
-    SUCCESS,
-    TENANT,
-    Box,
-    Slice,
-    Tenant,
-    compile_c,
-    simulated,
-)
+from tenants import ABSENT, SUCCESS, Box, Site, Tenant
 
 PROCESSES = 3
 PLACES = 12
 CAP = 256 * MIB
-# What can be got in any context, and what can be sent to others.
-INSIDE = ("linear", "pitch", "managed", "pinned", "array", "deep", "mipmap", "pages", "module")
-SENT = {"linear": 1, "pitch": 1, "pages": 4}
 
 
 def mixed(number: int) -> int:
@@ -60,6 +45,8 @@ class Living:
     """A process, and what it holds where: the kind, and the place of the context it is in."""
 
     tenant: Tenant
+    dies: frozenset[str]
+    """Kinds that go with the context that they were got in."""
     held: dict[int, tuple[str, int | None]] = field(default_factory=dict)
 
     def of_kind(self, *kinds: str) -> list[int]:
@@ -69,16 +56,14 @@ class Living:
     def forget(self, context: int | None) -> None:
         """What lived in a context is gone with it; None is the primary one."""
         for place, (kind, inside) in list(self.held.items()):
-            if inside == context and kind in DIES_WITH_CONTEXT:
+            if inside == context and kind in self.dies:
                 del self.held[place]
 
 
 class SliceMachine(RuleBasedStateMachine):
     """Some processes of one slice; after each step the charge is the simulator's own count."""
 
-    sim: Path
-    shim: Path
-    program: Path
+    site: Site
     folder: Path
     runs = 0
     steps = 0
@@ -86,9 +71,10 @@ class SliceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         SliceMachine.runs += 1
-        self.simulation = simulated(self.sim, 2048 * MIB)
+        self.simulation = self.site.simulated(2048 * MIB)
         node = self.simulation.__enter__()
-        self.here = Slice.make(node, self.shim, self.folder, f"steps{self.runs}", CAP)
+        self.here = self.site.slice(node, self.folder, f"steps{self.runs}", CAP)
+        self.vendor, self.refusal = self.site.vendor, self.site.refusal
         self.box = Box()
         self.alive: dict[int, Living] = {}
         self.start(0)
@@ -101,14 +87,14 @@ class SliceMachine(RuleBasedStateMachine):
         if process in self.alive:
             return
         tenant = Tenant.start(
-            self.program,
+            self.site.program("tenant"),
             self.here.environment(),
             "serve",
             lookup=("symbol", "address")[process % 2],
             box=self.box,
         )
         if tenant.read() == "ready":
-            self.alive[process] = Living(tenant)
+            self.alive[process] = Living(tenant, self.vendor.dies_with_context)
         else:
             assert tenant.end() == 3
 
@@ -126,7 +112,7 @@ class SliceMachine(RuleBasedStateMachine):
         # Whoever next needs room clears up, and those who hold what the dead one exported answer
         # for it.
         for each in self.alive.values():
-            assert each.tenant.do("get", "linear", PLACES, CAP, 0) == OUT_OF_MEMORY
+            assert each.tenant.do("get", "linear", PLACES, CAP, 0) == self.refusal
 
     # -- Memory -------------------------------------------------------------------------------
 
@@ -134,20 +120,22 @@ class SliceMachine(RuleBasedStateMachine):
         """Ask for memory in the context that is current."""
         living = self.alive[process]
         answer = living.tenant.do("get", kind, place, size, number)
-        allowed = {SUCCESS, OUT_OF_MEMORY} | ({NOT_FOUND} if kind == "shared" else set())
+        allowed = {SUCCESS, self.refusal} | ({ABSENT} if kind == "shared" else set())
         assert answer in allowed, f"{kind} of {size} is answered with {answer}"
         if answer == SUCCESS:
             living.held[place] = (kind, None)
 
-    @rule(process=processes, place=places, kind=st.sampled_from(KINDS), size=sizes, number=dice)
-    def get(self, process: int, place: int, kind: str, size: int, number: int) -> None:
+    @rule(process=processes, place=places, which=dice, size=sizes, number=dice)
+    def get(self, process: int, place: int, which: int, size: int, number: int) -> None:
         """Ask for memory."""
+        kind = self.vendor.kinds[which % len(self.vendor.kinds)]
         if process in self.alive and place not in self.alive[process].held:
             self.ask(process, place, kind, size, number)
 
-    @rule(process=processes, place=places, kind=st.sampled_from(INSIDE), size=sizes, number=dice)
-    def get_inside(self, process: int, place: int, kind: str, size: int, number: int) -> None:
+    @rule(process=processes, place=places, which=dice, size=sizes, number=dice)
+    def get_inside(self, process: int, place: int, which: int, size: int, number: int) -> None:
         """Ask for memory in another context than the primary one."""
+        kind = self.vendor.inside[which % len(self.vendor.inside)]
         living = self.alive.get(process)
         contexts = living.of_kind("context") if living else []
         if not living or not contexts or place in living.held:
@@ -156,7 +144,8 @@ class SliceMachine(RuleBasedStateMachine):
         assert living.tenant.do("enter", context) == SUCCESS
         self.ask(process, place, kind, size, number)
         if place in living.held:
-            living.held[place] = (kind, context)
+            # Where contexts are views of one, all is of that.
+            living.held[place] = (kind, context if self.vendor.contexts_hold else None)
         assert living.tenant.do("enter", "primary") == SUCCESS
 
     @rule(process=processes, place=places, number=dice)
@@ -164,7 +153,7 @@ class SliceMachine(RuleBasedStateMachine):
         """Do something with what is held."""
         if process in self.alive and place in self.alive[process].held:
             answer = self.alive[process].tenant.do("poke", place, number)
-            assert answer in (SUCCESS, OUT_OF_MEMORY)
+            assert answer in (SUCCESS, self.refusal)
 
     @rule(process=processes, place=places, number=dice)
     def give(self, process: int, place: int, number: int) -> None:
@@ -183,10 +172,10 @@ class SliceMachine(RuleBasedStateMachine):
         if maker == user or maker not in self.alive or user not in self.alive:
             return
         kind, _ = self.alive[maker].held.get(place, ("", None))
-        if kind not in SENT or goal in self.alive[user].held:
+        if kind not in self.vendor.shown or goal in self.alive[user].held:
             return
         self.box.empty()
-        assert self.alive[maker].tenant.do("poke", place, SENT[kind]) == SUCCESS
+        assert self.alive[maker].tenant.do("poke", place, self.vendor.shown[kind]) == SUCCESS
         self.ask(user, goal, "shared", 0, number)
 
     @rule(process=processes, reset=st.booleans())
@@ -194,13 +183,13 @@ class SliceMachine(RuleBasedStateMachine):
         """The primary context goes, with what lives in it, and comes back."""
         living = self.alive.get(process)
         # What these hold of the primary context cannot be given back without it.
-        if not living or living.of_kind("graph", "green", "shared"):
+        if not living or living.of_kind(*self.vendor.keep_primary):
             return
         assert living.tenant.do("reset" if reset else "release") == SUCCESS
         living.forget(None)
         answer = living.tenant.do("retain")
-        assert answer in (SUCCESS, OUT_OF_MEMORY)
-        if answer == OUT_OF_MEMORY:
+        assert answer in (SUCCESS, self.refusal)
+        if answer == self.refusal:
             self.alive.pop(process).tenant.kill()
             self.start(process)
 
@@ -237,16 +226,9 @@ class SliceMachine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def machine(
-    sim_library: Path,
-    shim_library: Path,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> type[SliceMachine]:
+def machine(site: Site, tmp_path: Path) -> type[SliceMachine]:
     """The state machine, with what it runs on."""
-    program = compile_c(tmp_path_factory.mktemp("tenant"), "tenant", TENANT)
-    SliceMachine.sim, SliceMachine.shim = sim_library, shim_library
-    SliceMachine.program, SliceMachine.folder = program, tmp_path
+    SliceMachine.site, SliceMachine.folder = site, tmp_path
     return SliceMachine
 
 

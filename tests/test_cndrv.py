@@ -8,17 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cndrv_place import (
-    CONTEXT,
-    MS,
-    PAGE,
-    SMALL,
-    Place,
-    compile_client,
-    driver,
-    node,
-    shim,
-)
+from cndrv_place import SMALL, Place, compile_client, driver, node, shim
 from commands import PATIENCE_SECONDS
 from cuda_table import CAMBRICON_TABLE, ROOT, generator, read_table
 
@@ -81,87 +71,6 @@ def test_a_tour_is_the_same_behind_a_gate(
     found = sliced.start("tour").end()
     uuid = r"^uuid: .*$"
     assert re.sub(uuid, "", found, flags=re.MULTILINE) == re.sub(uuid, "", bare, flags=re.MULTILINE)
-
-
-def test_processes_share_a_slice_to_its_last_page(
-    node: Callable[..., Place], shim: Path, tmp_path: Path
-) -> None:
-    whole = node()
-    place = whole.slice(shim, tmp_path / "slice")
-    clients = [place.start("fill") for _ in range(3)]
-    assert [one.read() for one in clients] == ["ready"] * 3
-    counts = []
-    for one in clients:
-        one.go()
-        _, count, refusal = one.read().split()
-        counts.append(int(count))
-        assert refusal == "100100"
-    pages = (SMALL - 3 * CONTEXT) // PAGE
-    assert sum(counts) == pages
-    assert place.charge() == whole.held() == SMALL
-    for one in clients:
-        one.end()
-    assert place.charge() == whole.held() == 0
-
-
-@pytest.mark.parametrize("delay_ns", [0, 300 * MS])
-def test_a_killed_process_gives_its_memory_back(
-    node: Callable[..., Place], shim: Path, tmp_path: Path, delay_ns: int
-) -> None:
-    # The slice has all of the device: what the driver still gives back is waited for.
-    whole = node(SMALL, delay_ns)
-    place = whole.slice(shim, tmp_path / "slice", None)
-    first = place.start("fill")
-    assert first.fill().split()[2] == "100100"
-    first.process.kill()
-    first.process.wait()
-    second = place.start("fill")
-    assert second.fill() == f"filled {(SMALL - CONTEXT) // PAGE} 100100"
-    second.end()
-    assert place.charge() == whole.held() == 0
-
-
-@pytest.mark.parametrize("cores", [100, 50])
-def test_a_storm_of_calls_never_passes_the_cap_and_leaves_nothing(
-    node: Callable[..., Place], shim: Path, tmp_path: Path, cores: int
-) -> None:
-    whole = node(4 * SMALL)
-    place = whole.slice(shim, tmp_path / "slice", cores=cores)
-    clients = [place.start("storm", 6, 1500, seed) for seed in range(3)]
-    assert [one.read() for one in clients] == ["ready"] * 3
-    for one in clients:
-        one.go()
-    assert [one.read().partition(":")[0] for one in clients] == ["quiet"] * 3
-    assert place.charge() == whole.held() <= SMALL
-    for one in clients:
-        one.go()
-    refusals = [int(one.read().removeprefix("gone ")) for one in clients]
-    assert sum(refusals) > 100
-    assert place.charge() == whole.held() == 3 * CONTEXT
-    assert whole.most() <= SMALL
-    for one in clients:
-        one.end()
-
-
-def test_two_slices_of_a_device_hold_theirs_and_no_more(
-    node: Callable[..., Place], shim: Path, tmp_path: Path
-) -> None:
-    whole = node()
-    places = [whole.slice(shim, tmp_path / name, SMALL) for name in ("one", "two")]
-    clients = [place.start("fill") for place in places]
-    for one in clients:
-        assert one.fill() == f"filled {(SMALL - CONTEXT) // PAGE} 100100"
-    assert [place.charge() for place in places] == [SMALL, SMALL]
-    for one in clients:
-        one.end()
-
-
-def test_a_forked_child_is_no_part_of_the_slice(
-    node: Callable[..., Place], shim: Path, tmp_path: Path
-) -> None:
-    place = node().slice(shim, tmp_path / "slice")
-    told = place.start("fork").end()
-    assert told.splitlines() == ["child 0", f"after it: {SMALL - CONTEXT} of {SMALL}"]
 
 
 def test_without_its_region_the_library_does_not_start(

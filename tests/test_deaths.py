@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slices import MIB
-from tenants import CONTEXT, SUCCESS, TENANT, Box, Slice, Tenant, compile_c, simulated
+from tenants import CONTEXT, SUCCESS, Box, Site, Slice, Tenant
 
 CAP = 256 * MIB
 REST = CAP - CONTEXT
@@ -23,25 +23,18 @@ DEVICE = 320 * MIB
 DELAY_NS = 100_000_000
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the clients."""
-    folder = tmp_path_factory.mktemp("programs")
-    compile_c(folder, "odd_ends", ["odd_ends.c"])
-    compile_c(folder, "tenant", TENANT)
-    return folder
-
-
 @pytest.fixture
-def here(sim_library: Path, shim_library: Path, tmp_path: Path) -> Iterator[Slice]:
+def here(site: Site, tmp_path: Path) -> Iterator[Slice]:
     """A slice of a device that is slow to give back."""
-    with simulated(sim_library, DEVICE, release_delay_ns=DELAY_NS) as node:
-        yield Slice.make(node, shim_library, tmp_path, "slice", CAP)
+    with site.simulated(DEVICE, release_delay_ns=DELAY_NS) as node:
+        yield site.slice(node, tmp_path, "slice", CAP)
 
 
-def expect_all_to_the_next(here: Slice, programs: Path) -> None:
+def expect_all_to_the_next(here: Slice, site: Site) -> None:
     """A new process gets everything that the slice may hold, at its first request."""
-    heir = Tenant.start(programs / "tenant", here.environment(), "hold", "linear", str(REST), "0")
+    heir = Tenant.start(
+        site.program("tenant"), here.environment(), "hold", "linear", str(REST), "0"
+    )
     try:
         assert [heir.read(), heir.read(), heir.read()] == ["ready", str(SUCCESS), "holding"]
         assert here.charge() == CAP
@@ -56,9 +49,9 @@ def expect_nothing_left(here: Slice) -> None:
     assert here.locked() == []
 
 
-def start_odd(here: Slice, programs: Path, mode: str, size: int) -> subprocess.Popen[str]:
+def start_odd(here: Slice, site: Site, mode: str, size: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [programs / "odd_ends", mode, str(size)],
+        [site.program("odd_ends"), mode, str(size)],
         env=here.environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -76,9 +69,9 @@ def read_line(process: subprocess.Popen[str]) -> str:
 )
 @pytest.mark.parametrize("end", ["by itself", "killed"])
 def test_an_odd_program_is_held_while_it_lives_and_owes_nothing_after(
-    here: Slice, programs: Path, mode: str, end: str
+    here: Slice, site: Site, mode: str, end: str
 ) -> None:
-    process = start_odd(here, programs, mode, MOST)
+    process = start_odd(here, site, mode, MOST)
     try:
         assert read_line(process) == "ready"
         assert MOST + CONTEXT <= here.charge() <= CAP
@@ -90,14 +83,14 @@ def test_an_odd_program_is_held_while_it_lives_and_owes_nothing_after(
     finally:
         process.kill()
         process.wait()
-    expect_all_to_the_next(here, programs)
+    expect_all_to_the_next(here, site)
     expect_nothing_left(here)
 
 
 def test_a_process_that_forks_before_it_initialises_shares_the_cap_with_its_child(
-    here: Slice, programs: Path
+    here: Slice, site: Site
 ) -> None:
-    process = start_odd(here, programs, "before", 32 * MIB)
+    process = start_odd(here, site, "before", 32 * MIB)
     try:
         assert [read_line(process), read_line(process)] == ["ready", "ready"]
         assert here.charge() == here.truth().used_bytes[0] == 2 * (32 * MIB + CONTEXT)
@@ -110,27 +103,27 @@ def test_a_process_that_forks_before_it_initialises_shares_the_cap_with_its_chil
 
 
 def test_a_child_that_outlives_an_initialised_parent_keeps_nothing_alive(
-    here: Slice, programs: Path
+    here: Slice, site: Site
 ) -> None:
-    process = start_odd(here, programs, "after", MOST)
+    process = start_odd(here, site, "after", MOST)
     try:
         assert [read_line(process), read_line(process)] == ["child", "ready"]
         assert process.wait(60) == 0
         # The child still runs, with its parent's memory mapped.
-        expect_all_to_the_next(here, programs)
+        expect_all_to_the_next(here, site)
     finally:
         process.communicate("go\n", timeout=60)
     expect_nothing_left(here)
 
 
-def kill_at_random_moments(here: Slice, programs: Path, kills: int, seed: int) -> None:
+def kill_at_random_moments(here: Slice, site: Site, kills: int, seed: int) -> None:
     """Processes are killed in the middle of all calls; then the next one gets everything."""
     dice = random.Random(seed)  # noqa: S311 - to be repeated by its seed
     for number in range(kills):
         box = Box()
         victims = [
             Tenant.start(
-                programs / "tenant",
+                site.program("tenant"),
                 here.environment(),
                 "storm",
                 "4",
@@ -153,23 +146,23 @@ def kill_at_random_moments(here: Slice, programs: Path, kills: int, seed: int) -
                 victim.kill()
             box.empty()
             box.close()
-        expect_all_to_the_next(here, programs)
+        expect_all_to_the_next(here, site)
     expect_nothing_left(here)
 
 
-def test_processes_killed_at_random_moments_leave_nothing(here: Slice, programs: Path) -> None:
-    kill_at_random_moments(here, programs, 100, 1)
+def test_processes_killed_at_random_moments_leave_nothing(here: Slice, site: Site) -> None:
+    kill_at_random_moments(here, site, 60, 1)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_a_thousand_kills_and_more(
-    here: Slice, programs: Path, soak_seconds: float, capsys: pytest.CaptureFixture[str]
+    here: Slice, site: Site, soak_seconds: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     end = time.monotonic() + soak_seconds
     kills = 0
     while kills < 1000 or time.monotonic() < end:
-        kill_at_random_moments(here, programs, 100, 2 + kills)
+        kill_at_random_moments(here, site, 100, 2 + kills)
         kills += 100
     with capsys.disabled():
         print(f"\n{kills} kills: nothing stayed charged, nothing locked")

@@ -24,7 +24,7 @@ import vendors
 from nodes import NodeBed, node_bed
 from shared_node import HangError, Program, Stopped, charged_ns, program, programs
 from tenants import compile_c
-from vendors import Vendor
+from tenant_vendors import Vendor
 
 ONE = {"ALIQUOT_CORES": "30"}
 OTHER = {"ALIQUOT_CORES": "70"}

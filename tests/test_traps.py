@@ -1,4 +1,4 @@
-"""What real programs do to the driver's library, and what must not come of it in a slice."""
+"""What real programs do to a vendor's library, and what must not come of it in a slice."""
 
 from __future__ import annotations
 
@@ -9,19 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cuda_table import read_table
+from cuda_table import ROOT, read_table
 from slices import MIB
-from tenants import (
-    CONTEXT,
-    OUT_OF_MEMORY,
-    SUCCESS,
-    TENANT,
-    SimNode,
-    Slice,
-    Tenant,
-    compile_c,
-    simulated,
-)
+from tenants import CONTEXT, SUCCESS, SimNode, Site, Slice, Tenant, compile_c
+from tenant_vendors import COMMON
 
 CAP = 256 * MIB
 DEVICE = 1024 * MIB
@@ -40,47 +31,33 @@ STUB = """
 """
 RESOLVE = """
 #include <dlfcn.h>
-void *resolve(const char *name) { return dlsym(dlopen("libcuda.so.1", RTLD_NOW), name); }
+void *resolve(const char *name) { return dlsym(dlopen(LIBRARY, RTLD_NOW), name); }
 """
-# Stands in for an allocation call of a program, as torch_memory_saver does.
+# Stands in for an allocation call of a program, as torch_memory_saver does, with any arguments.
 PRELOAD = """
 #include <dlfcn.h>
-#include <stddef.h>
 static unsigned calls;
 unsigned preload_calls(void) { return calls; }
-int cuMemAlloc_v2(unsigned long long *pointer, size_t bytes) {
-    int (*next)(unsigned long long *, size_t) =
-        (int (*)(unsigned long long *, size_t))dlsym(dlopen("libcuda.so.1", RTLD_NOW),
-                                                     "cuMemAlloc_v2");
+typedef int (*function)(long, long, long, long);
+int ALLOCATE(long a, long b, long c, long d) {
+    function next = (function)dlsym(dlopen(LIBRARY, RTLD_NOW), NAME);
     calls++;
-    return next(pointer, bytes);
+    return next(a, b, c, d);
 }
 """
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the clients."""
-    folder = tmp_path_factory.mktemp("programs")
-    driver = ["tenant_driver.c", "tenant_linear.c", "tenant_share.c"]
-    driver += ["tenant_context.c", "tenant_graph.c"]
-    compile_c(folder, "odd_calls", ["odd_calls.c", *driver])
-    compile_c(folder, "tenant", TENANT)
-    compile_c(folder, "trap_client", ["trap_client.c"])
-    return folder
-
-
 @pytest.fixture
-def node(sim_library: Path) -> Iterator[SimNode]:
+def node(site: Site) -> Iterator[SimNode]:
     """A device of a gibibyte."""
-    with simulated(sim_library, DEVICE) as made:
+    with site.simulated(DEVICE) as made:
         yield made
 
 
 @pytest.fixture
-def here(node: SimNode, shim_library: Path, tmp_path: Path) -> Slice:
+def here(node: SimNode, site: Site, tmp_path: Path) -> Slice:
     """A slice of a quarter of it."""
-    return Slice.make(node, shim_library, tmp_path, "slice", CAP)
+    return site.slice(node, tmp_path, "slice", CAP)
 
 
 def output(environment: dict[str, str], *command: str | Path) -> str:
@@ -92,93 +69,109 @@ def output(environment: dict[str, str], *command: str | Path) -> str:
     return done.stdout
 
 
-def expect_the_cap(here: Slice, programs: Path, mode: str, *more: str, **added: str) -> None:
+def expect_the_cap(here: Slice, site: Site, mode: str, *more: str, **added: str) -> None:
     """Run a trap; the client then gets all that its cap allows beside its context."""
     environment = here.environment() | added
-    printed = output(environment, programs / "trap_client", mode, str(CAP), *more)
+    printed = output(environment, site.program("trap_client"), mode, str(CAP), *more)
     assert printed == f"got {CAP - CONTEXT}\n"
     truth = here.truth()
     assert (truth.max_used_bytes[0], truth.used_bytes[0]) == (CAP, 0)
 
 
 @pytest.mark.parametrize("mode", ["capture", "pointers"])
-def test_calls_are_answered_as_by_the_bare_driver(
-    sim_library: Path, shim_library: Path, programs: Path, tmp_path: Path, mode: str
+def test_calls_of_cuda_are_answered_as_by_the_bare_driver(
+    sites: dict[str, Site], tmp_path: Path, mode: str
 ) -> None:
-    with simulated(sim_library, 16 * DEVICE) as node:
-        here = Slice.make(node, shim_library, tmp_path, "slice", 8 * DEVICE)
-        bare = output(node.environment("bare"), programs / "odd_calls", mode)
+    site = sites["nvidia"]
+    program = site.folder / "odd_calls_cuda"
+    if not program.exists():
+        compile_c(site.folder, program.name, ["odd_calls_cuda.c", *COMMON, *site.vendor.sources])
+    with site.simulated(16 * DEVICE) as node:
+        here = site.slice(node, tmp_path, "slice", 8 * DEVICE)
+        bare = output(node.environment("bare"), program, mode)
         assert bare.count("\n") > 10
-        assert output(here.environment(), programs / "odd_calls", mode) == bare
+        assert output(here.environment(), program, mode) == bare
+
+
+def test_what_is_forged_is_answered_as_by_the_bare_library(
+    here: Slice, node: SimNode, site: Site
+) -> None:
+    bare = output(node.environment("bare"), site.program("odd_calls"), "forged")
+    assert bare.count("\n") > 10
+    assert output(here.environment(), site.program("odd_calls"), "forged") == bare
+    assert here.charge() == 0
 
 
 def test_what_a_full_device_refuses_leaves_no_charge(
-    node: SimNode, shim_library: Path, programs: Path, tmp_path: Path
+    node: SimNode, site: Site, tmp_path: Path
 ) -> None:
     """The slice has room, the device has none: the driver's own refusals are taken back."""
-    here = Slice.make(node, shim_library, tmp_path, "roomy", DEVICE)
+    here = site.slice(node, tmp_path, "roomy", DEVICE)
     room = DEVICE - 3 * CONTEXT - 16 * MIB
     answers = []
     for environment in (node.environment("bare"), here.environment()):
         with Tenant.start(
-            programs / "tenant", node.environment("neighbour"), "hold", "linear", str(room), "0"
+            site.program("tenant"), node.environment("neighbour"), "hold", "linear", str(room), "0"
         ) as neighbour:
             assert [neighbour.read() for _ in range(3)] == ["ready", str(SUCCESS), "holding"]
-            answers.append(output(environment, programs / "odd_calls", "shortage"))
-    assert answers[0].count(f": {OUT_OF_MEMORY}\n") > 10
+            answers.append(output(environment, site.program("odd_calls"), "shortage"))
+    assert answers[0].count(f": {site.refusal}\n") > 10
     assert answers[1] == answers[0]
     assert here.charge() == 0
 
 
-def test_a_refusal_is_forgotten_by_the_next_request_that_fits(here: Slice, programs: Path) -> None:
-    assert output(here.environment(), programs / "odd_calls", "sticky") == "ok\n"
+def test_a_refusal_is_forgotten_by_the_next_request_that_fits(here: Slice, site: Site) -> None:
+    assert output(here.environment(), site.program("odd_calls"), "sticky") == "ok\n"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the forwarders are x86-64 code")
 def test_a_library_that_forwards_all_names_globally_does_not_call_itself(
-    here: Slice, programs: Path, tmp_path: Path
+    here: Slice, site: Site, tmp_path: Path
 ) -> None:
-    names = [symbol.name for row in read_table() for symbol in row.symbols]
-    assert len(names) > 600
+    table = ROOT / "csrc" / site.vendor.table / "functions.tsv"
+    names = [symbol.name for row in read_table(table) for symbol in row.symbols]
+    assert len(names) > 200
     (tmp_path / "stubs.S").write_text("".join(STUB.format(name=name) for name in names))
     (tmp_path / "resolve.c").write_text(RESOLVE)
     sources = [tmp_path / "stubs.S", tmp_path / "resolve.c"]
-    stubs = compile_c(tmp_path, "libstubs.so", sources, "-shared", "-fPIC")
-    expect_the_cap(here, programs, "stubs", str(stubs))
+    library = f'-DLIBRARY="{site.vendor.library}"'
+    stubs = compile_c(tmp_path, "libstubs.so", sources, "-shared", "-fPIC", library)
+    expect_the_cap(here, site, "stubs", str(stubs))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the patch is x86-64 code")
-def test_entry_points_can_be_patched_in_place(here: Slice, programs: Path) -> None:
-    expect_the_cap(here, programs, "patch")
+def test_entry_points_can_be_patched_in_place(here: Slice, site: Site) -> None:
+    expect_the_cap(here, site, "patch", *site.vendor.loads)
 
 
-def test_a_second_preload_stands_before_the_shim(
-    here: Slice, programs: Path, tmp_path: Path
-) -> None:
+def test_a_second_preload_stands_before_the_shim(here: Slice, site: Site, tmp_path: Path) -> None:
     (tmp_path / "preload.c").write_text(PRELOAD)
-    preload = compile_c(tmp_path, "libpreload.so", [tmp_path / "preload.c"], "-shared", "-fPIC")
+    name = site.vendor.loads[0]
+    defines = [f"-DALLOCATE={name}", f'-DNAME="{name}"', f'-DLIBRARY="{site.vendor.library}"']
+    sources = [tmp_path / "preload.c"]
+    preload = compile_c(tmp_path, "libpreload.so", sources, "-shared", "-fPIC", *defines)
     loaded = " ".join(filter(None, [here.environment().get("LD_PRELOAD"), str(preload)]))
-    expect_the_cap(here, programs, "linked", LD_PRELOAD=loaded)
+    expect_the_cap(here, site, "linked", LD_PRELOAD=loaded)
 
 
-def test_addresses_beyond_the_cap_cost_nothing(here: Slice, programs: Path) -> None:
-    expect_the_cap(here, programs, "addresses")
+def test_addresses_beyond_the_cap_cost_nothing(here: Slice, site: Site) -> None:
+    expect_the_cap(here, site, "addresses")
 
 
-def test_memory_on_the_host_is_not_charged(here: Slice, programs: Path) -> None:
-    expect_the_cap(here, programs, "host")
+def test_memory_on_the_host_is_not_charged(here: Slice, site: Site) -> None:
+    expect_the_cap(here, site, "host")
 
 
 def test_free_memory_does_not_follow_the_neighbours(
-    here: Slice, node: SimNode, shim_library: Path, programs: Path, tmp_path: Path
+    here: Slice, node: SimNode, site: Site, tmp_path: Path
 ) -> None:
-    other = Slice.make(node, shim_library, tmp_path, "other", CAP)
-    with Tenant.start(programs / "tenant", here.environment(), "serve") as watcher:
+    other = site.slice(node, tmp_path, "other", CAP)
+    with Tenant.start(site.program("tenant"), here.environment(), "serve") as watcher:
         assert watcher.read() == "ready"
         before = watcher.ask("info")
         assert before == f"{CAP - CONTEXT} {CAP} {CAP}"
         with Tenant.start(
-            programs / "tenant", other.environment(), "hold", "linear", str(100 * MIB), "0"
+            site.program("tenant"), other.environment(), "hold", "linear", str(100 * MIB), "0"
         ) as neighbour:
             assert [neighbour.read() for _ in range(3)] == ["ready", str(SUCCESS), "holding"]
             assert watcher.ask("info") == before

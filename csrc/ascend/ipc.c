@@ -44,15 +44,35 @@ EXPORT(aclrtIpcMemGetExportKeyImpl,
        (void *pointer, size_t size, char *name, size_t room, uint64_t flags),
        (pointer, size, name, room, flags))
 
-/* The runtime has or has not opened it, for the thread's device. */
-static void finish(rtError_t result, uint64_t name, uint64_t key, void *const *pointer) {
-    if (!key)
-        return;
-    uint64_t at = result == RT_OK ? (uintptr_t)*pointer : 0;
+/* Memory that the slice does not know, where it may be the slice's all the same. False: there is no room
+ * for it, or nobody can tell how much there must be. */
+static bool charge_unknown(uint32_t device, void *pointer) {
+    void *base;
+    size_t bytes;
+    rtError_t result = RT_FEATURE_NOT_SUPPORT;
+    if (HAS(rtMemGetAddressRange))
+        ALIQUOT_CALL(result, rtMemGetAddressRange, (pointer, &base, &bytes));
+    return result == RT_OK &&
+           aliquot_shared_charge((uintptr_t)pointer, device, aliquot_whole_pages(device, bytes),
+                                 (uint16_t)device);
+}
+
+/* The runtime has or has not opened it, for the thread's device. Answers what the program is told. */
+static rtError_t finish(rtError_t result, uint64_t name, uint64_t key, void *const *pointer) {
+    if (!name)
+        return result;
     int device = aliquot_device_current();
-    aliquot_shared_opened(key, at, device < 0 ? UINT16_MAX : (uint16_t)device);
+    uint64_t at = result == RT_OK ? (uintptr_t)*pointer : 0;
+    if (key)
+        aliquot_shared_opened(key, at, device < 0 ? UINT16_MAX : (uint16_t)device);
+    else if (at && device >= 0 && aliquot_hold_doubtful() &&
+             !charge_unknown((uint32_t)device, *pointer)) {
+        ALIQUOT_CALL(result, rtIpcCloseMemory, (*pointer));
+        return RT_MEMORY_ALLOCATION;
+    }
     if (at)
         aliquot_table_put(&opened, name, at);
+    return result;
 }
 
 #define OPEN(symbol, parameters, arguments)                                                        \
@@ -63,8 +83,7 @@ static void finish(rtError_t result, uint64_t name, uint64_t key, void *const *p
         uint64_t key = of ? aliquot_shared_open(of) : 0;                                           \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        finish(result, of, key, pointer);                                                          \
-        return result;                                                                             \
+        return finish(result, of, key, pointer);                                                   \
     }
 OPEN(rtIpcOpenMemory, (void **pointer, const char *name), (pointer, name))
 OPEN(rtsIpcMemImportByKey, (void **pointer, const char *name, uint64_t flags),

@@ -125,7 +125,7 @@ CNresult aliquot_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev ordin
         return REAL(cnCtxCreate)(context, flags, ordinal);
     if (!charge(ordinal, &base))
         return NO_ROOM;
-    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
+    ALIQUOT_CALL_AGAIN_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
     if (result != CN_SUCCESS) {
         give_back(ordinal, base);
         return result;
@@ -173,7 +173,7 @@ CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
         base = 0;
     }
     pthread_mutex_lock(&mutex);
-    ALIQUOT_RETRY_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
+    ALIQUOT_CALL_AGAIN_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
     bool fresh = result == CN_SUCCESS && aliquot_prepared() &&
                  !aliquot_table_get(&handles, (uintptr_t)*context, &index);
     if (fresh)

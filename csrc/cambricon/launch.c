@@ -5,10 +5,14 @@
     CNresult aliquot_##symbol parameters {                                                         \
         if (OWN_CALL())                                                                            \
             return REAL(symbol) arguments;                                                         \
-        if (__builtin_expect(aliquot_passes(what, queue), 1))                                      \
-            return REAL(symbol) arguments;                                                         \
-        struct aliquot_gated gated = aliquot_hold_back(what, queue);                               \
-        return aliquot_went(&gated, REAL(symbol) arguments);                                       \
+        bool passes = __builtin_expect(aliquot_passes(what, queue), 1);                            \
+        struct aliquot_gated gated;                                                                \
+        if (!passes)                                                                               \
+            gated = aliquot_hold_back(what, queue);                                                \
+        aliquot_depth++;                                                                           \
+        CNresult result = REAL(symbol) arguments;                                                  \
+        aliquot_depth--;                                                                           \
+        return passes ? result : aliquot_went(&gated, result);                                     \
     }
 
 /* -- Kernels and graphs --------------------------------------------------------------------------------- */
@@ -29,10 +33,14 @@ CNresult aliquot_cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel,
     if (!config || OWN_CALL())
         return REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
     uint64_t what = kernel_name(kernel, config->dimx, config->dimy, config->dimz, config->c);
-    if (__builtin_expect(aliquot_passes(what, config->hqueue), 1))
-        return REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
-    struct aliquot_gated gated = aliquot_hold_back(what, config->hqueue);
-    return aliquot_went(&gated, REAL(cnInvokeKernelEx)(config, kernel, parameters, extra));
+    bool passes = __builtin_expect(aliquot_passes(what, config->hqueue), 1);
+    struct aliquot_gated gated;
+    if (!passes)
+        gated = aliquot_hold_back(what, config->hqueue);
+    aliquot_depth++;
+    CNresult result = REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
+    aliquot_depth--;
+    return passes ? result : aliquot_went(&gated, result);
 }
 
 LAUNCH(cnTaskTopoEntityInvoke, (uintptr_t)entity, queue, (CNtaskTopoEntity entity, CNqueue queue),

@@ -11,11 +11,28 @@ struct pool {
     CNmemoryPool handle; /* NULL: a free place */
     uint32_t device;
     uint64_t charged; /* bytes */
+    bool
+        doomed; /* the program has destroyed it; the driver is told when it is empty: until then it has
+                  * what it reserved, and can be asked how much that is */
 };
 
-/* By how much more than was asked for pools of each device have grown at once, bytes: that much is charged
- * beforehand too, from when it is known. relaxed: a guess. */
+/* By how much more than was asked for pools of each device have grown at once, bytes, plus 1; 0: none has
+ * grown yet, and it may be by a whole step. That much is charged beforehand too. relaxed: a guess. */
+#define FIRST_STEP (32ull << 20)
 static _Atomic uint64_t slack[ALIQUOT_MAX_DEVICES];
+
+static uint64_t slack_of(uint32_t device) {
+    uint64_t known = atomic_load_explicit(&slack[device], memory_order_relaxed);
+    return known ? known - 1 : FIRST_STEP - aliquot_page_bytes(device);
+}
+
+/* `asked` bytes made a pool that had `before` grow by `grown`. */
+static void learn(uint32_t device, uint64_t before, uint64_t asked, uint64_t grown) {
+    uint64_t more = grown > asked ? grown - asked : 0;
+    uint64_t known = atomic_load_explicit(&slack[device], memory_order_relaxed);
+    if (more + 1 > known && (more || !before)) /* what was there may have served a part */
+        atomic_store_explicit(&slack[device], more + 1, memory_order_relaxed);
+}
 
 /* Held over the driver's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -66,6 +83,20 @@ static void settle(struct pool *pool, uint64_t ahead) {
     pool->charged = bytes;
 }
 
+/* Under the mutex: the end of a pool that the program has destroyed, if it is empty by now. */
+static void look_at_doomed(struct pool *pool) {
+    uint64_t used = 0;
+    if (!pool->doomed)
+        return;
+    if (HAVE(cnMemPoolTrimTo))
+        REAL(cnMemPoolTrimTo)(pool->handle, 0);
+    settle(pool, 0);
+    if (pool->charged || (reads(pool->handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && used))
+        return;
+    REAL(cnMemPoolDestroy)(pool->handle);
+    *pool = (struct pool){0};
+}
+
 /* Charges what the pools of a device have now. `trim`: they give back first what nobody uses. */
 static void settle_device(uint32_t device, bool trim) {
     if (!atomic_load_explicit(&any, memory_order_relaxed))
@@ -80,6 +111,7 @@ static void settle_device(uint32_t device, bool trim) {
             aliquot_capture_mode(mode);
         }
         settle(&pools[i], 0);
+        look_at_doomed(&pools[i]);
     }
     pthread_mutex_unlock(&mutex);
 }
@@ -155,13 +187,20 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
         return CN_SUCCESS;
     growth->device = (uint32_t)device;
     growth->asked = aliquot_whole_pages(growth->device, bytes);
-    growth->bytes =
-        growth->asked + atomic_load_explicit(&slack[growth->device], memory_order_relaxed);
+    growth->bytes = growth->asked;
+    if (growth->asked <= UINT64_MAX / 2) /* more is refused, and must not wrap */
+        growth->bytes += slack_of(growth->device);
     /* The mutex comes after it, for a refusal settles. */
     if (!aliquot_charge(growth->device, growth->bytes))
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
-    growth->ours = true;
     pthread_mutex_lock(&mutex);
+    const struct pool *known = find(pool);
+    if (known && known->doomed) {
+        pthread_mutex_unlock(&mutex);
+        aliquot_withdraw(growth->device, growth->bytes);
+        return CN_ERROR_INVALID_VALUE;
+    }
+    growth->ours = true;
     return CN_SUCCESS;
 }
 
@@ -180,11 +219,8 @@ static CNresult finish(const struct growth *growth, CNresult result, const CNadd
     else if (pool) {
         uint64_t before = pool->charged;
         settle(pool, growth->bytes);
-        uint64_t grown = pool->charged > before ? pool->charged - before : 0;
-        if (grown >
-            growth->asked + atomic_load_explicit(&slack[growth->device], memory_order_relaxed))
-            atomic_store_explicit(&slack[growth->device], grown - growth->asked,
-                                  memory_order_relaxed);
+        if (pool->charged > before)
+            learn(growth->device, before, growth->asked, pool->charged - before);
     }
     pthread_mutex_unlock(&mutex);
     return result;
@@ -231,17 +267,37 @@ CNresult aliquot_cnMemPoolTrimTo(CNmemoryPool handle, size_t keep) {
     return result;
 }
 
-/* What is not freed yet outlives the pool, and cannot be asked after any more: it stays charged. */
+/* Under the mutex: a device that allocates from the pool goes back to its default one. */
+static void detach(CNmemoryPool handle) {
+    CNmemoryPool pool = NULL;
+    int count = 0;
+    CNdev device;
+    if (!HAVE(cnDeviceGetDefaultMemPool) || !HAVE(cnDeviceSetMemPool) || !HAVE(cnDeviceGetMemPool))
+        return;
+    REAL(cnDeviceGetCount)(&count);
+    for (int i = 0; i < count; i++)
+        if (REAL(cnDeviceGet)(&device, i) == CN_SUCCESS &&
+            REAL(cnDeviceGetMemPool)(&pool, device) == CN_SUCCESS && pool == handle &&
+            REAL(cnDeviceGetDefaultMemPool)(&pool, device) == CN_SUCCESS)
+            REAL(cnDeviceSetMemPool)(device, pool);
+}
+
+/* What is not freed yet outlives the pool, which cannot be asked any more how much it has reserved: so the
+ * driver is told only when it is empty. */
 CNresult aliquot_cnMemPoolDestroy(CNmemoryPool handle) {
     uint64_t used;
     pthread_mutex_lock(&mutex);
     struct pool *pool = handle && aliquot_prepared() ? find(handle) : NULL;
-    bool told = pool && reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used);
-    CNresult result = REAL(cnMemPoolDestroy)(handle);
-    if (pool && result == CN_SUCCESS) {
-        uint64_t stays = told ? aliquot_whole_pages(pool->device, used) : pool->charged;
-        if (stays < pool->charged)
-            aliquot_withdraw(pool->device, pool->charged - stays);
+    CNresult result = CN_SUCCESS;
+    if (pool && pool->doomed)
+        result = CN_ERROR_INVALID_VALUE;
+    else if (pool && reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && used) {
+        pool->doomed = true;
+        detach(handle);
+    } else
+        result = REAL(cnMemPoolDestroy)(handle);
+    if (pool && !pool->doomed && result == CN_SUCCESS) {
+        aliquot_withdraw(pool->device, pool->charged);
         *pool = (struct pool){0};
     }
     pthread_mutex_unlock(&mutex);

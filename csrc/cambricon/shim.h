@@ -11,6 +11,7 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
 
 /* The driver is found by whoever calls it first: our exports are plain functions (csrc/generate.py),
@@ -25,9 +26,13 @@ static inline void *aliquot_driver(unsigned fn) {
 #define REAL(symbol) ((__typeof__(&symbol))aliquot_driver(F_##symbol))
 #define HAVE(symbol) (aliquot_driver(F_##symbol) != aliquot_missing)
 
+/* How many calls of the driver the thread is within that have been dealt with. */
+extern __thread uint32_t aliquot_depth __attribute__((tls_model("initial-exec")));
+
 /* Whether the wrapper that asks was called by the driver itself, in the course of a call that has been
- * dealt with: then the driver's own function is all that there is to do. */
-#define OWN_CALL() aliquot_is_in_driver(__builtin_return_address(0))
+ * dealt with or on a thread of its own: then the driver's own function is all that there is to do. (Where
+ * a call of the driver ends in another one, the address of return is the first wrapper's.) */
+#define OWN_CALL() (aliquot_depth || aliquot_is_in_driver(__builtin_return_address(0)))
 
 /* -- init.c ----------------------------------------------------------------------------------------- */
 
@@ -40,6 +45,7 @@ static inline CNresult aliquot_ready(void) {
 }
 
 /* Index into the grant of a device, by its handle or its ordinal; -1 when it is not in the slice. */
+enum { ALIQUOT_NO_SUCH_DEVICE = -2 }; /* by its ordinal only */
 int aliquot_device_index(CNdev device);
 int aliquot_ordinal_index(uint32_t ordinal);
 
@@ -63,7 +69,16 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 
 /* -- memory.c, vmm.c, pool.c, module.c, ipc.c --------------------------------------------------------- */
 
-#define ALIQUOT_RETRY(result, call) ALIQUOT_RETRY_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
+/* Calls the driver, whose own calls are none of ours; again, while it has no memory because of a process
+ * that has just died. */
+#define ALIQUOT_CALL_AGAIN_ON(code, result, call)                                                  \
+    do {                                                                                           \
+        aliquot_depth++;                                                                           \
+        ALIQUOT_RETRY_ON(code, result, call);                                                      \
+        aliquot_depth--;                                                                           \
+    } while (0)
+#define ALIQUOT_RETRY(result, call)                                                                \
+    ALIQUOT_CALL_AGAIN_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
 /* What only a descriptor kept is given back once that is closed. Cheap when there is none. */
 void aliquot_vmm_settle(void);

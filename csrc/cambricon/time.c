@@ -136,6 +136,7 @@ static CNresult asked(CNresult result) {
 
 static CNresult waited(CNresult result) {
     aliquot_synchronised();
+    aliquot_vmm_settle();
     return asked(result);
 }
 

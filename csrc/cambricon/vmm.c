@@ -96,11 +96,21 @@ CNresult aliquot_cnMemCreate(CNmemGenericAllocationHandle *handle, uint64_t byte
     CNresult result;
     int index = aliquot_ordinal_index(properties->location.id);
     uint32_t device = (uint32_t)index;
+    if (index == ALIQUOT_NO_SUCH_DEVICE)
+        return REAL(cnMemCreate)(handle, bytes, properties, flags);
     if (index < 0)
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     uint64_t charged = aliquot_whole_pages(device, bytes);
-    if (!aliquot_charge(device, charged))
-        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    if (!aliquot_charge(device, charged)) {
+        /* What the driver would not give in any case gets its own answer. */
+        uint64_t step;
+        bool possible = !HAVE(cnMemGetAllocationGranularity) ||
+                        (REAL(cnMemGetAllocationGranularity)(
+                             &step, properties, CN_MEM_ALLOC_GRANULARITY_MINIMUM) == CN_SUCCESS &&
+                         step && bytes && bytes % step == 0);
+        return possible ? CN_MEMORY_ERROR_OUT_OF_MEMORY
+                        : REAL(cnMemCreate)(handle, bytes, properties, flags);
+    }
     pthread_mutex_lock(&mutex);
     ALIQUOT_RETRY(result, REAL(cnMemCreate)(handle, bytes, properties, flags));
     if (result == CN_SUCCESS)

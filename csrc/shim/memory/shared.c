@@ -9,9 +9,10 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 struct import {
     uint64_t pointer; /* 0: free place */
     uint64_t key;     /* 0: not written down, and */
-    uint64_t bytes;   /* charged here */
+    uint64_t bytes;   /* charged here, until it is closed as often as it was opened */
     uint32_t device;
     uint32_t count; /* times */
+    uint32_t notes; /* of them that are written down */
     uint16_t owner;
 };
 static struct import imports[ALIQUOT_MAX_HOLDS];
@@ -54,7 +55,10 @@ static void record(const struct import *opening) {
     uint64_t index, surplus = 0;
     pthread_mutex_lock(&mutex);
     if (aliquot_table_get(&opened, opening->pointer, &index)) {
-        imports[index].count++;
+        struct import *import = &imports[index];
+        import->count++;
+        import->notes += opening->key != 0;
+        import->key = import->key ? import->key : opening->key;
         surplus = opening->bytes;
     } else
         for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS; i++) {
@@ -62,6 +66,7 @@ static void record(const struct import *opening) {
                 continue;
             imports[i] = *opening;
             imports[i].count = 1;
+            imports[i].notes = opening->key != 0;
             import_mark = i >= import_mark ? i + 1 : import_mark;
             aliquot_table_put(&opened, opening->pointer, i);
             break;
@@ -88,11 +93,12 @@ bool aliquot_shared_charge(uint64_t pointer, uint32_t device, uint64_t bytes, ui
 /* Under the mutex: one opening fewer. */
 static struct aliquot_shared_closing forget_one(uint32_t index) {
     struct import *import = &imports[index];
-    struct aliquot_shared_closing closing = {.key = import->key,
+    struct aliquot_shared_closing closing = {.key = import->notes ? import->key : 0,
                                              .pointer = import->pointer,
                                              .device = import->device,
                                              .owner = import->owner};
     uint64_t place;
+    import->notes -= import->notes > 0;
     if (--import->count == 0) {
         closing.bytes = import->bytes;
         aliquot_table_take(&opened, import->pointer, &place);

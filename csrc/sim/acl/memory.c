@@ -182,12 +182,16 @@ rtError_t rtMallocPhysical(rtDrvMemHandle *handle, size_t size, rtDrvMemProp_t *
     rtError_t result = acl_enter(NULL);
     if (result != RT_OK)
         return result;
-    if (!handle || !prop || flags || prop->side != RT_MEM_DEV_SIDE)
+    if (!handle || !prop || flags || prop->side > RT_MEM_DEV_SIDE)
         return RT_PARAM_INVALID;
-    CUmemAllocationProp wanted = {
-        .type = CU_MEM_ALLOCATION_TYPE_PINNED,
-        .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, /* any may be shared */
-        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = (int)prop->devid}};
+    CUmemAllocationProp wanted = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                  .location = {.type = CU_MEM_LOCATION_TYPE_HOST}};
+    if (prop->side == RT_MEM_DEV_SIDE) {
+        wanted.requestedHandleTypes =
+            CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR; /* any may be shared */
+        wanted.location =
+            (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = (int)prop->devid};
+    }
     CUmemGenericAllocationHandle given;
     CUresult answer = cuMemCreate(&given, size, &wanted, 0);
     if (answer == CUDA_SUCCESS)

@@ -1,5 +1,5 @@
 /* Contexts, their limits, and the code that is loaded into them. */
-#include "tenant.h"
+#include "tenant_cuda.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,7 +37,7 @@ char *ptx_file(uint64_t size) {
 /* Modules of more than some pages would only test the reader of their text. */
 static uint64_t code_size(uint64_t size) { return size > 5 * MIB ? 5 * MIB : size; }
 
-static CUresult module_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int module_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUmodule *module = (CUmodule *)&thing->object[0];
     unsigned way = roll(&dice, 3);
     CUresult result;
@@ -55,18 +55,12 @@ static CUresult module_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult code_poke(struct thing *thing, uint64_t dice) {
-    (void)thing;
-    (void)dice;
-    return CUDA_SUCCESS;
-}
-
 static void module_give(struct thing *thing, uint64_t dice) {
     (void)dice;
     MUST(cu.cuModuleUnload(thing->object[0]));
 }
 
-static CUresult library_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int library_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUlibrary *library = (CUlibrary *)&thing->object[0];
     CUresult result;
     if (roll(&dice, 3) == 0) {
@@ -142,18 +136,18 @@ static CUresult set_limit(uint64_t *dice) {
     return cu.cuCtxSetLimit(limits[which], most[which] / (1 + roll(dice, 64)));
 }
 
-static CUresult context_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int context_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUcontext context, popped;
     CUresult result;
     switch (roll(&dice, 3)) {
     case 0:
-        result = cu.cuCtxCreate_v2(&context, 0, tenant.device);
+        result = cu.cuCtxCreate_v2(&context, 0, cuda.device);
         break;
     case 1:
-        result = cu.cuCtxCreate_v3(&context, NULL, 0, CU_CTX_SCHED_BLOCKING_SYNC, tenant.device);
+        result = cu.cuCtxCreate_v3(&context, NULL, 0, CU_CTX_SCHED_BLOCKING_SYNC, cuda.device);
         break;
     default:
-        result = cu.cuCtxCreate_v4(&context, NULL, 0, tenant.device);
+        result = cu.cuCtxCreate_v4(&context, NULL, 0, cuda.device);
     }
     if (result != CUDA_SUCCESS)
         return result;
@@ -169,7 +163,7 @@ static CUresult context_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return CUDA_SUCCESS;
 }
 
-static CUresult context_poke(struct thing *thing, uint64_t dice) {
+static int context_poke(struct thing *thing, uint64_t dice) {
     CUcontext popped;
     MUST(cu.cuCtxPushCurrent_v2(thing->object[CONTEXT]));
     CUresult result = roll(&dice, 2) ? set_limit(&dice) : furnish(thing, thing->size, &dice);
@@ -186,17 +180,17 @@ static void context_give(struct thing *thing, uint64_t dice) {
 
 /* -- Green contexts: a part of the primary one -------------------------------------------------------- */
 
-static CUresult green_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int green_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUdevResource all, group, rest;
     CUdevResourceDesc description;
     CUgreenCtx green;
     CUcontext context;
     unsigned groups = 1;
-    MUST(cu.cuDeviceGetDevResource(tenant.device, &all, CU_DEV_RESOURCE_TYPE_SM));
+    MUST(cu.cuDeviceGetDevResource(cuda.device, &all, CU_DEV_RESOURCE_TYPE_SM));
     MUST(cu.cuDevSmResourceSplitByCount(&group, &groups, &all, &rest, 0, 8));
     MUST(cu.cuDevResourceGenerateDesc(&description, &group, 1));
     CUresult result =
-        cu.cuGreenCtxCreate(&green, description, tenant.device, CU_GREEN_CTX_DEFAULT_STREAM);
+        cu.cuGreenCtxCreate(&green, description, cuda.device, CU_GREEN_CTX_DEFAULT_STREAM);
     if (result != CUDA_SUCCESS)
         return result;
     thing->object[0] = green;
@@ -226,9 +220,9 @@ static void green_give(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind context_kinds[] = {
-    {"module", module_get, code_poke, module_give, true, NULL},
-    {"library", library_get, code_poke, library_give, false, NULL},
-    {"context", context_get, context_poke, context_give, false, NULL},
-    {"green", green_get, code_poke, green_give, false, NULL},
+    {"module", module_get, nothing_poke, module_give, true, NULL, true},
+    {"library", library_get, nothing_poke, library_give, false, NULL, true},
+    {"context", context_get, context_poke, context_give, false, NULL, true},
+    {"green", green_get, nothing_poke, green_give, false, NULL, true},
     {0},
 };

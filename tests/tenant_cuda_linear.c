@@ -1,5 +1,5 @@
 /* Linear memory, pools and arrays. */
-#include "tenant.h"
+#include "tenant_cuda.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,31 +17,13 @@ void delay(CUstream stream, uint64_t dice) {
     MUST(cu.cuLaunchHostFunc(stream, nap, (void *)(uintptr_t)(10000 + roll(&dice, 200000))));
 }
 
-void mark(CUdeviceptr pointer, uint64_t size) {
-    uint64_t sign = pointer * 0x9e3779b97f4a7c15u;
-    if (size < 2 * sizeof sign)
-        return;
-    MUST(cu.cuMemcpyHtoD_v2(pointer, &sign, sizeof sign));
-    MUST(cu.cuMemcpyHtoD_v2(pointer + size - sizeof sign, &sign, sizeof sign));
-}
-
-void check_mark(CUdeviceptr pointer, uint64_t size) {
-    uint64_t sign = pointer * 0x9e3779b97f4a7c15u, first = 0, last = 0;
-    if (size < 2 * sizeof sign)
-        return;
-    MUST(cu.cuMemcpyDtoH_v2(&first, pointer, sizeof first));
-    MUST(cu.cuMemcpyDtoH_v2(&last, pointer + size - sizeof last, sizeof last));
-    if (first != sign || last != sign)
-        fail("the memory at %llx holds what somebody else wrote", (unsigned long long)pointer);
-}
-
 void free_somehow(CUdeviceptr pointer, uint64_t *dice) {
     switch (roll(dice, 5)) {
     case 0:
         MUST(cu.cuMemFreeAsync(pointer, NULL));
         break;
     case 1: {
-        CUstream stream = tenant.stream[roll(dice, 2)];
+        CUstream stream = cuda.stream[roll(dice, 2)];
         delay(stream, *dice);
         MUST(cu.cuMemFreeAsync(pointer, stream));
         break;
@@ -56,7 +38,7 @@ void free_somehow(CUdeviceptr pointer, uint64_t *dice) {
 
 /* -- Linear: one allocation by cuMemAlloc and its kin --------------------------------------------- */
 
-static CUresult linear_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int linear_get(struct thing *thing, uint64_t size, uint64_t dice) {
     (void)dice;
     CUresult result = cu.cuMemAlloc_v2(&thing->pointer[0], size);
     if (result == CUDA_SUCCESS)
@@ -64,7 +46,7 @@ static CUresult linear_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult pitch_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int pitch_get(struct thing *thing, uint64_t size, uint64_t dice) {
     size_t pitch = 0, height = 1 + roll(&dice, 64);
     size_t width = size / height ? size / height : 1;
     CUresult result =
@@ -77,7 +59,7 @@ static CUresult pitch_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult managed_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int managed_get(struct thing *thing, uint64_t size, uint64_t dice) {
     (void)dice;
     CUresult result = cu.cuMemAllocManaged(&thing->pointer[0], size, CU_MEM_ATTACH_GLOBAL);
     if (result == CUDA_SUCCESS)
@@ -85,20 +67,22 @@ static CUresult managed_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult linear_send(struct thing *thing) {
+static int linear_send(struct thing *thing) {
     struct letter letter = {.kind = LETTER_IPC, .size = thing->size, .number = -1, .fd = -1};
-    MUST(cu.cuIpcGetMemHandle(&letter.ipc, thing->pointer[0]));
+    CUipcMemHandle handle;
+    MUST(cu.cuIpcGetMemHandle(&handle, thing->pointer[0]));
+    memcpy(letter.key, &handle, sizeof handle);
     thing->flag[0] = true;
     post(&letter);
     return CUDA_SUCCESS;
 }
 
-static CUresult linear_poke(struct thing *thing, uint64_t dice) {
+static int linear_poke(struct thing *thing, uint64_t dice) {
     check_mark(thing->pointer[0], thing->size);
     return roll(&dice, 2) ? linear_send(thing) : CUDA_SUCCESS;
 }
 
-static CUresult managed_poke(struct thing *thing, uint64_t dice) {
+static int managed_poke(struct thing *thing, uint64_t dice) {
     (void)dice;
     check_mark(thing->pointer[0], thing->size);
     return CUDA_SUCCESS;
@@ -119,15 +103,9 @@ static void managed_give(struct thing *thing, uint64_t dice) {
 
 /* -- Host memory: takes nothing of the device ------------------------------------------------------ */
 
-static CUresult pinned_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int pinned_get(struct thing *thing, uint64_t size, uint64_t dice) {
     (void)dice;
     return cu.cuMemHostAlloc(&thing->object[0], size < MIB ? size : MIB, CU_MEMHOSTALLOC_DEVICEMAP);
-}
-
-static CUresult nothing_poke(struct thing *thing, uint64_t dice) {
-    (void)thing;
-    (void)dice;
-    return CUDA_SUCCESS;
 }
 
 static void pinned_give(struct thing *thing, uint64_t dice) {
@@ -137,8 +115,8 @@ static void pinned_give(struct thing *thing, uint64_t dice) {
 
 /* -- Stream-ordered memory from the default pool --------------------------------------------------- */
 
-static CUresult async_get(struct thing *thing, uint64_t size, uint64_t dice) {
-    CUstream stream = tenant.stream[roll(&dice, 2)];
+static int async_get(struct thing *thing, uint64_t size, uint64_t dice) {
+    CUstream stream = cuda.stream[roll(&dice, 2)];
     CUresult result;
     switch (roll(&dice, 3)) {
     case 0:
@@ -159,18 +137,18 @@ static CUresult async_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult async_poke(struct thing *thing, uint64_t dice) {
+static int async_poke(struct thing *thing, uint64_t dice) {
     cuuint64_t threshold = roll(&dice, 2) ? 64 * MIB : 0;
     check_mark(thing->pointer[0], thing->size);
     switch (roll(&dice, 4)) {
     case 0:
-        MUST(cu.cuMemPoolSetAttribute(tenant.pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold));
+        MUST(cu.cuMemPoolSetAttribute(cuda.pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold));
         break;
     case 1:
-        MUST(cu.cuMemPoolTrimTo(tenant.pool, 0));
+        MUST(cu.cuMemPoolTrimTo(cuda.pool, 0));
         break;
     case 2:
-        MUST(cu.cuStreamSynchronize(tenant.stream[0]));
+        MUST(cu.cuStreamSynchronize(cuda.stream[0]));
         break;
     default:
         break;
@@ -185,7 +163,7 @@ static void async_give(struct thing *thing, uint64_t dice) {
 
 /* -- A pool of its own: pieces come and go; it may be destroyed before they do ---------------------- */
 
-static CUresult piece_get(struct thing *thing, uint64_t size, uint64_t *dice) {
+static int piece_get(struct thing *thing, uint64_t size, uint64_t *dice) {
     CUdeviceptr *pointer = &thing->pointer[thing->count];
     if (thing->count == PIECES || !thing->object[0])
         return CUDA_SUCCESS;
@@ -197,10 +175,10 @@ static CUresult piece_get(struct thing *thing, uint64_t size, uint64_t *dice) {
     return result;
 }
 
-static CUresult pool_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int pool_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUmemPoolProps properties = {
         .allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
-        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = tenant.device},
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda.device},
     };
     cuuint64_t threshold[] = {0, 16 * MIB, UINT64_MAX};
     CUmemoryPool pool;
@@ -230,7 +208,7 @@ static void check_pool(CUmemoryPool pool) {
              (unsigned long long)reserved, (unsigned long long)most);
 }
 
-static CUresult pool_poke(struct thing *thing, uint64_t dice) {
+static int pool_poke(struct thing *thing, uint64_t dice) {
     CUmemoryPool pool = thing->object[0];
     if (!pool)
         return CUDA_SUCCESS;
@@ -258,13 +236,15 @@ static CUresult pool_poke(struct thing *thing, uint64_t dice) {
 }
 
 /* The first piece. The other process must give it back before this one does. */
-static CUresult pool_send(struct thing *thing) {
+static int pool_send(struct thing *thing) {
     struct letter letter = {.kind = LETTER_POOL, .size = thing->size, .number = -1, .fd = -1};
+    CUmemPoolPtrExportData piece;
     if (!thing->flag[0] || !thing->count || !thing->object[0])
-        return CUDA_ERROR_NOT_FOUND;
+        return ABSENT;
     MUST(cu.cuMemPoolExportToShareableHandle(&letter.fd, thing->object[0],
                                              CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0));
-    MUST(cu.cuMemPoolExportPointer(&letter.pointer, thing->pointer[0]));
+    MUST(cu.cuMemPoolExportPointer(&piece, thing->pointer[0]));
+    memcpy(letter.key, &piece, sizeof piece);
     post(&letter);
     return CUDA_SUCCESS;
 }
@@ -291,7 +271,7 @@ static size_t at_most(size_t value, size_t limit) {
     return value < 1 ? 1 : value > limit ? limit : value;
 }
 
-static CUresult flat_array_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int flat_array_get(struct thing *thing, uint64_t size, uint64_t dice) {
     unsigned format = roll(&dice, 3), channels = 1u << roll(&dice, 3);
     size_t elements = size / (format_bytes[format] * channels);
     CUDA_ARRAY_DESCRIPTOR what = {.Format = formats[format], .NumChannels = channels};
@@ -328,7 +308,7 @@ static CUDA_ARRAY3D_DESCRIPTOR deep(uint64_t size, uint64_t *dice) {
     return what;
 }
 
-static CUresult deep_array_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int deep_array_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUDA_ARRAY3D_DESCRIPTOR what = deep(size, &dice);
     return cu.cuArray3DCreate_v2((CUarray *)&thing->object[0], &what);
 }
@@ -338,7 +318,7 @@ static void array_give(struct thing *thing, uint64_t dice) {
     MUST(cu.cuArrayDestroy(thing->object[0]));
 }
 
-static CUresult mipmap_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int mipmap_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUDA_ARRAY3D_DESCRIPTOR what = deep(size, &dice);
     size_t most = what.Width > what.Height ? what.Width : what.Height;
     if (!(what.Flags & (CUDA_ARRAY3D_LAYERED | CUDA_ARRAY3D_CUBEMAP)) && what.Depth > most)
@@ -350,7 +330,7 @@ static CUresult mipmap_get(struct thing *thing, uint64_t size, uint64_t dice) {
                                      1 + roll(&dice, levels));
 }
 
-static CUresult mipmap_poke(struct thing *thing, uint64_t dice) {
+static int mipmap_poke(struct thing *thing, uint64_t dice) {
     CUarray level;
     (void)dice;
     /* A level is part of it and costs nothing. */
@@ -364,14 +344,14 @@ static void mipmap_give(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind linear_kinds[] = {
-    {"linear", linear_get, linear_poke, linear_give, true, linear_send},
-    {"pitch", pitch_get, linear_poke, linear_give, true, linear_send},
-    {"managed", managed_get, managed_poke, managed_give, true, NULL},
-    {"pinned", pinned_get, nothing_poke, pinned_give, true, NULL},
-    {"async", async_get, async_poke, async_give, false, NULL},
-    {"pool", pool_get, pool_poke, pool_give, false, pool_send},
-    {"array", flat_array_get, nothing_poke, array_give, true, NULL},
-    {"deep", deep_array_get, nothing_poke, array_give, true, NULL},
-    {"mipmap", mipmap_get, mipmap_poke, mipmap_give, true, NULL},
+    {"linear", linear_get, linear_poke, linear_give, true, linear_send, false},
+    {"pitch", pitch_get, linear_poke, linear_give, true, linear_send, false},
+    {"managed", managed_get, managed_poke, managed_give, true, NULL, false},
+    {"pinned", pinned_get, nothing_poke, pinned_give, true, NULL, false},
+    {"async", async_get, async_poke, async_give, false, NULL, false},
+    {"pool", pool_get, pool_poke, pool_give, false, pool_send, false},
+    {"array", flat_array_get, nothing_poke, array_give, true, NULL, false},
+    {"deep", deep_array_get, nothing_poke, array_give, true, NULL, false},
+    {"mipmap", mipmap_get, mipmap_poke, mipmap_give, true, NULL, false},
     {0},
 };

@@ -1,5 +1,5 @@
 /* Graphs that allocate memory when they run. */
-#include "tenant.h"
+#include "tenant_cuda.h"
 
 enum { GRAPH, EXEC, STREAM };
 enum { FREES_ITSELF, REPEATS, HELD };
@@ -7,7 +7,7 @@ enum { FREES_ITSELF, REPEATS, HELD };
 static CUmemPoolProps place(void) {
     return (CUmemPoolProps){
         .allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
-        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = tenant.device},
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda.device},
     };
 }
 
@@ -33,7 +33,7 @@ static void capture(struct thing *thing) {
     MUST(cu.cuStreamEndCapture(stream, (CUgraph *)&thing->object[GRAPH]));
 }
 
-static CUresult instantiate(struct thing *thing, uint64_t *dice) {
+static int instantiate(struct thing *thing, uint64_t *dice) {
     CUgraphExec *exec = (CUgraphExec *)&thing->object[EXEC];
     CUgraph graph = thing->object[GRAPH];
     CUDA_GRAPH_INSTANTIATE_PARAMS parameters = {.flags = CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD,
@@ -80,7 +80,7 @@ static void graph_give(struct thing *thing, uint64_t dice) {
     MUST(cu.cuStreamDestroy_v2(thing->object[STREAM]));
 }
 
-static CUresult graph_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int graph_get(struct thing *thing, uint64_t size, uint64_t dice) {
     thing->size = size;
     thing->flag[FREES_ITSELF] = roll(&dice, 2);
     MUST(cu.cuStreamCreate((CUstream *)&thing->object[STREAM], CU_STREAM_NON_BLOCKING));
@@ -96,7 +96,7 @@ static CUresult graph_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return result;
 }
 
-static CUresult launch(struct thing *thing, uint64_t *dice) {
+static int launch(struct thing *thing, uint64_t *dice) {
     if (thing->flag[HELD] && !thing->flag[REPEATS])
         empty(thing, dice);
     CUstream stream = thing->object[STREAM];
@@ -116,21 +116,21 @@ static CUresult launch(struct thing *thing, uint64_t *dice) {
 
 static void check_reserve(void) {
     cuuint64_t used = 0, reserved = 0;
-    MUST(cu.cuDeviceGetGraphMemAttribute(tenant.device, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &used));
-    MUST(cu.cuDeviceGetGraphMemAttribute(tenant.device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH,
+    MUST(cu.cuDeviceGetGraphMemAttribute(cuda.device, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &used));
+    MUST(cu.cuDeviceGetGraphMemAttribute(cuda.device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH,
                                          &reserved));
     if (used > reserved)
         fail("graphs use %llu bytes of %llu", (unsigned long long)used,
              (unsigned long long)reserved);
 }
 
-static CUresult graph_poke(struct thing *thing, uint64_t dice) {
+static int graph_poke(struct thing *thing, uint64_t dice) {
     CUresult result = CUDA_SUCCESS;
     switch (roll(&dice, 8)) {
     case 0:
         return cu.cuGraphUpload(thing->object[EXEC], thing->object[STREAM]);
     case 1:
-        MUST(cu.cuDeviceGraphMemTrim(tenant.device));
+        MUST(cu.cuDeviceGraphMemTrim(cuda.device));
         break;
     case 2:
         MUST(cu.cuStreamSynchronize(thing->object[STREAM]));
@@ -147,6 +147,6 @@ static CUresult graph_poke(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind graph_kinds[] = {
-    {"graph", graph_get, graph_poke, graph_give, false, NULL},
+    {"graph", graph_get, graph_poke, graph_give, false, NULL, false},
     {0},
 };

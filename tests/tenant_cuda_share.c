@@ -1,62 +1,8 @@
 /* Memory whose addresses and pages are apart, and memory shared between processes. */
-#include "tenant.h"
+#include "tenant_cuda.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/uio.h>
 #include <unistd.h>
-
-/* -- Letters ------------------------------------------------------------------------------------- */
-
-void post(struct letter *letter) {
-    letter->sender = (int)getpid();
-    struct iovec part = {letter, sizeof *letter};
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-    if (letter->fd >= 0) {
-        message.msg_control = &control;
-        message.msg_controllen = sizeof control.space;
-        control.head = (struct cmsghdr){
-            .cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
-        memcpy(CMSG_DATA(&control.head), &letter->fd, sizeof(int));
-    }
-    if (tenant.outbox >= 0 && sendmsg(tenant.outbox, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 &&
-        errno != EAGAIN && errno != ENOBUFS && errno != ETOOMANYREFS)
-        fail("a letter cannot be sent: %s", strerror(errno));
-    if (letter->fd >= 0)
-        close(letter->fd);
-}
-
-bool receive(struct letter *letter) {
-    struct iovec part = {letter, sizeof *letter};
-    union {
-        struct cmsghdr head;
-        char space[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr message = {.msg_iov = &part,
-                             .msg_iovlen = 1,
-                             .msg_control = &control,
-                             .msg_controllen = sizeof control.space};
-    if (tenant.inbox < 0 ||
-        recvmsg(tenant.inbox, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC) != (ssize_t)sizeof *letter)
-        return false;
-    letter->fd = -1;
-    if (message.msg_controllen >= CMSG_LEN(sizeof(int)))
-        memcpy(&letter->fd, CMSG_DATA(&control.head), sizeof(int));
-    if (letter->sender != (int)getpid())
-        return true;
-    if (letter->fd >= 0)
-        close(letter->fd);
-    return false;
-}
 
 /* -- Pages by handle ------------------------------------------------------------------------------- */
 
@@ -69,7 +15,7 @@ static const CUmemAccessDesc all_access = {
 static void map(struct thing *thing, unsigned times) {
     CUdeviceptr *at = &thing->pointer[thing->count];
     CUmemAccessDesc access = all_access;
-    access.location.id = tenant.device;
+    access.location.id = cuda.device;
     MUST(cu.cuMemAddressReserve(at, thing->size * times, 0, 0, 0));
     for (unsigned i = 0; i < times; i++)
         MUST(cu.cuMemMap(*at + i * thing->size, thing->size, 0, thing->handle, 0));
@@ -101,11 +47,11 @@ static CUmemAllocationProp properties(void) {
     return (CUmemAllocationProp){
         .type = CU_MEM_ALLOCATION_TYPE_PINNED,
         .requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = tenant.device},
+        .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = cuda.device},
     };
 }
 
-static CUresult pages_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int pages_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUmemAllocationProp what = properties();
     CUmemGenericAllocationHandle handle;
     thing->size = round_up(size, tenant.granularity);
@@ -125,43 +71,6 @@ static void let_go(struct thing *thing) {
         thing->handle = 0;
 }
 
-/* Held by whoever fetches memory, and by whoever stops offering it: all tenants are one file. */
-static int bell(int operation) {
-    int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || flock(fd, operation) < 0)
-        fail("no lock: %s", strerror(errno));
-    return fd;
-}
-
-static uint64_t file_of(int fd) {
-    struct stat status;
-    return fstat(fd, &status) == 0 ? (uint64_t)status.st_ino : 0;
-}
-
-/* Keeps the descriptor, for others to fetch. */
-static void offer(struct thing *thing, struct letter *letter) {
-    letter->number = letter->fd;
-    letter->file = file_of(letter->fd);
-    letter->fd = -1;
-    if (thing->descriptor)
-        close(thing->descriptor);
-    thing->descriptor = letter->number;
-}
-
-/* Gets the sender's descriptor. False: he does not offer it any more. */
-static bool fetch(struct letter *letter) {
-    int process = (int)syscall(SYS_pidfd_open, letter->sender, 0);
-    if (process < 0)
-        return false;
-    letter->fd = (int)syscall(SYS_pidfd_getfd, process, letter->number, 0);
-    close(process);
-    if (letter->fd >= 0 && file_of(letter->fd) == letter->file)
-        return true;
-    if (letter->fd >= 0)
-        close(letter->fd); /* the number is another one's by now */
-    return false;
-}
-
 static void share_pages(struct thing *thing, bool keep) {
     struct letter letter = {.kind = LETTER_MEMORY, .size = thing->size, .number = -1, .fd = -1};
     MUST(cu.cuMemExportToShareableHandle(&letter.fd, thing->handle,
@@ -171,14 +80,14 @@ static void share_pages(struct thing *thing, bool keep) {
     post(&letter);
 }
 
-static CUresult pages_send(struct thing *thing) {
+static int pages_send(struct thing *thing) {
     if (!thing->references)
-        return CUDA_ERROR_NOT_FOUND;
+        return ABSENT;
     share_pages(thing, false);
     return CUDA_SUCCESS;
 }
 
-static CUresult pages_poke(struct thing *thing, uint64_t dice) {
+static int pages_poke(struct thing *thing, uint64_t dice) {
     CUmemGenericAllocationHandle again;
     switch (roll(&dice, 6)) {
     case 0:
@@ -221,7 +130,7 @@ static CUresult pages_poke(struct thing *thing, uint64_t dice) {
 }
 
 static void pages_give(struct thing *thing, uint64_t dice) {
-    int lock = thing->descriptor ? bell(LOCK_EX) : -1;
+    int lock = thing->descriptor ? hold_letters(false) : -1;
     bool first = roll(&dice, 2);
     if (first && thing->descriptor)
         close(thing->descriptor);
@@ -238,7 +147,7 @@ static void pages_give(struct thing *thing, uint64_t dice) {
 
 /* -- What must not be charged, and what must fail -------------------------------------------------- */
 
-static CUresult elsewhere_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int elsewhere_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUmemAllocationProp what = properties();
     CUmemGenericAllocationHandle handle;
     what.location = (CUmemLocation){.type = CU_MEM_LOCATION_TYPE_HOST};
@@ -251,7 +160,7 @@ static CUresult elsewhere_get(struct thing *thing, uint64_t size, uint64_t dice)
     return CUDA_SUCCESS;
 }
 
-static CUresult elsewhere_poke(struct thing *thing, uint64_t dice) {
+static int elsewhere_poke(struct thing *thing, uint64_t dice) {
     CUmemAllocationProp what = properties();
     CUmemGenericAllocationHandle handle;
     CUresult result;
@@ -287,17 +196,11 @@ static void elsewhere_give(struct thing *thing, uint64_t dice) {
 }
 
 /* Addresses without memory, more of them than the device has bytes. */
-static CUresult addresses_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int addresses_get(struct thing *thing, uint64_t size, uint64_t dice) {
     (void)size;
     (void)dice;
     thing->size = round_up(tenant.total + tenant.total / 8, tenant.granularity);
     MUST(cu.cuMemAddressReserve(&thing->pointer[0], thing->size, 0, 0, 0));
-    return CUDA_SUCCESS;
-}
-
-static CUresult addresses_poke(struct thing *thing, uint64_t dice) {
-    (void)thing;
-    (void)dice;
     return CUDA_SUCCESS;
 }
 
@@ -308,7 +211,7 @@ static void addresses_give(struct thing *thing, uint64_t dice) {
 
 /* -- Multicast, of two devices: keeps the memory that is bound to it ------------------------------------------------ */
 
-static CUresult team_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int team_get(struct thing *thing, uint64_t size, uint64_t dice) {
     CUmulticastObjectProp what = {.numDevices = 2,
                                   .handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR};
     CUmemGenericAllocationHandle team, memory;
@@ -335,14 +238,14 @@ static CUresult team_get(struct thing *thing, uint64_t size, uint64_t dice) {
     return CUDA_SUCCESS;
 }
 
-static CUresult team_poke(struct thing *thing, uint64_t dice) {
+static int team_poke(struct thing *thing, uint64_t dice) {
     if (roll(&dice, 2) && thing->references) {
         let_go(thing); /* the team keeps it */
         return CUDA_SUCCESS;
     }
     if (!thing->flag[0] || !(thing->references || thing->count))
         return CUDA_SUCCESS;
-    MUST(cu.cuMulticastUnbind(thing->other_handle, tenant.device, 0, thing->size));
+    MUST(cu.cuMulticastUnbind(thing->other_handle, cuda.device, 0, thing->size));
     thing->flag[0] = false;
     return CUDA_SUCCESS;
 }
@@ -350,7 +253,7 @@ static CUresult team_poke(struct thing *thing, uint64_t dice) {
 static void team_give(struct thing *thing, uint64_t dice) {
     bool unbind = thing->flag[0] && roll(&dice, 2), team_first = roll(&dice, 2);
     if (unbind)
-        MUST(cu.cuMulticastUnbind(thing->other_handle, tenant.device, 0, thing->size));
+        MUST(cu.cuMulticastUnbind(thing->other_handle, cuda.device, 0, thing->size));
     if (team_first)
         MUST(cu.cuMemRelease(thing->other_handle));
     pages_give(thing, dice);
@@ -360,7 +263,8 @@ static void team_give(struct thing *thing, uint64_t dice) {
 
 /* -- What others share ------------------------------------------------------------------------------ */
 
-static CUresult open_pool(struct thing *thing, struct letter *letter) {
+static int open_pool(struct thing *thing, struct letter *letter) {
+    CUmemPoolPtrExportData piece;
     CUmemoryPool pool;
     CUresult result = cu.cuMemPoolImportFromShareableHandle(
         &pool, (void *)(intptr_t)letter->fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0);
@@ -368,15 +272,16 @@ static CUresult open_pool(struct thing *thing, struct letter *letter) {
     if (result != CUDA_SUCCESS)
         return result;
     thing->object[0] = pool;
-    result = cu.cuMemPoolImportPointer(&thing->pointer[0], pool, &letter->pointer);
+    memcpy(&piece, letter->key, sizeof piece);
+    result = cu.cuMemPoolImportPointer(&thing->pointer[0], pool, &piece);
     if (result != CUDA_SUCCESS)
         MUST(cu.cuMemPoolDestroy(pool));
     return result;
 }
 
-static CUresult open_memory(struct thing *thing, struct letter *letter, uint64_t dice) {
+static int open_memory(struct thing *thing, struct letter *letter, uint64_t dice) {
     CUmemGenericAllocationHandle handle;
-    int lock = letter->number >= 0 ? bell(LOCK_SH) : -1;
+    int lock = letter->number >= 0 ? hold_letters(true) : -1;
     CUresult result = CUDA_ERROR_INVALID_VALUE;
     if (lock < 0 || fetch(letter)) {
         result = cu.cuMemImportFromShareableHandle(&handle, (void *)(intptr_t)letter->fd,
@@ -395,18 +300,20 @@ static CUresult open_memory(struct thing *thing, struct letter *letter, uint64_t
 }
 
 /* A letter may tell of memory that is gone: then the driver says so, and nothing is held. */
-static CUresult shared_get(struct thing *thing, uint64_t size, uint64_t dice) {
+static int shared_get(struct thing *thing, uint64_t size, uint64_t dice) {
     struct letter letter;
     (void)size;
     if (!receive(&letter))
-        return CUDA_ERROR_NOT_FOUND;
+        return ABSENT;
     thing->size = letter.size;
     thing->references = 0;
     CUresult result;
-    if (letter.kind == LETTER_IPC)
-        result = cu.cuIpcOpenMemHandle_v2(&thing->pointer[0], letter.ipc,
+    if (letter.kind == LETTER_IPC) {
+        CUipcMemHandle handle;
+        memcpy(&handle, letter.key, sizeof handle);
+        result = cu.cuIpcOpenMemHandle_v2(&thing->pointer[0], handle,
                                           CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS);
-    else if (letter.kind == LETTER_MEMORY)
+    } else if (letter.kind == LETTER_MEMORY)
         result = open_memory(thing, &letter, dice);
     else
         result = open_pool(thing, &letter);
@@ -417,10 +324,10 @@ static CUresult shared_get(struct thing *thing, uint64_t size, uint64_t dice) {
         fail("opening what was shared (%d) is answered with %d", (int)letter.kind, (int)result);
     if (letter.kind == LETTER_MEMORY && letter.number < 0)
         fail("memory is gone although its descriptor is open");
-    return CUDA_ERROR_NOT_FOUND;
+    return ABSENT;
 }
 
-static CUresult shared_poke(struct thing *thing, uint64_t dice) {
+static int shared_poke(struct thing *thing, uint64_t dice) {
     if (thing->flag[LETTER_MEMORY])
         return roll(&dice, 4) == 3 ? CUDA_SUCCESS : pages_poke(thing, dice);
     return CUDA_SUCCESS;
@@ -438,10 +345,10 @@ static void shared_give(struct thing *thing, uint64_t dice) {
 }
 
 const struct kind share_kinds[] = {
-    {"pages", pages_get, pages_poke, pages_give, false, pages_send},
-    {"elsewhere", elsewhere_get, elsewhere_poke, elsewhere_give, false, NULL},
-    {"addresses", addresses_get, addresses_poke, addresses_give, false, NULL},
-    {"team", team_get, team_poke, team_give, false, NULL},
-    {"shared", shared_get, shared_poke, shared_give, false, NULL},
+    {"pages", pages_get, pages_poke, pages_give, false, pages_send, false},
+    {"elsewhere", elsewhere_get, elsewhere_poke, elsewhere_give, false, NULL, false},
+    {"addresses", addresses_get, nothing_poke, addresses_give, false, NULL, false},
+    {"team", team_get, team_poke, team_give, false, NULL, false},
+    {"shared", shared_get, shared_poke, shared_give, false, NULL, false},
     {0},
 };
