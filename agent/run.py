@@ -278,7 +278,7 @@ def _run_as(making: _Making, mode: str) -> int:
     wanted, run, command, voice = making.wanted, making.run, making.command, making.voice
     folders = _folders(wanted.installation) if mode == "namespace" else [_main(wanted.installation)]
     make = wanted.installation.make
-    beside = make.management and aliquot.shim.library(make.management.soname)
+    beside = aliquot.shim.library(make.management.soname) if make.management else None
     shims = rundir.Shims(make, wanted.shim, beside)
     rundir.lay_out(run, _region(wanted), shims, folders, mounted=mode == "namespace")
     rundir.write_meta(run, _meta(wanted, run, mode, command))
