@@ -28,7 +28,7 @@ from gates import Gate
 from sharers import Watched
 from slices import lay_out
 from tenants import SimNode, simulated
-from tenant_vendors import Vendor
+from vendors import Vendor
 
 PATIENCE_SECONDS = 120.0
 GIB = 1 << 30
@@ -273,7 +273,8 @@ def test_what_kernels_wait_for_is_not_charged(place: Place, kind: int, cores: in
     until(lambda: place.gate.used().device_ns >= truth_ns / 2, "what ran is charged")
     client.go()
     client.end()
-    assert place.gate.used().device_ns <= CHARGED_MOST * truth_ns
+    # They waited for four times as long, and more.
+    assert place.gate.used().device_ns <= 3 * truth_ns
 
 
 def test_nothing_is_measured_where_the_device_is_the_slices_own(place: Place) -> None:

@@ -79,8 +79,14 @@ static void charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t ns
                    uint64_t expected_ns, uint64_t now) {
     if (!ns && !expected_ns)
         return;
-    uint64_t charged = ns / (aliquot_gate_others(gate_word(limiter, device)) + 1);
-    atomic_fetch_add_explicit(&time_of(limiter, device)->device_ns, charged, memory_order_relaxed);
+    struct aliquot_usage_time *time = time_of(limiter, device);
+    /* What was charged too early is not charged again. */
+    uint64_t ahead = load(&time->ahead_ns), taken;
+    do
+        taken = ahead < FAR_NS ? least(ahead, ns) : 0;
+    while (ahead && !replace(&time->ahead_ns, &ahead, ahead < FAR_NS ? ahead - taken : 0));
+    uint64_t charged = (ns - taken) / (aliquot_gate_others(gate_word(limiter, device)) + 1);
+    atomic_fetch_add_explicit(&time->device_ns, charged, memory_order_relaxed);
     aliquot_ledger_cap(limiter, device, (int64_t)charged - (int64_t)expected_ns, now);
 }
 
@@ -96,23 +102,25 @@ static uint64_t fill_hole(struct aliquot_usage_time *time, uint64_t from_ns, uin
 }
 
 void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t sure_ns,
-                           uint64_t to_ns, uint64_t left_ns, uint64_t now) {
+                           uint64_t to_ns, uint64_t left_ns, uint64_t most_ns, uint64_t now) {
     struct aliquot_usage_time *time = time_of(limiter, device);
-    uint64_t from = load(&time->charged_until_ns), expected, worked, left_out;
+    uint64_t from = load(&time->charged_until_ns), expected, worked, left_out, ahead;
     uint64_t filled = fill_hole(time, sure_ns, least(from, to_ns));
     do {
-        /* A word from the future was scribbled; one of long ago is that of a slice that rested. */
-        if (from >= to_ns && from - to_ns < FAR_NS) {
-            charge(limiter, device, filled, 0, now);
-            return;
-        }
-        uint64_t begin = from > to_ns || to_ns - from > FAR_NS ? to_ns : from;
         uint64_t due = aliquot_ledger_due(limiter, device, now);
+        /* More is left than should be: it has not worked all the time, as far as anybody can tell. */
+        ahead = sure_ns < to_ns ? 0 : after(to_ns + left_ns, most(due, to_ns));
+        expected = worked = left_out = 0;
+        /* A word from the future was scribbled; one of long ago is that of a slice that rested. */
+        if (from >= to_ns && from - to_ns < FAR_NS)
+            break;
+        uint64_t begin = from > to_ns || to_ns - from > FAR_NS ? to_ns : from;
         uint64_t until = least(most(due, begin), to_ns);
         expected = until - begin;
-        /* More is left than should be: it has not worked all the time, as far as anybody can tell. */
-        if (sure_ns >= to_ns)
-            until -= least(after(to_ns + left_ns, most(due, to_ns)), until - begin);
+        if (sure_ns >= to_ns) {
+            until = begin + least(after(expected, ahead), most_ns);
+            ahead = after(ahead, expected);
+        }
         uint64_t sure = least(most(sure_ns, until), to_ns);
         worked = until - begin + (to_ns - sure);
         left_out = sure - until;
@@ -123,6 +131,8 @@ void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uin
         atomic_store_explicit(&time->hole_ns, left_out, memory_order_relaxed);
     }
     charge(limiter, device, worked + filled, expected, now);
+    if (ahead)
+        atomic_fetch_add_explicit(&time->ahead_ns, ahead, memory_order_relaxed);
 }
 
 uint64_t aliquot_ledger_charged(const struct aliquot_limiter *limiter, uint32_t device,
@@ -150,7 +160,7 @@ bool aliquot_ledger_give(struct aliquot_limiter *limiter, uint32_t device, uint6
         return false;
     /* Nothing was to be done since. First, so that nobody takes that time for work. */
     if (due_ns < now)
-        aliquot_ledger_charge(limiter, device, now, now, 0, now);
+        aliquot_ledger_charge(limiter, device, now, now, 0, UINT64_MAX, now);
     if (!atomic_compare_exchange_strong_explicit(&time->due_ns, &seen, most(due_ns, now) + ns,
                                                  memory_order_relaxed, memory_order_relaxed))
         return false;

@@ -248,9 +248,9 @@ void aliquot_ledger_learn(struct aliquot_limiter *limiter, uint32_t device, uint
 
 /* Charges up to `to_ns`: all from `sure_ns` on, when the device is known to have worked for the
  * slice, and before it as long as anything was to be done. By then `left_ns` of what was given out, at
- * least, was not done. */
+ * least, was not done; and unless it is sure, `most_ns` is all that was, if anybody knows. */
 void aliquot_ledger_charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t sure_ns,
-                           uint64_t to_ns, uint64_t left_ns, uint64_t now);
+                           uint64_t to_ns, uint64_t left_ns, uint64_t most_ns, uint64_t now);
 
 /* Up to when it is charged, not before `at_ns` and not after now. */
 uint64_t aliquot_ledger_charged(const struct aliquot_limiter *limiter, uint32_t device,

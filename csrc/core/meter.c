@@ -127,7 +127,8 @@ static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow
     if (mixed && !flow->deserted)
         sure_ns = least(host_ns, end_ns);
     flow->done_ns = most(flow->done_ns, spent_ns);
-    aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, flow_left(flow), now);
+    aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, flow_left(flow),
+                          mixed ? NEVER : flow_paced(flow, predicted), now);
     aliquot_ledger_bound(limiter, flow->device, end_ns + flow_left(flow), NEVER, now);
 }
 
@@ -294,6 +295,8 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
 
 void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                           uint64_t now) {
+    bool mixed = now - flow->mixed_ns < MIXED_NS;
+    uint64_t left_ns = mixed ? NEVER : flow_left(flow);
     flow->busy_ns = 0;
     flow->done_ns = flow->given_ns;
     /* Said before the others are asked: the last one of them finds that there is nothing. */
@@ -301,7 +304,11 @@ void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *
     aliquot_flow_count(limiter, flow, now);
     aliquot_ledger_bound(limiter, flow->device, 0, now + flow->others_ns, now);
     /* Found at `now`, and over a little earlier: what was predicted counts. */
-    if (!flow->others_ns)
-        aliquot_ledger_charge(limiter, flow->device, now,
-                              aliquot_ledger_due(limiter, flow->device, now), 0, now);
+    uint64_t due_ns = aliquot_ledger_due(limiter, flow->device, now);
+    if (!flow->others_ns) {
+        aliquot_ledger_charge(limiter, flow->device, due_ns, due_ns, 0, left_ns, now);
+        /* relaxed: a figure. All is done, and nothing is charged ahead of it. */
+        atomic_store_explicit(&limiter->usage->time[flow->device].ahead_ns, 0,
+                              memory_order_relaxed);
+    }
 }

@@ -384,8 +384,8 @@ static void print_time(const struct aliquot_grant_device *device,
 static void print_device(const struct view *view, uint32_t number) {
     const struct aliquot_grant_device *device = &view->grant.device[number];
     AUTO_FREE char *uuid = uuid_text(device), *quoted = oci_quote(uuid);
-    printf("%s\n  {\"uuid\": %s, \"used_bytes\": %llu, \"cap_bytes\": ", number ? "," : "",
-           quoted, (unsigned long long)used_of(view, number));
+    printf("%s\n  {\"uuid\": %s, \"used_bytes\": %llu, \"cap_bytes\": ", number ? "," : "", quoted,
+           (unsigned long long)used_of(view, number));
     if (device->cap == ALIQUOT_NO_CAP)
         printf("null");
     else

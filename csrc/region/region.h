@@ -186,15 +186,15 @@ struct aliquot_usage_time {
     /* What the slice's processes launch by, together; see core/ledger.c. */
     _Atomic uint64_t due_ns; /* clock: when all that they were given should be done */
     _Atomic uint64_t turn;   /* the turn that any of them saw last: see aliquot_turn_word */
-    _Atomic uint64_t hole_ns,
-        hole_until_ns;         /* before `charged_until_ns`: so much that ends there was
-                                                not charged last, since nothing was to be done */
+    /* Before `charged_until_ns`, what was not charged last, since nothing was to be done. */
+    _Atomic uint64_t hole_ns;
+    _Atomic uint64_t hole_until_ns; /* clock */
     _Atomic uint64_t began_ns; /* clock: since when there has always been something to be done */
     _Atomic uint64_t given_ns; /* predicted: what was given out since then */
     _Atomic uint64_t alone_until_ns; /* clock: so long one of them measures, and others wait */
-    _Atomic uint32_t
-        pace; /* what several processes take of what is predicted as 1,024; 0: as much */
-    uint8_t reserved[12];
+    _Atomic uint64_t ahead_ns;       /* charged for work that was not done by then */
+    _Atomic uint32_t pace;           /* what they take of what is predicted as 1,024; 0: as much */
+    uint8_t reserved[4];
 };
 static_assert(sizeof(struct aliquot_usage_time) == 128, "usage time layout");
 static_assert(offsetof(struct aliquot_usage_time, due_ns) == 56, "usage time layout");
@@ -282,15 +282,15 @@ static_assert(sizeof(struct aliquot_usage) == 4096 + 131072 + 65536 + 65536 + 13
 /* What a region is made from. */
 struct aliquot_region_device {
     uint8_t uuid[16];
-    uint64_t cap;           /* bytes or ALIQUOT_NO_CAP */
-    uint64_t page_bytes;    /* power of two */
-    uint64_t context_bytes; /* 0 when unknown */
-    uint32_t cores;         /* percent of the device, 1 to 100: the cap */
-    uint32_t enforcement;   /* enum aliquot_enforcement */
-    uint32_t cores_min;     /* percent that are guaranteed, 0 to cores */
-    uint32_t weight;        /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
-    int32_t priority;       /* within ALIQUOT_MAX_PRIORITY of 0 */
-    uint32_t gate;          /* ALIQUOT_GATE_*: before anybody shares out time */
+    uint64_t cap;                   /* bytes or ALIQUOT_NO_CAP */
+    uint64_t page_bytes;            /* power of two */
+    uint64_t context_bytes;         /* 0 when unknown */
+    uint32_t cores;                 /* percent of the device, 1 to 100: the cap */
+    uint32_t enforcement;           /* enum aliquot_enforcement */
+    uint32_t cores_min;             /* percent that are guaranteed, 0 to cores */
+    uint32_t weight;                /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
+    int32_t priority;               /* within ALIQUOT_MAX_PRIORITY of 0 */
+    uint32_t gate;                  /* ALIQUOT_GATE_*: before anybody shares out time */
     char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; may be empty */
 };
 
