@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aliquot.shim import region
 
-from . import reach, rundir
+from . import makes, reach, rundir
 from .sharing import Account
 from .visible import format_uuid
 
@@ -296,16 +296,17 @@ def _describe(
     known = {
         row["uuid"]: row for row in _rows(meta.get("devices")) if isinstance(row.get("uuid"), str)
     }
+    make = makes.MAKES.get(_text(meta.get("vendor")) or "", makes.NVIDIA)
     devices = []
     if grant and usage:
         for number, (granted, used) in enumerate(zip(grant.devices, usage.devices, strict=True)):
-            row = _match(granted.uuid, known)
+            row = _match(granted.uuid, known, make.prefix)
             model = _text(row.get("name"))
             index = row.get("index")
             devices.append(
                 SliceDevice(
                     index=index if isinstance(index, int) else None,
-                    uuid=format_uuid(granted.uuid, model or ""),
+                    uuid=format_uuid(granted.uuid, model or "", make.prefix),
                     model=model,
                     charge=usage.charge(number),
                     unclaimed=granted.unclaimed,
@@ -344,9 +345,9 @@ def _describe(
     )
 
 
-def _match(uuid: bytes, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _match(uuid: bytes, known: dict[Any, dict[str, Any]], prefix: str) -> dict[str, Any]:
     for name in ("", " MIG "):
-        row = known.get(format_uuid(uuid, name))
+        row = known.get(format_uuid(uuid, name, prefix))
         if row is not None:
             return row
     return {}

@@ -132,6 +132,31 @@ def test_who_does_not_say_whose_device_gets_one_of_nvidias_and_never_anothers(
     assert "of 40.0 GiB free" in text
 
 
+@pytest.mark.parametrize("vendor", ["ascend", "cambricon"])
+def test_nobody_gets_the_only_vendor_that_answers_while_another_ones_library_fails(
+    vendor: str,
+) -> None:
+    devices = [of(vendor)]
+
+    def get(request: Request, config: Config) -> list[str]:
+        return vendors_of(place(request, devices, (), {}, CONTAINER, config, ["nvidia"]))
+
+    with pytest.raises(RefusedError) as refused:
+        get(ask(memory="1GiB"), Config())
+    text = str(refused.value)
+    assert "the library of nvidia does not tell of any" in text
+    assert "default_vendor" in text
+    assert "\n" not in text
+    # Who says it gets it.
+    assert get(ask(vendor=vendor), Config()) == [vendor]
+    assert get(ask(memory="1GiB"), Config(default_vendor=vendor)) == [vendor]
+
+
+def test_the_usual_vendor_is_meant_whosever_library_fails() -> None:
+    parts = place(ask(), [of("nvidia")], (), {}, CONTAINER, Config(), ["ascend"])
+    assert vendors_of(parts) == ["nvidia"]
+
+
 def test_the_only_vendor_of_a_node_is_meant() -> None:
     assert vendors_of(put(ask(memory="1GiB"), [of("cambricon")])) == ["cambricon"]
 
