@@ -273,7 +273,10 @@ def test_what_kernels_wait_for_is_not_charged(place: Place, kind: int, cores: in
     until(lambda: place.gate.used().device_ns >= truth_ns / 2, "what ran is charged")
     client.go()
     client.end()
-    assert place.gate.used().device_ns <= CHARGED_MOST * truth_ns
+    # (Who is woken late after a function of the host launches late: some of that counts. All of the
+    # waiting would be five times what ran.)
+    most = CHARGED_MOST * (2 if kind == 2 else 1)
+    assert place.gate.used().device_ns <= most * truth_ns
 
 
 def test_nothing_is_measured_where_the_device_is_the_slices_own(place: Place) -> None:
