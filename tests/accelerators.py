@@ -12,7 +12,7 @@ import aliquot.shim
 import pytest
 
 from tenants import compile_c
-from tenant_vendors import Vendor
+from vendors import Vendor
 
 _SOURCES = {
     "nvidia": "accel_cuda.c",

@@ -15,8 +15,8 @@ import pytest
 import nvidia_files
 import nvidia_node
 from nvidia_node import Node
-from tenants import Site
 from tenant_vendors import VENDORS
+from tenants import Site
 
 # How fast an input is made says something of the machine's load, nothing of the code.
 hypothesis.settings.register_profile(

@@ -11,9 +11,9 @@ import pytest
 from aliquot.shim import region
 
 from slices import MIB
-from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant
 from tenant_vendors import ABSENT as NO_KIND
 from tenant_vendors import NOT_SENT, NVIDIA, VENDORS, having, sending
+from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant
 
 GIB = 1024 * MIB
 CAP = 2 * GIB

@@ -24,7 +24,7 @@ import vendors
 from nodes import NodeBed, node_bed
 from shared_node import HangError, Program, Stopped, charged_ns, program, programs
 from tenants import compile_c
-from tenant_vendors import Vendor
+from vendors import Vendor
 
 ONE = {"ALIQUOT_CORES": "30"}
 OTHER = {"ALIQUOT_CORES": "70"}

@@ -11,8 +11,8 @@ import pytest
 
 from cuda_table import ROOT, read_table
 from slices import MIB
-from tenants import CONTEXT, SUCCESS, SimNode, Site, Slice, Tenant, compile_c
 from tenant_vendors import COMMON
+from tenants import CONTEXT, SUCCESS, SimNode, Site, Slice, Tenant, compile_c
 
 CAP = 256 * MIB
 DEVICE = 1024 * MIB
