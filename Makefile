@@ -40,7 +40,7 @@ soak: build $(VENV)/stamp/test $(VENV)/stamp/plugins
 	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
 
 bench: build
-	@for name in overhead launch live_allocations init container_start admit arbiter shares preempt; do \
+	@for name in overhead launch live_allocations init container_start admit arbiter shares preempt set; do \
 	    $(BIN)/python bench/$$name.py $(BENCH) || exit; done
 
 # On a machine with a device of NVIDIA's: whether the caps hold there, and a report to send.

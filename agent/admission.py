@@ -91,7 +91,7 @@ class Tools(Generic[B]):
     inspect: Callable[[Path], B]
     read: Callable[[Mapping[str, str], Mapping[str, str], str], Request | None]
     place: Callable[
-        [Request, Sequence[Device], Sequence[Slice], Mapping[str, str], Container],
+        [Request, Sequence[Device], Sequence[Slice], Mapping[str, str], Container, Sequence[str]],
         tuple[Part, ...],
     ]
     apply: Apply[B]
@@ -120,6 +120,11 @@ class Node(Protocol):
     @property
     def vendors(self) -> Sequence[Vendor]:
         """The vendors that they come from."""
+        ...
+
+    @property
+    def silent(self) -> Sequence[str]:
+        """The vendors whose libraries are there and have not told of any device, by name."""
         ...
 
     @property
@@ -209,7 +214,8 @@ class Admission(Generic[B]):
         devices = self._node.devices
         # From here to `add` nobody else has a turn: what was found free is free.
         taken = self._ledger.reserved(devices)
-        parts = self._tools.place(request, devices, taken, self._node.unhealthy, container)
+        node = self._node
+        parts = self._tools.place(request, devices, taken, node.unhealthy, container, node.silent)
         piece = Slice(
             key=key,
             container=container,
@@ -306,6 +312,7 @@ def _region_devices(
             context_bytes=known[part.uuid].context_bytes,
             cores=part.cores_max,
             by_driver=part.enforcement in FIRM,
+            label=part.uuid,
             shared=True,
             cores_min=part.cores,
             weight=part.weight,

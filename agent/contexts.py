@@ -172,7 +172,7 @@ class _Probe:
         self._deadline = deadline
         self._name = f"device {device.index}"
         self._process = subprocess.Popen(
-            probe_command(what, driver, str(device.index)),
+            probe_command(what, device.make.vendor, driver, str(device.index)),
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -48,6 +48,7 @@ from .slices import Request, Slice
 
 if TYPE_CHECKING:
     from .config import Config
+    from .devices.registry import Loaded
     from .readings import Readings
 
 RUNTIME_SOCKET: Final = "runtime.sock"
@@ -74,12 +75,12 @@ Service = Callable[["Daemon"], contextlib.AbstractAsyncContextManager[object]]
 class Parts:
     """What a daemon is made of besides its own.
 
-    ``load`` returns the vendors, and a line for each that cannot be used. ``programs`` are
+    ``load`` returns the vendors, and those that cannot be used with the reason. ``programs`` are
     aliquot-hook and aliquot-stat as they are installed. ``services`` go on while their block lasts;
-    one that cannot begin is reported, and the agent goes on without it.
+    one that cannot begin is reported, and tried again and again while the agent goes on without it.
     """
 
-    load: Callable[[], tuple[Sequence[Vendor], Sequence[str]]]
+    load: Callable[[], Loaded]
     tools: Tools[Any]
     programs: Callable[[], tuple[Path, Path]]
     services: Sequence[tuple[str, Service]] = ()
@@ -110,6 +111,16 @@ class Daemon:
         self._loaded: Sequence[Vendor] = ()
         self._found: dict[str, Sequence[Device]] = {}
         self._complaints: dict[str, str] = {}
+        self._unloaded: Sequence[str] = ()
+
+    @property
+    def silent(self) -> Sequence[str]:
+        """The vendors whose libraries have not told their devices, by name.
+
+        Of those whose libraries cannot be used, only whose devices the kernel shows.
+        """
+        asked = [vendor.name for vendor in self._loaded if vendor.name not in self._found]
+        return [*asked, *self._unloaded]
 
     async def looked(self) -> None:
         """Return once the vendors have been asked for their devices, or did not answer."""
@@ -220,9 +231,13 @@ class Daemon:
         """Ask all vendors for their devices, and those that cannot tell again and again."""
         loop = asyncio.get_running_loop()
         try:
-            self._loaded, reasons = await self.keeper.caller("vendors").call(parts.load)
-            for reason in reasons:
-                _log.info("%s", reason)
+            loaded = await self.keeper.caller("vendors").call(parts.load)
+            self._loaded = loaded.vendors
+            for one in loaded.left_out:
+                _log.info("%s is not used: %s", one.name, one.reason)
+                if sign := loaded.signs.get(one.name):
+                    _log.warning("%s: %s is there, and its library cannot be used", one.name, sign)
+            self._unloaded = [one.name for one in loaded.left_out if one.name in loaded.signs]
             firsts = [(vendor, loop.create_task(self._ask(vendor))) for vendor in self._loaded]
             if firsts:
                 await asyncio.wait({task for _, task in firsts}, timeout=_READY_SECONDS)
@@ -320,10 +335,31 @@ async def _serving(name: str, service: Service, daemon: Daemon) -> AsyncIterator
         try:
             await stack.enter_async_context(service(daemon))
         except AliquotError as error:
-            _log.error("%s: the agent goes on without %s", error, name)
+            _log.error(
+                "%s: the agent goes on without %s, and tries again every %.0f s",
+                error,
+                name,
+                _AGAIN_SECONDS,
+            )
+            await stack.enter_async_context(_task(_serve_later(name, service, daemon)))
         except Exception:  # noqa: BLE001 - containers must be served all the same
             _log.exception("the agent goes on without %s", name)
         yield
+
+
+async def _serve_later(name: str, service: Service, daemon: Daemon) -> None:
+    """Have a service once it can be had, until cancelled."""
+    while True:
+        await asyncio.sleep(_AGAIN_SECONDS)
+        try:
+            async with service(daemon):
+                _log.info("%s: begun after all", name)
+                await asyncio.get_running_loop().create_future()
+        except AliquotError:
+            pass  # It has been told of.
+        except Exception:  # noqa: BLE001 - containers must be served all the same
+            _log.exception("the agent goes on without %s", name)
+            return
 
 
 async def _first(*waits: Awaitable[Any]) -> None:
@@ -359,17 +395,13 @@ def real_parts(config: Config) -> Parts:
         request: Request | None = requests.read(asked, environment, name, config)
         return request
 
-    def load() -> tuple[Sequence[Vendor], Sequence[str]]:
-        loaded = registry.load(config)
-        return loaded.vendors, [f"{one.name} is not used: {one.reason}" for one in loaded.left_out]
-
     return Parts(
-        load=load,
+        load=lambda: registry.load(config),
         tools=Tools(
             inspect=edits.inspect,
             read=read,
-            place=lambda request, devices, slices, unhealthy, container: placement.place(
-                request, devices, slices, unhealthy, container, config
+            place=lambda request, devices, slices, unhealthy, container, silent: placement.place(
+                request, devices, slices, unhealthy, container, config, silent
             ),
             apply=edits.apply,
             write=edits.write,

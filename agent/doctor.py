@@ -288,7 +288,7 @@ def _try_shim(shim: Path, driver: _Driver, folder: Path) -> dict[str, Any]:
         os.close(fd)
     try:
         trial = subprocess.run(
-            visible.probe_command("list", str(folder / "libcuda.so.1")),
+            visible.probe_command("list", "nvidia", str(folder / "libcuda.so.1")),
             check=False,
             stdin=subprocess.DEVNULL,
             capture_output=True,

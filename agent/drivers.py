@@ -1,4 +1,4 @@
-"""Which CUDA driver a program would load, and every folder that has a name for one.
+"""Which driver a program would load, and every folder that has a name for one.
 
 The search is the dynamic loader's: ``LD_LIBRARY_PATH``, then its cache, then the default folders
 (ld.so(8)). Nothing is loaded here.
@@ -19,16 +19,13 @@ from aliquot.hooks.errors import EditError
 from aliquot.hooks.folders import DRIVER_FOLDERS
 
 from .errors import AliquotError
+from .makes import NVIDIA, Make
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-DRIVER_NAME: Final = "libcuda.so.1"
-MANAGEMENT_NAME: Final = "libnvidia-ml.so.1"
 CACHE_PATH: Final = Path("/etc/ld.so.cache")
 
-_DRIVER_FILE: Final = re.compile(r"libcuda\.so(\.[0-9]+)*", re.ASCII)
-_MANAGEMENT_FILE: Final = re.compile(r"libnvidia-ml\.so(\.[0-9]+)*", re.ASCII)
 _MOST_LINKS: Final = 40
 
 
@@ -59,40 +56,53 @@ class DriverFolder:
 class Installation:
     """The driver a program would load: its regular file, and all folders with a driver's name.
 
+    ``make`` is whose it is.
+
     A folder comes before the folders in it. The first one with ``driver`` is where the loader finds
     it.
     """
 
     driver: str
     folders: tuple[DriverFolder, ...]
+    make: Make = NVIDIA
 
 
-def find(environment: Mapping[str, str], cache: Path = CACHE_PATH) -> Installation:
+class AbsentError(AliquotError):
+    """There is no driver, not even one that cannot be used."""
+
+
+def find(
+    environment: Mapping[str, str], cache: Path = CACHE_PATH, make: Make = NVIDIA
+) -> Installation:
     """Find the driver that the loader would load for a program with ``environment``.
 
-    Raises AliquotError naming what was looked at when there is none.
+    Raises AbsentError naming what was looked at when there is none, AliquotError when it cannot be
+    used.
     """
     faults: list[str] = []
-    for folder in loader_folders(environment, cache):
-        path = os.path.join(folder, DRIVER_NAME)
+    for folder in loader_folders(environment, cache, make):
+        path = os.path.join(folder, make.soname)
         fault = _fault(path)
         if fault is None:
-            return Installation(os.path.realpath(path), _folders(path, environment, cache))
+            folders = _folders(path, environment, cache, make)
+            return Installation(os.path.realpath(path), folders, make)
         if fault:
             faults.append(fault)
     if faults:
-        raise AliquotError(f"no usable CUDA driver: {'; '.join(faults)}: reinstall the driver")
+        raise AliquotError(f"no usable {make.what}: {'; '.join(faults)}: reinstall the driver")
     library_path = environment.get("LD_LIBRARY_PATH")
     places = ["the loader's cache", *_default_folders()]
     if library_path:
         places.insert(0, f"LD_LIBRARY_PATH ({library_path})")
-    raise AliquotError(
-        f"no CUDA driver: {DRIVER_NAME} is in none of {', '.join(places)}: "
+    raise AbsentError(
+        f"no {make.what}: {make.soname} is in none of {', '.join(places)}: "
         "install the driver, or name its folder in LD_LIBRARY_PATH"
     )
 
 
-def loader_folders(environment: Mapping[str, str], cache: Path = CACHE_PATH) -> list[str]:
+def loader_folders(
+    environment: Mapping[str, str], cache: Path = CACHE_PATH, make: Make = NVIDIA
+) -> list[str]:
     """Return the folders in which the loader looks for the driver, in its order."""
     folders = [
         entry or "."
@@ -100,7 +110,7 @@ def loader_folders(environment: Mapping[str, str], cache: Path = CACHE_PATH) -> 
         # Tokens such as $ORIGIN depend on the program that is loaded.
         if "$" not in entry and (entry or environment.get("LD_LIBRARY_PATH"))
     ]
-    folders += [os.path.dirname(path) for path in _cached_paths(cache)]
+    folders += [os.path.dirname(path) for path in _cached_paths(cache, make)]
     folders += _default_folders()
     return list(dict.fromkeys(folders))
 
@@ -112,13 +122,13 @@ def _default_folders() -> list[str]:
     return [folder for folder in candidates if Path(folder).is_dir()]
 
 
-def _cached_paths(cache: Path) -> list[str]:
+def _cached_paths(cache: Path, make: Make) -> list[str]:
     """Return what the loader's cache has for any name of the driver; nothing for a broken cache."""
     try:
         entries = ldcache.read(cache.read_bytes())
     except (OSError, EditError):
         return []
-    paths = [os.fsdecode(e.path) for e in entries if _DRIVER_FILE.fullmatch(os.fsdecode(e.name))]
+    paths = [os.fsdecode(e.path) for e in entries if make.pattern.fullmatch(os.fsdecode(e.name))]
     return [path for path in paths if path.startswith("/")]
 
 
@@ -154,10 +164,12 @@ def _own_machine() -> tuple[bytes, bytes]:
     return head[4:6], head[18:20]
 
 
-def _folders(found: str, environment: Mapping[str, str], cache: Path) -> tuple[DriverFolder, ...]:
+def _folders(
+    found: str, environment: Mapping[str, str], cache: Path, make: Make
+) -> tuple[DriverFolder, ...]:
     """Return every folder with a driver's name, parents before what is in them."""
     places = [os.path.dirname(step) for step in _chain(found)]
-    places += loader_folders(environment, cache)
+    places += loader_folders(environment, cache, make)
     for pattern in DRIVER_FOLDERS:
         places += sorted(glob.glob(pattern))
     folders: dict[str, DriverFolder] = {}
@@ -165,7 +177,7 @@ def _folders(found: str, environment: Mapping[str, str], cache: Path) -> tuple[D
         path = os.path.realpath(place)
         if path in folders:
             continue
-        folder = _driver_folder(path)
+        folder = _driver_folder(path, make)
         if folder:
             folders[path] = folder
     return tuple(sorted(folders.values(), key=lambda folder: folder.path.count("/")))
@@ -181,14 +193,15 @@ def _chain(path: str) -> Iterator[str]:
         path = os.path.join(folder, os.readlink(path))
 
 
-def _driver_folder(path: str) -> DriverFolder | None:
+def _driver_folder(path: str, make: Make) -> DriverFolder | None:
     # A stub answers 34 to everything: it is there to link against and must stay what it is.
     if os.path.basename(path) == "stubs":
         return None
-    driver = _library(path, DRIVER_NAME, _DRIVER_FILE)
+    driver = _library(path, make.soname, make.pattern)
     if driver is None:
         return None
-    management = _library(path, MANAGEMENT_NAME, _MANAGEMENT_FILE)
+    beside = make.management
+    management = _library(path, beside.soname, beside.pattern) if beside else None
     return DriverFolder(path, driver.names, driver.file, management)
 
 

@@ -58,6 +58,7 @@ class Program:
     covers: tuple[namespace.Cover, ...]
     shim: Path
     paths: tuple[str, ...]
+    vendor: str
 
 
 class NotStartedError(AliquotError):
@@ -239,7 +240,7 @@ def check(program: Program) -> None:
     """
     try:
         result = subprocess.run(
-            probe_command("check", str(program.shim), *program.paths),
+            probe_command("check", program.vendor, str(program.shim), *program.paths),
             env=dict(program.environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -33,12 +33,13 @@ from .mounts import (
     MS_REMOUNT,
     MS_SLAVE,
 )
-from .rundir import DRIVER_LINK, MANAGEMENT_LINK, REGION_FOLDER
+from .rundir import REGION_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from .drivers import DriverFolder
+    from .makes import Make
 
 _CLONE_NEWNS: Final = 0x00020000
 _CLONE_NEWUSER: Final = 0x10000000
@@ -70,6 +71,7 @@ class Cover:
 
     folder: DriverFolder
     lib: str
+    make: Make
 
 
 def enter(covers: Sequence[Cover]) -> None:
@@ -94,9 +96,7 @@ def enter(covers: Sequence[Cover]) -> None:
     ]
     lowers = [_open(cover.folder.path) for cover in covers]
     uppers = [_open(cover.lib) for cover in covers]
-    libraries = [
-        [(link, _open(path)) for link, path in _libraries(cover.folder)] for cover in covers
-    ]
+    libraries = [[(link, _open(path)) for link, path in _libraries(cover)] for cover in covers]
     regions = [_open(os.path.join(cover.lib, REGION_FOLDER)) for cover in covers]
     for cover, upper, lower in zip(covers, uppers, lowers, strict=True):
         # By descriptor: the folder below, not an overlay over its parent, and no text to escape.
@@ -119,11 +119,12 @@ def _names(folder: DriverFolder) -> tuple[str, ...]:
     return (*folder.names, *(folder.management.names if folder.management else ()))
 
 
-def _libraries(folder: DriverFolder) -> list[tuple[str, str]]:
+def _libraries(cover: Cover) -> list[tuple[str, str]]:
     """Return the real libraries by their private names."""
-    found = [(DRIVER_LINK, folder.driver)]
-    if folder.management:
-        found.append((MANAGEMENT_LINK, folder.management.file))
+    folder, make = cover.folder, cover.make
+    found = [(make.link, folder.driver)]
+    if folder.management and make.management:
+        found.append((make.management.link, folder.management.file))
     return found
 
 

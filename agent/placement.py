@@ -82,10 +82,12 @@ def place(
     unhealthy: Mapping[str, str],
     container: Container,
     config: Config,
+    silent: Sequence[str] = (),
 ) -> tuple[Part, ...]:
     """Return what the container gets of which devices, by their index.
 
-    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID. Several devices are
+    ``slices`` are all that the ledger has, ``unhealthy`` the reason by UUID, ``silent`` the vendors
+    of which nobody knows yet what devices they have. Several devices are
     chosen so that most of them are linked directly, then so that they lie on few NUMA nodes, then
     as ``placement`` says. What a request leaves open is all of a device, up to the container's
     ceiling. Raises RefusedError.
@@ -94,7 +96,7 @@ def place(
     shown = container.shown
     if not devices:
         raise RefusedError(f"{shown} asks for a device: the node has none that can be used")
-    request = replace(request, vendor=_vendor(request, devices, shown, config))
+    request = replace(request, vendor=_vendor(request, devices, shown, config, silent))
     _check_known(request, devices, shown)
     count = request.count
     if count is None:
@@ -203,11 +205,13 @@ def check_room(
 # -- What is asked for ---------------------------------------------------------------------------
 
 
-def _vendor(request: Request, devices: Sequence[Device], shown: str, config: Config) -> str:
+def _vendor(
+    request: Request, devices: Sequence[Device], shown: str, config: Config, silent: Sequence[str]
+) -> str:
     """Return whose devices the request is for; empty: whosever fit the names in it.
 
     A container has the software of some vendors only, so that nobody gets a device of another by
-    chance. Raises RefusedError.
+    chance, nor because the library of the one that was meant does not answer. Raises RefusedError.
     """
     there = sorted({device.vendor for device in devices})
     if request.vendor:
@@ -216,6 +220,12 @@ def _vendor(request: Request, devices: Sequence[Device], shown: str, config: Con
         return ""
     elif config.default_vendor:
         wanted = config.default_vendor
+    elif silent and _USUAL_VENDOR not in there:
+        raise RefusedError(
+            f"{shown} asks for a device and does not say whose: the node has those of "
+            f"{', '.join(there)}, and the library of {', '.join(silent)} does not tell of any: "
+            "name the vendor in the request, or as default_vendor in the configuration"
+        )
     elif len(there) == 1 or _USUAL_VENDOR in there:
         wanted = there[0] if len(there) == 1 else _USUAL_VENDOR
     else:

@@ -35,7 +35,8 @@ PEAK      the most that they held
 REFUSALS  allocations that were refused at the cap
 CORES     percent of the device's time: what is guaranteed, and what is never passed
 SHARE     what it got of the last second, of what it wanted
-BY        who enforces the cap: shim, driver, or nobody where it has a whole device
+BY        who enforces the cap: shim, driver, a partition and what its vendor calls it, or nobody
+          where it has a whole device
 
 With --wide, too:
 
@@ -127,7 +128,7 @@ def _device_cells(piece: Slice, number: int, device: SliceDevice) -> dict[str, s
         "TIME": _seconds(device.device_seconds),
         "WAIT": _seconds(device.wait_seconds),
         "TURNS": _count(None if account is None else account.turns),
-        "BY": device.enforcement,
+        "BY": " ".join((device.enforcement, *filter(None, [device.partition]))),
         "STATE": piece.state if number == 0 else "",
     }
 
@@ -178,6 +179,7 @@ def as_json(slices: Sequence[Slice], faults: Sequence[str]) -> dict[str, Any]:
                         "peak_bytes": device.peak,
                         "refusals": device.refusals,
                         "enforcement": device.enforcement,
+                        "partition": device.partition,
                         **_time_as_json(device),
                     }
                     for device in piece.devices

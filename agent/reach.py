@@ -13,7 +13,6 @@ from .errors import AliquotError, BadRequestError
 
 TOOLS_SOCKET: Final = "agent.sock"
 
-_DEFAULT_BASE: Final = Path("/run/aliquot")
 _CONNECT_SECONDS: Final = 5.0
 
 
@@ -33,12 +32,23 @@ def socket_path(environment: Mapping[str, str]) -> Path:
     """Return where the agent listens for tools. Raises BadRequestError.
 
     Unlike slices of ``aliquot run``, which every user has in folders of their own, the agent is
-    one for the node.
+    one for the node: where ALIQUOT_RUNTIME_DIR does not say it, the node's configuration does, if
+    it may be read and is one.
     """
     own = environment.get("ALIQUOT_RUNTIME_DIR")
     if own and not Path(own).is_absolute():
         raise BadRequestError(f"ALIQUOT_RUNTIME_DIR: '{own}' is not an absolute path")
-    return (Path(own) if own else _DEFAULT_BASE) / TOOLS_SOCKET
+    return (Path(own) if own else _configured()) / TOOLS_SOCKET
+
+
+def _configured() -> Path:
+    from . import config  # noqa: PLC0415 - not where the environment says it
+
+    try:
+        return config.load(None, {}).runtime_dir
+    except config.ConfigError:
+        # The agent does not run by it either, or it is root's to read.
+        return config.Config().runtime_dir
 
 
 def is_there(path: Path) -> bool:

@@ -386,6 +386,7 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         cap_bytes=part.memory_bytes,
         cores=part.cores,
         enforcement=part.enforcement,
+        partition=printable(part.partition) or None,
         charged_bytes=reading.charged_bytes,
         seen_bytes=reading.seen_bytes,
         unseen_bytes=reading.unseen_bytes,

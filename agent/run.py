@@ -15,7 +15,7 @@ import aliquot.shim
 import click
 from aliquot.shim import region
 
-from . import contexts, drivers, launch, policies, rundir, sizes, visible
+from . import config, contexts, drivers, launch, makes, policies, rundir, sizes, visible
 from .errors import AliquotError, BadRequestError, NoNamespaceError
 from .namespace import Cover
 
@@ -24,21 +24,26 @@ if TYPE_CHECKING:
 
 _HELP = """Run CMD with a cap on one or more devices: on memory, on time, or on both.
 
-CMD and everything that it starts share one slice. An allocation beyond the cap gets CUDA's own
-out-of-memory error, launches wait so that no more time is used than --cores says, and the devices
-of the slice are the only ones that CMD sees. Time is counted for this slice alone: what others on
-the device have of it is theirs to see to.
+CMD and everything that it starts share one slice. An allocation beyond the cap gets the vendor's
+own out-of-memory error, launches wait so that no more time is used than --cores says, and the
+devices of the slice are the only ones that CMD sees. Time is counted for this slice alone: what
+others on the device have of it is theirs to see to.
 
 \b
 Sizes:    4GiB 4096MiB 512KiB 1TiB (powers of 1024), 4GB 500MB 1KB (powers of 1000),
           4294967296 (bytes), 25% (of the device's memory)
 Cores:    30   30%   (of each device's time, 1 to 100)
 Devices:  0   0,1   GPU-5b0a   all   (numbers as CMD would see them, or beginnings of UUIDs)
+Vendors:  nvidia, ascend, cambricon: whose devices; all of a slice are one vendor's
 
 \b
 Examples:
   aliquot run --memory 4GiB --device 0 -- python train.py
   aliquot run --memory 0=4GiB,1=25% --cores 30 -- python train.py
+  aliquot run --vendor ascend --memory 16GiB --device 0 -- python train.py
+
+Without --vendor they are those of the configuration's default_vendor, else of the only vendor whose
+library CMD would find, and NVIDIA's where there are several.
 
 Without --memory, CUDA_DEVICE_MEMORY_LIMIT and CUDA_DEVICE_MEMORY_LIMIT_<i> are read as HAMi does,
 without --cores CUDA_DEVICE_SM_LIMIT.
@@ -82,6 +87,9 @@ class _Voice:
     "--cores", metavar="N", help="Percent of each device's time that the slice never passes."
 )
 @click.option("--device", metavar="SEL", help="The devices of the slice; all when not given.")
+@click.option(
+    "--vendor", type=click.Choice(sorted(makes.MAKES)), help="Whose devices the slice has."
+)
 @click.option("--name", metavar="NAME", help="What the slice is called in `aliquot ps`.")
 @click.option(
     "--mode",
@@ -100,6 +108,7 @@ def run_command(
     memory: str | None,
     cores: str | None,
     device: str | None,
+    vendor: str | None,
     name: str | None,
     mode: str,
     as_json: bool,
@@ -121,7 +130,7 @@ def run_command(
             )
         if limits is None:
             limits = sizes.parse_limits("100%")
-        wanted = _plan(limits, most or policies.ALL_CORES, device, name, voice)
+        wanted = _plan(limits, most or policies.ALL_CORES, device, name, vendor, voice)
         status = _run(wanted, mode, command, voice)
     except AliquotError as error:
         if not as_json:
@@ -140,18 +149,24 @@ def _cores(said: str | None, environment: Mapping[str, str]) -> int | None:
 
 
 def _plan(
-    limits: sizes.Limits, cores: int, device: str | None, name: str | None, voice: _Voice
+    limits: sizes.Limits,
+    cores: int,
+    device: str | None,
+    name: str | None,
+    vendor: str | None,
+    voice: _Voice,
 ) -> _Slice:
     """Decide what the slice gets. Nothing is made yet, but for the memory of context costs."""
     if name is not None:
         rundir.check_name(name)
     environment = os.environ
-    shim = Path(environment.get("ALIQUOT_SHIM") or aliquot.shim.library())
+    installation = _find(environment, vendor)
+    make = installation.make
+    shim = Path(environment.get("ALIQUOT_SHIM") or aliquot.shim.library(make.soname))
     if not shim.is_file():
         raise AliquotError(f"the shim {shim} is missing: install aliquot again")
-    installation = drivers.find(environment)
     _refuse_nesting(installation, shim)
-    version, found = visible.enumerate_devices(installation.driver, environment)
+    version, found = visible.enumerate_devices(installation.driver, environment, make)
     chosen = visible.shares(found, limits, device)
     if len(chosen) > region.MAX_DEVICES:
         raise BadRequestError(
@@ -174,9 +189,47 @@ def _plan(
     return _Slice(name, installation, version, cores, chosen, costs, shim.resolve())
 
 
+def _find(environment: Mapping[str, str], vendor: str | None) -> drivers.Installation:
+    """Find the library of the vendor that is meant. Raises AliquotError."""
+    said = vendor or _configured()
+    if said:
+        if said not in makes.MAKES:
+            raise AliquotError(
+                f"default_vendor is {said}, for which `aliquot run` has no shim: name one of "
+                f"{', '.join(makes.MAKES)} as --vendor"
+            )
+        return drivers.find(environment, make=makes.MAKES[said])
+    absent: list[str] = []
+    found: list[drivers.Installation] = []
+    # The usual one first: if his is there and cannot be used, nobody else's is taken for it.
+    for make in makes.MAKES.values():
+        try:
+            found.append(drivers.find(environment, make=make))
+        except drivers.AbsentError as error:
+            absent.append(str(error))
+        if found and make is makes.NVIDIA:
+            break
+    if not found:
+        raise AliquotError(absent[0])
+    if len(found) > 1:
+        raise BadRequestError(
+            f"there are devices of {', '.join(one.make.vendor for one in found)}: "
+            "say whose with --vendor, or as default_vendor in the configuration"
+        )
+    return found[0]
+
+
+def _configured() -> str:
+    """Return the node's default_vendor, "" where nobody says it or this user may not know it."""
+    try:
+        return config.load(None, {}).default_vendor
+    except config.ConfigError:
+        return ""
+
+
 def _refuse_nesting(installation: drivers.Installation, shim: Path) -> None:
     """Raise AliquotError where the driver is a shim: a slice of a slice would count twice."""
-    beside = Path(installation.driver).parent / rundir.REGION_FOLDER / rundir.DRIVER_LINK
+    beside = Path(installation.driver).parent / rundir.REGION_FOLDER / installation.make.link
     if beside.exists() or Path(installation.driver) == shim.resolve():
         raise AliquotError(
             "this is already inside a slice, and a slice cannot be divided: "
@@ -224,21 +277,25 @@ def _run_as(making: _Making, mode: str) -> int:
     """Lay the slice out for ``mode`` and run the program in it."""
     wanted, run, command, voice = making.wanted, making.run, making.command, making.voice
     folders = _folders(wanted.installation) if mode == "namespace" else [_main(wanted.installation)]
-    shims = rundir.Shims(wanted.shim, aliquot.shim.library("libnvidia-ml.so.1"))
+    make = wanted.installation.make
+    beside = aliquot.shim.library(make.management.soname) if make.management else None
+    shims = rundir.Shims(make, wanted.shim, beside)
     rundir.lay_out(run, _region(wanted), shims, folders, mounted=mode == "namespace")
     rundir.write_meta(run, _meta(wanted, run, mode, command))
     covers: tuple[Cover, ...] = ()
     if mode == "namespace":
         lib_of = {folder: str(rundir.lib_folder(run, n)) for n, folder in enumerate(folders)}
         # A folder goes before what is in it, as the installation lists them.
-        covers = tuple(Cover(folder, lib_of[folder]) for folder in wanted.installation.folders)
-        environment = _environment(wanted.shares)
+        covers = tuple(
+            Cover(folder, lib_of[folder], make) for folder in wanted.installation.folders
+        )
+        environment = _environment(wanted.shares, make)
         paths = [f"{folder.path}/{name}" for folder in folders for name in folder.names]
     else:
         lib = str(rundir.lib_folder(run, 0))
-        environment = _preload(_environment(wanted.shares), lib)
-        paths = [f"{lib}/libcuda.so"]
-    program = launch.Program(command, environment, covers, wanted.shim, tuple(paths))
+        environment = _preload(_environment(wanted.shares, make), f"{lib}/{make.soname}")
+        paths = [f"{lib}/{make.names[0]}"]
+    program = launch.Program(command, environment, covers, wanted.shim, tuple(paths), make.vendor)
     status = launch.run(
         program,
         rundir.inheritable_lock(run),
@@ -272,19 +329,33 @@ def _region(wanted: _Slice) -> list[region.RegionDevice]:
             page_bytes=share.device.page_bytes,
             context_bytes=wanted.context_bytes[share.device.index],
             cores=wanted.cores,
+            label=share.device.uuid_text,
         )
         for share in wanted.shares
     ]
 
 
-def _environment(shares: Sequence[visible.Share]) -> dict[str, str]:
+def _environment(shares: Sequence[visible.Share], make: makes.Make) -> dict[str, str]:
     """Return the program's environment: ours, with only the slice's devices visible."""
     environment = dict(os.environ)
     if b"\0LC_CTYPE=" not in _first_environment():
         # Python put it there for itself, where the locale was C (PEP 538).
         environment.pop("LC_CTYPE", None)
-    environment["CUDA_VISIBLE_DEVICES"] = ",".join(share.device.uuid_text for share in shares)
+    environment[make.visible] = ",".join(
+        share.device.uuid_text if make.by_uuid else _number(share.device.index, make, environment)
+        for share in shares
+    )
     return environment
+
+
+def _number(index: int, make: makes.Make, environment: Mapping[str, str]) -> str:
+    """Return what the vendor's variable calls the device that we see as ``index``.
+
+    What the variable had before says which of the node's devices that is.
+    """
+    before = environment.get(make.visible)
+    names = [name.strip() for name in before.split(",")] if before else []
+    return names[index] if index < len(names) else str(index)
 
 
 def _first_environment() -> bytes:
@@ -295,8 +366,9 @@ def _first_environment() -> bytes:
         return b""
 
 
-def _preload(environment: dict[str, str], lib: str) -> dict[str, str]:
-    """Add what leads the loader to ``lib`` without mounts."""
+def _preload(environment: dict[str, str], shim: str) -> dict[str, str]:
+    """Add what leads the loader to ``shim``, and all names beside it, without mounts."""
+    lib = os.fspath(Path(shim).parent)
     if any(letter in ": ;$" for letter in lib):
         raise AliquotError(
             f"{lib} cannot stand in LD_PRELOAD: name a folder without blanks, ':', ';' and '$' "
@@ -305,7 +377,6 @@ def _preload(environment: dict[str, str], lib: str) -> dict[str, str]:
     before = environment.get("LD_LIBRARY_PATH")
     environment["LD_LIBRARY_PATH"] = f"{lib}:{before}" if before else lib
     loaded = environment.get("LD_PRELOAD")
-    shim = f"{lib}/libcuda.so.1"
     environment["LD_PRELOAD"] = f"{loaded}:{shim}" if loaded else shim
     return environment
 
@@ -314,6 +385,7 @@ def _public(wanted: _Slice, mode: str) -> dict[str, Any]:
     """Return what meta.json and the ``started`` event say of the slice."""
     return {
         "mode": mode,
+        "vendor": wanted.installation.make.vendor,
         "driver": wanted.installation.driver,
         "driver_version": wanted.version,
         "devices": [

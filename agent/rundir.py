@@ -7,7 +7,8 @@
                                   starts, through one inherited descriptor
         meta.json                 what the slice is, for people
         lib/                      what a program is to find instead of the driver's folder
-            libcuda.so.1, …       symbolic links to the installed shim
+            libcuda.so.1, …       symbolic links to the installed shim; of other vendors
+                                  libruntime.so or libcndrv.so, here and below
             libnvidia-ml.so.1, …  the same for the management library, where there is one
             .aliquot/grant, usage the region
             .aliquot/libcuda-driver.so.1, libnvidia-ml-driver.so.1
@@ -40,10 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .drivers import DriverFolder
+    from .makes import Make
 
 REGION_FOLDER: Final = ".aliquot"
-DRIVER_LINK: Final = "libcuda-driver.so.1"
-MANAGEMENT_LINK: Final = "libnvidia-ml-driver.so.1"
 META: Final = "meta.json"
 LOCK: Final = "lock"
 MAKER_LOCK: Final = "maker"
@@ -57,10 +57,11 @@ _LOCK_DESCRIPTOR: Final = 190
 
 @dataclass(frozen=True, slots=True)
 class Shims:
-    """The installed shims: of the driver, and of the management library."""
+    """The installed shims of a make: of the driver, and of the management library if it has one."""
 
+    make: Make
     driver: Path
-    management: Path
+    management: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +165,12 @@ def lay_out(
             for made in (lib, own):
                 # The merged folder has the mode of this one, whatever the umask.
                 made.chmod(0o755)
-            _stand_in(lib, {*folder.names, "libcuda.so", "libcuda.so.1"}, shims.driver)
-            _lead_to(own / DRIVER_LINK, folder.driver, mounted=mounted)
-            if folder.management:
+            _stand_in(lib, {*folder.names, *shims.make.names}, shims.driver)
+            _lead_to(own / shims.make.link, folder.driver, mounted=mounted)
+            if folder.management and shims.make.management and shims.management:
                 _stand_in(lib, folder.management.names, shims.management)
-                _lead_to(own / MANAGEMENT_LINK, folder.management.file, mounted=mounted)
+                link = own / shims.make.management.link
+                _lead_to(link, folder.management.file, mounted=mounted)
             if number:
                 for file in ("grant", "usage"):
                     os.link(run.region_folder / file, own / file)

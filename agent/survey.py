@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aliquot.shim import region
 
-from . import reach, rundir
+from . import makes, reach, rundir
 from .sharing import Account
 from .visible import format_uuid
 
@@ -36,7 +36,8 @@ class SliceDevice:
     """One device of a slice.
 
     ``unclaimed`` is what the slice has been told that no process charged, ``unseen`` what was seen
-    of that last; ``enforcement`` says who holds the cap; ``cap`` is None when there is none.
+    of that last; ``enforcement`` says who holds the cap, and ``partition`` by which partition, as
+    its vendor calls it, None where that is none; ``cap`` is None when there is no cap.
 
     ``cores`` is what is guaranteed, ``cores_max`` what is never passed; ``gate`` is one of
     region.GATES; the counters are those of region.UsedDevice; ``account`` is what the arbiter
@@ -65,6 +66,7 @@ class SliceDevice:
     overruns: int | None
     let_through: int | None
     account: Account | None = None
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,7 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
         peak=rpc.known(part, "peak_bytes"),
         refusals=rpc.known(part, "refusals"),
         enforcement=part.enforcement,
+        partition=rpc.known(part, "partition"),
         cores=part.cores,
         cores_max=part.cores_max,
         weight=part.weight,
@@ -293,16 +296,17 @@ def _describe(
     known = {
         row["uuid"]: row for row in _rows(meta.get("devices")) if isinstance(row.get("uuid"), str)
     }
+    make = makes.MAKES.get(_text(meta.get("vendor")) or "", makes.NVIDIA)
     devices = []
     if grant and usage:
         for number, (granted, used) in enumerate(zip(grant.devices, usage.devices, strict=True)):
-            row = _match(granted.uuid, known)
+            row = _match(granted.uuid, known, make.prefix)
             model = _text(row.get("name"))
             index = row.get("index")
             devices.append(
                 SliceDevice(
                     index=index if isinstance(index, int) else None,
-                    uuid=format_uuid(granted.uuid, model or ""),
+                    uuid=format_uuid(granted.uuid, model or "", make.prefix),
                     model=model,
                     charge=usage.charge(number),
                     unclaimed=granted.unclaimed,
@@ -341,9 +345,9 @@ def _describe(
     )
 
 
-def _match(uuid: bytes, known: dict[Any, dict[str, Any]]) -> dict[str, Any]:
+def _match(uuid: bytes, known: dict[Any, dict[str, Any]], prefix: str) -> dict[str, Any]:
     for name in ("", " MIG "):
-        row = known.get(format_uuid(uuid, name))
+        row = known.get(format_uuid(uuid, name, prefix))
         if row is not None:
             return row
     return {}

@@ -1,4 +1,4 @@
-"""The CUDA devices that a program would see, and which of them a slice is to have."""
+"""The devices that a program would see, and which of them a slice is to have."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from .errors import AliquotError, BadRequestError
+from .makes import NVIDIA, Make
 from .sizes import Limits, Size, format_size
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ class Device:
     uuid: bytes
     total_bytes: int
     page_bytes: int
+    make: Make = NVIDIA
 
     @property
     def uuid_text(self) -> str:
-        """The UUID as CUDA_VISIBLE_DEVICES takes it."""
-        return format_uuid(self.uuid, self.name)
+        """The UUID as people write it, and CUDA_VISIBLE_DEVICES takes it."""
+        return format_uuid(self.uuid, self.name, self.make.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +48,14 @@ class Share:
     cap_bytes: int
 
 
-def format_uuid(uuid: bytes, name: str) -> str:
-    """Return ``uuid`` as NVIDIA writes it; a device's name says whether it is a MIG partition."""
+def format_uuid(uuid: bytes, name: str, prefix: str = NVIDIA.prefix) -> str:
+    """Return ``uuid`` as NVIDIA writes it; a device's name says whether it is a MIG partition.
+
+    Other vendors' have another prefix. Ascend's runtime tells other UUIDs than its DCMI library.
+    """
     digits = uuid.hex()
     parts = (digits[0:8], digits[8:12], digits[12:16], digits[16:20], digits[20:32])
-    return ("MIG-" if " MIG " in name else "GPU-") + "-".join(parts)
+    return ("MIG-" if " MIG " in name else prefix) + "-".join(parts)
 
 
 def probe_command(*arguments: str) -> list[str]:
@@ -72,7 +77,7 @@ def read_answer(output: str, what: str) -> dict[str, Any]:
 
 
 def enumerate_devices(
-    driver: str, environment: Mapping[str, str]
+    driver: str, environment: Mapping[str, str], make: Make = NVIDIA
 ) -> tuple[int, tuple[Device, ...]]:
     """Ask the driver file for its version and devices, in a process with ``environment``.
 
@@ -81,7 +86,7 @@ def enumerate_devices(
     what = f"driver {driver}"
     try:
         result = subprocess.run(
-            probe_command("list", driver),
+            probe_command("list", make.vendor, driver),
             env=dict(environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -92,7 +97,7 @@ def enumerate_devices(
         )
     except subprocess.TimeoutExpired as error:
         raise AliquotError(
-            f"{what} did not answer cuInit within {PROBE_TIMEOUT_SECONDS:.0f} s: "
+            f"{what} did not answer {make.first_call} within {PROBE_TIMEOUT_SECONDS:.0f} s: "
             "look at the kernel's log"
         ) from error
     answer = read_answer(result.stdout, what)
@@ -103,12 +108,13 @@ def enumerate_devices(
             uuid=bytes.fromhex(row["uuid"]),
             total_bytes=int(row["total_bytes"]),
             page_bytes=_page_bytes(int(row["page_bytes"])),
+            make=make,
         )
         for row in answer["devices"]
     )
     if not devices:
-        hidden = environment.get("CUDA_VISIBLE_DEVICES")
-        why = f": CUDA_VISIBLE_DEVICES is '{hidden}'" if hidden is not None else ""
+        hidden = environment.get(make.visible)
+        why = f": {make.visible} is '{hidden}'" if hidden is not None else ""
         raise AliquotError(f"{what} shows no device{why}")
     return int(answer["version"]), devices
 

@@ -51,7 +51,7 @@ PAUSE_US: Final = 4_000
 COUNTED_SECONDS: Final = 1.0
 
 _CSRC: Final = HERE.parent / "csrc"
-_CORE: Final = ("limiter", "around", "meter", "observe", "lock")
+_CORE: Final = ("limiter", "around", "ledger", "meter", "observe", "lock")
 
 
 @dataclass(frozen=True, slots=True)

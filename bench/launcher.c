@@ -3,9 +3,11 @@
  *   load NS BATCH          launches for ever, and waits for the stream after each BATCH (0: never)
  *   online NS GAP COUNT    COUNT times: sleeps for about GAP ns, launches one and waits for it; prints
  *                          for each the ns from before the launch to after the wait
+ *   allocate BYTES         allocates and frees for ever, and prints a line whenever that is allowed or
+ *                          refused and was not before: CLOCK_MONOTONIC in ns, and 1 or 0
  *
- * Both say "ready" when a first kernel has run, and go on at a line on standard input; `load` ends with
- * the input. */
+ * All say "ready" when a first kernel has run, and go on at a line on standard input; `load` and
+ * `allocate` end with the input. */
 #include "driver.h"
 
 #include <errno.h>
@@ -83,6 +85,27 @@ static void load(uint64_t ns, uint64_t batch) {
     }
 }
 
+static void allocate(uint64_t bytes) {
+    enum { PAUSE_NS = 200000 };
+    pthread_t thread;
+    int before = -1;
+    ready(1000);
+    if (pthread_create(&thread, NULL, end_with_input, NULL))
+        fail("pthread_create", "failed");
+    for (;; sleep_ns(PAUSE_NS)) {
+        uint64_t memory;
+        int allowed = !driver_alloc(driver, bytes, &memory);
+        uint64_t now = now_ns();
+        if (allowed)
+            check(driver_release(driver, memory), "a release");
+        if (allowed == before)
+            continue;
+        printf("%llu %d\n", (unsigned long long)now, allowed);
+        fflush(stdout);
+        before = allowed;
+    }
+}
+
 static void online(uint64_t ns, uint64_t gap_ns, uint64_t count) {
     uint64_t random = 0x9e3779b97f4a7c15ull;
     ready(ns);
@@ -105,6 +128,9 @@ int main(int argc, char **argv) {
     if (argc == 4 && !strcmp(argv[1], "load")) {
         start();
         load(number[0], number[1]);
+    } else if (argc == 3 && !strcmp(argv[1], "allocate")) {
+        start();
+        allocate(number[0]);
     } else if (argc == 5 && !strcmp(argv[1], "online")) {
         start();
         online(number[0], number[1], number[2]);

@@ -81,7 +81,7 @@ class NodeBed:
         """
         folder = self.bundle_path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        config = self._config()
+        config = self._config(name)
         config["process"]["args"] = [*command] or ["/bin/sleep", "1000000"]
         config["process"]["env"] += [f"{key}={value}" for key, value in environment.items()]
         if self.real_time and _REAL_TIME.exists():
@@ -90,13 +90,15 @@ class NodeBed:
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return folder
 
-    def _config(self) -> dict[str, Any]:
+    def _config(self, name: str) -> dict[str, Any]:
         template: dict[str, Any] = json.loads((self.folder / "config.json").read_text())
         process = template["process"]
         process["terminal"] = False
         # Both need privileges that root in a container lacks.
         process.pop("rlimits", None)
         process.pop("oomScoreAdj", None)
+        # Another bed on this machine may have containers of the same names.
+        template["linux"]["cgroupsPath"] = f"/{self.folder.name}-{name}"
         template["mounts"] += self.vendor.mounts(self.folder / "node")
         template["root"] = {"path": str(self.folder / "rootfs"), "readonly": False}
         return template

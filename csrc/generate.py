@@ -46,8 +46,8 @@ class Library:
     ``title`` is for people; ``private`` is the name under which a shim finds the real one.
     ``calls_itself``: it calls its own exported functions as others do, and so looks them up in the
     shim before that is relocated: then exports are plain functions, of what is wrapped only.
-    ``meanings`` says what the classes that its functions are in mean for it. ``unsupported``: what the
-    simulator's functions that are none call, with their names.
+    ``meanings`` says what the classes that its functions are in mean for it. ``unsupported``: what
+    the simulator's functions that are none call, with their names.
     """
 
     title: str

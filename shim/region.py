@@ -65,7 +65,8 @@ class RegionDevice:
     device's time in percent, 1 to 100, ``cores_min`` what it is guaranteed; what is spare goes by
     ``weight``, and a higher ``priority`` goes first. ``shared``: an arbiter opens the gate; without
     one, launches wait for nothing but the slice's own ``cores``. ``by_driver`` says that the driver
-    refuses at the cap, so that the shim must not.
+    refuses at the cap, so that the shim must not. ``label`` is what the vendor calls the device, at
+    most MAX_NAME_BYTES of UTF-8; without one it is called "GPU-" and its UUID.
     """
 
     uuid: bytes
@@ -78,6 +79,7 @@ class RegionDevice:
     weight: int = 100
     priority: int = 0
     shared: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,9 @@ class GrantedDevice:
     ``cap`` is None when memory is not limited; ``unclaimed`` are bytes seen on the device that no
     process has charged; ``context_bytes`` is 0 when the cost of a context is unknown. ``busy`` and
     ``memory_busy`` are shares of time from 0 to 1, None when nobody measured them. ``cores`` is the
-    most that it may have of the device's time in percent, ``cores_min`` what it is guaranteed, and
-    ``gate`` what it may launch at the moment, one of ``GATES``.
+    most that it may have of the device's time in percent, ``cores_min`` what it is guaranteed,
+    ``gate`` what it may launch at the moment, one of ``GATES``, and ``label`` what the vendor calls
+    the device, empty where nobody said it.
     """
 
     uuid: bytes
@@ -104,6 +107,7 @@ class GrantedDevice:
     weight: int = 100
     priority: int = 0
     gate: str = GATES[lib.ALIQUOT_GATE_FREE]
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,7 @@ def create(dirfd: int, name: str, devices: Sequence[RegionDevice]) -> None:
         row.priority = device.priority
         alone = lib.ALIQUOT_GATE_FREE if device.cores == 100 else lib.ALIQUOT_GATE_OPEN
         row.gate = lib.ALIQUOT_GATE_CLOSED if device.shared else alone
+        row.label = device.label.encode()[:MAX_NAME_BYTES]
     error = lib.aliquot_region_create(dirfd, name.encode(), rows, len(devices))
     if error:
         raise OSError(-error, os.strerror(-error))
@@ -214,6 +219,7 @@ def read_grant(fd: int, where: str) -> Grant:
             weight=row.weight,
             priority=row.priority,
             gate=_gate(row.gate),
+            label=_text(row.label),
         )
         for row in grant.device[0 : grant.device_count]
     )

@@ -48,6 +48,11 @@ class Desk:
         return (self.vendor,)
 
     @property
+    def silent(self) -> tuple[str, ...]:
+        """Nobody: the one vendor tells of his devices."""
+        return ()
+
+    @property
     def devices(self) -> tuple[Device, ...]:
         """Its devices."""
         return tuple(self.vendor.devices)

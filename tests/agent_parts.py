@@ -195,6 +195,7 @@ def place(
     slices: Sequence[Slice],
     unhealthy: Mapping[str, str],
     container: Container,
+    _: Sequence[str],
 ) -> tuple[Part, ...]:
     """Give so many GiB of the first device that has them."""
     assert request.count

@@ -20,6 +20,7 @@ from typing import Any
 
 from aliquot.agent import admission, deposit, keeper, ledger, wire
 from aliquot.agent.daemon import Daemon, Parts, _services, run_loop
+from aliquot.agent.devices.registry import Loaded
 from aliquot.agent.journal import log_to_stderr
 
 from agent_parts import TOOLS, PaperVendor, PlainConfig, device
@@ -67,7 +68,7 @@ def serve(
         vendor.devices = (device(1, "partition"), device(2, "partition"))
         vendor.paper = base.parent / "paper"
     parts = Parts(
-        load=lambda: ((vendor,), ()),
+        load=lambda: Loaded((vendor,), ()),
         tools=TOOLS,
         programs=lambda: (base.parent / "aliquot-hook", base.parent / "aliquot-stat"),
         services=[one for one in _services() if tools and one[0] in ("readings", "tools")],

@@ -142,17 +142,21 @@ class Worker:
         assert self.process.returncode == 0
 
 
-def odd_library(folder: Path, names: Iterable[str], real: Path) -> Path:
+def odd_library(
+    folder: Path, names: Iterable[str], real: Path, called: Mapping[str, str] | None = None
+) -> Path:
     """Compile a libdcmi.so that has these functions alone, each of which the real one answers.
 
-    ODD_DCMI, such as "dcmi_init=-8012,…", has functions answer something else while it is set.
+    ``called`` is what the real one calls a function otherwise. ODD_DCMI, such as
+    "dcmi_init=-8012,…", has functions answer something else while it is set.
     """
     lines = [
         "#include <dlfcn.h>",
         "#include <stdlib.h>",
         "#include <string.h>",
         "typedef int (*any)(long, long, long, long, long, long);",
-        "static int answer(const char *name, long a, long b, long c, long d, long e, long f) {",
+        "static int answer(const char *name, const char *called,",
+        "                  long a, long b, long c, long d, long e, long f) {",
         '    const char *at = getenv("ODD_DCMI");',
         "    size_t length = strlen(name);",
         "    while (at && (at = strstr(at, name))) {",
@@ -161,13 +165,13 @@ def odd_library(folder: Path, names: Iterable[str], real: Path) -> Path:
         "        at += length;",
         "    }",
         f'    void *real = dlopen("{real}", RTLD_NOW);',
-        "    any found = real ? (any)dlsym(real, name) : NULL;",
+        "    any found = real ? (any)dlsym(real, called) : NULL;",
         "    return found ? found(a, b, c, d, e, f) : -8255;",
         "}",
     ]
     lines += [
         f"int {name}(long a, long b, long c, long d, long e, long f) "
-        f'{{ return answer("{name}", a, b, c, d, e, f); }}'
+        f'{{ return answer("{name}", "{(called or {}).get(name, name)}", a, b, c, d, e, f); }}'
         for name in names
     ]
     folder.mkdir(exist_ok=True)

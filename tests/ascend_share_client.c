@@ -1,4 +1,4 @@
-/* A program that shares memory of Ascend devices with others, written without the vendor's headers: it
+/* A program that shares memory of Ascend devices with others, or has it of pools, written without the vendor's headers: it
  * declares what it calls by the published interface, and looks it up in the libraries as frameworks do.
  * It does what standard input says, a line each, and answers a line each, which begins with the code that
  * the runtime answered.
@@ -13,6 +13,19 @@ struct property {
     struct {
         uint32_t id, type;
     } location;
+    uint64_t reserve;
+};
+struct pool_property {
+    int32_t allocation_type, handle_type;
+    struct {
+        uint32_t id, type;
+    } location;
+    size_t room;
+    uint8_t reserve[32];
+};
+struct driver_pool_property {
+    uint32_t side, device, handle_type;
+    size_t room;
     uint64_t reserve;
 };
 struct driver_property {
@@ -34,6 +47,14 @@ struct driver_property {
     X(aclrtIpcMemClose, (const char *))                                                            \
     X(aclrtMallocPhysical, (void **, size_t, const struct property *, uint64_t))                   \
     X(aclrtFreePhysical, (void *))                                                                 \
+    X(aclrtCreateStream, (void **))                                                                \
+    X(aclrtSynchronizeStream, (void *))                                                            \
+    X(aclrtMemPoolCreate, (void **, const struct pool_property *))                                 \
+    X(aclrtMemPoolDestroy, (void *))                                                               \
+    X(aclrtMemPoolSetAttr, (void *, int, void *))                                                  \
+    X(aclrtMemPoolMallocAsync, (void **, size_t, void *, void *))                                  \
+    X(aclrtMemPoolFreeAsync, (void *, void *))                                                     \
+    X(aclrtMemPoolTrimTo, (void *, size_t))                                                        \
     X(aclrtReserveMemAddress, (void **, size_t, size_t, void *, uint64_t))                         \
     X(aclrtMapMem, (void *, size_t, size_t, void *, uint64_t))                                     \
     X(aclrtUnmapMem, (void *))                                                                     \
@@ -44,6 +65,11 @@ struct driver_property {
 
 #define RUNTIME(X)                                                                                 \
     X(rtsFree, (void *))                                                                           \
+    X(rtMemPoolCreate, (void **, const struct driver_pool_property *))                             \
+    X(rtMemPoolDestroy, (void *))                                                                  \
+    X(rtMemPoolMallocAsync, (void **, uint64_t, void *, void *))                                   \
+    X(rtMemPoolFreeAsync, (void *, void *))                                                        \
+    X(rtMemPoolTrimTo, (void *, uint64_t))                                                         \
     X(rtIpcSetMemoryName, (const void *, uint64_t, char *, uint32_t))                              \
     X(rtIpcDestroyMemoryName, (const char *))                                                      \
     X(rtIpcOpenMemory, (void **, const char *))                                                    \
@@ -170,6 +196,45 @@ static int check(const void *at, size_t size, int value) {
     return code;
 }
 
+enum { KEEPS = 4 }; /* the attribute that says how much a pool keeps that nobody uses */
+
+static int make_pool(const char *how, void **pool) {
+    struct pool_property property = {.location = {.id = 0, .type = 1}};
+    struct driver_pool_property other = {.side = 1, .device = 0};
+    return is(how, "acl") ? aclrtMemPoolCreate(pool, &property) : rtMemPoolCreate(pool, &other);
+}
+
+static void *stream(void) {
+    static void *made;
+    if (!made && aclrtCreateStream(&made) != 0)
+        printf("not so: no stream\n");
+    return made;
+}
+
+/* What is said of pools, in a stream of the program's. */
+static void obey_of_pool(const char *what, const char *how, void *one, uint64_t size) {
+    bool acl = is(how, "acl");
+    void *got = NULL;
+    if (is(what, "pool"))
+        answer_thing(make_pool(how, &got), &got);
+    else if (is(what, "pool-keeps"))
+        answer(aclrtMemPoolSetAttr(one, KEEPS, &size));
+    else if (is(what, "pool-gives"))
+        answer_thing(acl ? aclrtMemPoolMallocAsync(&got, size, one, stream())
+                         : rtMemPoolMallocAsync(&got, size, one, stream()),
+                     &got);
+    else if (is(what, "pool-takes"))
+        answer(acl ? aclrtMemPoolFreeAsync(one, stream()) : rtMemPoolFreeAsync(one, stream()));
+    else if (is(what, "pool-trim"))
+        answer(acl ? aclrtMemPoolTrimTo(one, size) : rtMemPoolTrimTo(one, size));
+    else if (is(what, "pool-end"))
+        answer(acl ? aclrtMemPoolDestroy(one) : rtMemPoolDestroy(one));
+    else if (is(what, "pool-sync"))
+        answer(aclrtSynchronizeStream(stream()));
+    else
+        printf("not so: %s\n", what);
+}
+
 void obey(const char *what, const char *how, const char *a, const char *b) {
     void *one = is_number(a) ? thing(atoi(a)) : NULL, *got = NULL;
     uint64_t number = strtoull(a, NULL, 10), size = strtoull(b, NULL, 10);
@@ -220,7 +285,7 @@ void obey(const char *what, const char *how, const char *a, const char *b) {
     } else if (is(what, "take"))
         answer_thing(import_physical(how, number, &got), &got);
     else
-        printf("not so: %s\n", what);
+        obey_of_pool(what, how, one, size);
 }
 
 PROGRAM

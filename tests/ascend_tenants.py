@@ -1,4 +1,4 @@
-"""Programs of an Ascend slice on a simulated node, beside the runtime's and the shim's library."""
+"""Programs of an Ascend slice on a simulated node, with the shim and without it."""
 
 from __future__ import annotations
 

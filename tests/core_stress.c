@@ -7,6 +7,8 @@
  *   processes eight processes of four threads under one cap
  *   kills     processes killed at random moments; the next one gets the whole cap at once
  *   forks     children of an attached process, by fork, vfork and with every descriptor closed
+ *   moves     a charge that passes to another process while a third sums
+ *   bells     whatever stands where the bell should
  *   holds     exported memory whose exporter lets go, or dies, before its importers
  *
  * Prints "ok" and what it counted, or a line saying what does not hold, and exits with 1.
@@ -22,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -568,6 +571,116 @@ static void run_forks(void) {
     printf("ok\n");
 }
 
+/* -- bells -------------------------------------------------------------------------------------- */
+
+static void ring(const char *what, long want) {
+    char path[4200];
+    struct stat status;
+    snprintf(path, sizeof path, "%s/target", folder);
+    errno = 12345;
+    aliquot_ring_bell();
+    CHECK(errno == 12345, "%s: errno stays", what);
+    CHECK(stat(path, &status) == 0 && status.st_size == want, "%s: nobody's file grows", what);
+    snprintf(path, sizeof path, "%s/bell", folder);
+    unlink(path);
+    rmdir(path);
+}
+
+/* A ring never waits, harms no file that somebody has put there, and raises no signal. */
+static void run_bells(void) {
+    char bell[4200], target[4200];
+    snprintf(bell, sizeof bell, "%s/bell", folder);
+    snprintf(target, sizeof target, "%s/target", folder);
+    int fd = open(target, O_CREAT | O_WRONLY, 0600);
+    CHECK(fd >= 0 && write(fd, "kept", 4) == 4, "a file");
+    attach();
+    ring("nothing", 4);
+    CHECK(!symlink(target, bell), "a symbolic link");
+    ring("a link to a file", 4);
+    CHECK(!symlink("bell", bell), "a link to itself");
+    ring("a link to itself", 4);
+    CHECK(!symlink("/dev/full", bell), "a link to a device");
+    ring("a device", 4);
+    CHECK(!link(target, bell), "a regular file");
+    ring("a regular file", 4);
+    CHECK(!mkdir(bell, 0700), "a folder");
+    ring("a folder", 4);
+    CHECK(!mkfifo(bell, 0600), "a FIFO");
+    ring("a FIFO that nobody reads", 4);
+    CHECK(!mkfifo(bell, 0600), "a FIFO");
+    int reader = open(bell, O_RDWR | O_NONBLOCK);
+    char bytes[4096] = {0};
+    while (write(reader, bytes, sizeof bytes) > 0)
+        ;
+    CHECK(reader >= 0 && errno == EAGAIN, "full");
+    ring("a FIFO that is full", 4);
+    sigset_t pending;
+    CHECK(!sigpending(&pending) && !sigismember(&pending, SIGPIPE), "no signal waits");
+    CHECK(!mkfifo(bell, 0600), "a FIFO");
+    int other = open(bell, O_RDONLY | O_NONBLOCK);
+    aliquot_ring_bell();
+    CHECK(read(other, bytes, sizeof bytes) == 1, "a bell is heard");
+    printf("ok\n");
+}
+
+/* -- moves -------------------------------------------------------------------------------------- */
+
+static int told[2], done[2];
+static void *second_page;
+
+/* The sum has come to the second page of words, past the one of this process: the exporter, whose word lies
+ * behind, lets go now. */
+static void interrupted(int number) {
+    char byte;
+    (void)number;
+    if (mprotect(second_page, 4096, PROT_READ | PROT_WRITE) || write(told[1], "x", 1) != 1 ||
+        read(done[0], &byte, 1) != 1)
+        _exit(9);
+}
+
+static void run_moves(void) {
+    enum { BEHIND = 4096 / 8 };
+    const uint64_t key = 0xabcdef1;
+    char path[4096], byte;
+    attach();
+    CHECK(aliquot_slice.slot == 0, "the first slot");
+    second_page = (void *)&aliquot_slice.usage->charge[0][BEHIND];
+    CHECK((uintptr_t)second_page % 4096 == 0 && sysconf(_SC_PAGESIZE) == 4096, "words fill pages");
+    /* All between are taken. */
+    snprintf(path, sizeof path, "%s/usage", folder);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct flock lock = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1, .l_len = BEHIND - 1};
+    CHECK(fd >= 0 && !fcntl(fd, F_OFD_SETLK, &lock), "locked");
+    CHECK(!pipe(told) && !pipe(done), "pipes");
+    pid_t child = fork();
+    if (!child) {
+        attach();
+        CHECK(aliquot_slice.slot == BEHIND, "a slot behind");
+        CHECK(aliquot_charge(0, 10 * PAGE), "exporter's memory");
+        CHECK(aliquot_hold_export(key, 0, 10 * PAGE), "exported");
+        CHECK(write(done[1], "x", 1) == 1 && read(told[0], &byte, 1) == 1, "told to let go");
+        aliquot_hold_drop(key, 0, 10 * PAGE);
+        CHECK(write(done[1], "x", 1) == 1, "told");
+        _exit(0);
+    }
+    CHECK(read(done[0], &byte, 1) == 1, "exported");
+    CHECK(aliquot_hold_import(key) == key, "the memory is known");
+    struct sigaction action = {.sa_handler = interrupted};
+    CHECK(!sigaction(SIGSEGV, &action, NULL), "a handler");
+    CHECK(!mprotect(second_page, 4096, PROT_NONE), "the sum will stop");
+    CHECK(!aliquot_charge_once(0, CAP - 9 * PAGE), "what passes on is charged all the time");
+    finish_child(child);
+    CHECK(aliquot_used(0) == 10 * PAGE, "the importer is charged now");
+    CHECK(!aliquot_charge(0, CAP - 9 * PAGE) && aliquot_charge(0, CAP - 10 * PAGE), "the rest");
+    aliquot_withdraw(0, CAP - 10 * PAGE);
+    /* Who dies while he passes something on stops nobody. */
+    aliquot_move_begin(aliquot_slice.usage);
+    CHECK(!aliquot_charge_once(0, PAGE), "it may have been in neither word");
+    CHECK(aliquot_charge(0, PAGE) && aliquot_charge_once(0, PAGE), "looked after");
+    printf("ok\n");
+}
+
 /* Who lets go while the region's lock cannot be had stays charged until it can. */
 static void run_owed(uint64_t key) {
     int go[2], ready[2];
@@ -725,6 +838,10 @@ int main(int argc, char **argv) {
         run_kills();
     else if (!strcmp(mode, "forks"))
         run_forks();
+    else if (!strcmp(mode, "bells"))
+        run_bells();
+    else if (!strcmp(mode, "moves"))
+        run_moves();
     else if (!strcmp(mode, "holds"))
         run_holds();
     else

@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from aliquot.agent.config import Config
 from aliquot.agent.daemon import Daemon, real_parts, run_loop
-from aliquot.agent.devices import Vendor
+from aliquot.agent.devices.registry import Loaded
 from aliquot.agent.journal import log_to_stderr
 
 from aliquot_drm.amd import Amd
@@ -28,8 +27,8 @@ def serve(base: Path, lib: Path, ready: int, tree: Path, port: int) -> None:
     config = Config(base, lib, metrics_port=port, sample_seconds=0.05)
     roots = Roots(tree / "sys", tree / "proc", tree / "dev", tree / "cgroup")
 
-    def load() -> tuple[Sequence[Vendor], Sequence[str]]:
-        return (Amd(config, roots), Intel(config, roots)), ()
+    def load() -> Loaded:
+        return Loaded((Amd(config, roots), Intel(config, roots)), ())
 
     def tell() -> None:
         os.write(ready, b"r")

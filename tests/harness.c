@@ -60,7 +60,6 @@ struct container {
     struct aliquot_passed_over over[DEVICES][MAX_PROCESSES];
     struct process *process[MAX_PROCESSES];
     uint64_t launches, worst_wait_ns, waits[5];
-    uint64_t flags;
 };
 
 struct process {

@@ -13,14 +13,13 @@ import dataclasses
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from aliquot.agent.ascend_config import Ascend
 from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Config
 from aliquot.agent.daemon import Daemon, real_parts, run_loop
-from aliquot.agent.devices import Vendor, registry
+from aliquot.agent.devices import registry
 from aliquot.agent.journal import log_to_stderr
 
 from aliquot_drm.amd import Amd
@@ -54,10 +53,10 @@ def serve(base: Path, lib: Path, ready: int, *where: str) -> None:
     )
     kernel = Roots(*(Path(tree, name) for name in ("sys", "proc", "dev", "cgroup")))
 
-    def load() -> tuple[Sequence[Vendor], Sequence[str]]:
+    def load() -> registry.Loaded:
         loaded = registry.load(config)
         others = (Amd(config, kernel), Intel(config, kernel))
-        return (*loaded.vendors, *others), [str(one) for one in loaded.left_out]
+        return dataclasses.replace(loaded, vendors=(*loaded.vendors, *others))
 
     def tell() -> None:
         os.write(ready, b"r")

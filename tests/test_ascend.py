@@ -147,16 +147,6 @@ def test_the_library_of_the_drivers_root_counts_first(
     worker.close()
 
 
-def test_the_library_of_a_newer_generation_is_known_as_that(
-    node: AscendNode, tmp_path: Path, sim_library: Path
-) -> None:
-    environment = node.environment(os.environ)
-    environment["LD_LIBRARY_PATH"] = str(sim_library.with_name("dcmiv2"))
-    worker = Worker(tmp_path, environment)
-    assert "is that of Ascend 950 or newer (dcmiv2)" in worker.begun["raised"]
-    worker.close()
-
-
 def odd_worker(node: AscendNode, tmp_path: Path, real: Path, names: tuple[str, ...]) -> Worker:
     environment = node.environment(os.environ)
     environment["LD_LIBRARY_PATH"] = str(odd_library(tmp_path / "odd", names, real).parent)
@@ -281,6 +271,8 @@ def test_a_request_gets_the_smallest_vnpu_that_holds_it(worker: Worker, tmp_path
         "name": "one",
         "memory_bytes": 16 * GIB,
         "cores": 25,
+        "used_bytes": None,
+        "busy": None,
     }
     # By its cores, though its memory is small.
     large = worker.get("partition", uuid, "two", GIB, 26)
@@ -487,14 +479,14 @@ def test_faults_make_a_device_unhealthy_until_they_are_over(
     assert worker.ill() == {}
     node.inject(0, 0x80CB8009, 1)
     node.inject(0, 0x80E1801E, 3)  # said to be nothing in the configuration
-    # Until its event tells, a fault that stands is as grave as the device calls itself.
-    wait_for(lambda: worker.ill() == {}, "the events of the faults")
+    # How grave each is, the library tells before their events do.
+    assert worker.ill() == {}
     node.inject(0, 0x80E18402, 0)  # said to need a restart
     assert worker.ill()[uuid].startswith("fault 80E18402 (RestartNPU)")
     node.inject(0, 0x80E18402, 0, cleared=True)
     wait_for(lambda: worker.ill() == {}, "the device's recovery")
     node.inject(0, 0x80E18405, 3)
-    wait_for(lambda: "(critical)" in worker.ill().get(uuid, ""), "the event of the fault")
+    assert "(critical)" in worker.ill()[uuid]
     assert list(worker.ill()) == [uuid]
     node.inject(0, 0x80E18405, 3, cleared=True)
     wait_for(lambda: worker.ill() == {}, "the device's recovery")
@@ -503,6 +495,40 @@ def test_faults_make_a_device_unhealthy_until_they_are_over(
     wait_for(lambda: worker.ill() != {}, "the fault")
     node.inject(0, 0x80E18405, 3, cleared=True)
     wait_for(lambda: "come 2 times within a day" in worker.ill()[uuid], "the end of the fault")
+
+
+def test_a_minor_fault_is_never_blamed_with_what_another_one_is(
+    node: AscendNode, tmp_path: Path, sim_library: Path
+) -> None:
+    # A library that does not tell how bad faults are, but by their events.
+    names = tuple(name for name in ALL if name != "dcmi_get_device_current_fault_event")
+    worker = odd_worker(node, tmp_path, sim_library.with_name("libdcmi.so"), names)
+    uuid = worker.get("enumerate")[0]["uuid"]
+    for _ in range(20):
+        node.inject(0, 0x80CB8009, 1)
+        node.inject(0, 0x80E1801E, 3)  # said to be nothing in the configuration
+        assert worker.ill() == {}
+        node.inject(0, 0x80CB8009, 1, cleared=True)
+        node.inject(0, 0x80E1801E, 3, cleared=True)
+        assert worker.ill() == {}
+    # Alone it is as bad as the device says, at once.
+    node.inject(0, 0x80E18405, 3)
+    assert "fault 80E18405 (critical)" in worker.ill()[uuid]
+    worker.close()
+
+
+def test_of_faults_whose_events_do_not_come_one_is_blamed_in_the_end() -> None:
+    clock = Clock()
+    watch = Watch({}, clock)
+    watch.stands({1: None, 2: None})
+    assert watch.reason(3) == ""
+    clock.now += 2
+    watch.stands({1: None, 2: None})
+    assert "00000001 (critical)" in watch.reason(3)
+    # Once it is known which it is, the other one is not.
+    watch.stands({1: None, 2: 3})
+    assert watch.reason(3).count("fault") == 2  # one of them, and Ascend's list of faults
+    assert "00000002 (critical)" in watch.reason(3)
 
 
 class Clock:
@@ -566,6 +592,6 @@ def test_a_device_that_is_gone_or_silent_or_ill_without_a_code_is_unhealthy() ->
     assert watch.reason(1) == ""
     assert watch.reason(2) == "it says major and no fault's code"
     # What was never told as an event is as bad as the device is.
-    watch.stands([7])
+    watch.stands({7: None})
     assert watch.reason(1) == ""
     assert "fault 00000007 (critical)" in watch.reason(3)

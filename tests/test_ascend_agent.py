@@ -157,6 +157,8 @@ def test_a_container_has_a_vnpu_from_its_start_to_its_end(
         (device,) = shown(node)
         assert (device["enforcement"], device["cap_bytes"]) == ("partition", 16 * GIB)
         assert (device["cores"], device["cores_max"]) == (25, 25)
+        assert device["partition"] == "100"
+        assert "partition 100" in aliquot(node, "ps").stdout
         with urllib.request.urlopen(
             f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_SECONDS
         ) as answer:

@@ -18,7 +18,7 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 OVERHEAD = {
     f"{vendor}_{call}_p{processes}_t{threads}"
     for vendor in ("nvidia", "ascend", "cambricon")
-    for call in ("launch", "alloc_free_4k", "alloc_free_2m", "alloc_free_4m", "mem_info", "copy_4k")
+    for call in ("launch", "alloc_free_4k", "alloc_free_2m", "mem_info", "copy_4k")
     for processes in (1, 8, 64)
     for threads in (1, 2, 8)
     if vendor == "nvidia" or (processes == 1 and threads != 2)
@@ -68,6 +68,12 @@ OF_CONTAINERS = {
     "admit": {f"admit_{held}_{part}" for held in (0, 100) for part in ("median", "p95")},
     "shares": SHARES,
     "preempt": PREEMPT,
+    "set": {
+        f"{what}_{since}_{figure}"
+        for what in ("cores", "memory")
+        for since in ("request", "return", "call")
+        for figure in ("p50", "p95", "max")
+    },
 }
 
 

@@ -162,6 +162,8 @@ def test_a_container_has_a_share_of_a_card_from_its_start_to_its_end(
         assert "CAMBRICON_VISIBLE_DEVICES=void" in config["process"]["env"]
         (device,) = shown(node)
         assert device["enforcement"] == "partition"
+        assert device["partition"]
+        assert f"partition {device['partition']}" in aliquot(node, "ps").stdout
         assert (device["cap_bytes"], device["cores"], device["cores_max"]) == (256 * MIB, 30, 30)
         believes_the_driver(node, site, programs, share["id"])
         # It is the driver that holds it to that, by the file that it has.

@@ -19,7 +19,18 @@ SANITIZERS = {
     "thread": ["-O1", "-fsanitize=thread"],
     "address": ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
 }
-MODES = ["table", "pages", "names", "threads", "processes", "kills", "forks", "holds"]
+MODES = [
+    "table",
+    "pages",
+    "names",
+    "threads",
+    "processes",
+    "kills",
+    "forks",
+    "bells",
+    "moves",
+    "holds",
+]
 
 
 @pytest.fixture(scope="module")

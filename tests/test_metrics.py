@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import prometheus_client
 import pytest
-from aliquot.agent import metrics
+from aliquot.agent import daemon, metrics
 from aliquot.agent.devices import DeviceProcess, Sample
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.slices import Container
@@ -560,6 +561,37 @@ def test_a_port_in_use_names_the_key_to_change(node: Node) -> None:
         node.config.metrics_port = other.getsockname()[1]
         text = cannot_serve(node)
     assert text.startswith(f"metrics_port: 127.0.0.1:{node.config.metrics_port} is in use")
+
+
+def test_a_port_in_use_is_served_once_it_is_free(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daemon, "_AGAIN_SECONDS", 0.01)
+
+    async def serve(other: socket.socket) -> str:
+        begun = asyncio.Event()
+
+        @contextlib.asynccontextmanager
+        async def service(node: daemon.Daemon) -> AsyncIterator[None]:
+            async with metrics.serve(node):
+                begun.set()
+                yield
+
+        async with daemon._serving("metrics", service, cast("daemon.Daemon", node)):
+            (told,) = [one.getMessage() for one in caplog.records]
+            other.close()
+            await begun.wait()
+            _, writer = await asyncio.open_connection("127.0.0.1", node.config.metrics_port)
+            writer.close()
+            return told
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        node.config.metrics_port = other.getsockname()[1]
+        told = asyncio.run(asyncio.wait_for(serve(other), PATIENCE_SECONDS))
+    assert told.startswith(f"metrics_port: 127.0.0.1:{node.config.metrics_port} is in use")
+    assert "\n" not in told
 
 
 def test_an_address_of_another_node_names_the_key_to_change(node: Node) -> None:

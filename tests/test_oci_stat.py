@@ -22,7 +22,7 @@ from oci import one_line, program
 UUIDS = (bytes(range(16)), bytes(range(16, 32)))
 NAMES = (
     "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f",
-    "GPU-10111213-1415-1617-1819-1a1b1c1d1e1f",
+    "NPU-2-0-1",
 )
 MIB, GIB = 1 << 20, 1 << 30
 USAGE = "struct aliquot_usage"
@@ -61,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
             priority=-5,
             shared=True,
         ),
-        region.RegionDevice(UUIDS[1], None, 2 * MIB, 0, by_driver=True),
+        region.RegionDevice(UUIDS[1], None, 2 * MIB, 0, by_driver=True, label=NAMES[1]),
     ]
     dirfd = os.open(tmp_path, os.O_RDONLY)
     region.create(dirfd, "ns/pod/container", devices)
@@ -130,7 +130,7 @@ def test_table(folder: Path) -> None:
         "                                          41 trainer     1.0 GiB",
         "                                          7 x          512.0 MiB",
         "                                          nobody's       3.0 MiB",
-        f"{NAMES[1]}  2 processes    2.0 MiB     none  0.0 MiB         0",
+        f"{NAMES[1]:40}  2 processes    2.0 MiB     none  0.0 MiB         0",
         "                                          41 trainer     2.0 MiB",
         "                                          7 x            0.0 MiB",
         "",
@@ -140,7 +140,7 @@ def test_table(folder: Path) -> None:
             "  turn: it has it for 2.4 ms, with 1 more"
         ),
         (
-            f"{NAMES[1]}  0-100%       -     -   0.0 ms  0.0 ms     100         0"
+            f"{NAMES[1]:40}  0-100%       -     -   0.0 ms  0.0 ms     100         0"
             "  free: nobody else is there"
         ),
     ]

@@ -132,6 +132,31 @@ def test_who_does_not_say_whose_device_gets_one_of_nvidias_and_never_anothers(
     assert "of 40.0 GiB free" in text
 
 
+@pytest.mark.parametrize("vendor", ["ascend", "cambricon"])
+def test_nobody_gets_the_only_vendor_that_answers_while_another_ones_library_fails(
+    vendor: str,
+) -> None:
+    devices = [of(vendor)]
+
+    def get(request: Request, config: Config) -> list[str]:
+        return vendors_of(place(request, devices, (), {}, CONTAINER, config, ["nvidia"]))
+
+    with pytest.raises(RefusedError) as refused:
+        get(ask(memory="1GiB"), Config())
+    text = str(refused.value)
+    assert "the library of nvidia does not tell of any" in text
+    assert "default_vendor" in text
+    assert "\n" not in text
+    # Who says it gets it.
+    assert get(ask(vendor=vendor), Config()) == [vendor]
+    assert get(ask(memory="1GiB"), Config(default_vendor=vendor)) == [vendor]
+
+
+def test_the_usual_vendor_is_meant_whosever_library_fails() -> None:
+    parts = place(ask(), [of("nvidia")], (), {}, CONTAINER, Config(), ["ascend"])
+    assert vendors_of(parts) == ["nvidia"]
+
+
 def test_the_only_vendor_of_a_node_is_meant() -> None:
     assert vendors_of(put(ask(memory="1GiB"), [of("cambricon")])) == ["cambricon"]
 
@@ -146,6 +171,24 @@ def test_of_several_others_nobody_guesses_until_the_node_says() -> None:
     # What the node says holds where its library failed, too.
     text = refusal(ask(memory="1GiB"), [of("ascend")], config=said)
     assert "asks for a device of cambricon: the node has those of ascend only" in text
+
+
+def test_no_vendor_is_the_only_one_while_the_library_of_another_does_not_answer() -> None:
+    def put_it(request: Request, config: Config, *vendors: str) -> list[str]:
+        devices = [of(vendor) for vendor in vendors]
+        return vendors_of(place(request, devices, (), {}, CONTAINER, config, ("nvidia",)))
+
+    with pytest.raises(RefusedError) as caught:
+        put_it(ask(memory="1GiB"), Config(), "ascend")
+    assert str(caught.value) == (
+        "team/pod/app asks for a device and does not say whose: the node has those of ascend, and "
+        "the library of nvidia does not tell of any: name the vendor in the request, or as "
+        "default_vendor in the configuration"
+    )
+    said = Config(default_vendor="ascend")
+    assert put_it(ask(memory="1GiB"), said, "ascend") == ["ascend"]
+    assert put_it(ask(memory="1GiB", vendor="ascend"), Config(), "ascend") == ["ascend"]
+    assert put_it(ask(models=("ascend MODEL",)), Config(), "ascend") == ["ascend"]
 
 
 @pytest.mark.parametrize("vendor", PLACES)

@@ -122,6 +122,7 @@ def test_it_shows_what_each_slice_and_process_holds(here: Desk) -> None:
             "peak_bytes": 700 * MIB + context,
             "refusals": 1,
             "enforcement": "shim",
+            "partition": None,
             **NO_TIME,
         }
         owner = ("kind", "namespace", "pod", "container", "container_id")
@@ -368,6 +369,7 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
         "peak_bytes": 700 * MIB,
         "refusals": 3,
         "enforcement": "shim",
+        "partition": None,
         "cores": 30,
         "cores_max": 90,
         "weight": 250,

@@ -23,7 +23,9 @@ HEADER = ROOT / "csrc/region/region.h"
 GIB = 1 << 30
 DEVICES = (
     region.RegionDevice(uuid=bytes(range(16)), cap=4 * GIB, page_bytes=2 << 20, context_bytes=7),
-    region.RegionDevice(bytes(range(16, 32)), None, 1 << 16, 0, cores=30, by_driver=True),
+    region.RegionDevice(
+        bytes(range(16, 32)), None, 1 << 16, 0, cores=30, by_driver=True, label="NPU-2-0-1"
+    ),
 )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from aliquot.agent import reach, rpc, rpc_pb2
+from aliquot.agent import config, reach, rpc, rpc_pb2
 from aliquot.agent.devices import DeviceProcess
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.slices import Container
@@ -380,6 +380,25 @@ def test_a_path_too_long_for_a_socket_is_one_line(tmp_path: Path) -> None:
 )
 def test_there_is_one_agent_for_the_node(environment: dict[str, str], path: str) -> None:
     assert reach.socket_path(environment) == Path(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('runtime_dir = "/run/elsewhere"', "/run/elsewhere/agent.sock"),
+        ("placement = 7", "/run/aliquot/agent.sock"),
+        (None, "/run/aliquot/agent.sock"),
+    ],
+    ids=["said", "mistaken", "unreadable"],
+)
+def test_the_nodes_configuration_says_where_the_agent_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, path: str
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text) if text is not None else file.mkdir()
+    monkeypatch.setattr(config, "DEFAULT_PATH", file)
+    assert reach.socket_path({}) == Path(path)
+    assert reach.socket_path({"ALIQUOT_RUNTIME_DIR": "/x"}) == Path("/x/agent.sock")
 
 
 # -- What is written of it -----------------------------------------------------------------------

@@ -46,12 +46,12 @@ static void dawdle(void *argument) {
 }
 
 /* KIND: kernels that wait for something else in between: copies in their queue (0), copies in another
- * one (1), host functions (2). 26 ms of kernels. */
+ * one (1), host functions (2). 26 ms of kernels, that wait for 200 ms of copies, or 100 of the host. */
 static void beside(void) {
     int kind = (int)client_number(0);
     accel_start(0);
     accel_queue kernels = accel_queue_new(), copies = accel_queue_new();
-    size_t bytes = 32 << 20;
+    size_t bytes = 96 << 20;
     uint64_t memory = accel_memory(bytes);
     const void *host = accel_host_memory(bytes);
     for (int i = 0; i < 10; i++) {

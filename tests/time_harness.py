@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-_LIMITER = ("limiter", "around", "meter", "observe", "lock")
+_LIMITER = ("limiter", "around", "ledger", "meter", "observe", "lock")
 _ARBITER = ("arbiter", "shares", "step", "seen")
 LIMITER = tuple(ROOT / "csrc/core" / f"{name}.c" for name in _LIMITER)
 SOURCES = (

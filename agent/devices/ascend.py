@@ -41,9 +41,10 @@ _CONTEXT_BYTES: Final = 200 * _MIB
 _MOST_CARDS: Final = 64
 _MOST_PLACES: Final = 8
 _PROCESSES: Final = 32  # the library's own most
-_MOST_CODES: Final = 128
 _NPU: Final = 0
+_NDIE: Final = 0
 _VDIE: Final = 1
+_DDIE: Final = 2
 _UTIL_AICORE: Final = 2
 _UTIL_HBM_BANDWIDTH: Final = 10
 # Directly, between the dies of a card, through switches.
@@ -56,15 +57,14 @@ _MOST_PERCENT: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A device and where the library has it; ``phy`` is N of /dev/davinciN."""
+    """A device and where the library has it; the chip's ``phy`` is N of /dev/davinciN.
+
+    ``at`` is what functions are asked with: its card and its place there, or its number.
+    """
 
     device: Device
     chip: ascend_vnpu.Chip
-
-    @property
-    def at(self) -> tuple[int, int]:
-        """Its card, and its place there."""
-        return self.chip.card, self.chip.place
+    at: tuple[int, ...]
 
 
 class Ascend:
@@ -197,18 +197,31 @@ class Ascend:
     def _discover(self) -> None:
         faults: list[str] = []
         found: list[_Known] = []
-        for card, place in self._places(faults):
+        for at in self._numbers() if self._session.newer else self._places(faults):
             try:
-                found.append(self._described(card, place, len(found)))
+                one = self._described(at, len(found))
+                _unlike(one, found)
+                found.append(one)
             except (ValueError, dcmi.DcmiError) as error:
                 if isinstance(error, dcmi.DcmiError) and error.code == dcmi.NOT_READY:
                     raise
-                faults.append(f"device {place} of card {card}: {error}")
+                card, *place = at
+                where = f"device {place[0]} of card {card}" if place else f"device {card}"
+                faults.append(f"{where}: {error}")
         self._known = tuple(self._linked(found))
         self._faults = tuple(faults)
         for known in self._known:
             self._watches.setdefault(known.device.uuid, Watch(self._config.faults))
-            self._session.subscribe(*known.at)
+            self._session.subscribe(known.at)
+
+    def _numbers(self) -> Iterator[tuple[int]]:
+        """Yield the number of each NPU of the newer generation. Raises DcmiError."""
+        count = dcmi.ffi.new("int *")
+        numbers = dcmi.ffi.new(f"int[{_MOST_CARDS}]")
+        self._session.call("dcmi_get_device_list", numbers, count, _MOST_CARDS)
+        for number in numbers[0 : min(max(int(count[0]), 0), _MOST_CARDS)]:
+            if self._session.number("int", "dcmi_get_device_type", number) in {None, _NPU}:
+                yield (int(number),)
 
     def _places(self, faults: list[str]) -> Iterator[tuple[int, int]]:
         """Yield the card and place of each NPU. Raises DcmiError."""
@@ -229,28 +242,26 @@ class Ascend:
                 if kind in {None, _NPU}:
                     yield int(card), place
 
-    def _described(self, card: int, place: int, index: int) -> _Known:
+    def _described(self, at: tuple[int, ...], index: int) -> _Known:
         """Return a device with all that it says of itself. Raises ValueError, DcmiError."""
-        die = self._session.reading(
-            "struct dcmi_die_id", "dcmi_get_device_die_v2", card, place, _VDIE
-        )
-        words = () if die is None else tuple(int(word) for word in die.soc_die)
+        words = self._die(at)
         if not any(words):
             raise ValueError("it does not tell which chip it is (die): update the driver")
         uuid = "NPU-" + "-".join(f"{word:08X}" for word in words)
-        memory = self._memory(card, place)
+        memory = self._memory(at)
         if memory is None:
             raise ValueError("it does not tell its memory, which cannot be divided then")
-        name, cores = self._chip_name(card, place)
-        logic = self._logic_id(card, place)
+        name, cores = self._chip_name(at)
+        logic = self._logic_id(at)
         phy = None
         if logic is not None:
             phy = self._session.number("unsigned int", "dcmi_get_device_phyid_from_logicid", logic)
-        templates = self._templates(card, place, name) if cores else ()
+        templates = self._templates(at, name) if cores else ()
+        card, place = (*at, 0)[:2]
         chip = ascend_vnpu.Chip(
             uuid, card, place, index if phy is None else phy, name, max(cores, 1), templates
         )
-        address = self._pci_address(card, place)
+        address = self._pci_address(at)
         device = Device(
             vendor=self.name,
             index=index if logic is None else logic,
@@ -261,24 +272,41 @@ class Ascend:
             page_bytes=PAGE_BYTES,
             context_bytes=_CONTEXT_BYTES,
             pci_address=address,
-            numa_node=self._numa_node(card, place, address),
+            numa_node=self._numa_node(at, address),
             enforcement=("partition", "shim") if templates else ("shim",),
             splits=bool(templates),
             shapes=chip.shapes,
         )
-        return _Known(device, chip)
+        return _Known(device, chip, at)
 
-    def _logic_id(self, card: int, place: int) -> int | None:
+    def _die(self, at: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the words that tell a chip from others; () where none are told.
+
+        The newer generation tells those of one of its dies alone.
+        """
+        kinds = (_DDIE, _VDIE, _NDIE) if self._session.newer else (_VDIE,)
+        for kind in kinds:
+            die = self._session.reading("struct dcmi_die_id", "dcmi_get_device_die_v2", *at, kind)
+            if die is not None and any(die.soc_die):
+                return tuple(int(word) for word in die.soc_die)
+        return ()
+
+    def _logic_id(self, at: tuple[int, ...]) -> int | None:
+        if self._session.newer:
+            return at[0]
         # The one function whose answer comes first.
         out = dcmi.ffi.new("int *")
         try:
-            self._session.call("dcmi_get_device_logic_id", out, card, place)
+            self._session.call("dcmi_get_device_logic_id", out, *at)
         except dcmi.DcmiError:
             return None
         return int(out[0])
 
-    def _templates(self, card: int, place: int, name: str) -> tuple[Template, ...]:
+    def _templates(self, at: tuple[int, ...], name: str) -> tuple[Template, ...]:
         """Return the templates of a chip whose driver makes vNPUs."""
+        if self._session.newer:
+            return ()
+        card, place = at
         # What is sold as 910C calls itself 910_93 and two digits more.
         known = "910C" if name.startswith("910_93") else name
         templates = self._config.templates.get(name) or self._config.templates.get(known, ())
@@ -287,23 +315,22 @@ class Ascend:
         blank = ascend_vnpu.Chip("", card, place, 0, name, 1, ())
         return templates if ascend_vnpu.offered(self._session, blank) else ()
 
-    def _chip_name(self, card: int, place: int) -> tuple[str, int]:
+    def _chip_name(self, at: tuple[int, ...]) -> tuple[str, int]:
         """Return the chip's name, ``910B3``, and its AI cores; 0 where they are not told."""
         for version in ("_v2", ""):
             info = self._session.reading(
                 f"struct dcmi_chip_info{version}",
                 f"dcmi_get_device_chip_info{version}",
-                card,
-                place,
+                *at,
             )
             if info is not None:
                 name = dcmi.text_of(info.chip_name).removeprefix("Ascend").strip()
                 return name or "NPU", int(info.aicore_cnt)
         return "NPU", 0
 
-    def _pci_address(self, card: int, place: int) -> str:
+    def _pci_address(self, at: tuple[int, ...]) -> str:
         info = self._session.reading(
-            "struct dcmi_pcie_info_all", "dcmi_get_device_pcie_info_v2", card, place
+            "struct dcmi_pcie_info_all", "dcmi_get_device_pcie_info_v2", *at
         )
         if info is None:
             return ""
@@ -312,19 +339,19 @@ class Ascend:
             f"{info.bdf_deviceid:02x}.{info.bdf_funcid:x}"
         )
 
-    def _numa_node(self, card: int, place: int, address: str) -> int | None:
+    def _numa_node(self, at: tuple[int, ...], address: str) -> int | None:
         """Return the nearest NUMA node: as the kernel has it, else by the device's processors."""
         try:
             node = int((_SYSFS_DEVICES / address / "numa_node").read_text("ascii"))
         except (OSError, ValueError):
-            return self._node_of_processors(card, place)
+            return self._node_of_processors(at)
         return node if node >= 0 else None
 
-    def _node_of_processors(self, card: int, place: int) -> int | None:
+    def _node_of_processors(self, at: tuple[int, ...]) -> int | None:
         text = dcmi.ffi.new(f"char[{_CPU_LIST_BYTES}]")
         length = dcmi.ffi.new("int *", _CPU_LIST_BYTES)
         try:
-            self._session.call("dcmi_get_affinity_cpu_info_by_device_id", card, place, text, length)
+            self._session.call("dcmi_get_affinity_cpu_info_by_device_id", *at, text, length)
             near = dcmi.text_of(text)
             found = [
                 int(path.parent.name.removeprefix("node"))
@@ -347,24 +374,22 @@ class Ascend:
                 )
                 if kind in _LINKED:
                     links[other.device.uuid] = _LINKED[kind]
-            yield _Known(dataclasses.replace(one.device, links=links), one.chip)
+            yield _Known(dataclasses.replace(one.device, links=links), one.chip, one.at)
 
     # -- what they read --
 
-    def _memory(self, card: int, place: int) -> tuple[int, int | None] | None:
+    def _memory(self, at: tuple[int, ...]) -> tuple[int, int | None] | None:
         """Return what programs can allocate and what is allocated; None when it does not tell."""
-        hbm = self._session.reading("struct dcmi_hbm_info", "dcmi_get_device_hbm_info", card, place)
+        hbm = self._session.reading("struct dcmi_hbm_info", "dcmi_get_device_hbm_info", *at)
         if hbm is not None and hbm.memory_size:
             return int(hbm.memory_size) * _MIB, int(hbm.memory_usage) * _MIB
         ddr = self._session.reading(
-            "struct dcmi_get_memory_info_stru", "dcmi_get_device_memory_info_v3", card, place
+            "struct dcmi_get_memory_info_stru", "dcmi_get_device_memory_info_v3", *at
         )
         if ddr is not None and ddr.memory_size:
             used = max(0, int(ddr.memory_size) - int(ddr.memory_available))
             return int(ddr.memory_size) * _MIB, used * _MIB
-        old = self._session.reading(
-            "struct dcmi_memory_info_stru", "dcmi_get_memory_info", card, place
-        )
+        old = self._session.reading("struct dcmi_memory_info_stru", "dcmi_get_memory_info", *at)
         if old is not None and old.memory_size:
             total = int(old.memory_size) * _MIB
             share = _share(int(old.utiliza))
@@ -372,7 +397,7 @@ class Ascend:
         return None
 
     def _sample(self, known: _Known) -> Sample:
-        memory = self._memory(*known.at)
+        memory = self._memory(known.at)
         busy = self._rate(known, _UTIL_AICORE)
         copying = self._rate(known, _UTIL_HBM_BANDWIDTH)
         power = self._session.number("int", "dcmi_get_device_power_info", *known.at)
@@ -401,10 +426,13 @@ class Ascend:
             if error.code == dcmi.NOT_READY:
                 raise
             return
+        held: dict[int, int] = {}
         for row in rows[0 : min(max(int(count[0]), 0), _PROCESSES)]:
             if row.proc_id > 0:
-                used = int(row.proc_mem_usage)
-                yield DeviceProcess(known.device.uuid, int(row.proc_id), used, None, None)
+                pid = int(row.proc_id)
+                held[pid] = held.get(pid, 0) + int(row.proc_mem_usage)
+        for pid, used in held.items():
+            yield DeviceProcess(known.device.uuid, pid, used, None, None)
 
     # -- health --
 
@@ -417,17 +445,27 @@ class Ascend:
 
     def _illness(self, known: _Known) -> str:
         watch = self._watches[known.device.uuid]
-        codes = dcmi.ffi.new(f"unsigned int[{_MOST_CODES}]")
-        count = dcmi.ffi.new("int *")
-        try:
-            self._session.call("dcmi_get_device_errorcode_v2", *known.at, count, codes, _MOST_CODES)
-            watch.stands(codes[0 : min(max(int(count[0]), 0), _MOST_CODES)])
-        except dcmi.DcmiError as error:
-            if error.code == dcmi.NOT_READY:
-                raise
-        return watch.reason(
-            self._session.number("unsigned int", "dcmi_get_device_health", *known.at)
-        )
+        health = self._health(known)
+        standing = self._session.standing(known.at)
+        if standing is not None:
+            watch.stands(standing)
+        # What came or went between is told of at the next look: no fault must be blamed with what
+        # another one was.
+        later = self._health(known)
+        return watch.reason(later if health is None or later is None else min(health, later))
+
+    def _health(self, known: _Known) -> int | None:
+        return self._session.number("unsigned int", "dcmi_get_device_health", *known.at)
+
+
+def _unlike(one: _Known, others: Sequence[_Known]) -> None:
+    """Raise ValueError for a device that cannot be told from one of the others."""
+    for what in ("uuid", "index"):
+        value = getattr(one.device, what)
+        if any(value == getattr(other.device, what) for other in others):
+            raise ValueError(f"another device has the same {what}, {value}: update the driver")
+    if one.device.index < 0:
+        raise ValueError(f"its logical number is {one.device.index}: update the driver")
 
 
 def _share(percent: int) -> float | None:

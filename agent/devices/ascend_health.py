@@ -9,13 +9,17 @@ the vendor's own plugin; else how bad it is. A device is unhealthy
   who heals and falls ill again is to be looked at. Two codes may come more often.
 
 A link that is down counts once it has been so for 20 seconds, and for 60 after it came back.
+
+How bad a fault is, its event tells, or the library with the faults that stand. Until either has, it
+is as bad as the device calls itself where it stands alone; among others it may be any of them, and
+counts a moment later.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -31,6 +35,8 @@ _OFTEN: Final = 2
 _OFTEN_OF: Final = {0x80E18005: 3, LINK_DOWN: 5}
 _DOWN_SECONDS: Final = 20.0
 _UP_SECONDS: Final = 60.0
+# Within so long an event comes, if it comes at all.
+_TOLD_SECONDS: Final = 2.0
 _MOST_CODES: Final = 128
 
 
@@ -67,15 +73,22 @@ class Watch:
         else:
             self._over(known)
 
-    def stands(self, codes: Iterable[int]) -> None:
-        """Take note of the faults that stand now; events of them may have been missed."""
-        now = set(codes)
-        for code in now:
+    def stands(self, severities: Mapping[int, int | None]) -> None:
+        """Take note of the faults that stand now; events of them may have been missed.
+
+        ``severities`` says how bad each is, None where that is not told.
+        """
+        for code, severity in severities.items():
             known = self._known(code)
-            if known is not None and known.since is None:
+            if known is None:
+                continue
+            if known.since is None:
+                known.severity = severity
                 self._came(code, known)
+            elif severity is not None:
+                known.severity = severity
         for code, known in self._faults.items():
-            if code not in now and known.since is not None:
+            if code not in severities and known.since is not None:
                 self._over(known)
 
     def reason(self, health: int | None) -> str:
@@ -135,11 +148,24 @@ class Watch:
             return level not in {NOT_HANDLED, SUB_HEALTH}
         return severity is not None and severity >= MAJOR
 
+    def _may_be(self, code: int, known: _Known, health: int) -> bool:
+        """Whether a fault of which that is not told is what makes the device call itself so."""
+        others = [
+            other
+            for number, other in self._faults.items()
+            if number != code and other.since is not None
+        ]
+        if any(other.severity is not None and other.severity >= health for other in others):
+            return False
+        waited = 0.0 if known.since is None else self._clock() - known.since
+        return not others or waited >= _TOLD_SECONDS
+
     def _bad(self, code: int, health: int) -> str:
         """Return what is wrong by a standing fault, "" when it is none that matters."""
         known = self._faults[code]
-        # Whose event was missed is as bad as the device says that it is.
-        severity = health if known.severity is None else known.severity
+        severity = known.severity
+        if severity is None:
+            severity = health if self._may_be(code, known, health) else 0
         if not self._is_bad(code, severity):
             return ""
         what = self._levels.get(code) or _NAMES.get(severity, str(severity))

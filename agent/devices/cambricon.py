@@ -217,6 +217,7 @@ class Cambricon:
         for index in range(min(count, _MOST_DEVICES)):
             try:
                 of_card = self._of_card(index, len(found))
+                _all_apart(found, of_card)
                 found += of_card
                 if not of_card:
                     faults.append(f"device {index}: MIM is on, and it has no instance: make some")
@@ -305,16 +306,18 @@ class Cambricon:
             return slot
         return int(minor[0])
 
-    def _memory(self, slot: int) -> tuple[int, int] | None:
+    def _memory(self, slot: int) -> tuple[int, int | None] | None:
         """Return what programs can allocate and what is allocated, bytes; None: it cannot tell."""
         newer = self._session.reading("cndevMemoryInfoV2_t", "cndevGetMemoryUsageV2", slot)
         if newer is not None:
             total = int(newer.physicalMemoryTotal) - int(newer.reservedMemory)
-            return max(total, 0) * _MIB, int(newer.physicalMemoryUsed) * _MIB
-        older = self._session.reading("cndevMemoryInfo_t", "cndevGetMemoryUsage", slot)
-        if older is None:
-            return None
-        return int(older.physicalMemoryTotal) * _MIB, int(older.physicalMemoryUsed) * _MIB
+            used = int(newer.physicalMemoryUsed)
+        else:
+            older = self._session.reading("cndevMemoryInfo_t", "cndevGetMemoryUsage", slot)
+            if older is None:
+                return None
+            total, used = int(older.physicalMemoryTotal), int(older.physicalMemoryUsed)
+        return (total * _MIB, used * _MIB if used >= 0 else None) if total > 0 else None
 
     def _numa_node(self, slot: int, address: str) -> int | None:
         told = self._session.reading("cndevNUMANodeId_t", "cndevGetNUMANodeIdByDevId", slot)
@@ -386,7 +389,8 @@ class Cambricon:
         held: dict[int, int] = {}
         for pid, used in memory:
             # A process with several contexts may be listed once for each.
-            held[pid] = held.get(pid, 0) + used
+            if pid > 0:
+                held[pid] = held.get(pid, 0) + used
         for pid, used in sorted(held.items()):
             idle = (None, None) if busy is None else (0.0, 0.0)
             yield DeviceProcess(known.device.uuid, pid, used, *(busy or {}).get(pid, idle))
@@ -477,6 +481,13 @@ class Cambricon:
             with contextlib.suppress(cndev.CndevError):
                 self._session.call("cndevEventHandleDestroy", self._events)
         self._events = None
+
+
+def _all_apart(found: Sequence[_Known], more: Sequence[_Known]) -> None:
+    """Raise ValueError for devices that cannot be told from each other."""
+    uuids = {one.device.uuid for one in (*found, *more)}
+    if len(uuids) < len(found) + len(more):
+        raise ValueError("another device has the same UUID: update the driver")
 
 
 def _share(percent: int) -> float | None:

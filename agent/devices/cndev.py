@@ -120,9 +120,14 @@ def described(what: str, error: CndevError) -> VendorError:
     return VendorError(f"{text}: {advice(error.code)}" if advice(error.code) else text)
 
 
+def _line(text: bytes) -> str:
+    told = text.decode("utf-8", "replace")
+    return "".join(one if one.isprintable() else " " for one in told).strip()
+
+
 def text_of(field: Value) -> str:
-    """Return the text in an array of bytes, which may fill it to the end."""
-    return bytes(ffi.buffer(field)).split(b"\0", 1)[0].decode("utf-8", "replace")
+    """Return the text of one line in an array of bytes, which may fill it to the end."""
+    return _line(bytes(ffi.buffer(field)).split(b"\0", 1)[0])
 
 
 def candidates(environment: Mapping[str, str], root: Path = Path("/")) -> tuple[str, ...]:
@@ -233,7 +238,7 @@ class Session:
         """Call a function that answers a text; None when the library lacks it or has none."""
         function = self._function(name)
         found = ffi.NULL if function is None else function(*arguments)
-        return str(ffi.string(found, 256).decode("utf-8", "replace")) if found else None
+        return _line(ffi.string(found, 256)) if found else None
 
     def call(self, name: str, *arguments: Value) -> None:
         """Call a function. Raises CndevError, also when the library lacks it."""

@@ -2,6 +2,9 @@
 
 The library is the node's: it is loaded when it is needed, whatever its age. What it does not
 export cannot be read, and is None. ABI: `_dcmi.cdef`.
+
+The library of Ascend 950 and newer has other functions (``dcmiv2_…``), for a device's number in
+place of its card and its place there. They are called by the names of the older ones.
 """
 
 from __future__ import annotations
@@ -66,9 +69,32 @@ _ERRORS: Final = {
     -99997: ("the library has been shut down", "restart the agent"),
 }
 
+# What the newer generation calls a function; first the driver's own name. Others differ by the
+# prefix alone.
+_NEWER: Final = {
+    "dcmi_get_device_die_v2": ("dcmiv2_get_device_die_id", "dcmiv2_get_device_die"),
+    "dcmi_get_device_chip_info_v2": ("dcmiv2_get_device_chip_info",),
+    "dcmi_get_device_pcie_info_v2": ("dcmiv2_get_device_pcie_info",),
+    "dcmi_get_device_errorcode_v2": (
+        "dcmiv2_get_device_error_code_list",
+        "dcmiv2_get_device_errorcode",
+    ),
+    "dcmi_get_device_resource_info": (
+        "dcmiv2_get_device_proc_mem_info",
+        "dcmiv2_get_device_resource_info",
+    ),
+    "dcmi_get_device_phyid_from_logicid": (
+        "dcmiv2_get_chip_phy_id_by_dev_id",
+        "dcmiv2_get_chip_phyid_from_dev_id",
+    ),
+    "dcmi_get_affinity_cpu_info_by_device_id": ("dcmiv2_get_affinity_cpu_info_by_dev_id",),
+}
+
 # cffi's values have no types.
 Value: TypeAlias = Any
 _MOST_EVENTS: Final = 4096
+_MOST_STANDING: Final = 128
+_MOST_CODES: Final = 128
 
 
 def _declared() -> cffi.FFI:
@@ -135,22 +161,53 @@ class Session:
         """Load it. Raises VendorError when it is not there, or none that is known."""
         self._lock = threading.RLock()
         self._begun = False
-        self._subscribed: set[tuple[int, int]] = set()
+        self._subscribed: set[tuple[int, ...]] = set()
         self._library = _load(root)
-        if self.has("dcmi_init"):
-            return
-        if self.has("dcmiv2_init"):
+        self._newer = False
+        older, newer = (_has(self._library, f"dcmi{v}_init") for v in ("", "v2"))
+        if not older and not newer:
             raise VendorError(
-                f"{LIBRARY} is that of Ascend 950 or newer (dcmiv2), which has no vNPUs and is not "
-                "supported yet: its devices are not used"
+                f"{LIBRARY} has no dcmi_init: it is not Huawei's, or broken: reinstall it"
             )
-        raise VendorError(
-            f"{LIBRARY} has no dcmi_init: it is not Huawei's, or broken: reinstall it"
-        )
+        self._older = older
+        # Not until it is used: a driver that is not ready may be later.
+        self._may_be_newer = newer
+
+    @property
+    def newer(self) -> bool:
+        """Whether devices are those of Ascend 950 or newer; known once the library is used."""
+        return self._newer
 
     def has(self, *names: str) -> bool:
-        """Whether the library exports all of these functions."""
-        return all(_has(self._library, name) for name in names)
+        """Whether the library has all of these functions."""
+        return all(self._named(name) for name in names)
+
+    def _named(self, name: str) -> str:
+        """Return what the library calls a function, "" when it has none."""
+        names: tuple[str, ...] = (name,)
+        if self._newer:
+            names = _NEWER.get(name, ("dcmiv2_" + name.removeprefix("dcmi_"),))
+        return next((one for one in names if _has(self._library, one)), "")
+
+    def _begin(self) -> None:
+        """Initialise it, as what its devices are. Raises DcmiError.
+
+        A library may have the functions of both generations: those of the newer one answer for its
+        devices alone.
+        """
+        if self._may_be_newer:
+            self._newer = True
+            count = ffi.new("int *")
+            devices = ffi.new("int[1]")
+            try:
+                self.call("dcmi_init")
+                self.call("dcmi_get_device_list", devices, count, 1)
+                return  # noqa: TRY300 - what follows is for those that have not answered
+            except DcmiError:
+                if not self._older:
+                    raise
+        self._newer = False
+        self.call("dcmi_init")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -158,7 +215,7 @@ class Session:
         with self._lock:
             try:
                 if not self._begun:
-                    self.call("dcmi_init")
+                    self._begin()
                     self._begun = True
                 yield
             except DcmiError as error:
@@ -169,11 +226,12 @@ class Session:
 
     def call(self, name: str, *arguments: Value) -> None:
         """Call a function. Raises DcmiError."""
-        if not self.has(name):
+        known = self._named(name)
+        if not known:
             raise DcmiError(name, MISSING)
-        code = int(getattr(self._library, name)(*arguments))
+        code = int(getattr(self._library, known)(*arguments))
         if code != OK:
-            raise DcmiError(name, code)
+            raise DcmiError(known, code)
 
     def reading(self, kind: str, name: str, *arguments: Value) -> Value | None:
         """Return what a function writes into its last argument, a value of the type ``kind``.
@@ -194,17 +252,44 @@ class Session:
         value = self.reading(kind, name, *arguments)
         return None if value is None else int(value)
 
-    def subscribe(self, card: int, device: int) -> bool:
+    def subscribe(self, at: tuple[int, ...]) -> bool:
         """Have ``events`` tell of a device's faults from now on; says whether it will."""
-        if (card, device) in self._subscribed:
+        if at in self._subscribed:
             return True
         try:
             everything = ffi.new("struct dcmi_event_filter *")
-            self.call("dcmi_subscribe_fault_event", card, device, everything[0], _on_event)
+            self.call("dcmi_subscribe_fault_event", *at, everything[0], _on_event)
         except DcmiError:
             return False
-        self._subscribed.add((card, device))
+        self._subscribed.add(at)
         return True
+
+    def standing(self, at: tuple[int, ...]) -> dict[int, int | None] | None:
+        """Return the faults that stand on a device, by code, and how bad each is.
+
+        None where how bad it is cannot be told; None for all where none of it can. Raises DcmiError
+        when nothing can be asked.
+        """
+        count = ffi.new("int *")
+        told = ffi.new(f"struct dcmi_event[{_MOST_STANDING}]")
+        codes = ffi.new(f"unsigned int[{_MOST_CODES}]")
+        found: dict[int, int | None] = {}
+        try:
+            self.call("dcmi_get_device_errorcode_v2", *at, count, codes, _MOST_CODES)
+            for code in codes[0 : min(max(int(count[0]), 0), _MOST_CODES)]:
+                found[int(code)] = None
+        except DcmiError as error:
+            if error.code == NOT_READY:
+                raise
+            return None
+        if found:
+            with contextlib.suppress(DcmiError):
+                self.call("dcmi_get_device_current_fault_event", *at, told, _MOST_STANDING, count)
+                for event in told[0 : min(max(int(count[0]), 0), _MOST_STANDING)]:
+                    dms = event.event_t.dms_event
+                    if event.type == 0 and dms.event_id in found:
+                        found[int(dms.event_id)] = int(dms.severity)
+        return found
 
 
 def _load(root: Path) -> Value:
@@ -239,5 +324,6 @@ def _has(library: Value, name: str) -> bool:
 
 
 def text_of(field: Sequence[int] | Value) -> str:
-    """Return a text of a field of fixed size, which need not have its end."""
-    return bytes(ffi.buffer(field)).partition(b"\0")[0].decode("utf-8", errors="replace").strip()
+    """Return the text of one line in a field of fixed size, which need not have its end."""
+    text = bytes(ffi.buffer(field)).partition(b"\0")[0].decode("utf-8", errors="replace")
+    return "".join(one if one.isprintable() else " " for one in text).strip()

@@ -7,15 +7,15 @@ down only itself, and says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Final, Protocol
 
 from ..ascend_config import Ascend
 from ..cambricon_config import Cambricon
-from . import Vendor, VendorError
+from . import Vendor, VendorError, presence
 
 GROUP: Final = "aliquot.vendors"
 
@@ -80,10 +80,15 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The vendors that can be used, by name, and those that cannot."""
+    """The vendors that can be used, by name, and those that cannot.
+
+    ``signs`` is what shows, whatever a vendor's library does, that the node has his devices; of
+    those vendors only whom the configuration does not leave out.
+    """
 
     vendors: tuple[Vendor, ...]
     left_out: tuple[LeftOut, ...]
+    signs: Mapping[str, str] = field(default_factory=dict)
 
 
 def vendors(config: Settings) -> tuple[Vendor, ...]:
@@ -118,7 +123,15 @@ def load(config: Settings, points: Iterable[metadata.EntryPoint] | None = None) 
             left_out.append(LeftOut(name, result))
         else:
             made.append(result)
-    return Loaded(tuple(made), tuple(left_out))
+    shown = {name: presence.sign(name, _root(name, config)) for name in chosen}
+    return Loaded(
+        tuple(made), tuple(left_out), {name: sign for name, sign in shown.items() if sign}
+    )
+
+
+def _root(name: str, config: Settings) -> Path:
+    """Return below which folder a vendor's device files lie."""
+    return {"ascend": config.ascend.root, "cambricon": config.cambricon.root}.get(name, Path("/"))
 
 
 def _is_ours(point: metadata.EntryPoint) -> bool:

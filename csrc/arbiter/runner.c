@@ -149,8 +149,8 @@ static uint64_t decide(struct aliquot_runner *runner) {
             struct container *one = runner->owner[change[i].member];
             column_write(one, (uint32_t)(change[i].member - one->column[0].member), change[i].gate);
             /* It is watched from now on, and a word that was true when it waited may well stand a while. */
-            if (one->again_ns < now + DOUBT_NS)
-                one->again_ns = now + DOUBT_NS;
+            if (one->again_ns < now + OPENED_DOUBT_NS)
+                one->again_ns = now + OPENED_DOUBT_NS;
             runner->doubt_ns = soonest(runner->doubt_ns, one->again_ns);
             /* What was closed is looked at; what was opened rings. */
             if (one->told)
@@ -503,8 +503,11 @@ static int add(struct aliquot_runner *runner, struct container *container, const
         epoll_ctl(runner->epoll, EPOLL_CTL_ADD, container->bell, &event) < 0)
         return -errno;
     int error = join(runner, container, runner_now(), device, terms);
-    if (error)
+    if (error) {
+        if (container->bell >= 0)
+            epoll_ctl(runner->epoll, EPOLL_CTL_DEL, container->bell, NULL);
         return error;
+    }
     container->rung = true;
     runner->container[number] = container;
     note(runner, container);

@@ -36,6 +36,8 @@
 /* A word that stays as it is for so long may be a dead process': its lock says so. */
 #define DOUBT_NS (5 * MS)
 #define MOST_DOUBT_NS (100 * MS)
+/* The same, of whoever was given the device just now: most are through with it by then. */
+#define OPENED_DOUBT_NS (10 * MS)
 /* The kernel goes through all locks of the file to tell whether one is held, and a container may hold
  * any number: asking takes a hundredth of our time at the most. */
 #define DOUBT_COST 100

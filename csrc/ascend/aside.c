@@ -81,7 +81,13 @@ ASIDE(aclrtLaunchHostFuncImpl, (rtStream_t stream, rtCallback_t function, void *
 /* -- Waiting for what others do -------------------------------------------------------------------------- */
 
 ASIDE(rtStreamWaitEvent, (rtStream_t stream, rtEvent_t event), (stream, event))
+ASIDE(rtStreamWaitEventWithTimeout, (rtStream_t stream, rtEvent_t event, uint32_t timeout),
+      (stream, event, timeout))
+ASIDE(rtsEventWait, (rtStream_t stream, rtEvent_t event, uint32_t timeout),
+      (stream, event, timeout))
 ASIDE(aclrtStreamWaitEventImpl, (rtStream_t stream, rtEvent_t event), (stream, event))
+ASIDE(aclrtStreamWaitEventWithTimeoutImpl, (rtStream_t stream, rtEvent_t event, int32_t timeout),
+      (stream, event, timeout))
 ASIDE(rtNotifyWait, (rtNotify_t notify, rtStream_t stream), (notify, stream))
 ASIDE(rtNotifyWaitWithTimeOut, (rtNotify_t notify, rtStream_t stream, uint32_t timeout),
       (notify, stream, timeout))

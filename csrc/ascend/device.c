@@ -81,6 +81,7 @@ static void ends(struct device *device) {
     device->open = false;
     device->sets = 0;
     aliquot_memory_device_gone(index);
+    aliquot_pools_device_gone(index);
     aliquot_withdraw(index, device->base);
     device->base = 0;
 }

@@ -23,10 +23,11 @@ static inline uint64_t task(unsigned function, uint64_t size) {
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
+        rtStream_t lane = stream; /* which is found out once */                                    \
         struct aliquot_gated gated;                                                                \
-        bool held = __builtin_expect(!aliquot_passes(what, stream), 0);                            \
+        bool held = __builtin_expect(!aliquot_passes(what, lane), 0);                              \
         if (held)                                                                                  \
-            gated = aliquot_hold_back(what, stream);                                               \
+            gated = aliquot_hold_back(what, lane);                                                 \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
         if (held)                                                                                  \

@@ -55,9 +55,9 @@ UNBIND(aclmdlRIUnbindStreamImpl)
 
 static void count_unbound(uint64_t stream, uint64_t model, uint64_t name,
                           enum aliquot_tenancy tenancy, void *argument) {
-    (void)name;
     (void)stream;
     (void)model;
+    (void)name;
     (void)tenancy;
     (void)argument;
     atomic_fetch_sub_explicit(&bound_count, 1, memory_order_relaxed);

@@ -28,6 +28,7 @@ enum {
     RT_CAPTURE_NOT_SUPPORTED = 107030, /* not in a stream that is captured */
     RT_CAPTURE_UNJOINED = 107025,      /* other streams have not come back to it */
     RT_CAPTURE_UNMATCHED = 107036,     /* a capture that was begun in another stream */
+    RT_CAPTURE_WRONG_THREAD = 107038,
     RT_FEATURE_NOT_SUPPORT = 207000,
     RT_MEMORY_ALLOCATION = 207001, /* out of memory */
     RT_NO_DEVICE = 207004,
@@ -217,10 +218,19 @@ rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event);
 enum { RT_CAPTURE_NONE = 0, RT_CAPTURE_ACTIVE = 1 };
 rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model);
 rtError_t rtStreamBeginCapture(rtStream_t stream, const uint32_t mode);
-/* How strict captures are with the calls of a thread: those in relaxed mode invalidate none. */
+rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
+/* How strict a capture is: calls that a thread makes in relaxed mode do not invalidate any. */
 enum { RT_CAPTURE_MODE_GLOBAL = 0, RT_CAPTURE_MODE_RELAXED = 2 };
 rtError_t rtThreadExchangeCaptureMode(uint32_t *mode);
-rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *model);
+
+/* Words of 64 bits. */
+enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
+rtError_t rtsValueWrite(const void *const address, const uint64_t value, const uint32_t flag,
+                        rtStream_t stream);
+rtError_t rtsValueWait(const void *const address, const uint64_t value, const uint32_t flag,
+                       rtStream_t stream);
+rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
+rtError_t rtsHostUnregister(void *pointer);
 rtError_t rtsStreamDestroy(rtStream_t stream, uint64_t flags);
 rtError_t rtsStreamQuery(rtStream_t stream);
 rtError_t rtsStreamSynchronize(rtStream_t stream, int32_t timeout);
@@ -531,17 +541,49 @@ rtError_t rtMemcpy2dAsync(void *to, uint64_t to_pitch, const void *from, uint64_
                           uint64_t width, uint64_t height, uint32_t kind, rtStream_t stream);
 rtError_t aclrtMemcpy2dAsyncImpl(void *to, size_t to_pitch, const void *from, size_t from_pitch,
                                  size_t width, size_t height, uint32_t kind, rtStream_t stream);
-/* Words of 64 bits. */
-enum { RT_VALUE_WAIT_GEQ, RT_VALUE_WAIT_EQ, RT_VALUE_WAIT_AND, RT_VALUE_WAIT_NOR };
-rtError_t rtsValueWrite(const void *const at, const uint64_t value, const uint32_t flag,
-                        rtStream_t stream);
-rtError_t rtsValueWait(const void *const at, const uint64_t value, const uint32_t flag,
-                       rtStream_t stream);
-rtError_t rtsHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
-rtError_t rtsHostUnregister(void *pointer);
+rtError_t rtStreamWaitEventWithTimeout(rtStream_t stream, rtEvent_t event, uint32_t timeout);
+rtError_t rtsEventWait(rtStream_t stream, rtEvent_t event, uint32_t timeout);
+rtError_t aclrtStreamWaitEventWithTimeoutImpl(rtStream_t stream, rtEvent_t event, int32_t timeout);
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
 rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped);
 rtError_t aclrtHostUnregisterImpl(void *pointer);
-rtError_t aclrtValueWriteImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
-rtError_t aclrtValueWaitImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode);
+
+/* Pools of memory that is given in the order of a stream. */
+typedef void *rtMemPool_t;
+typedef struct {
+    uint32_t side, devId;
+    uint32_t handleType;
+    size_t maxSize;
+    uint64_t reserve;
+} rtMemPoolProps;
+typedef struct {
+    uint32_t allocType, handleType;
+    struct {
+        uint32_t id, type;
+    } location;
+    size_t maxSize;
+    unsigned char reserved[32];
+} aclrtMemPoolProps;
+static_assert(sizeof(rtMemPoolProps) == 32 && sizeof(aclrtMemPoolProps) == 56,
+              "as the vendor has it");
+enum { RT_MEM_POOL_RESERVED = 5, RT_MEM_POOL_USED = 7, RT_MEM_POOL_USED_HIGH = 8 };
+rtError_t rtMemPoolCreate(rtMemPool_t *pool, const rtMemPoolProps *properties);
+rtError_t rtMemPoolDestroy(const rtMemPool_t pool);
+rtError_t rtMemPoolSetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t rtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t rtMemPoolTrimTo(rtMemPool_t pool, uint64_t keep);
+rtError_t rtMemPoolMallocAsync(void **pointer, const uint64_t size, const rtMemPool_t pool,
+                               const rtStream_t stream);
+rtError_t rtMemPoolFreeAsync(void *pointer, rtStream_t stream);
+rtError_t aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolProps *properties);
+rtError_t aclrtMemPoolDestroyImpl(const rtMemPool_t pool);
+rtError_t aclrtMemPoolSetAttrImpl(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolGetAttrImpl(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolTrimToImpl(rtMemPool_t pool, size_t keep);
+rtError_t aclrtMemPoolMallocAsyncImpl(void **pointer, size_t size, rtMemPool_t pool,
+                                      rtStream_t stream);
+rtError_t aclrtMemPoolFreeAsyncImpl(void *pointer, rtStream_t stream);
 
 #endif

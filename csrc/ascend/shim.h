@@ -14,10 +14,8 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
-
-/* Devices of the runtime, by the numbers that the process counts by. */
-#define ALIQUOT_ORDINALS 64
 
 /* -- Which call counts --------------------------------------------------------------------------- */
 
@@ -75,6 +73,17 @@ int64_t aliquot_device_named(const rtMallocConfig_t *config);
 
 /* All that lived on a device is gone with it. */
 void aliquot_memory_device_gone(uint32_t device);
+
+/* -- pool.c --------------------------------------------------------------------------------------------- */
+
+/* Before a refusal: what pools of the device have now is charged, after they gave back what nobody uses. */
+void aliquot_pools_settle(uint32_t device);
+
+/* The thread has waited for the device: pools may have given memory back. */
+void aliquot_pools_waited(void);
+
+void aliquot_pools_device_gone(uint32_t device);
+void aliquot_pools_forget(void);
 
 /* -- model.c ------------------------------------------------------------------------------------------- */
 

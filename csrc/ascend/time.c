@@ -226,8 +226,10 @@ UNLOADS(aclrtBinaryUnLoadImpl)
             return REAL(symbol) arguments;                                                         \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        if (result == RT_OK)                                                                       \
+        if (result == RT_OK) {                                                                     \
             aliquot_time_waited();                                                                 \
+            aliquot_pools_waited();                                                                \
+        }                                                                                          \
         return result;                                                                             \
     }
 WAIT(rtStreamSynchronize, (rtStream_t stream), (stream))

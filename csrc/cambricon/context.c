@@ -19,13 +19,10 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct aliquot_context contexts[CONTEXTS]; /* [0] is never used */
 static struct aliquot_table handles;              /* CNcontext to index */
 
-/* How many have gone; and where the calling thread found the last one that it looked for, when so many
- * had. Both are 0 at first, and [0] is nobody's. */
+/* How many have gone. The calling thread has where it found the last one that it looked for, and how many had
+ * then (aliquot_own). Both are 0 at first, and [0] is nobody's. */
 static _Atomic uint32_t generation;
-static __thread struct {
-    uint32_t generation, index;
-} last __attribute__((tls_model("initial-exec")));
-static_assert(sizeof last <= 8, "static TLS is scarce");
+static_assert(CONTEXTS <= UINT16_MAX, "a thread keeps a context's place");
 
 /* Under the mutex. Enters a context that was charged `base`; NULL when full. */
 static const struct aliquot_context *enter(CNcontext handle, CNdev ordinal, bool shared,
@@ -68,11 +65,12 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle) {
         return NULL;
     /* acquire: pairs with the release in gone(). */
     uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
-    if (__builtin_expect(contexts[last.index].handle == handle && last.generation == now, 1))
-        return &contexts[last.index];
+    if (__builtin_expect(
+            contexts[aliquot_own.context].handle == handle && aliquot_own.generation == now, 1))
+        return &contexts[aliquot_own.context];
     if (__builtin_expect(aliquot_table_get(&handles, (uintptr_t)handle, &index), 1)) {
-        last.generation = now;
-        last.index = (uint32_t)index;
+        aliquot_own.generation = now;
+        aliquot_own.context = (uint16_t)index;
         return &contexts[index];
     }
     if (REAL(cnCtxGetDevice)(&ordinal) != CN_SUCCESS)

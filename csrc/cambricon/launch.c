@@ -9,9 +9,9 @@
         struct aliquot_gated gated;                                                                \
         if (!passes)                                                                               \
             gated = aliquot_hold_back(what, queue);                                                \
-        aliquot_depth++;                                                                           \
+        aliquot_own.depth++;                                                                       \
         CNresult result = REAL(symbol) arguments;                                                  \
-        aliquot_depth--;                                                                           \
+        aliquot_own.depth--;                                                                       \
         return passes ? result : aliquot_went(&gated, result);                                     \
     }
 
@@ -37,9 +37,9 @@ CNresult aliquot_cnInvokeKernelEx(const CNinvokeConfig *config, CNkernel kernel,
     struct aliquot_gated gated;
     if (!passes)
         gated = aliquot_hold_back(what, config->hqueue);
-    aliquot_depth++;
+    aliquot_own.depth++;
     CNresult result = REAL(cnInvokeKernelEx)(config, kernel, parameters, extra);
-    aliquot_depth--;
+    aliquot_own.depth--;
     return passes ? result : aliquot_went(&gated, result);
 }
 

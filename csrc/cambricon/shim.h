@@ -11,6 +11,7 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
 
 /* The driver is found by whoever calls it first: our exports are plain functions (csrc/generate.py),
@@ -25,13 +26,19 @@ static inline void *aliquot_driver(unsigned fn) {
 #define REAL(symbol) ((__typeof__(&symbol))aliquot_driver(F_##symbol))
 #define HAVE(symbol) (aliquot_driver(F_##symbol) != aliquot_missing)
 
-/* How many calls of the driver the thread is within that have been dealt with. */
-extern __thread uint32_t aliquot_depth __attribute__((tls_model("initial-exec")));
+/* What is the calling thread's own: static storage of threads is scarce. */
+struct aliquot_own {
+    uint32_t generation; /* context.c */
+    uint16_t context;    /* context.c */
+    uint16_t depth;      /* calls of the driver that it is within and that have been dealt with */
+};
+static_assert(sizeof(struct aliquot_own) == 8, "static TLS is scarce");
+extern __thread struct aliquot_own aliquot_own __attribute__((tls_model("initial-exec")));
 
 /* Whether the wrapper that asks was called by the driver itself, in the course of a call that has been
  * dealt with or on a thread of its own: then the driver's own function is all that there is to do. (Where
  * a call of the driver ends in another one, the address of return is the first wrapper's.) */
-#define OWN_CALL() (aliquot_depth || aliquot_is_in_driver(__builtin_return_address(0)))
+#define OWN_CALL() (aliquot_own.depth || aliquot_is_in_driver(__builtin_return_address(0)))
 
 /* -- init.c ----------------------------------------------------------------------------------------- */
 
@@ -72,9 +79,9 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
  * that has just died. */
 #define ALIQUOT_CALL_AGAIN_ON(code, result, call)                                                  \
     do {                                                                                           \
-        aliquot_depth++;                                                                           \
+        aliquot_own.depth++;                                                                       \
         ALIQUOT_RETRY_ON(code, result, call);                                                      \
-        aliquot_depth--;                                                                           \
+        aliquot_own.depth--;                                                                       \
     } while (0)
 #define ALIQUOT_RETRY(result, call)                                                                \
     ALIQUOT_CALL_AGAIN_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)

@@ -151,6 +151,7 @@ uint64_t aliquot_hold_import(uint64_t key) {
 /* Under the region's lock. */
 static void drop(int fd, uint64_t key, uint32_t device, uint64_t bytes) {
     struct aliquot_hold *hold = find_mine(key);
+    aliquot_move_begin(aliquot_slice.usage);
     if (hold) {
         uint32_t due = 0;
         hold->count--;
@@ -167,6 +168,7 @@ static void drop(int fd, uint64_t key, uint32_t device, uint64_t bytes) {
     }
     if (bytes)
         aliquot_withdraw(device, bytes);
+    aliquot_move_end(aliquot_slice.usage);
 }
 
 /* Where there is no place left the charge stays for the life of the process. */

@@ -39,7 +39,7 @@ struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *s
         flow[i].sharers = 1;
         flow[i].let_pause_ns = OVERDUE_NS;
         /* Marks at 0 would be those of a flow that has given nothing. */
-        flow[i].given_ns = flow[i].charged_ns = flow[i].marked_ns = 1;
+        flow[i].given_ns = flow[i].done_ns = flow[i].marked_ns = 1;
     }
     atomic_init(&state->beat, atomic_load_explicit(&grant->beat, memory_order_relaxed));
     atomic_init(&state->beat_ns, now);
@@ -116,17 +116,16 @@ unsigned aliquot_gate_now(struct aliquot_limiter *limiter, uint64_t gate, uint64
     return state;
 }
 
-void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate, uint64_t now) {
+void aliquot_flow_turn(struct aliquot_limiter *limiter, struct aliquot_flow *flow, unsigned state,
+                       uint64_t gate, uint64_t now) {
     uint32_t number = aliquot_gate_number(gate);
     bool turn = state == ALIQUOT_GATE_TURN;
+    flow->deserted = state != aliquot_gate_state(gate);
     if (flow->number == number && flow->turn == turn)
         return;
     if (turn) {
-        /* A turn that follows on one of ours goes on from its end. */
-        uint64_t from = flow->turn && flow->turn_end_ns > now ? flow->turn_end_ns : now;
-        flow->turn_end_ns = from + aliquot_gate_turn_ns(gate);
-        flow->turn_begin_ns = now;
-        flow->turn_used = false;
+        flow->turn_seen_ns = now;
+        flow->turn_end_ns = aliquot_ledger_turn(limiter, flow->device, gate, flow->turn, now);
         flow->refused_ns = 0;
         flow->grace_ns = 0;
         flow->offered = false;
@@ -138,7 +137,7 @@ void aliquot_flow_turn(struct aliquot_flow *flow, unsigned state, uint64_t gate,
 void aliquot_flow_publish(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                           uint64_t now) {
     uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);
-    uint64_t left_ns = flow_own(flow, now);
+    uint64_t left_ns = flow_left(flow);
     if (flow->unmeasured_ns > now)
         left_ns = most(left_ns, flow->unmeasured_ns - now);
     /* seq_cst: pairs with the arbiter's, which closes a gate and then reads this; whoever becomes
@@ -159,10 +158,9 @@ static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow
         return;
     atomic_store_explicit(&part->left_ns, 0, memory_order_relaxed);
     uint64_t back = (uint64_t)left;
-    flow->given_ns -= least(back, flow->given_ns - flow->charged_ns);
+    flow->given_ns -= least(back, flow->given_ns - flow->done_ns);
     flow->marked_ns = least(flow->marked_ns, flow->given_ns);
-    flow->due_ns -= least(flow_paced(flow, back) * flow->sharers, flow_left(flow, now));
-    aliquot_meter_cap(limiter, flow->device, -left, now);
+    aliquot_ledger_shift(limiter, flow->device, -left, -(int64_t)flow_paced(flow, back), now);
 }
 
 void aliquot_flow_void(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
@@ -194,29 +192,25 @@ void aliquot_flow_count(struct aliquot_limiter *limiter, struct aliquot_flow *fl
     if (slots > 64 && now - flow->counted_ns < 100 * US)
         return;
     const _Atomic uint64_t *words = limiter->usage->flow[flow->device];
-    uint32_t sharers = 1;
     flow->counted_ns = now;
     flow->others_ns = 0;
+    flow->sharers = flow->waiters = 1;
+    flow->rank = 0;
     for (uint32_t i = 0; i < slots && i < ALIQUOT_MAX_SLOTS; i++) {
-        uint64_t word = atomic_load_explicit(&words[i], memory_order_relaxed);
-        if (i == limiter->slot || !aliquot_flow_active(word))
+        uint64_t word = atomic_load(&words[i]);
+        if (i == limiter->slot)
             continue;
-        uint64_t left = aliquot_flow_left_ns(word);
-        if (i < FOLLOWED) {
-            /* It said so a while ago, and has had its part of the time since. */
-            struct followed *followed = &flow->followed[i];
-            if (followed->word != word)
-                *followed = (struct followed){word, now};
-            left -= least(left, (now - followed->since_ns) / flow->sharers);
-        }
-        flow->others_ns += left;
-        sharers += left > 0;
+        flow->waiters += aliquot_flow_waiting(word) > 0;
+        flow->rank += i < limiter->slot && aliquot_flow_waiting(word) > 0;
+        if (!aliquot_flow_active(word))
+            continue;
+        flow->others_ns += aliquot_flow_left_ns(word);
+        flow->sharers += aliquot_flow_left_ns(word) > 0;
     }
-    if (sharers != flow->sharers && flow->due_ns > now)
-        flow->due_ns = now + (flow->due_ns - now) * sharers / flow->sharers;
-    flow->sharers = sharers;
-    if (sharers > 1)
+    if (flow->sharers > 1) {
         flow->mixed_ns = now;
+        flow->pace = aliquot_ledger_pace(limiter, flow->device);
+    }
 }
 
 /* -- Waiting ------------------------------------------------------------------------------------ */
@@ -237,41 +231,59 @@ static uint64_t window_of(const struct aliquot_limiter *limiter, uint32_t device
     return us >= 100 && us <= 1000000 ? us * US : ALIQUOT_WINDOW_US * US;
 }
 
-/* Whether a launch of predicted `ns` may go now. `*room` is how much more may. */
+/* Whether a launch of predicted `ns` may go now, behind what is done at `due_ns`. `*room` is how much
+ * more may. */
 static enum verdict judge(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                           unsigned state, uint64_t ns, uint64_t waited_ns, uint64_t now,
-                          uint64_t *room, uint64_t *until) {
+                          uint64_t due_ns, uint64_t *room, uint64_t *until) {
     uint64_t window = window_of(limiter, flow->device);
     aliquot_flow_count(limiter, flow, now);
-    uint64_t left = flow_own(flow, now);
     /* Who may not go by the cap asks for no turn. */
-    uint64_t allowed = aliquot_meter_allowed(limiter, flow->device, waited_ns, now);
+    uint64_t allowed = aliquot_ledger_allowed(limiter, flow->device, waited_ns, now);
     if (allowed > now) {
         *until = allowed + TOLERANCE_NS / 2;
         return LATER;
     }
     if (state == ALIQUOT_GATE_CLOSED)
         return GATE;
+    uint64_t alone_ns = aliquot_ledger_alone(limiter, flow->device, now);
+    if (alone_ns > now && alone_ns != flow->alone_ns) {
+        *until = least(alone_ns, now + 100 * US);
+        return LATER;
+    }
     if (state == ALIQUOT_GATE_TURN) {
-        uint64_t start = now + left + flow->others_ns;
+        uint64_t start = most(due_ns, now);
         uint64_t paced = flow_paced(flow, ns);
+        bool used = aliquot_ledger_turn_used(limiter, flow->device);
+        /* Each is the first one now and then, so that none waits for ever, and each can measure. (The
+         * number grows when the gate opens and when it closes.) */
+        if (!used && flow->number / 2 % flow->waiters != flow->rank &&
+            now < flow->turn_seen_ns + FIRST_NS) {
+            *until = now;
+            return LATER;
+        }
         /* One that ends beyond the turn goes if most of it lies within, and in any case if it is the
          * turn's first. */
         if ((start >= flow->turn_end_ns || flow->turn_end_ns - start < paced / 2) &&
-            (flow->turn_used || start >= flow->turn_end_ns)) {
+            (used || start >= flow->turn_end_ns)) {
             flow->refused_ns = flow->refused_ns ? least(flow->refused_ns, paced) : paced;
             return GATE;
         }
-        *room = most(paced, flow->turn_end_ns - start);
+        /* Less at a time towards its end, so that a mark stands near it, and that none of several
+         * processes has still got what others wait for. */
+        uint64_t rest = flow->turn_end_ns > start ? flow->turn_end_ns - start : 0;
+        uint32_t takers = flow->sharers > flow->waiters ? flow->sharers : flow->waiters;
+        *room = most(paced, least(rest, most(2 * paced, rest / (2 * takers))));
     } else {
         *room = window;
     }
     /* Where nothing else limits it, a launch that nobody has measured need not be waited for: it only
      * stands for more of the work that may be under way. */
     bool strict = state == ALIQUOT_GATE_TURN || capped(limiter, flow->device);
-    if (left > window || flow->mark_count >= (strict ? MARKS : LOOSE_MARKS) ||
-        (strict && aliquot_meter_late(flow, now))) {
-        *until = left > window ? flow->due_ns - window * flow->sharers : now;
+    bool full = due_ns > now + window;
+    if (full || flow->mark_count >= (strict ? MARKS : LOOSE_MARKS) ||
+        (strict && aliquot_meter_late(limiter, flow, now))) {
+        *until = full ? due_ns - window : now;
         return LATER;
     }
     *room = least(*room, window / 4);
@@ -285,7 +297,7 @@ static bool let_through(struct aliquot_limiter *limiter, struct aliquot_flow *fl
                         uint64_t now) {
     bool stuck;
     bool all =
-        state < ALIQUOT_GATE_TURN && aliquot_meter_allowed(limiter, flow->device, 0, now) <= now;
+        state < ALIQUOT_GATE_TURN && aliquot_ledger_allowed(limiter, flow->device, 0, now) <= now;
     if (!all && now - flow->let_ns < flow->let_pause_ns)
         return false;
     if (aliquot_meter_drained(limiter, flow, now, &stuck) || !stuck)
@@ -319,6 +331,10 @@ static void wait_for(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     bool ring = false;
     if (verdict == GATE) {
         flow->rings++;
+        /* Nothing is under way, and what was kept for somebody who might come is too little for him. */
+        if (flow->grace_ns)
+            flow->active = false;
+        flow->grace_ns = 0;
         /* One that has work on the device rings when that is done. */
         ring = (!flow->active && !known_to_wait(limiter, flow, gate)) ||
                now - flow->rung_ns >= RING_NS;
@@ -379,42 +395,57 @@ static void start_observer(struct aliquot_limiter *limiter, struct aliquot_flow 
     aliquot_lock(&flow->lock);
 }
 
-/* Gives the thread a part, beginning with this launch. The flow's lock is held. */
-static aliquot_ticket give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint64_t gate,
-                           uint64_t ns, uint64_t measured_ns, uint64_t room, uint64_t now) {
+/* Gives the thread a part, beginning with this launch, behind what is done at `due_ns`. The flow's
+ * lock is held. False: another process was given one meanwhile. */
+static bool give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint64_t gate,
+                 uint64_t ns, uint64_t again_ns, uint64_t due_ns, uint64_t room, uint64_t now,
+                 aliquot_ticket *given) {
     struct aliquot_limiter *limiter = thread->limiter;
     uint64_t window = window_of(limiter, flow->device);
     aliquot_ticket ticket = TICKET_GIVEN;
-    /* The first of a turn may seem long: the device has to turn to us. */
-    uint64_t stale_ns = flow->turn && !flow->turn_used ? 4 * STALE_NS : STALE_NS;
-    if (!ns) {
-        ticket |= TICKET_MARK | TICKET_MEASURE;
-    } else if (now - flow->sampled_ns >= SAMPLE_NS && now - measured_ns >= stale_ns) {
+    /* Of several processes, one measures while the others wait for it. The first launch of a turn may seem
+     * long, since the device has to turn to us: the second one is measured, if there is one. */
+    bool mixed = flow->turn && (flow->waiters > 1 || flow->sharers > 1);
+    bool opens = flow->turn && !aliquot_ledger_turn_used(limiter, flow->device);
+    bool only = flow->turn && most(due_ns, now) + 2 * ns > flow->turn_end_ns;
+    bool alone = flow->alone_ns > now || (mixed && opens && only && due_ns <= now);
+    bool stale = ns && now >= again_ns && now - flow->sampled_ns >= SAMPLE_NS;
+    bool hold = mixed && opens && due_ns <= now && (!ns || stale);
+    if (!ns || (stale && (mixed ? alone : !opens || now - again_ns >= 3 * STALE_NS))) {
         ticket |= TICKET_MARK | TICKET_MEASURE;
     } else if (flow->given_ns + ns - flow->marked_ns >= window / 2 || room <= 2 * ns) {
         ticket |= TICKET_MARK;
     }
-    if (ticket & TICKET_MEASURE)
-        flow->sampled_ns = now;
-    if (!ns)
-        flow->unmeasured_ns = now + UNMEASURED_NS;
     /* What is measured by itself is given by itself, so that its mark stands behind nothing else. */
     uint64_t first = ns ? ns : window;
-    uint64_t part = ns && !(ticket & TICKET_MEASURE) ? most(first, room) : first;
+    bool single = ticket & TICKET_MEASURE || hold;
+    uint64_t part = ns && !single ? most(first, room - room % ns) : first;
+    if (!aliquot_ledger_give(limiter, flow->device, due_ns, part, flow_paced(flow, part), now))
+        return false;
+    if (flow->turn)
+        aliquot_ledger_use_turn(limiter, flow->device, gate);
+    if (ticket & TICKET_MEASURE)
+        flow->sampled_ns = now;
+    if (hold) {
+        flow->alone_ns = now + (ns ? 3 * ns + 50 * US : 10 * MS);
+        aliquot_ledger_be_alone(limiter, flow->device, flow->alone_ns);
+    } else if (!alone) {
+        flow->alone_ns = 0;
+    }
+    if (!ns)
+        flow->unmeasured_ns = now + UNMEASURED_NS;
     if (!flow->busy_ns) {
         flow->busy_ns = now;
-        flow->charged_ns = flow->given_ns;
+        flow->done_ns = flow->given_ns;
     }
-    if (!flow->mark_count && !flow_left(flow, now))
+    if (!flow->mark_count && due_ns <= now)
         flow->gap_ns = now;
     flow->given_ns += part;
-    flow->due_ns = most(flow->due_ns, now) + flow_paced(flow, part) * flow->sharers;
-    flow->turn_used = true;
     flow->grace_ns = 0;
     flow->offered = false;
-    aliquot_meter_cap(limiter, flow->device, (int64_t)part, now);
     set_part(limiter, &thread->part[flow->device], flow->device, gate, (int64_t)(part - first));
-    return ticket;
+    *given = ticket;
+    return true;
 }
 
 static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_launch *launch) {
@@ -426,10 +457,9 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     if (device < 0 || (uint32_t)device >= limiter->device_count)
         return 0;
     struct aliquot_flow *flow = &limiter->flow[device];
-    uint64_t measured_ns;
-    uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
+    uint64_t again_ns;
+    uint32_t ns = aliquot_learned(limiter, launch, &again_ns);
     know(thread, launch, (uint32_t)device, ns);
-
     uint64_t gate = gate_word(limiter, (uint32_t)device);
     if (aliquot_gate_state(gate) == ALIQUOT_GATE_FREE && !capped(limiter, (uint32_t)device)) {
         set_part(limiter, &thread->part[device], (uint32_t)device, gate, INT64_MAX / 2);
@@ -438,7 +468,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     if (seam->captured(limiter->env, launch))
         return 0;
 
-    uint64_t waited_from = 0, now = now_of(limiter);
+    uint64_t waited_from = 0, due_ns, now = now_of(limiter);
     aliquot_ticket ticket = 0;
     aliquot_lock(&flow->lock);
     if (!flow->observed)
@@ -448,28 +478,35 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
     for (;;) {
         now = now_of(limiter);
         gate = gate_word(limiter, (uint32_t)device);
+        if (!ns) {
+            /* It may have been measured while it waited. */
+            ns = aliquot_learned(limiter, launch, &again_ns);
+            know(thread, launch, (uint32_t)device, ns);
+        }
         unsigned state = aliquot_gate_now(limiter, gate, now);
-        aliquot_flow_turn(flow, state, gate, now);
+        aliquot_flow_turn(limiter, flow, state, gate, now);
         if (flow->mark_count && now - flow->look_ns >= 20 * US)
             aliquot_meter_look(limiter, flow, now);
         uint64_t room = 0, until = 0;
+        due_ns = aliquot_ledger_due(limiter, (uint32_t)device, now);
         enum verdict verdict = judge(limiter, flow, state, ns, waited_from ? now - waited_from : 0,
-                                     now, &room, &until);
+                                     now, due_ns, &room, &until);
         if (verdict != PASS) {
             if (let_through(limiter, flow, state, now))
                 room = 0;
             else {
                 bool counts =
-                    verdict == GATE || aliquot_meter_allowed(limiter, flow->device, 0, now) > now;
+                    verdict == GATE || aliquot_ledger_allowed(limiter, flow->device, 0, now) > now;
                 if (counts && !waited_from)
                     waited_from = now;
                 wait_for(limiter, flow, verdict, gate, until, now);
                 continue;
             }
         }
+        if (!give(thread, flow, gate, ns, again_ns, due_ns, room, now, &ticket))
+            continue;
         bool was = flow->active;
         flow->active = true;
-        ticket = give(thread, flow, gate, ns, measured_ns, room, now);
         /* Marks fill a stream too. One that is stuck must have room for all that the program puts there
          * before it sees to it that it goes on. */
         if (verdict != PASS && flow->mark_count >= LOOSE_MARKS)
@@ -488,13 +525,15 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         }
         /* The observer of an idle device sleeps for long. Where others wait, it must not miss the end. */
         uint64_t late_ns = state >= ALIQUOT_GATE_TURN ? 0 : 2 * TICK_NS;
-        if (!was && flow->observe_ns > flow->due_ns + late_ns)
+        if (!was && flow->observe_ns > aliquot_ledger_due(limiter, (uint32_t)device, now) + late_ns)
             ticket |= TICKET_ROUSE;
         break;
     }
     flow->launching++;
     aliquot_unlock(&flow->lock);
     thread->entered_ns = now;
+    thread->launch_ns = ns;
+    thread->begins = ticket && due_ns <= now;
     if (ticket & TICKET_MEASURE)
         thread->before = seam->mark(limiter->env, launch);
     if (waited_from) {
@@ -523,6 +562,8 @@ static void launched(struct aliquot_thread *thread, const struct aliquot_launch 
     thread->before = NULL;
     /* Before the mark, which costs as much as a launch. */
     uint64_t launched_ns = waited ? thread->entered_ns : now_of(limiter);
+    if (done && thread->begins)
+        aliquot_ledger_begin(limiter, flow->device, thread->entered_ns, launched_ns);
     if (ticket & TICKET_ROUSE)
         wake_role(limiter, flow->device, ALIQUOT_GATE_OBSERVERS);
     void *event = done && ticket & TICKET_MARK ? limiter->seam->mark(limiter->env, launch) : NULL;
@@ -539,13 +580,13 @@ static void launched(struct aliquot_thread *thread, const struct aliquot_launch 
         if (limiter->seam->aside && limiter->seam->aside(limiter->env))
             asides =
                 1 + atomic_fetch_add_explicit(&limiter->state->asides, 1, memory_order_relaxed);
-        uint64_t measured_ns, window = window_of(limiter, flow->device);
-        uint32_t ns = aliquot_learned(limiter, launch, &measured_ns);
+        uint32_t ns = thread->launch_ns;
         int64_t left =
             atomic_load_explicit(&thread->part[flow->device].left_ns, memory_order_relaxed);
         /* What the thread was given and has not launched lies behind the mark. */
-        uint64_t spent = flow->given_ns -
-                         least((uint64_t)(left > 0 ? left : 0), flow->given_ns - flow->charged_ns);
+        uint64_t spent =
+            flow->given_ns - least((uint64_t)(left > 0 ? left : 0), flow->given_ns - flow->done_ns);
+        uint64_t due_ns = aliquot_ledger_due(limiter, flow->device, now);
         flow->marks[flow->mark_count++] = (struct mark){
             .event = event,
             .before = before,
@@ -553,10 +594,11 @@ static void launched(struct aliquot_thread *thread, const struct aliquot_launch 
             .spent_ns = spent,
             .entered_ns = thread->entered_ns,
             .host_ns = launched_ns,
-            .due_ns = ns ? flow->due_ns : most(flow->due_ns, now) + UNMEASURED_NS,
+            .due_ns = ns ? due_ns : most(due_ns, now) + UNMEASURED_NS,
+            .alone_ns = before && ns ? flow->alone_ns : 0,
             .unmeasured = !ns,
             .asides = asides,
-            .launch_ns = ns ? ns : (uint32_t)window,
+            .launch_ns = ns ? ns : (uint32_t)window_of(limiter, flow->device),
         };
         flow->marked_ns = spent;
     } else if (before) {

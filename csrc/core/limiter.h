@@ -102,6 +102,8 @@ struct aliquot_thread {
     uint64_t generation; /* of what is known: see aliquot_limiter_forget_lane */
     void *before;        /* mark before the launch that is under way, where it is measured */
     uint64_t entered_ns; /* when the launch that is under way was let go */
+    uint32_t launch_ns;  /* what it was given out as; 0: nobody has measured it */
+    bool begins;         /* nothing else was to be done when it was let go */
     struct aliquot_limiter *limiter;
     struct aliquot_thread *next, **link; /* of the limiter's list; under its lock */
 };

@@ -16,9 +16,6 @@ enum { DETAINED_MOST = 3 };
 /* Work that ends so soon after a launch was let through had waited for it. */
 #define HELPED_NS (10 * MS)
 
-/* Time before what is charged that other processes of the slice may have left uncharged. */
-#define HOLES_NS (5 * MS)
-
 /* -- What is known of launches ------------------------------------------------------------------ */
 
 /* Whether anything of ours may have run between a mark and the launch behind it. */
@@ -37,136 +34,56 @@ static struct learned *learned_at(struct aliquot_limiter *limiter,
 static_assert(LEARNED == 1 << 10, "the place is ten bits");
 
 uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_launch *launch,
-                         uint64_t *at_ns) {
+                         uint64_t *again_ns) {
     aliquot_lock(&limiter->state->lock);
     const struct learned *learned = learned_at(limiter, launch);
     bool known = learned->ns && learned->what == launch->what && learned->lane == launch->lane;
     uint32_t ns = known ? learned->ns : 0;
-    *at_ns = known ? learned->at_ns : 0;
+    *again_ns = known ? learned->again_ns : 0;
     aliquot_unlock(&limiter->state->lock);
     return ns;
 }
 
 static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
-                  const struct aliquot_launch *launch, uint64_t took_ns, uint64_t now) {
-    bool shared = crowded(flow, now);
+                  const struct aliquot_launch *launch, uint64_t took_ns, bool alone, uint64_t now) {
+    bool shared = crowded(flow, now), mixed = !alone && now - flow->mixed_ns < MIXED_NS;
     /* If all that is predicted takes less time than predicted, this does too. */
-    if (shared && flow->pace < 1024)
+    if (shared && !mixed && !alone && flow->pace < 1024)
         took_ns = flow_paced(flow, took_ns);
+    took_ns = least(took_ns, ALIQUOT_UNMEASURED - 1);
     aliquot_lock(&limiter->state->lock);
     struct learned *learned = learned_at(limiter, launch);
     bool known = learned->ns && learned->what == launch->what && learned->lane == launch->lane;
-    /* What is measured may hold up to something else that ran beside it, never less than the launch
-     * itself: less is believed sooner than more. */
-    uint64_t ns = !known                  ? took_ns
-                  : took_ns < learned->ns ? (learned->ns + 3 * took_ns) / 4
-                  : shared                ? (31ull * learned->ns + took_ns) / 32
-                                          : (3ull * learned->ns + took_ns) / 4;
-    *learned = (struct learned){
-        .what = launch->what,
-        .lane = launch->lane,
-        .ns = (uint32_t)most(1, least(ns, ALIQUOT_UNMEASURED - 1)),
-        .at_ns = now,
-    };
-    aliquot_unlock(&limiter->state->lock);
-}
-
-/* -- The cap ------------------------------------------------------------------------------------ */
-
-static uint32_t cap_of(const struct aliquot_limiter *limiter, uint32_t device) {
-    /* relaxed: it may change at any time. */
-    uint32_t cores =
-        atomic_load_explicit(&limiter->grant->device[device].cores, memory_order_relaxed);
-    return cores >= 1 && cores < 100 ? cores : 100;
-}
-
-void aliquot_meter_cap(struct aliquot_limiter *limiter, uint32_t device, int64_t ns, uint64_t now) {
-    uint32_t cores = cap_of(limiter, device);
-    if (cores == 100 || ns == 0)
-        return;
-    _Atomic uint64_t *allowed = &limiter->usage->time[device].allowed_ns;
-    /* relaxed: one word that all processes of the slice move; nothing else depends on it. */
-    uint64_t old = atomic_load_explicit(allowed, memory_order_relaxed), fresh;
-    do {
-        int64_t ahead = (int64_t)(old - now);
-        /* What somebody scribbled, or an age of idleness. */
-        if (ahead < 0 || ahead > (int64_t)(3600ull * 1000 * MS))
-            ahead = 0;
-        ahead += ns * 100 / (int64_t)cores;
-        fresh = now + (uint64_t)(ahead > 0 ? ahead : 0);
-    } while (!atomic_compare_exchange_weak_explicit(allowed, &old, fresh, memory_order_relaxed,
-                                                    memory_order_relaxed));
-}
-
-uint64_t aliquot_meter_allowed(struct aliquot_limiter *limiter, uint32_t device, uint64_t waited_ns,
-                               uint64_t now) {
-    if (cap_of(limiter, device) == 100)
-        return now;
-    /* Whom other processes of the slice always forestall may be further ahead than they. */
-    uint64_t patience_ns = waited_ns > 2 * TOLERANCE_NS ? waited_ns - 2 * TOLERANCE_NS : 0;
-    uint64_t ahead_ns = TOLERANCE_NS + least(patience_ns, 4 * TOLERANCE_NS);
-    uint64_t allowed =
-        atomic_load_explicit(&limiter->usage->time[device].allowed_ns, memory_order_relaxed);
-    if (allowed <= now + ahead_ns || allowed - now > 3600ull * 1000 * MS)
-        return now;
-    return allowed - ahead_ns;
-}
-
-/* -- Charging ----------------------------------------------------------------------------------- */
-
-/* Charges that work of ours took `ns` of the time from `from_ns` to `to_ns`. Processes of the slice lay
- * what they charge end to end, so that what is charged is never more than what has passed. Returns
- * what was charged. */
-static uint64_t charge(struct aliquot_limiter *limiter, uint32_t device, uint64_t from_ns,
-                       uint64_t to_ns, uint64_t ns, uint64_t holes_ns) {
-    struct aliquot_usage_time *time = &limiter->usage->time[device];
-    /* relaxed: each span is charged by who moves the word over it; the sums are figures. */
-    uint64_t until = atomic_load_explicit(&time->charged_until_ns, memory_order_relaxed);
-    uint64_t charged, start;
-    do {
-        start = from_ns - least(from_ns, holes_ns);
-        /* A word from the future was scribbled. */
-        start = until > start && until < to_ns + 3600ull * 1000 * MS ? until : start;
-        if (start >= to_ns)
-            return 0;
-        charged = least(ns, to_ns - start);
-    } while (!atomic_compare_exchange_weak_explicit(&time->charged_until_ns, &until,
-                                                    start + charged, memory_order_relaxed,
-                                                    memory_order_relaxed));
-    unsigned others = aliquot_gate_others(gate_word(limiter, device));
-    charged /= others + 1;
-    atomic_fetch_add_explicit(&time->device_ns, charged, memory_order_relaxed);
-    return charged;
-}
-
-/* Work was done at `end_ns` up to `spent_ns` of what was given out. `queued`: all the while the
- * device had more of ours to do, so that all of the time counts; otherwise what was predicted does. */
-static void charge_up_to(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
-                         uint64_t end_ns, uint64_t spent_ns, bool queued, uint64_t now) {
-    uint64_t predicted = spent_ns > flow->charged_ns ? spent_ns - flow->charged_ns : 0;
-    if (flow->busy_ns && end_ns > flow->busy_ns) {
-        uint64_t passed = end_ns - flow->busy_ns;
-        bool mixed = now - flow->mixed_ns < MIXED_NS;
-        /* Nothing of ours ran before the turn. */
-        uint64_t base_ns = least(flow->busy_ns, most(flow->turn_begin_ns, end_ns - HOLES_NS));
-        queued = queued && flow->gap_ns <= flow->busy_ns;
-        uint64_t charged = charge(limiter, flow->device, flow->busy_ns, end_ns,
-                                  queued ? passed : least(passed, predicted),
-                                  mixed && !queued ? flow->busy_ns - base_ns : 0);
-        /* The prediction was counted when it was given out. */
-        aliquot_meter_cap(limiter, flow->device, (int64_t)charged - (int64_t)predicted, now);
-        if (mixed || (!queued && !crowded(flow, now))) {
-            flow->pace = (flow->pace * 3 + 1024) / 4;
-        } else if (queued && predicted > 100 * US &&
-                   !aliquot_gate_others(gate_word(limiter, flow->device))) {
-            uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
-            flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
+    struct learned fresh = {.what = launch->what, .lane = launch->lane, .ns = (uint32_t)took_ns};
+    if (known) {
+        fresh = *learned;
+        /* What is measured may hold up to something else that ran beside it, and all that other
+         * processes did in their time, never less than the launch itself: less is believed sooner than
+         * more. */
+        if (alone && !learned->sure)
+            fresh.ns = (uint32_t)took_ns;
+        else if (took_ns <= learned->ns)
+            fresh.ns = (uint32_t)((learned->ns + 3ull * took_ns) / 4);
+        else if (!shared || alone)
+            fresh.ns = (uint32_t)((3ull * learned->ns + took_ns) / 4);
+        else if (!mixed || took_ns - learned->ns <= learned->ns / 16)
+            fresh.ns = (uint32_t)((31ull * learned->ns + took_ns) / 32);
+        if (mixed && took_ns > learned->ns + learned->ns / 16) {
+            if (!fresh.longer++ || took_ns < fresh.longer_ns)
+                fresh.longer_ns = (uint32_t)took_ns;
+            if (fresh.longer == LONGER) {
+                fresh.ns = fresh.longer_ns;
+                fresh.longer = 0;
+            }
+        } else {
+            fresh.longer = 0;
         }
-        flow->busy_ns = end_ns;
-    } else if (predicted) {
-        aliquot_meter_cap(limiter, flow->device, -(int64_t)predicted, now);
     }
-    flow->charged_ns = most(flow->charged_ns, spent_ns);
+    fresh.ns = (uint32_t)most(1, fresh.ns);
+    fresh.sure = !mixed || (known && learned->sure);
+    fresh.again_ns = now + (fresh.sure ? STALE_NS : SAMPLE_NS);
+    *learned = fresh;
+    aliquot_unlock(&limiter->state->lock);
 }
 
 /* -- Marks -------------------------------------------------------------------------------------- */
@@ -180,9 +97,45 @@ static void end_mark(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
     flow->marks[flow->mark_count].event = NULL;
 }
 
-static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
+/* Work was done at `end_ns` up to `spent_ns` of what was given out; the last of it was launched at
+ * `host_ns`. `queued`: all the while the device had more of ours to do. */
+static void work_done(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t end_ns,
+                      uint64_t spent_ns, uint64_t host_ns, bool queued, uint64_t now) {
+    uint64_t predicted = spent_ns > flow->done_ns ? spent_ns - flow->done_ns : 0;
+    uint64_t sure_ns = end_ns;
+    bool mixed = now - flow->mixed_ns < MIXED_NS;
+    if (flow->busy_ns && end_ns > flow->busy_ns) {
+        uint64_t passed = end_ns - flow->busy_ns;
+        queued = queued && flow->gap_ns <= flow->busy_ns;
+        if (queued && !mixed && !flow->deserted)
+            sure_ns = flow->busy_ns;
+        if (mixed) {
+            flow->pace = aliquot_ledger_pace(limiter, flow->device);
+        } else if (!queued && !crowded(flow, now)) {
+            flow->pace = (flow->pace * 3 + 1024) / 4;
+        } else if (queued && predicted > 100 * US &&
+                   !aliquot_gate_others(gate_word(limiter, flow->device))) {
+            uint64_t pace = least(4096, most(256, passed * 1024 / predicted));
+            flow->pace = (uint32_t)((flow->pace * 3 + pace) / 4);
+            /* Outside of turns, what it took longer may have been others' work. */
+            if (!flow->turn)
+                flow->pace = (uint32_t)least(flow->pace, 1024);
+        }
+        flow->busy_ns = end_ns;
+    }
+    /* Of several processes, none knows what the device did between two launches of its own. */
+    if (mixed && !flow->deserted)
+        sure_ns = least(host_ns, end_ns);
+    flow->done_ns = most(flow->done_ns, spent_ns);
+    aliquot_ledger_charge(limiter, flow->device, sure_ns, end_ns, flow_left(flow),
+                          mixed ? NEVER : flow_paced(flow, predicted), now);
+    aliquot_ledger_bound(limiter, flow->device, end_ns + flow_left(flow), NEVER, now);
+}
+
+/* Returns whether all the while the device had more of ours to do. */
+static bool mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                          const struct mark *mark, uint64_t at_ns, uint64_t now) {
-    uint64_t began_ns, length = mark->launch_ns;
+    uint64_t began_ns, length = mark->launch_ns, spent_ns = mark->spent_ns;
     /* Launches that waited for something else did not have the device all the while: what they were
      * predicted to take counts. */
     bool aside = mark->asides != flow->asides;
@@ -196,28 +149,36 @@ static void mark_reached(struct aliquot_limiter *limiter, struct aliquot_flow *f
         bool detained = mark->host_ns > mark->entered_ns + DETAINED_NS && start_ns > began_ns;
         flow->detained = detained && flow->detained < DETAINED_MOST ? flow->detained + 1 : 0;
         if (!flow->detained)
-            learn(limiter, flow, &mark->launch, length, now);
+            learn(limiter, flow, &mark->launch, length, at_ns < mark->alone_ns, now);
+        if (flow->alone_ns > now) {
+            flow->alone_ns = 0;
+            aliquot_ledger_be_alone(limiter, flow->device, 0);
+        }
         flow->unmeasured_ns = 0;
+        /* What others did meanwhile was none of it. */
+        uint64_t again_ns;
+        if (now - flow->mixed_ns < MIXED_NS)
+            length = least(length, aliquot_learned(limiter, &mark->launch, &again_ns));
         /* The launch was given out as another length than it had: what is expected and counted moves
          * by the difference. */
-        if (mark->spent_ns > flow->charged_ns) {
+        if (spent_ns > flow->done_ns) {
             int64_t more = (int64_t)length - (int64_t)mark->launch_ns;
             flow->given_ns += (uint64_t)more;
             flow->marked_ns += (uint64_t)more;
             for (uint32_t i = 0; i < flow->mark_count; i++)
-                if (flow->marks[i].spent_ns > mark->spent_ns)
+                if (flow->marks[i].spent_ns > spent_ns)
                     flow->marks[i].spent_ns += (uint64_t)more;
-            aliquot_meter_cap(limiter, flow->device, more, now);
-            charge_up_to(limiter, flow, at_ns, mark->spent_ns + (uint64_t)more,
-                         !aside && at_ns > mark->host_ns + length + BACKLOG_NS, now);
-            return;
+            spent_ns += (uint64_t)more;
+            aliquot_ledger_shift(limiter, flow->device, more, more * (int64_t)flow->pace / 1024,
+                                 now);
         }
+    } else if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length) {
+        /* It cannot have taken longer than from its launch to its end. */
+        learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, false, now);
     }
     bool queued = !aside && at_ns > mark->host_ns + length + BACKLOG_NS;
-    /* It cannot have taken longer than from its launch to its end. */
-    if (at_ns > mark->entered_ns && at_ns - mark->entered_ns + BACKLOG_NS < length)
-        learn(limiter, flow, &mark->launch, at_ns - mark->entered_ns, now);
-    charge_up_to(limiter, flow, at_ns, mark->spent_ns, queued, now);
+    work_done(limiter, flow, at_ns, spent_ns, aside ? at_ns : mark->host_ns, queued, now);
+    return queued;
 }
 
 uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
@@ -225,6 +186,7 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
     uint32_t count = 0;
     flow->look_ns = now;
     uint64_t latest_ns = 0;
+    bool queued = false;
     /* In the order of what they stand behind, so that spans are charged one after the other. */
     for (bool again = true; again;) {
         struct mark *first = NULL;
@@ -249,7 +211,7 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         if (first) {
             struct mark done = *first;
             uint64_t place = (uint64_t)(first - flow->marks);
-            mark_reached(limiter, flow, &done, first_ns, now);
+            queued = mark_reached(limiter, flow, &done, first_ns, now);
             end_mark(limiter, flow, &flow->marks[place]);
             latest_ns = most(latest_ns, first_ns);
             count++;
@@ -261,17 +223,33 @@ uint32_t aliquot_meter_look(struct aliquot_limiter *limiter, struct aliquot_flow
         if (flow->let_ns && now - flow->let_ns < HELPED_NS)
             flow->let_pause_ns = OVERDUE_NS;
         flow->progress_ns = now;
-        uint64_t left = flow->given_ns > flow->charged_ns ? flow->given_ns - flow->charged_ns : 0;
-        flow->due_ns = latest_ns + flow_paced(flow, left) * flow->sharers;
+        aliquot_flow_count(limiter, flow, now);
+        uint64_t left_ns = flow_left(flow) + flow->others_ns;
+        /* Others may have told of what was done later. */
+        latest_ns = aliquot_ledger_charged(limiter, flow->device, latest_ns, now);
+        aliquot_ledger_bound(limiter, flow->device, 0, latest_ns + left_ns, now);
+        if (flow->sharers > 1)
+            aliquot_flow_publish(limiter, flow, now);
+        if (now - flow->mixed_ns < MIXED_NS)
+            aliquot_ledger_learn(limiter, flow->device, latest_ns, left_ns, queued);
     }
     return count;
 }
 
-bool aliquot_meter_late(const struct aliquot_flow *flow, uint64_t now) {
+/* When a mark should be reached. What other processes were given after it may be done before. */
+static uint64_t mark_due(const struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
+                         const struct mark *mark, uint64_t now) {
+    return flow->sharers > 1 ? most(mark->due_ns, aliquot_ledger_due(limiter, flow->device, now))
+                             : mark->due_ns;
+}
+
+bool aliquot_meter_late(const struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
+                        uint64_t now) {
     for (uint32_t i = 0; i < flow->mark_count; i++) {
         const struct mark *mark = &flow->marks[i];
-        uint64_t length = mark->due_ns > mark->host_ns ? mark->due_ns - mark->host_ns : 0;
-        if (mark->unmeasured || now > mark->due_ns + 100 * US + length / 4)
+        uint64_t due_ns = mark_due(limiter, flow, mark, now);
+        uint64_t length = due_ns > mark->host_ns ? due_ns - mark->host_ns : 0;
+        if (mark->unmeasured || now > due_ns + 100 * US + length / 4)
             return true;
     }
     return false;
@@ -283,9 +261,10 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
     unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
     for (uint32_t i = 0; i < flow->mark_count; i++) {
         const struct mark *mark = &flow->marks[i];
-        uint64_t length = mark->due_ns > mark->host_ns ? mark->due_ns - mark->host_ns : 0;
+        uint64_t due_ns = mark_due(limiter, flow, mark, now);
+        uint64_t length = due_ns > mark->host_ns ? due_ns - mark->host_ns : 0;
         /* As long as one after the other is done, they are only slow. */
-        uint64_t due_ns = most(mark->due_ns, flow->progress_ns + length);
+        due_ns = most(due_ns, flow->progress_ns + length);
         if (now > due_ns + OVERDUE_NS + length / 2 + others * length)
             *stuck = true;
     }
@@ -295,8 +274,9 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
         return true;
     /* No mark stands behind the last launches: their streams are asked. One that cannot tell, or
      * that waits for what is no work of the device, is believed to be done in time. */
-    bool late = now > flow->due_ns + 100 * US;
-    bool far = now > most(flow->due_ns, flow->progress_ns) + OVERDUE_NS;
+    uint64_t due_ns = aliquot_ledger_due(limiter, flow->device, now);
+    bool late = now > due_ns + 100 * US;
+    bool far = now > most(due_ns, flow->progress_ns) + OVERDUE_NS;
     for (uint32_t i = 0; i < LANES; i++) {
         const struct lane *lane = &flow->lanes[i];
         if (!lane->key)
@@ -315,11 +295,20 @@ bool aliquot_meter_drained(struct aliquot_limiter *limiter, struct aliquot_flow 
 
 void aliquot_meter_settle(struct aliquot_limiter *limiter, struct aliquot_flow *flow,
                           uint64_t now) {
-    if (flow->busy_ns) {
-        /* Found at `now`, and over a little earlier. */
-        charge_up_to(limiter, flow, now, flow->given_ns, false, now);
-        flow->busy_ns = 0;
+    bool mixed = now - flow->mixed_ns < MIXED_NS;
+    uint64_t left_ns = mixed ? NEVER : flow_left(flow);
+    flow->busy_ns = 0;
+    flow->done_ns = flow->given_ns;
+    /* Said before the others are asked: the last one of them finds that there is nothing. */
+    aliquot_flow_publish(limiter, flow, now);
+    aliquot_flow_count(limiter, flow, now);
+    aliquot_ledger_bound(limiter, flow->device, 0, now + flow->others_ns, now);
+    /* Found at `now`, and over a little earlier: what was predicted counts. */
+    uint64_t due_ns = aliquot_ledger_due(limiter, flow->device, now);
+    if (!flow->others_ns) {
+        aliquot_ledger_charge(limiter, flow->device, due_ns, due_ns, 0, left_ns, now);
+        /* relaxed: a figure. All is done, and nothing is charged ahead of it. */
+        atomic_store_explicit(&limiter->usage->time[flow->device].ahead_ns, 0,
+                              memory_order_relaxed);
     }
-    flow->charged_ns = flow->given_ns;
-    flow->due_ns = now;
 }

@@ -12,14 +12,17 @@
 #define IDLE_TICK_NS (1000 * MS)
 #define START_NS (200 * US)
 
-static uint64_t poll_again(const struct aliquot_flow *flow, uint64_t now) {
-    if (flow->due_ns > now)
+static uint64_t poll_again(const struct aliquot_flow *flow, uint64_t due_ns, uint64_t now) {
+    if (due_ns > now) {
+        /* Nobody knows how long it takes. */
+        if (flow->unmeasured_ns > now)
+            return now + most(2 * POLL_NS, (now + UNMEASURED_NS - flow->unmeasured_ns) / 4);
         /* Predictions of much may be far too long; and nobody knows when other processes of the slice
          * will have had their part. */
-        return flow->sharers > 1
-                   ? now + most(2 * POLL_NS, flow_own(flow, now))
-                   : least(flow->due_ns, now + most(SHORT_NS, (flow->due_ns - now) / 8));
-    return now + least(most(POLL_NS, (now - flow->due_ns) / 8), LONGEST_POLL_NS);
+        uint64_t own_ns = flow->sharers > 1 ? most(2 * POLL_NS, (due_ns - now) / 2) : NEVER - now;
+        return least(least(due_ns, now + own_ns), now + most(SHORT_NS, (due_ns - now) / 8));
+    }
+    return now + least(most(POLL_NS, (now - due_ns) / 8), LONGEST_POLL_NS);
 }
 
 static void rest(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t now) {
@@ -31,7 +34,7 @@ static void rest(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uin
 static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *flow, uint64_t gate,
                         uint64_t now, bool *ring, bool *wake) {
     unsigned state = aliquot_gate_now(limiter, gate, now);
-    aliquot_flow_turn(flow, state, gate, now);
+    aliquot_flow_turn(limiter, flow, state, gate, now);
     if (flow->mark_count)
         aliquot_meter_look(limiter, flow, now);
     if (!flow->active)
@@ -39,20 +42,20 @@ static uint64_t observe(struct aliquot_limiter *limiter, struct aliquot_flow *fl
         return state == ALIQUOT_GATE_TURN && now < flow->turn_end_ns ? now + START_NS
                                                                      : now + IDLE_TICK_NS;
     bool contended = state >= ALIQUOT_GATE_TURN;
-    if (!contended && now < flow->due_ns + TICK_NS)
-        return flow->due_ns + TICK_NS;
+    uint64_t due_ns = aliquot_ledger_due(limiter, flow->device, now);
+    if (!contended && now < due_ns + TICK_NS)
+        return due_ns + TICK_NS;
     if (flow->sharers > 1)
         aliquot_flow_count(limiter, flow, now);
-    if (state == ALIQUOT_GATE_TURN && now < flow->due_ns &&
-        (flow->sharers == 1 || flow->mark_count))
-        return poll_again(flow, now);
+    if (state == ALIQUOT_GATE_TURN && now < due_ns && flow_left(flow))
+        return poll_again(flow, due_ns, now);
     /* Whatever threads still have is void: they come and ask. */
     aliquot_flow_void(limiter, flow, now);
     bool stuck;
     if (!aliquot_meter_drained(limiter, flow, now, &stuck)) {
         if (contended)
             aliquot_flow_publish(limiter, flow, now);
-        return contended ? poll_again(flow, now) : now + TICK_NS;
+        return contended ? poll_again(flow, due_ns, now) : now + TICK_NS;
     }
     aliquot_meter_settle(limiter, flow, now);
     uint32_t waiting = atomic_load_explicit(&flow->waiting, memory_order_relaxed);

@@ -258,6 +258,13 @@ static void reclaim_dead(int fd) {
             aliquot_slot_reclaim(fd, aliquot_slice.usage, i);
 }
 
+/* Under the region's lock no charge passes from slot to slot: one that has not ended will not, for who
+ * moved it is dead. */
+static void end_moves(void) {
+    struct aliquot_usage *usage = aliquot_slice.usage;
+    atomic_store(&usage->moves_ended, atomic_load(&usage->moves_begun));
+}
+
 bool aliquot_charge_again(uint32_t device, uint64_t bytes) {
     /* Nothing always fits: the driver will say what it thinks of the request. */
     if (!bytes)
@@ -278,6 +285,7 @@ bool aliquot_charge_again(uint32_t device, uint64_t bytes) {
             if (fd >= 0) {
                 reclaim_dead(fd);
                 aliquot_hold_settle(fd);
+                end_moves();
                 /* One refuser at a time: two that add together and both withdraw would both be
                  * refused although one of them fits. */
                 fits = aliquot_charge_once(device, bytes);

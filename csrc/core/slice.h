@@ -121,15 +121,18 @@ static inline void aliquot_charge_given(uint32_t device, uint64_t bytes) {
     aliquot_raise_peak(device, sum < cap ? sum : cap);
 }
 
-/* Adds, sums, withdraws. Returns whether it fitted, without the second chance of aliquot_charge. */
+/* Adds, sums, withdraws. Returns whether it fitted, without the second chance of aliquot_charge. While a
+ * charge passes from one word to another the sum may have met it in neither, and does not count. */
 static inline bool aliquot_charge_once(uint32_t device, uint64_t bytes) {
     uint64_t cap = aliquot_cap(device);
     /* No sum of 1,024 charges under 2^53 can wrap, and no device has as much. */
     if (__builtin_expect(bytes > cap || bytes >> 53, 0))
         return false;
+    /* seq_cst, both loads: what is equal here and there had none between; see region.h. */
+    uint64_t moved = atomic_load(&aliquot_slice.usage->moves_ended);
     atomic_fetch_add(&aliquot_slice.usage->charge[device][aliquot_slice.slot], bytes);
     uint64_t sum = aliquot_used(device);
-    if (__builtin_expect(sum > cap, 0)) {
+    if (__builtin_expect(sum > cap || moved != atomic_load(&aliquot_slice.usage->moves_begun), 0)) {
         aliquot_withdraw(device, bytes);
         return false;
     }

@@ -3,27 +3,10 @@
 
 #include "shim/memory/shared.h"
 
-#include <errno.h>
-#include <pthread.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* Wrappers are reached only where the driver has the function, and ask for others with HAVE. */
 void *const aliquot_missing = NULL;
-
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static int device_index[ALIQUOT_ORDINALS];
-static CUdevice device_ordinal[ALIQUOT_MAX_DEVICES];
-
-/* The one thing that the shim ever prints: why initialisation fails. */
-static void say(const struct aliquot_error *error) {
-    static _Atomic int said;
-    int saved = errno;
-    if (!atomic_exchange_explicit(&said, 1, memory_order_relaxed))
-        dprintf(STDERR_FILENO, "aliquot: no CUDA in this process: %s\n", error->text);
-    errno = saved;
-}
 
 static void forget(void) {
     aliquot_context_forget();
@@ -37,80 +20,64 @@ static void forget(void) {
     aliquot_time_forget();
 }
 
-static bool attach(void) {
-    struct aliquot_error error = {"the driver behind the shim was not found"};
-    const char *folder = aliquot_folder();
-    if (folder && aliquot_attach(folder, forget, &error))
-        return true;
-    say(&error);
-    return false;
-}
-
-static CUresult device_uuid(CUuuid *uuid, CUdevice ordinal) {
+/* The driver counts devices as their ordinals are. */
+static bool device_uuid(int ordinal, unsigned char uuid[16]) {
+    CUdevice device;
+    CUuuid found;
+    CUresult result = REAL(cuDeviceGet)(&device, ordinal);
+    if (result != CUDA_SUCCESS || device != ordinal)
+        return false;
     /* _v2 names the instance of a partitioned device, which is what a slice is of. */
     if (HAVE(cuDeviceGetUuid_v2))
-        return REAL(cuDeviceGetUuid_v2)(uuid, ordinal);
-    if (HAVE(cuDeviceGetUuid))
-        return REAL(cuDeviceGetUuid)(uuid, ordinal);
-    return CUDA_ERROR_NOT_SUPPORTED;
+        result = REAL(cuDeviceGetUuid_v2)(&found, device);
+    else
+        result = HAVE(cuDeviceGetUuid) ? REAL(cuDeviceGetUuid)(&found, device)
+                                       : CUDA_ERROR_NOT_SUPPORTED;
+    if (result == CUDA_SUCCESS)
+        memcpy(uuid, found.bytes, sizeof found.bytes);
+    return result == CUDA_SUCCESS;
 }
 
-/* Maps the driver's devices to those of the grant. Fails when the driver is not initialised. */
-static CUresult map_devices(void) {
-    int count = 0;
-    CUresult result =
-        HAVE(cuDeviceGetCount) ? REAL(cuDeviceGetCount)(&count) : CUDA_ERROR_NOT_INITIALIZED;
-    if (result != CUDA_SUCCESS)
-        return CUDA_ERROR_NOT_INITIALIZED;
-    pthread_mutex_lock(&mutex);
-    for (unsigned i = 0; i < ALIQUOT_MAX_DEVICES; i++)
-        device_ordinal[i] = -1;
-    for (int i = 0; i < ALIQUOT_ORDINALS; i++) {
-        device_index[i] = -1;
-        CUdevice ordinal;
-        CUuuid uuid;
-        if (i >= count || REAL(cuDeviceGet)(&ordinal, i) != CUDA_SUCCESS ||
-            device_uuid(&uuid, ordinal) != CUDA_SUCCESS || ordinal != i)
-            continue;
-        for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
-            if (!memcmp(aliquot_slice.grant->device[d].uuid, uuid.bytes, sizeof uuid.bytes)) {
-                device_index[i] = (int)d;
-                device_ordinal[d] = ordinal;
-            }
-    }
-    uint64_t page = aliquot_slice.grant->device[0].page_bytes;
-    aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
-    aliquot_settle = aliquot_settle_device;
-    aliquot_one_device = count == 1;
-    aliquot_set_prepared();
-    pthread_mutex_unlock(&mutex);
-    return CUDA_SUCCESS;
+const struct aliquot_vendor aliquot_vendor = {
+    .what = "CUDA",
+    .library = "driver",
+    .forget = forget,
+    .settle = aliquot_settle_device,
+    .uuid = device_uuid,
+};
+
+/* How many devices there are; without an initialised driver there is nothing to guard, and no slot to
+ * take. */
+static CUresult count_devices(int *count) {
+    return HAVE(cuDeviceGetCount) && REAL(cuDeviceGetCount)(count) == CUDA_SUCCESS
+               ? CUDA_SUCCESS
+               : CUDA_ERROR_NOT_INITIALIZED;
 }
 
 CUresult aliquot_prepare(void) {
     int count;
-    /* Without an initialised driver there is nothing to guard, and no slot to take. */
-    if (!HAVE(cuDeviceGetCount) || REAL(cuDeviceGetCount)(&count) != CUDA_SUCCESS)
-        return CUDA_ERROR_NOT_INITIALIZED;
-    return attach() ? map_devices() : CUDA_ERROR_OPERATING_SYSTEM;
+    CUresult result = count_devices(&count);
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!aliquot_join())
+        return CUDA_ERROR_OPERATING_SYSTEM;
+    aliquot_map_devices(count);
+    return CUDA_SUCCESS;
 }
 
 int aliquot_device_index(CUdevice ordinal) {
-    return ordinal >= 0 && ordinal < ALIQUOT_ORDINALS ? device_index[ordinal] : -1;
+    int index = aliquot_mapped(ordinal);
+    return index < 0 ? -1 : index;
 }
 
-CUdevice aliquot_device_ordinal(uint32_t device) {
-    return device < ALIQUOT_MAX_DEVICES ? device_ordinal[device] : -1;
-}
+CUdevice aliquot_device_ordinal(uint32_t device) { return aliquot_mapped_from(device); }
 
 CUresult aliquot_cuInit(unsigned int flags) {
     /* The region first: a driver that was initialised without its caps would run without them. */
-    if (!attach())
+    if (!aliquot_join())
         return CUDA_ERROR_OPERATING_SYSTEM;
     CUresult result = REAL(cuInit)(flags);
-    if (result == CUDA_SUCCESS && !aliquot_prepared())
-        result = map_devices();
-    return result;
+    return result == CUDA_SUCCESS && !aliquot_prepared() ? aliquot_prepare() : result;
 }
 
 /* The driver picks the version; we only stand in for what it picked. */

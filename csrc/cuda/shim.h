@@ -11,10 +11,8 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/slice/attach.h"
 #include "shim/time/marks.h"
-
-/* Devices of the driver, by ordinal. CUDA shows at most 64 in a process. */
-#define ALIQUOT_ORDINALS 64
 
 /* -- init.c ----------------------------------------------------------------------------------- */
 

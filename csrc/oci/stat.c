@@ -149,7 +149,12 @@ static uint64_t used_of(const struct view *view, uint32_t device) {
     return used;
 }
 
-static char *uuid_text(const uint8_t *uuid) {
+static char *uuid_text(const struct aliquot_grant_device *device) {
+    const uint8_t *uuid = device->uuid;
+    char label[sizeof device->label * 2];
+    copy_text(label, sizeof label, device->label, sizeof device->label);
+    if (*label)
+        return oci_format("%s", label);
     char *text = oci_allocate(sizeof "GPU-00000000-0000-0000-0000-000000000000", 1), *at = text;
     at += sprintf(at, "GPU");
     for (int i = 0; i < 16; i++)
@@ -296,7 +301,7 @@ static void show_memory(const struct view *view) {
     for (uint32_t i = 0; i < view->grant.device_count; i++) {
         const struct aliquot_grant_device *device = &view->grant.device[i];
         char **cell = add_row(&table);
-        cell[0] = uuid_text(device->uuid);
+        cell[0] = uuid_text(device);
         cell[1] = oci_format("%zu process%s", view->processes, view->processes == 1 ? "" : "es");
         cell[2] = size_text(used_of(view, i));
         cell[3] = device->cap == ALIQUOT_NO_CAP ? oci_format("none") : size_text(device->cap);
@@ -325,7 +330,7 @@ static void show_time(const struct view *view) {
         const struct aliquot_grant_device *device = &view->grant.device[i];
         const struct aliquot_usage_time *time = &view->usage->time[i];
         char **cell = add_row(&table);
-        cell[0] = uuid_text(device->uuid);
+        cell[0] = uuid_text(device);
         cell[1] = cores_text(device);
         cell[2] = received_text(device);
         cell[3] = share_text(device->busy_permille);
@@ -378,9 +383,9 @@ static void print_time(const struct aliquot_grant_device *device,
 
 static void print_device(const struct view *view, uint32_t number) {
     const struct aliquot_grant_device *device = &view->grant.device[number];
-    AUTO_FREE char *uuid = uuid_text(device->uuid);
-    printf("%s\n  {\"uuid\": \"%s\", \"used_bytes\": %llu, \"cap_bytes\": ", number ? "," : "",
-           uuid, (unsigned long long)used_of(view, number));
+    AUTO_FREE char *uuid = uuid_text(device), *quoted = oci_quote(uuid);
+    printf("%s\n  {\"uuid\": %s, \"used_bytes\": %llu, \"cap_bytes\": ", number ? "," : "", quoted,
+           (unsigned long long)used_of(view, number));
     if (device->cap == ALIQUOT_NO_CAP)
         printf("null");
     else

@@ -75,7 +75,8 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         if (device[i].cores < 1 || device[i].cores > 100 || device[i].cores_min > device[i].cores ||
             device[i].weight > ALIQUOT_MAX_WEIGHT || device[i].priority < -ALIQUOT_MAX_PRIORITY ||
             device[i].priority > ALIQUOT_MAX_PRIORITY || device[i].gate > ALIQUOT_GATE_CLOSED ||
-            device[i].enforcement > ALIQUOT_BY_DRIVER)
+            device[i].enforcement > ALIQUOT_BY_DRIVER ||
+            strnlen(device[i].label, ALIQUOT_NAME_BYTES) == ALIQUOT_NAME_BYTES)
             return -EINVAL;
         atomic_init(&grant.device[i].busy_permille, ALIQUOT_UNKNOWN);
         atomic_init(&grant.device[i].memory_busy_permille, ALIQUOT_UNKNOWN);
@@ -88,6 +89,7 @@ int aliquot_region_create(int dirfd, const char *name, const struct aliquot_regi
         atomic_init(&grant.device[i].priority, device[i].priority);
         atomic_init(&grant.device[i].wanted_permille, ALIQUOT_UNKNOWN);
         atomic_init(&grant.device[i].received_permille, ALIQUOT_UNKNOWN);
+        memcpy(grant.device[i].label, device[i].label, strlen(device[i].label));
     }
     struct {
         uint64_t magic;
@@ -197,6 +199,10 @@ void aliquot_region_unlock(int usage_fd) {
     byte_lock(usage_fd, F_OFD_SETLK, F_UNLCK, ALIQUOT_LOCK_REGION, NULL);
 }
 
+/* seq_cst, both: they enclose the changes of the words, as the loads in aliquot_charge_once() its sum. */
+void aliquot_move_begin(struct aliquot_usage *usage) { atomic_fetch_add(&usage->moves_begun, 1); }
+void aliquot_move_end(struct aliquot_usage *usage) { atomic_fetch_add(&usage->moves_ended, 1); }
+
 void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges) {
     for (uint32_t i = 0; i < ALIQUOT_MAX_HOLDS && charges; i++) {
@@ -252,8 +258,10 @@ static void inherit_holds(int usage_fd, struct aliquot_usage *usage, uint32_t de
 }
 
 void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot) {
-    if (usage_fd >= 0)
+    if (usage_fd >= 0) {
+        aliquot_move_begin(usage);
         inherit_holds(usage_fd, usage, slot);
+    }
     uint64_t held = 0;
     for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
         held |= atomic_load_explicit(&usage->charge[device][slot], memory_order_relaxed);
@@ -266,6 +274,8 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
     for (uint32_t device = 0; held && device < ALIQUOT_MAX_DEVICES; device++)
         /* seq_cst: pairs with the sums of aliquot_charge(). */
         atomic_exchange(&usage->charge[device][slot], 0);
+    if (usage_fd >= 0)
+        aliquot_move_end(usage);
     for (uint32_t device = 0; device < ALIQUOT_MAX_DEVICES; device++)
         /* relaxed: nothing else depends on it. */
         if (atomic_load_explicit(&usage->flow[device][slot], memory_order_relaxed))

@@ -61,7 +61,9 @@ struct aliquot_grant_device {
     _Atomic int32_t priority;   /* a higher one takes the device at once */
     _Atomic uint32_t wanted_permille;
     _Atomic uint32_t received_permille;
-    uint8_t reserved[160];
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; empty: "GPU-" and
+                                       the UUID */
+    uint8_t reserved[96];
 };
 
 enum aliquot_enforcement {
@@ -79,6 +81,7 @@ static_assert(offsetof(struct aliquot_grant_device, enforcement) == 60, "grant d
 static_assert(offsetof(struct aliquot_grant_device, gate) == 64, "grant device layout");
 static_assert(offsetof(struct aliquot_grant_device, received_permille) == 92,
               "grant device layout");
+static_assert(offsetof(struct aliquot_grant_device, label) == 96, "grant device layout");
 
 /* The gate: what the slice may launch on the device now.
  *
@@ -180,9 +183,39 @@ struct aliquot_usage_time {
     _Atomic uint64_t waits;      /* how often */
     _Atomic uint64_t overruns; /* work ended later than its turn and the work's own length allow */
     _Atomic uint64_t let_through; /* launches that passed a closed gate, since older work waited */
-    uint8_t reserved[72];
+    /* What the slice's processes launch by, together; see core/ledger.c. */
+    _Atomic uint64_t due_ns; /* clock: when all that they were given should be done */
+    _Atomic uint64_t turn;   /* the turn that any of them saw last: see aliquot_turn_word */
+    /* Before `charged_until_ns`, what was not charged last, since nothing was to be done. */
+    _Atomic uint64_t hole_ns;
+    _Atomic uint64_t hole_until_ns; /* clock */
+    _Atomic uint64_t began_ns; /* clock: since when there has always been something to be done */
+    _Atomic uint64_t given_ns; /* predicted: what was given out since then */
+    _Atomic uint64_t alone_until_ns; /* clock: so long one of them measures, and others wait */
+    _Atomic uint64_t ahead_ns;       /* charged for work that was not done by then */
+    _Atomic uint32_t pace;           /* what they take of what is predicted as 1,024; 0: as much */
+    uint8_t reserved[4];
 };
 static_assert(sizeof(struct aliquot_usage_time) == 128, "usage time layout");
+static_assert(offsetof(struct aliquot_usage_time, due_ns) == 56, "usage time layout");
+
+/* A turn of the slice, a word:
+ *
+ *   bits  0 to 25   number of its gate
+ *   bit  26         something was launched in it
+ *   bits 27 to 63   clock: when it ends, units of 1,024 ns, without what is above (39 hours)
+ */
+static inline uint32_t aliquot_turn_number(uint64_t turn) { return turn & 0x3ffffffu; }
+static inline unsigned aliquot_turn_used(uint64_t turn) { return turn >> 26 & 1u; }
+/* The end that is nearest to `now`. */
+static inline uint64_t aliquot_turn_end_ns(uint64_t turn, uint64_t now) {
+    uint64_t ahead = ((turn >> 27) - (now >> 10)) & 0x1fffffffffull;
+    uint64_t units = (now >> 10) + ahead - (ahead >> 36 ? 1ull << 37 : 0);
+    return units << 10;
+}
+static inline uint64_t aliquot_turn_word(uint32_t number, unsigned used, uint64_t end_ns) {
+    return (end_ns >> 10) << 27 | (uint64_t)(used & 1u) << 26 | (number & 0x3ffffffu);
+}
 
 /* What one process does on one device, a word in `flow`:
  *
@@ -215,7 +248,10 @@ struct aliquot_usage {
     _Atomic uint64_t
         unknown_functions;       /* driver functions handed out that the shim does not know */
     _Atomic uint64_t lost_holds; /* times that shared memory could not be written down in `hold` */
-    uint8_t reserved1[976];
+    /* Of charges that pass from one slot to another: begun before, ended after. Who sums the words while
+     * one passes may have met neither; see aliquot_charge_once(). */
+    _Atomic uint64_t moves_begun, moves_ended;
+    uint8_t reserved1[960];
     struct aliquot_usage_device device[ALIQUOT_MAX_DEVICES];
     struct aliquot_usage_time time[ALIQUOT_MAX_DEVICES];
     /* Charges, one word a process, side by side for each device: summing a slice reads
@@ -246,15 +282,16 @@ static_assert(sizeof(struct aliquot_usage) == 4096 + 131072 + 65536 + 65536 + 13
 /* What a region is made from. */
 struct aliquot_region_device {
     uint8_t uuid[16];
-    uint64_t cap;           /* bytes or ALIQUOT_NO_CAP */
-    uint64_t page_bytes;    /* power of two */
-    uint64_t context_bytes; /* 0 when unknown */
-    uint32_t cores;         /* percent of the device, 1 to 100: the cap */
-    uint32_t enforcement;   /* enum aliquot_enforcement */
-    uint32_t cores_min;     /* percent that are guaranteed, 0 to cores */
-    uint32_t weight;        /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
-    int32_t priority;       /* within ALIQUOT_MAX_PRIORITY of 0 */
-    uint32_t gate;          /* ALIQUOT_GATE_*: before anybody shares out time */
+    uint64_t cap;                   /* bytes or ALIQUOT_NO_CAP */
+    uint64_t page_bytes;            /* power of two */
+    uint64_t context_bytes;         /* 0 when unknown */
+    uint32_t cores;                 /* percent of the device, 1 to 100: the cap */
+    uint32_t enforcement;           /* enum aliquot_enforcement */
+    uint32_t cores_min;             /* percent that are guaranteed, 0 to cores */
+    uint32_t weight;                /* 1 to ALIQUOT_MAX_WEIGHT; 0 stands for 100 */
+    int32_t priority;               /* within ALIQUOT_MAX_PRIORITY of 0 */
+    uint32_t gate;                  /* ALIQUOT_GATE_*: before anybody shares out time */
+    char label[ALIQUOT_NAME_BYTES]; /* what its vendor calls it, NUL-terminated; may be empty */
 };
 
 #define ALIQUOT_MAX_WEIGHT 10000u
@@ -287,9 +324,13 @@ void aliquot_slot_clear(int usage_fd, struct aliquot_usage *usage, uint32_t slot
  * attaching. */
 int aliquot_slot_reclaim(int usage_fd, struct aliquot_usage *usage, uint32_t slot);
 
+/* Around every passing of charges from one slot to another, until they are withdrawn from the old one. */
+void aliquot_move_begin(struct aliquot_usage *usage);
+void aliquot_move_end(struct aliquot_usage *usage);
+
 /* Moves up to `charges` charges of the shared memory that `from` names to the slots of its other
- * living holders in the slice. Under the region's lock. The caller withdraws them from the old
- * slot, afterwards: the sum is never too small. */
+ * living holders in the slice. Under the region's lock, and between the two above. The caller withdraws
+ * them from the old slot, afterwards: the sum is never too small. */
 void aliquot_hold_pass_on(int usage_fd, struct aliquot_usage *usage,
                           const struct aliquot_hold *from, uint32_t charges);
 

@@ -281,7 +281,8 @@ struct sim_mlu_profile {
 struct sim_mlu {
     _Atomic uint32_t mode;    /* who may compute on it, as the driver counts; relaxed */
     _Atomic uint32_t no_smlu; /* shares are switched off; relaxed */
-    _Atomic uint32_t mim;     /* its partitions are the hardware's (MIM), and there are no shares; relaxed */
+    _Atomic uint32_t
+        mim; /* its partitions are the hardware's (MIM), and there are no shares; relaxed */
     struct sim_mlu_profile profiles[SIM_MLU_PROFILES_MAX];
 };
 

@@ -45,10 +45,10 @@ struct acl_work {
             void *data;
         } host;
         struct {
-            CUdeviceptr at; /* of 64 bits */
+            CUdeviceptr at;
             uint64_t value;
-            uint32_t how;
-        } word; /* WRITE: it becomes the value; WAIT: it is so, see RT_VALUE_WAIT_GEQ */
+            uint32_t compare;
+        } word; /* WRITE: it becomes the value; WAIT: it compares so with it */
     };
 };
 
@@ -58,12 +58,13 @@ rtError_t acl_submit(const struct acl_work *work, rtStream_t stream);
 /* Does it, whatever the stream is. */
 rtError_t acl_do(const struct acl_work *work, rtStream_t stream);
 
-/* model.c: whether the stream records, and then what came of it. */
+/* A kernel becomes part of what is recorded of a stream that is captured (model.c). Errors:
+ * RT_CAPTURE_INVALIDATED. */
+rtError_t acl_record_kernel(CUstream stream, uint32_t sms, uint64_t ns);
+
+/* model.c: whether the stream is bound and so records, and then what came of it. */
 bool acl_records(rtStream_t stream, const struct acl_work *work, rtError_t *result);
 bool acl_event_records(rtEvent_t event, rtStream_t stream, rtError_t *result);
 bool acl_event_waits(rtStream_t stream, rtEvent_t event, rtError_t *result);
-
-/* Whether the stream takes part in a capture, so that it cannot be asked. */
-bool acl_captures(rtStream_t stream);
 
 #endif

@@ -105,7 +105,8 @@ rtError_t rtCallbackLaunch(rtCallback_t function, void *data, rtStream_t stream,
         return result;
     if (!function || !stream)
         return RT_PARAM_INVALID;
-    if (acl_captures(stream))
+    uint32_t status;
+    if (rtStreamGetCaptureInfo(stream, &status, NULL) == RT_OK && status != RT_CAPTURE_NONE)
         return RT_CAPTURE_NOT_SUPPORTED;
     struct call *call = calloc(1, sizeof *call);
     if (!call)

@@ -297,13 +297,43 @@ rtError_t aclrtDeviceDisablePeerAccessImpl(int32_t peer) {
         return result;
     return peer < 0 ? RT_PARAM_INVALID : rtDisableP2P((uint32_t)device, (uint32_t)peer);
 }
+rtError_t aclrtValueWriteImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWrite(address, value, flag, stream);
+}
+rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return rtsValueWait(address, value, flag, stream);
+}
 rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
     return rtsHostRegister(pointer, size, kind, mapped);
 }
 rtError_t aclrtHostUnregisterImpl(void *pointer) { return rtsHostUnregister(pointer); }
-rtError_t aclrtValueWriteImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return rtsValueWrite(at, value, flag, stream);
+rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode) {
+    return rtThreadExchangeCaptureMode(mode);
 }
-rtError_t aclrtValueWaitImpl(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return rtsValueWait(at, value, flag, stream);
+rtError_t aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolProps *properties) {
+    if (!properties)
+        return RT_PARAM_INVALID;
+    const rtMemPoolProps wanted = {.side = properties->location.type == ACL_MEM_LOCATION_TYPE_DEVICE
+                                               ? RT_MEM_DEV_SIDE
+                                               : RT_MEM_HOST_SIDE,
+                                   .devId = properties->location.id,
+                                   .maxSize = properties->maxSize};
+    return rtMemPoolCreate(pool, &wanted);
+}
+rtError_t aclrtMemPoolDestroyImpl(const rtMemPool_t pool) { return rtMemPoolDestroy(pool); }
+rtError_t aclrtMemPoolSetAttrImpl(rtMemPool_t pool, int attribute, void *value) {
+    return rtMemPoolSetAttr(pool, attribute, value);
+}
+rtError_t aclrtMemPoolGetAttrImpl(rtMemPool_t pool, int attribute, void *value) {
+    return rtMemPoolGetAttr(pool, attribute, value);
+}
+rtError_t aclrtMemPoolTrimToImpl(rtMemPool_t pool, size_t keep) {
+    return rtMemPoolTrimTo(pool, keep);
+}
+rtError_t aclrtMemPoolMallocAsyncImpl(void **pointer, size_t size, rtMemPool_t pool,
+                                      rtStream_t stream) {
+    return rtMemPoolMallocAsync(pointer, size, pool, stream);
+}
+rtError_t aclrtMemPoolFreeAsyncImpl(void *pointer, rtStream_t stream) {
+    return rtMemPoolFreeAsync(pointer, stream);
 }

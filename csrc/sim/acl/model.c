@@ -1,5 +1,5 @@
-/* Models: work that is recorded, by a capture or in streams that are bound, and carried out when the model
- * is executed: in the order in which it was recorded, in the stream that executes it.
+/* Models: work that is recorded and carried out when the model is executed. What a capture records is a
+ * graph of the driver's; what is put in streams that are bound is done in the order in which it came.
  */
 #include "acl_sim.h"
 
@@ -13,8 +13,16 @@ struct model {
     uint64_t magic;
     struct acl_work *work;
     size_t count, room;
-    rtStream_t origin; /* of its capture, while that is under way */
-    bool whole;        /* it may be executed */
+    bool whole; /* it may be executed */
+    /* Of a capture: its number while it is under way, and the graph. Kernels in it are launches of a function
+     * of its own. */
+    cuuint64_t capture;
+    CUstream stream; /* in which it began */
+    CUmodule module;
+    CUfunction spin;
+    CUgraph graph;
+    CUgraphExec exec;
+    struct model *next; /* of those under way */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -25,6 +33,7 @@ static struct part {
     struct model *model;
     struct part *next;
 } * parts;
+static struct model *recordings;
 static _Atomic uint32_t part_count; /* relaxed: a hint; the lock is taken to be sure */
 
 static struct model *model_of(rtModel_t handle) {
@@ -107,16 +116,6 @@ bool acl_records(rtStream_t stream, const struct acl_work *work, rtError_t *resu
     return part;
 }
 
-bool acl_captures(rtStream_t stream) {
-    if (!stream || nobody_records())
-        return false;
-    pthread_mutex_lock(&lock);
-    struct part *part = find(stream);
-    bool captures = part && part->model->origin;
-    pthread_mutex_unlock(&lock);
-    return captures;
-}
-
 /* An event that is recorded in a stream is part of what that records. */
 bool acl_event_records(rtEvent_t event, rtStream_t stream, rtError_t *result) {
     if (!event || nobody_records())
@@ -146,61 +145,148 @@ bool acl_event_waits(rtStream_t stream, rtEvent_t event, rtError_t *result) {
     return taken;
 }
 
-/* -- Captures ----------------------------------------------------------------------------------------- */
+/* -- Captures ---------------------------------------------------------------------------------------- */
 
-rtError_t rtStreamBeginCapture(rtStream_t stream, const uint32_t mode) {
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    if (!stream || mode > 2)
-        return RT_PARAM_INVALID;
-    pthread_mutex_lock(&lock);
-    struct model *model = find(stream) ? NULL : new_model();
-    result = model ? join(stream, model) : RT_STREAM_CAPTURED;
-    if (result == RT_OK)
-        model->origin = stream;
-    else
-        free(model);
-    pthread_mutex_unlock(&lock);
-    return result;
+static const char code[] = ".version 7.0\n.target sm_50\n.address_size 64\n"
+                           ".visible .entry aliquot_spin_ns(.param .u64 ns) { ret; }\n";
+
+static cuuint64_t capture_of(CUstream stream, CUstreamCaptureStatus *status) {
+    cuuint64_t id = 0;
+    *status = CU_STREAM_CAPTURE_STATUS_INVALIDATED;
+    cuStreamGetCaptureInfo_v3(stream, status, &id, NULL, NULL, NULL, NULL);
+    return id;
 }
 
-rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *handle) {
+/* The recording that a stream belongs to. */
+static struct model *recording_of(CUstream stream) {
+    CUstreamCaptureStatus status;
+    cuuint64_t id = capture_of(stream, &status);
+    pthread_mutex_lock(&lock);
+    /* One that was invalidated is known by its stream alone. */
+    struct model *found = status == CU_STREAM_CAPTURE_STATUS_NONE ? NULL : recordings;
+    while (found && (id ? found->capture != id : found->stream != stream))
+        found = found->next;
+    pthread_mutex_unlock(&lock);
+    return found;
+}
+
+static void end_recording(struct model *model) {
+    pthread_mutex_lock(&lock);
+    struct model **link = &recordings;
+    while (*link != model)
+        link = &(*link)->next;
+    *link = model->next;
+    model->capture = 0;
+    pthread_mutex_unlock(&lock);
+}
+
+static void drop_graph(struct model *model) {
+    if (model->exec)
+        cuGraphExecDestroy(model->exec);
+    if (model->graph)
+        cuGraphDestroy(model->graph);
+    if (model->module)
+        cuModuleUnload(model->module);
+    model->exec = NULL;
+    model->graph = NULL;
+    model->module = NULL;
+}
+
+static rtError_t enter(rtStream_t stream, CUstream *in) {
     rtError_t result = acl_enter(NULL);
+    return result == RT_OK ? acl_stream(stream, in) : result;
+}
+
+/* Its processors are filled as far as the kernel fills the device's: two blocks each. */
+rtError_t acl_record_kernel(CUstream stream, uint32_t sms, uint64_t ns) {
+    const struct model *model = recording_of(stream);
+    void *parameters[] = {&ns};
+    if (!model)
+        return RT_CAPTURE_INVALIDATED;
+    return acl_error(
+        cuLaunchKernel(model->spin, 2 * sms, 1, 1, 1024, 1, 1, 0, stream, parameters, NULL));
+}
+
+rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode) {
+    CUstream in;
+    rtError_t result = enter(stream, &in);
+    if (result == RT_OK && (!stream || mode > CU_STREAM_CAPTURE_MODE_RELAXED))
+        result = RT_PARAM_INVALID;
+    if (result == RT_OK && recording_of(in))
+        result = RT_STREAM_CAPTURED;
     if (result != RT_OK)
         return result;
-    if (!stream || !handle)
-        return RT_PARAM_INVALID;
-    pthread_mutex_lock(&lock);
-    struct part *part = find(stream);
-    struct model *model = part ? part->model : NULL;
-    if (!model || !model->origin)
-        result = RT_STREAM_NOT_CAPTURED;
-    else if (model->origin != stream)
-        result = RT_CAPTURE_UNMATCHED;
-    if (result == RT_OK) {
-        close_model(model);
-        model->origin = NULL;
-        model->whole = true;
-        *handle = model;
+    struct model *model = new_model();
+    if (!model)
+        return RT_INTERNAL_ERROR;
+    CUresult made = cuModuleLoadData(&model->module, code);
+    if (made == CUDA_SUCCESS)
+        made = cuModuleGetFunction(&model->spin, model->module, "aliquot_spin_ns");
+    if (made == CUDA_SUCCESS)
+        made = cuStreamBeginCapture_v2(in, (CUstreamCaptureMode)mode);
+    if (made != CUDA_SUCCESS) {
+        drop_graph(model);
+        free(model);
+        return acl_error(made);
     }
+    CUstreamCaptureStatus status;
+    model->capture = capture_of(in, &status);
+    model->stream = in;
+    pthread_mutex_lock(&lock);
+    model->next = recordings;
+    recordings = model;
     pthread_mutex_unlock(&lock);
-    return result;
+    return RT_OK;
+}
+
+rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *made) {
+    CUstream in;
+    rtError_t result = enter(stream, &in);
+    if (result == RT_OK && (!stream || !made))
+        result = RT_PARAM_INVALID;
+    if (result != RT_OK)
+        return result;
+    struct model *model = recording_of(in);
+    if (!model)
+        return RT_STREAM_NOT_CAPTURED;
+    CUresult ended = cuStreamEndCapture(in, &model->graph);
+    if (ended == CUDA_ERROR_STREAM_CAPTURE_UNMATCHED ||
+        ended == CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD)
+        return acl_error(ended); /* it goes on */
+    end_recording(model);
+    if (ended == CUDA_SUCCESS)
+        ended = cuGraphInstantiateWithFlags(&model->exec, model->graph, 0);
+    if (ended != CUDA_SUCCESS) {
+        drop_graph(model);
+        free(model);
+        return acl_error(ended);
+    }
+    model->whole = true;
+    *made = model;
+    return RT_OK;
 }
 
 rtError_t rtStreamGetCaptureInfo(rtStream_t stream, uint32_t *status, rtModel_t *model) {
-    if (!status)
-        return RT_PARAM_INVALID;
-    *status = RT_CAPTURE_NONE;
-    pthread_mutex_lock(&lock);
-    struct part *part = stream ? find(stream) : NULL;
-    bool captures = part && part->model->origin;
-    if (captures)
-        *status = RT_CAPTURE_ACTIVE;
+    CUstream in;
+    rtError_t result = status ? enter(stream, &in) : RT_PARAM_INVALID;
+    if (result != RT_OK)
+        return result;
+    CUstreamCaptureStatus found;
+    capture_of(in, &found);
+    *status = (uint32_t)found;
     if (model)
-        *model = captures ? part->model : NULL;
-    pthread_mutex_unlock(&lock);
+        *model = found == CU_STREAM_CAPTURE_STATUS_NONE ? NULL : recording_of(in);
     return RT_OK;
+}
+
+rtError_t rtThreadExchangeCaptureMode(uint32_t *mode) {
+    CUstreamCaptureMode before;
+    if (!mode || *mode > CU_STREAM_CAPTURE_MODE_RELAXED)
+        return RT_PARAM_INVALID;
+    before = (CUstreamCaptureMode)*mode;
+    rtError_t result = acl_error(cuThreadExchangeStreamCaptureMode(&before));
+    *mode = (uint32_t)before;
+    return result;
 }
 
 /* -- Models that are built ------------------------------------------------------------------------------- */
@@ -263,7 +349,7 @@ rtError_t rtsEndGraph(rtModel_t model, rtStream_t stream) { return rtEndGraph(mo
 
 rtError_t rtModelLoadComplete(rtModel_t handle) {
     struct model *model = model_of(handle);
-    if (!model || model->whole || model->origin)
+    if (!model || model->whole || model->capture)
         return RT_PARAM_INVALID;
     model->whole = true;
     return RT_OK;
@@ -277,10 +363,11 @@ rtError_t rtModelDestroy(rtModel_t handle) {
     rtError_t result = acl_begin();
     if (result != RT_OK)
         return result;
-    if (!model || model->origin)
+    if (!model || model->capture)
         return RT_PARAM_INVALID;
     pthread_mutex_lock(&lock);
     close_model(model);
+    drop_graph(model);
     model->magic = 0;
     free(model->work);
     model->work = NULL; /* the handle itself stays, so that a stale one is found stale */
@@ -293,11 +380,14 @@ rtError_t rtsModelDestroy(rtModel_t model) { return rtModelDestroy(model); }
 
 rtError_t rtModelExecuteAsync(rtModel_t handle, rtStream_t stream, uint32_t flag) {
     struct model *model = model_of(handle);
-    rtError_t result = acl_enter(NULL);
+    CUstream in;
+    rtError_t result = enter(stream, &in);
     if (result != RT_OK)
         return result;
-    if (!model || !model->whole || flag || acl_captures(stream))
+    if (!model || !model->whole || flag)
         return RT_PARAM_INVALID;
+    if (model->exec)
+        return acl_error(cuGraphLaunch(model->exec, in));
     for (size_t i = 0; i < model->count && result == RT_OK; i++)
         result = acl_do(&model->work[i], stream);
     return result;
@@ -318,15 +408,4 @@ rtError_t rtsModelExecute(rtModel_t model, int32_t timeout) {
 
 rtError_t rtsModelExecuteAsync(rtModel_t model, rtStream_t stream) {
     return rtModelExecuteAsync(model, stream, 0);
-}
-
-/* Captures here are as if all calls were made in relaxed mode: what is asked for is only kept. */
-rtError_t rtThreadExchangeCaptureMode(uint32_t *mode) {
-    static _Thread_local uint32_t own;
-    if (!mode || *mode > RT_CAPTURE_MODE_RELAXED)
-        return RT_PARAM_INVALID;
-    uint32_t before = own;
-    own = *mode;
-    *mode = before;
-    return RT_OK;
 }

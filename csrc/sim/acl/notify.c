@@ -93,7 +93,7 @@ rtError_t rtNotifyDestroy(rtNotify_t handle) {
 }
 rtError_t rtsNotifyDestroy(rtNotify_t handle) { return rtNotifyDestroy(handle); }
 
-static rtError_t put(rtNotify_t handle, rtStream_t stream, enum acl_kind kind, uint32_t value) {
+static rtError_t put(rtNotify_t handle, rtStream_t stream, enum acl_kind kind, uint64_t value) {
     struct notify *notify = notify_of(handle);
     rtError_t result = acl_enter(NULL);
     if (result != RT_OK)

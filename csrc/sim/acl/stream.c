@@ -35,13 +35,13 @@ static rtError_t enter(rtStream_t stream, CUstream *in) {
 
 rtError_t rtStreamQuery(rtStream_t stream) {
     CUstream in;
-    rtError_t result = acl_captures(stream) ? RT_CAPTURE_NOT_SUPPORTED : enter(stream, &in);
+    rtError_t result = enter(stream, &in);
     return result == RT_OK ? acl_error(cuStreamQuery(in)) : result;
 }
 
 rtError_t rtStreamSynchronize(rtStream_t stream) {
     CUstream in;
-    rtError_t result = acl_captures(stream) ? RT_CAPTURE_NOT_SUPPORTED : enter(stream, &in);
+    rtError_t result = enter(stream, &in);
     return result == RT_OK ? acl_error(cuStreamSynchronize(in)) : result;
 }
 
@@ -62,6 +62,15 @@ rtError_t rtStreamWaitEvent(rtStream_t stream, rtEvent_t event) {
     if (result != RT_OK || acl_event_waits(stream, event, &result))
         return result;
     return acl_error(cuStreamWaitEvent(in, event, 0));
+}
+
+rtError_t rtStreamWaitEventWithTimeout(rtStream_t stream, rtEvent_t event, uint32_t timeout) {
+    (void)timeout; /* seconds, after which the device gives up */
+    return rtStreamWaitEvent(stream, event);
+}
+
+rtError_t rtsEventWait(rtStream_t stream, rtEvent_t event, uint32_t timeout) {
+    return rtStreamWaitEventWithTimeout(stream, event, timeout);
 }
 
 rtError_t rtEventCreate(rtEvent_t *event) { return rtEventCreateWithFlag(event, 0); }

@@ -18,6 +18,8 @@ rtError_t acl_do(const struct acl_work *work, rtStream_t stream) {
             return result;
         op = work->kernel;
         sim_cost(device, SIM_COST_LAUNCH);
+        if (sim_stream_capturing(found))
+            return acl_record_kernel(in, op.sms, op.ns);
         return acl_error(sim_stream_submit(found, &op, NULL));
     case ACL_COPY:
         return acl_error(cuMemcpyAsync(work->copy.to, work->copy.from, work->copy.size, in));
@@ -29,8 +31,8 @@ rtError_t acl_do(const struct acl_work *work, rtStream_t stream) {
     case ACL_WRITE:
         return acl_error(cuStreamWriteValue64(in, work->word.at, work->word.value, 0));
     default:
-        /* (Both count the ways to compare alike.) */
-        return acl_error(cuStreamWaitValue64(in, work->word.at, work->word.value, work->word.how));
+        return acl_error(
+            cuStreamWaitValue64(in, work->word.at, work->word.value, work->word.compare));
     }
 }
 

@@ -294,8 +294,7 @@ static cndevRet_t switch_to(const struct sim_look *look, _Atomic uint32_t *what,
 }
 
 cndevRet_t sim_share_switch(const struct sim_look *look, bool on) {
-    return is_mim(look) ? CNDEV_ERROR_NOT_SUPPORTED
-                        : switch_to(look, &mlu_of(look)->no_smlu, !on);
+    return is_mim(look) ? CNDEV_ERROR_NOT_SUPPORTED : switch_to(look, &mlu_of(look)->no_smlu, !on);
 }
 
 bool sim_mim_is_on(const struct sim_look *look) { return is_mim(look); }

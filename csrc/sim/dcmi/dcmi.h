@@ -25,7 +25,7 @@ enum dcmi_code {
 };
 
 enum dcmi_unit { DCMI_UNIT_NPU = 0 };
-enum dcmi_die { DCMI_DIE_N = 0, DCMI_DIE_V = 1 };
+enum dcmi_die { DCMI_DIE_N = 0, DCMI_DIE_V = 1, DCMI_DIE_D = 2 };
 enum dcmi_command { DCMI_COMMAND_VDEV = 52 };
 enum dcmi_vdev_command {
     DCMI_VDEV_RESOURCE = 0,
@@ -376,6 +376,8 @@ int dcmi_get_device_resource_info(int card_id, int device_id, struct dcmi_proc_m
 int dcmi_get_device_health(int card_id, int device_id, unsigned int *health);
 int dcmi_get_device_errorcode_v2(int card_id, int device_id, int *error_count,
                                  unsigned int *error_code_list, unsigned int list_len);
+int dcmi_get_device_current_fault_event(int card_id, int device_id, struct dcmi_event *events,
+                                        int room, int *count);
 int dcmi_subscribe_fault_event(int card_id, int device_id, struct dcmi_event_filter filter,
                                void (*handler)(struct dcmi_event *event));
 int dcmi_create_vdevice(int card_id, int device_id, struct dcmi_create_vdev_res_stru *vdev,
@@ -384,8 +386,28 @@ int dcmi_set_destroy_vdevice(int card_id, int device_id, unsigned int vdevid);
 int dcmi_get_device_info(int card_id, int device_id, int main_cmd, unsigned int sub_cmd, void *buf,
                          unsigned int *size);
 
-/* Of Ascend 950 and later, whose library has no other names. */
+/* Of Ascend 950 and later, which have no other names. */
 int dcmiv2_init(void);
+int dcmiv2_get_driver_version(char *version, unsigned int size);
 int dcmiv2_get_device_list(int *device_list, int *device_num, int list_len);
+int dcmiv2_get_device_type(int dev_id, int *type);
+int dcmiv2_get_chip_phy_id_by_dev_id(int dev_id, unsigned int *phyid);
+int dcmiv2_get_device_chip_info(int dev_id, struct dcmi_chip_info_v2 *info);
+int dcmiv2_get_device_pcie_info(int dev_id, struct dcmi_pcie_info_all *info);
+int dcmiv2_get_device_die_id(int dev_id, int input_type, struct dcmi_die_id *die);
+int dcmiv2_get_affinity_cpu_info_by_dev_id(int dev_id, char *list, int *length);
+int dcmiv2_get_topo_info_by_device_id(int dev_id1, int dev_id2, int *topo_type);
+int dcmiv2_get_device_hbm_info(int dev_id, struct dcmi_hbm_info *info);
+int dcmiv2_get_device_utilization_rate(int dev_id, int input_type, unsigned int *rate);
+int dcmiv2_get_device_power_info(int dev_id, int *power);
+int dcmiv2_get_device_temperature(int dev_id, int *temperature);
+int dcmiv2_get_device_proc_mem_info(int dev_id, struct dcmi_proc_mem_info *info, int *count);
+int dcmiv2_get_device_health(int dev_id, unsigned int *health);
+int dcmiv2_get_device_error_code_list(int dev_id, int *count, unsigned int *codes,
+                                      unsigned int room);
+int dcmiv2_get_device_current_fault_event(int dev_id, struct dcmi_event *events, int room,
+                                          int *count);
+int dcmiv2_subscribe_fault_event(int dev_id, struct dcmi_event_filter filter,
+                                 void (*handler)(struct dcmi_event *event));
 
 #endif

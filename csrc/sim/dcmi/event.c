@@ -33,6 +33,22 @@ static bool wants(const struct subscription *one, const struct sim_fault *fault)
            fault->severity >= one->filter.severity;
 }
 
+static void describe(const struct sim_fault *fault, uint32_t phy_id, int serial,
+                     struct dcmi_event *event) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    *event = (struct dcmi_event){0};
+    struct dcmi_dms_fault_event *dms = &event->event_t.dms_event;
+    dms->event_id = fault->code;
+    dms->deviceid = (unsigned short)phy_id;
+    dms->severity = (unsigned char)fault->severity;
+    dms->assertion = fault->cleared ? 0 : 1;
+    dms->event_serial_num = dms->notify_serial_num = serial;
+    dms->alarm_raised_time =
+        (unsigned long long)now.tv_sec * 1000 + (unsigned long long)now.tv_nsec / 1000000;
+    snprintf(dms->event_name, sizeof dms->event_name, "simulated fault");
+}
+
 static void tell(const struct sim_fault *fault, uint32_t phy_id, int serial) {
     struct subscription all[SUBSCRIPTIONS];
     pthread_mutex_lock(&lock);
@@ -40,21 +56,11 @@ static void tell(const struct sim_fault *fault, uint32_t phy_id, int serial) {
     for (unsigned s = 0; s < count; s++)
         all[s] = subscriptions[s];
     pthread_mutex_unlock(&lock);
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     for (unsigned s = 0; s < count; s++) {
+        struct dcmi_event event;
         if (!wants(&all[s], fault))
             continue;
-        struct dcmi_event event = {0};
-        struct dcmi_dms_fault_event *dms = &event.event_t.dms_event;
-        dms->event_id = fault->code;
-        dms->deviceid = (unsigned short)phy_id;
-        dms->severity = (unsigned char)fault->severity;
-        dms->assertion = fault->cleared ? 0 : 1;
-        dms->event_serial_num = dms->notify_serial_num = serial;
-        dms->alarm_raised_time =
-            (unsigned long long)now.tv_sec * 1000 + (unsigned long long)now.tv_nsec / 1000000;
-        snprintf(dms->event_name, sizeof dms->event_name, "simulated fault");
+        describe(fault, phy_id, serial, &event);
         all[s].handler(&event);
     }
 }
@@ -141,4 +147,22 @@ int dcmi_subscribe_fault_event(int card_id, int device_id, struct dcmi_event_fil
         };
     pthread_mutex_unlock(&lock);
     return result;
+}
+
+/* The faults that stand, as their events told them. */
+int dcmi_get_device_current_fault_event(int card_id, int device_id, struct dcmi_event *events,
+                                        int room, int *count) {
+    DCMI_LOOK look = dcmi_look_at(card_id, device_id, events);
+    if (!look.device)
+        return look.result;
+    if (!count || room < 1)
+        return DCMI_PARAMETER;
+    struct sim_fault standing[SIM_STANDING_MAX];
+    uint32_t found = sim_state_standing(look.state, look.number, standing);
+    if (found > (uint32_t)room)
+        found = (uint32_t)room;
+    for (uint32_t f = 0; f < found; f++)
+        describe(&standing[f], dcmi_phy_id(&look), 0, &events[f]);
+    *count = (int)found;
+    return DCMI_OK;
 }

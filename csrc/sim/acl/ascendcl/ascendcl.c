@@ -348,17 +348,48 @@ rtError_t aclrtDeviceDisablePeerAccess(int32_t peer);
 rtError_t aclrtDeviceDisablePeerAccess(int32_t peer) {
     return aclrtDeviceDisablePeerAccessImpl(peer);
 }
+rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWrite(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWriteImpl(address, value, flag, stream);
+}
+rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream);
+rtError_t aclrtValueWait(void *address, uint64_t value, uint32_t flag, rtStream_t stream) {
+    return aclrtValueWaitImpl(address, value, flag, stream);
+}
 rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped);
 rtError_t aclrtHostRegister(void *pointer, uint64_t size, uint32_t kind, void **mapped) {
     return aclrtHostRegisterImpl(pointer, size, kind, mapped);
 }
 rtError_t aclrtHostUnregister(void *pointer);
 rtError_t aclrtHostUnregister(void *pointer) { return aclrtHostUnregisterImpl(pointer); }
-rtError_t aclrtValueWrite(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
-rtError_t aclrtValueWrite(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return aclrtValueWriteImpl(at, value, flag, stream);
+rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode);
+rtError_t aclmdlRICaptureThreadExchangeMode(uint32_t *mode) {
+    return aclmdlRICaptureThreadExchangeModeImpl(mode);
 }
-rtError_t aclrtValueWait(void *at, uint64_t value, uint32_t flag, rtStream_t stream);
-rtError_t aclrtValueWait(void *at, uint64_t value, uint32_t flag, rtStream_t stream) {
-    return aclrtValueWaitImpl(at, value, flag, stream);
+rtError_t aclrtMemPoolCreate(rtMemPool_t *pool, const aclrtMemPoolProps *properties);
+rtError_t aclrtMemPoolCreate(rtMemPool_t *pool, const aclrtMemPoolProps *properties) {
+    return aclrtMemPoolCreateImpl(pool, properties);
+}
+rtError_t aclrtMemPoolDestroy(const rtMemPool_t pool);
+rtError_t aclrtMemPoolDestroy(const rtMemPool_t pool) { return aclrtMemPoolDestroyImpl(pool); }
+rtError_t aclrtMemPoolSetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolSetAttr(rtMemPool_t pool, int attribute, void *value) {
+    return aclrtMemPoolSetAttrImpl(pool, attribute, value);
+}
+rtError_t aclrtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value);
+rtError_t aclrtMemPoolGetAttr(rtMemPool_t pool, int attribute, void *value) {
+    return aclrtMemPoolGetAttrImpl(pool, attribute, value);
+}
+rtError_t aclrtMemPoolTrimTo(rtMemPool_t pool, size_t keep);
+rtError_t aclrtMemPoolTrimTo(rtMemPool_t pool, size_t keep) {
+    return aclrtMemPoolTrimToImpl(pool, keep);
+}
+rtError_t aclrtMemPoolMallocAsync(void **pointer, size_t size, rtMemPool_t pool, rtStream_t stream);
+rtError_t aclrtMemPoolMallocAsync(void **pointer, size_t size, rtMemPool_t pool,
+                                  rtStream_t stream) {
+    return aclrtMemPoolMallocAsyncImpl(pointer, size, pool, stream);
+}
+rtError_t aclrtMemPoolFreeAsync(void *pointer, rtStream_t stream);
+rtError_t aclrtMemPoolFreeAsync(void *pointer, rtStream_t stream) {
+    return aclrtMemPoolFreeAsyncImpl(pointer, stream);
 }

@@ -1,0 +1,255 @@
+/* Pools of memory that is given in the order of a stream: what is charged for a pool is what it has reserved,
+ * as the runtime tells it.
+ */
+#include "shim.h"
+
+#include <pthread.h>
+#include <string.h>
+
+/* Pools alive at once; what more of them hold is charged allocation by allocation, for good. */
+#define POOLS 256u
+
+static struct pool {
+    rtMemPool_t handle; /* NULL: a free place */
+    uint32_t device;
+    uint64_t charged; /* bytes */
+} pools[POOLS];
+
+/* The handle of pools that are gone, but not all that they gave. */
+static char outlived[1];
+
+/* Held over the runtime's calls that let a pool grow. */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+/* By how much more than was asked for pools of each device have grown at once, bytes: that much is charged
+ * beforehand too, from when it is known. relaxed: a guess. */
+static _Atomic uint64_t slack[ALIQUOT_MAX_DEVICES];
+/* Whether there is any. relaxed: whoever has not seen the first one come has nothing to wait for. */
+static _Atomic bool any;
+
+/* Under the mutex. */
+static struct pool *find(rtMemPool_t handle) {
+    for (uint32_t i = 0; i < POOLS; i++)
+        if (pools[i].handle == handle)
+            return &pools[i];
+    return NULL;
+}
+
+/* Under the mutex. NULL: there is no place for it. */
+static struct pool *find_or_add(rtMemPool_t handle, uint32_t device) {
+    struct pool *pool = find(handle);
+    if (!pool && (pool = find(NULL))) {
+        *pool = (struct pool){.handle = handle, .device = device};
+        atomic_store_explicit(&any, true, memory_order_relaxed);
+    }
+    return pool;
+}
+
+static bool tells(rtMemPool_t handle, int attribute, uint64_t *bytes) {
+    *bytes = 0;
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemPoolGetAttr, (handle, attribute, bytes));
+    return result == RT_OK;
+}
+
+/* Under the mutex: charges what the pool has now. `ahead` bytes of it were charged beforehand. */
+static void settle(struct pool *pool, uint64_t ahead) {
+    uint64_t bytes, had = pool->charged + ahead;
+    if (!tells(pool->handle, RT_MEM_POOL_RESERVED, &bytes)) {
+        pool->charged = had;
+        return;
+    }
+    bytes = aliquot_whole_pages(pool->device, bytes);
+    if (bytes > had)
+        aliquot_charge_given(pool->device, bytes - had);
+    else
+        aliquot_withdraw(pool->device, had - bytes);
+    pool->charged = bytes;
+}
+
+/* Charges what the pools of a device have now. `trim`: they give back first what nobody uses. */
+static void settle_device(uint32_t device, bool trim) {
+    if (!atomic_load_explicit(&any, memory_order_relaxed))
+        return;
+    pthread_mutex_lock(&mutex);
+    for (uint32_t i = 0; i < POOLS; i++) {
+        if (!pools[i].handle || pools[i].handle == outlived || pools[i].device != device)
+            continue;
+        if (trim) {
+            rtError_t ignored;
+            ALIQUOT_CALL(ignored, rtMemPoolTrimTo, (pools[i].handle, 0));
+            (void)ignored;
+        }
+        settle(&pools[i], 0);
+    }
+    pthread_mutex_unlock(&mutex);
+}
+
+void aliquot_pools_settle(uint32_t device) { settle_device(device, true); }
+
+void aliquot_pools_waited(void) {
+    if (!atomic_load_explicit(&any, memory_order_relaxed) || !aliquot_prepared())
+        return;
+    for (uint32_t d = 0; d < aliquot_slice.device_count; d++)
+        settle_device(d, false);
+}
+
+/* -- Growing ---------------------------------------------------------------------------------------------- */
+
+/* A request to a pool, charged as if the pool had to grow by all of it: only so can it never grow by what
+ * nobody charged. */
+struct growth {
+    rtMemPool_t pool;
+    int device;            /* as aliquot_device_current has it */
+    uint64_t asked, bytes; /* bytes: charged */
+};
+
+static rtError_t begin(struct growth *growth, rtMemPool_t handle, uint64_t size) {
+    *growth = (struct growth){.pool = handle, .device = -2};
+    if (aliquot_ready() != RT_OK || !handle)
+        return RT_OK;
+    pthread_mutex_lock(&mutex);
+    const struct pool *known = find(handle);
+    growth->device = known ? (int)known->device : -2;
+    pthread_mutex_unlock(&mutex);
+    /* (One that we did not see made is the thread's device's.) */
+    if (growth->device == -2)
+        growth->device = aliquot_device_current();
+    if (growth->device == -2)
+        return RT_OK;
+    if (growth->device < 0)
+        return RT_MEMORY_ALLOCATION;
+    uint32_t device = (uint32_t)growth->device;
+    growth->asked = aliquot_whole_pages(device, size);
+    growth->bytes = growth->asked + atomic_load_explicit(&slack[device], memory_order_relaxed);
+    /* The mutex comes after it, for a refusal settles. */
+    if (!aliquot_charge(device, growth->bytes))
+        return RT_MEMORY_ALLOCATION;
+    pthread_mutex_lock(&mutex);
+    return RT_OK;
+}
+
+static rtError_t finish(const struct growth *growth, rtError_t result) {
+    if (growth->device < 0)
+        return result;
+    uint32_t device = (uint32_t)growth->device;
+    if (result != RT_OK) {
+        aliquot_withdraw(device, growth->bytes);
+    } else {
+        struct pool *pool = find_or_add(growth->pool, device);
+        uint64_t before = pool ? pool->charged : 0;
+        if (pool)
+            settle(pool, growth->bytes);
+        uint64_t grown = pool && pool->charged > before ? pool->charged - before : 0;
+        if (grown > growth->bytes)
+            atomic_store_explicit(&slack[device], grown - growth->asked, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&mutex);
+    return result;
+}
+
+#define TAKE(symbol, parameters, arguments)                                                        \
+    rtError_t aliquot_##symbol parameters {                                                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol) arguments;                                                         \
+        struct growth growth;                                                                      \
+        rtError_t result = begin(&growth, pool, size);                                             \
+        if (result != RT_OK)                                                                       \
+            return result;                                                                         \
+        ALIQUOT_RETRY(result, symbol, arguments);                                                  \
+        return finish(&growth, result);                                                            \
+    }
+TAKE(rtMemPoolMallocAsync,
+     (void **pointer, const uint64_t size, const rtMemPool_t pool, const rtStream_t stream),
+     (pointer, size, pool, stream))
+TAKE(aclrtMemPoolMallocAsyncImpl,
+     (void **pointer, size_t size, rtMemPool_t pool, rtStream_t stream),
+     (pointer, size, pool, stream))
+
+/* -- Pools themselves ---------------------------------------------------------------------------------------- */
+
+static rtError_t made(rtError_t result, const rtMemPool_t *pool, int64_t number) {
+    if (result != RT_OK || aliquot_ready() != RT_OK)
+        return result;
+    int device = number < 0 ? -1 : aliquot_device_index((int32_t)number);
+    if (device >= 0) {
+        pthread_mutex_lock(&mutex);
+        find_or_add(*pool, (uint32_t)device);
+        pthread_mutex_unlock(&mutex);
+    }
+    return result;
+}
+
+rtError_t aliquot_rtMemPoolCreate(rtMemPool_t *pool, const rtMemPoolProps *properties) {
+    if (aliquot_is_inner())
+        return REAL(rtMemPoolCreate)(pool, properties);
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemPoolCreate, (pool, properties));
+    return made(result, pool, properties ? (int64_t)properties->devId : -1);
+}
+
+rtError_t aliquot_aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolProps *properties) {
+    if (aliquot_is_inner())
+        return REAL(aclrtMemPoolCreateImpl)(pool, properties);
+    rtError_t result;
+    ALIQUOT_CALL(result, aclrtMemPoolCreateImpl, (pool, properties));
+    return made(result, pool, properties ? (int64_t)properties->location.id : -1);
+}
+
+#define TRIM(symbol, type)                                                                         \
+    rtError_t aliquot_##symbol(rtMemPool_t pool, type keep) {                                      \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(pool, keep);                                                       \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (pool, keep));                                                \
+        aliquot_pools_waited();                                                                    \
+        return result;                                                                             \
+    }
+TRIM(rtMemPoolTrimTo, uint64_t)
+TRIM(aclrtMemPoolTrimToImpl, size_t)
+
+/* What is not given back yet outlives the pool, with all that is reserved around it, and cannot be asked after
+ * any more: it stays charged while the device is open.
+ */
+static void destroyed(struct pool *pool, bool used) {
+    if (used) {
+        pool->handle = outlived;
+        return;
+    }
+    aliquot_withdraw(pool->device, pool->charged);
+    *pool = (struct pool){0};
+}
+
+#define DESTROY(symbol)                                                                            \
+    rtError_t aliquot_##symbol(const rtMemPool_t handle) {                                         \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(handle);                                                           \
+        uint64_t used = 0;                                                                         \
+        pthread_mutex_lock(&mutex);                                                                \
+        struct pool *pool = handle && aliquot_prepared() ? find(handle) : NULL;                    \
+        if (pool) {                                                                                \
+            settle(pool, 0);                                                                       \
+            used = !tells(handle, RT_MEM_POOL_USED, &used) || used;                                \
+        }                                                                                          \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (handle));                                                    \
+        if (pool && result == RT_OK)                                                               \
+            destroyed(pool, used);                                                                 \
+        pthread_mutex_unlock(&mutex);                                                              \
+        return result;                                                                             \
+    }
+DESTROY(rtMemPoolDestroy)
+DESTROY(aclrtMemPoolDestroyImpl)
+
+void aliquot_pools_device_gone(uint32_t device) {
+    pthread_mutex_lock(&mutex);
+    for (uint32_t i = 0; i < POOLS; i++)
+        if (pools[i].handle && pools[i].device == device)
+            destroyed(&pools[i], false);
+    pthread_mutex_unlock(&mutex);
+}
+
+void aliquot_pools_forget(void) {
+    pthread_mutex_init(&mutex, NULL);
+    memset(pools, 0, sizeof pools);
+    atomic_store_explicit(&any, false, memory_order_relaxed);
+}
