@@ -136,8 +136,8 @@ ABSENT: dict[str, dict[str, str]] = {
     "nvidia": {},
     "ascend": {
         "pitch": "the interface has no rows with a pitch: they are linear memory",
-        "async": "the runtime gives no memory in the order of streams",
-        "pool": "the runtime has no pools: frameworks keep their own over physical memory",
+        "async": "its default pool is newer than the tenant: test_ascend_pools.py holds it",
+        "pool": "its pools are newer than the tenant: test_ascend_pools.py holds them",
         **dict.fromkeys(("array", "deep", "mipmap"), NO_ARRAYS),
         "team": NO_TEAM,
         "module": "code of operators is small, and charged as what nobody claims",
