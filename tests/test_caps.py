@@ -107,7 +107,7 @@ def test_a_storm_is_the_same_where_compute_time_is_capped(
     site: Site, tenant: Path, tmp_path: Path
 ) -> None:
     with site.simulated(8 * GIB) as node:
-        here = site.slice(node, tmp_path, "storm", CAP, cores=50)
+        here = site.slice(node, tmp_path, "storm", CAP, cores=10)
         done = storm(here, tenant, 1, processes=4, threads=8, rounds=1, steps=500)
     assert [kind for kind in site.vendor.kinds if not done[kind]] == []
     used = here.usage().devices[0]
