@@ -264,6 +264,18 @@ def test_who_has_no_quiet_time_gives_way_at_once(harness: Path) -> None:
         assert low / (run.end - 1) >= 0.9
 
 
+@pytest.mark.parametrize("pause_us", [2_000, 5_000, 20_000])
+def test_a_short_quiet_time_is_kept_as_exactly_as_a_long_one(harness: Path, pause_us: int) -> None:
+    online = f"kind=sync,ns=200000,priority=10,burst=10,pause_us={pause_us}"
+    at_once = time_harness.run(harness, 6, f"{online},quiet_us=0", BUSY)
+    after = time_harness.run(harness, 6, f"{online},quiet_us=1000", BUSY)
+    # The others have all of each pause, but for the quiet time at its begin.
+    left = at_once.had(1, 1) * (pause_us - 1_000) / pause_us
+    assert 0.9 * left <= after.had(1, 1) <= at_once.had(1, 1)
+    # It does not matter to who is online.
+    assert after.had(0, 1) >= 0.99 * at_once.had(0, 1)
+
+
 def test_the_floor_is_what_others_have_below_a_higher_priority(harness: Path) -> None:
     run = time_harness.run(harness, 6, f"{BUSY},priority=10,floor=200", BUSY)
     assert off(run, (80, 20), SECOND, 0.5) <= 1

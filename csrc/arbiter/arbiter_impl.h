@@ -77,6 +77,7 @@ struct party {
     enum party_state state;
     bool turn;           /* HOLDING: for a time; else until somebody else wants it */
     bool unrivalled;     /* in a turn, though only lower priorities want what it has */
+    bool pausing;        /* in a turn with nothing to do; lower priorities wait for the quiet */
     bool overtaken;      /* others go although it has not drained */
     bool prompt;         /* it began its last turn, and ended it by itself */
     bool rang;           /* HOLDING in a turn that is about over */
@@ -145,7 +146,8 @@ static inline bool asks(const struct party *party) {
 }
 
 static inline bool occupies(const struct party *party) {
-    return (party->state == HOLDING && party->turn) || party->state == DRAINING || party->overtaken;
+    return (party->state == HOLDING && party->turn && !party->pausing) ||
+           party->state == DRAINING || party->overtaken;
 }
 
 /* -- shares.c ---------------------------------------------------------------------------------- */

@@ -188,6 +188,7 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
     party->state = HOLDING;
     party->overtaken = false;
     party->from_floor = from_floor;
+    party->pausing = false;
     bool equals = contended(arbiter, party, &higher) || from_floor;
     /* Under an open gate a container does not notice soon that it has nothing to do. */
     party->unrivalled = !equals && courted(arbiter, party);
@@ -264,6 +265,26 @@ bool aliquot_arbiter_rang(struct aliquot_arbiter *arbiter, int member, uint64_t 
     return true;
 }
 
+/* Whoever has a turn and nothing to do, while lower priorities wait until it was quiet for long enough,
+ * keeps a turn: under an open gate it would not say soon that it has nothing to do. Returns whether they
+ * wait on. */
+static bool pauses(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
+                   uint64_t *next) {
+    uint64_t quiet_ns = party->busy_ns + party->quiet_ns;
+    party->pausing = courted(arbiter, party);
+    party->gave_way = party->pausing && now >= quiet_ns;
+    if (!party->pausing || party->gave_way)
+        return false;
+    if (!party->unrivalled || now + LONGEST_NS / 2 >= party->end_ns) {
+        party->unrivalled = true;
+        party->end_ns = now + LONGEST_NS;
+        party->late_ns = party->end_ns;
+        set_gates(arbiter, party, ALIQUOT_GATE_TURN, LONGEST_NS);
+    }
+    *next = least(*next, least(quiet_ns, party->end_ns - LONGEST_NS / 2));
+    return true;
+}
+
 static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
                            uint64_t *next) {
     bool higher;
@@ -277,7 +298,8 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
             others = party->gave_way;
             *next = least(*next, now + COURT_NS);
         }
-        bool over = party->turn && turn_is_over(arbiter, party, now, next);
+        party->pausing = party->pausing && !any_active(arbiter, party);
+        bool over = party->turn && (party->pausing || turn_is_over(arbiter, party, now, next));
         if (party->turn && !party->unrivalled ? higher || over : others || over) {
             if (higher)
                 for (uint32_t i = 0; i < party->member_count; i++)
@@ -285,8 +307,8 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
             if (party->turn && !any_active(arbiter, party) && !others && !party->from_floor) {
                 /* Nobody else wants it, or nobody who may go as long as it is not quiet: it stays open
                  * for whoever had it. */
-                party->gave_way =
-                    courted(arbiter, party) && now >= party->busy_ns + party->quiet_ns;
+                if (pauses(arbiter, party, now, next))
+                    return;
                 if (!party->gave_way) {
                     party->turn = false;
                     set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
