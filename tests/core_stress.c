@@ -10,11 +10,13 @@
  *   moves     a charge that passes to another process while a third sums
  *   bells     whatever stands where the bell should
  *   holds     exported memory whose exporter lets go, or dies, before its importers
+ *   handles   physical memory whose last handles several threads release at once
  *
  * Prints "ok" and what it counted, or a line saying what does not hold, and exits with 1.
  */
 #include "core/slice.h"
 #include "core/table.h"
+#include "shim/memory/physical.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -811,6 +813,44 @@ static void run_holds(void) {
     printf("ok\n");
 }
 
+/* Two threads release the two handles of a memory, and before they have written that down, the driver has
+ * given the same number out again. */
+static void run_handles(void) {
+    const uint64_t handle = 0x7000, address = 0x40000000;
+    attach();
+    for (int fails = 0; fails < 2; fails++) {
+        CHECK(aliquot_charge(0, 2 * PAGE), "memory");
+        aliquot_physical_created(handle, 0, 2 * PAGE);
+        aliquot_physical_mapped(address, handle);
+        aliquot_physical_retained(address, handle);
+        uint64_t mapping = aliquot_physical_unmap(address);
+        aliquot_physical_unmapped(mapping, address, true);
+        uint64_t one = aliquot_physical_release(handle), two = aliquot_physical_release(handle);
+        CHECK(one && two, "both handles are known");
+        if (fails) {
+            aliquot_physical_released(one, handle, false);
+            aliquot_physical_released(two, handle, true);
+            CHECK(aliquot_used(0) == 2 * PAGE, "one handle is still there");
+            one = aliquot_physical_release(handle);
+            CHECK(one, "it is known");
+            aliquot_physical_released(one, handle, true);
+            CHECK(aliquot_used(0) == 0, "gone with the last handle");
+            continue;
+        }
+        CHECK(aliquot_charge(0, 5 * PAGE), "other memory");
+        aliquot_physical_created(handle, 0, 5 * PAGE);
+        aliquot_physical_released(one, handle, true);
+        aliquot_physical_released(two, handle, true);
+        CHECK(aliquot_used(0) == 5 * PAGE, "%llu bytes of the second memory's are charged",
+              (unsigned long long)aliquot_used(0));
+        one = aliquot_physical_release(handle);
+        CHECK(one, "the second memory's handle is known");
+        aliquot_physical_released(one, handle, true);
+        CHECK(aliquot_used(0) == 0, "nothing is left");
+    }
+    printf("ok\n");
+}
+
 int main(int argc, char **argv) {
     if (argc != 4) {
         fprintf(stderr, "usage: core_stress MODE FOLDER SEED\n");
@@ -844,6 +884,8 @@ int main(int argc, char **argv) {
         run_moves();
     else if (!strcmp(mode, "holds"))
         run_holds();
+    else if (!strcmp(mode, "handles"))
+        run_handles();
     else
         return 2;
     return 0;

@@ -12,7 +12,8 @@ struct physical {
     uint64_t bytes; /* charged here, unless it has a key */
     uint64_t key;   /* of the region's holds; 0: neither exported nor imported */
     uint32_t device, handles, mappings;
-    uint32_t next; /* of a free place: the next one + 1 */
+    uint32_t leaving; /* of the handles: the driver is being asked to end them */
+    uint32_t next;    /* of a free place: the next one + 1 */
 };
 
 /* All under the mutex, which is not held while the driver is called. */
@@ -51,12 +52,13 @@ static void settle(struct physical *place) {
     spare = number_of(place);
 }
 
-/* The driver gave a handle out that we still knew: its memory may live on in a mapping. */
+/* The driver gave a handle out that we still knew: its memory may live on in a mapping. Who is asking it to
+ * end one comes back to the place. */
 static void forget_handle(uint64_t handle) {
     uint64_t number;
     if (!aliquot_table_take(&by_handle, handle, &number))
         return;
-    places[number - 1].handles = 0;
+    places[number - 1].handles = places[number - 1].leaving;
     settle(&places[number - 1]);
 }
 
@@ -85,7 +87,9 @@ void aliquot_physical_created(uint64_t handle, uint32_t device, uint64_t bytes) 
 uint64_t aliquot_physical_release(uint64_t handle) {
     uint64_t number = 0, taken;
     pthread_mutex_lock(&mutex);
-    if (handle && aliquot_table_get(&by_handle, handle, &number) && places[number - 1].handles == 1)
+    /* It goes with the last of all who release it at once, whichever of them the driver serves first. */
+    if (handle && aliquot_table_get(&by_handle, handle, &number) &&
+        ++places[number - 1].leaving == places[number - 1].handles)
         aliquot_table_take(&by_handle, handle, &taken);
     pthread_mutex_unlock(&mutex);
     return number;
@@ -97,8 +101,9 @@ void aliquot_physical_released(uint64_t number, uint64_t handle, bool done) {
         return;
     pthread_mutex_lock(&mutex);
     struct physical *place = &places[number - 1];
-    place->handles -= done && place->handles;
-    if (place->handles && !aliquot_table_get(&by_handle, handle, &known))
+    place->leaving--;
+    place->handles -= done;
+    if (!done && !aliquot_table_get(&by_handle, handle, &known))
         aliquot_table_put(&by_handle, handle, number);
     settle(place);
     pthread_mutex_unlock(&mutex);
