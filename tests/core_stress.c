@@ -821,7 +821,7 @@ static void run_handles(void) {
     for (int fails = 0; fails < 2; fails++) {
         CHECK(aliquot_charge(0, 2 * PAGE), "memory");
         aliquot_physical_created(handle, 0, 2 * PAGE);
-        aliquot_physical_mapped(address, handle);
+        aliquot_physical_mapped(aliquot_physical_map(handle), address, true);
         aliquot_physical_retained(address, handle);
         uint64_t mapping = aliquot_physical_unmap(address);
         aliquot_physical_unmapped(mapping, address, true);
@@ -847,6 +847,19 @@ static void run_handles(void) {
         CHECK(one, "the second memory's handle is known");
         aliquot_physical_released(one, handle, true);
         CHECK(aliquot_used(0) == 0, "nothing is left");
+    }
+    /* While one thread maps a memory, another releases the only handle. */
+    for (int done = 0; done < 2; done++) {
+        CHECK(aliquot_charge(0, 2 * PAGE), "memory");
+        aliquot_physical_created(handle, 0, 2 * PAGE);
+        uint64_t mapping = aliquot_physical_map(handle);
+        aliquot_physical_released(aliquot_physical_release(handle), handle, true);
+        CHECK(aliquot_used(0) == 2 * PAGE, "what is being mapped is charged");
+        aliquot_physical_mapped(mapping, address, done);
+        CHECK(aliquot_used(0) == (done ? 2 * PAGE : 0), "as long as it is mapped");
+        if (done)
+            aliquot_physical_unmapped(aliquot_physical_unmap(address), address, true);
+        CHECK(aliquot_used(0) == 0, "gone with the mapping");
     }
     printf("ok\n");
 }

@@ -82,10 +82,10 @@ RELEASE(aclrtFreePhysicalImpl, rtDrvMemHandle, handle)
                                uint64_t flags) {                                                   \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(pointer, size, offset, handle, flags);                             \
+        uint64_t number = aliquot_ready() == RT_OK ? aliquot_physical_map((uintptr_t)handle) : 0;  \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer, size, offset, handle, flags));                      \
-        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
-            aliquot_physical_mapped((uintptr_t)pointer, (uintptr_t)handle);                        \
+        aliquot_physical_mapped(number, (uintptr_t)pointer, result == RT_OK);                      \
         return result;                                                                             \
     }
 MAP(rtMapMem)

@@ -228,13 +228,21 @@ CUresult aliquot_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handl
 
 CUresult aliquot_cuMemMap(CUdeviceptr address, size_t size, size_t offset,
                           CUmemGenericAllocationHandle handle, unsigned long long flags) {
-    CUresult result = REAL(cuMemMap)(address, size, offset, handle, flags);
-    if (result != CUDA_SUCCESS)
-        return result;
+    /* Before the driver: while it maps, another thread may release the last handle. */
     pthread_mutex_lock(&mutex);
     uint32_t index = object_of(handle);
-    if (index && aliquot_table_put(&mapped, address, (uint64_t)size >> 12 << OBJECT_BITS | index))
+    if (index)
         object[index].holds++;
+    pthread_mutex_unlock(&mutex);
+    CUresult result = REAL(cuMemMap)(address, size, offset, handle, flags);
+    if (!index)
+        return result;
+    pthread_mutex_lock(&mutex);
+    if (result != CUDA_SUCCESS ||
+        !aliquot_table_put(&mapped, address, (uint64_t)size >> 12 << OBJECT_BITS | index)) {
+        object[index].holds--;
+        settle_object(index);
+    }
     pthread_mutex_unlock(&mutex);
     return result;
 }

@@ -109,12 +109,23 @@ void aliquot_physical_released(uint64_t number, uint64_t handle, bool done) {
     pthread_mutex_unlock(&mutex);
 }
 
-void aliquot_physical_mapped(uint64_t address, uint64_t handle) {
-    uint64_t number;
+uint64_t aliquot_physical_map(uint64_t handle) {
+    uint64_t number = 0;
     pthread_mutex_lock(&mutex);
-    if (handle && aliquot_table_get(&by_handle, handle, &number) &&
-        aliquot_table_put(&by_address, address, number))
+    if (handle && aliquot_table_get(&by_handle, handle, &number))
         places[number - 1].mappings++;
+    pthread_mutex_unlock(&mutex);
+    return number;
+}
+
+void aliquot_physical_mapped(uint64_t number, uint64_t address, bool done) {
+    if (!number)
+        return;
+    pthread_mutex_lock(&mutex);
+    if (!done || !aliquot_table_put(&by_address, address, number)) {
+        places[number - 1].mappings--;
+        settle(&places[number - 1]);
+    }
     pthread_mutex_unlock(&mutex);
 }
 

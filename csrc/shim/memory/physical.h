@@ -18,8 +18,10 @@ void aliquot_physical_created(uint64_t handle, uint32_t device, uint64_t bytes);
 uint64_t aliquot_physical_release(uint64_t handle);
 void aliquot_physical_released(uint64_t number, uint64_t handle, bool done);
 
-/* The memory of a handle has been mapped. */
-void aliquot_physical_mapped(uint64_t address, uint64_t handle);
+/* The memory of a handle is about to be mapped, and has or has not been: another thread may end the handle
+ * meanwhile. 0: it is not ours. */
+uint64_t aliquot_physical_map(uint64_t handle);
+void aliquot_physical_mapped(uint64_t number, uint64_t address, bool done);
 
 /* A mapping is about to be ended by its first address, and has or has not been. 0: it is not ours. */
 uint64_t aliquot_physical_unmap(uint64_t address);
