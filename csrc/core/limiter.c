@@ -88,11 +88,6 @@ void aliquot_thread_end(struct aliquot_thread *thread) {
     aliquot_unlock(&limiter->state->lock);
 }
 
-void aliquot_thread_free(struct aliquot_thread *thread) {
-    aliquot_thread_end(thread);
-    free(thread);
-}
-
 /* -- The gate ----------------------------------------------------------------------------------- */
 
 /* Whether nobody shares out time any more, or ever did. */

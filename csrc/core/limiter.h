@@ -134,13 +134,12 @@ struct aliquot_limiter *aliquot_limiter_new(const struct aliquot_limiter_seam *s
                                             const struct aliquot_grant *grant,
                                             struct aliquot_usage *usage, uint32_t slot);
 /* Ends it: for harnesses, and for a forked child, which has no observers. Marks are not dropped, and
- * threads of it must be gone or be freed later. */
+ * threads of it must be gone or be ended later. */
 void aliquot_limiter_free(struct aliquot_limiter *limiter);
 
 /* A thread's part in it: made at its first launch, ended with the thread. NULL: no host memory; the
  * thread's launches are then not held back. */
 struct aliquot_thread *aliquot_thread_new(struct aliquot_limiter *limiter);
-void aliquot_thread_free(struct aliquot_thread *thread);
 
 /* The same in memory of the caller's, which is zeroed at the beginning. */
 void aliquot_thread_begin(struct aliquot_thread *thread, struct aliquot_limiter *limiter);

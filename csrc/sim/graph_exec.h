@@ -77,8 +77,6 @@ CUresult sim_graph_exec_compile(struct sim_graph_exec *exec, struct sim_graph_no
  * it records are renewed, those it waits for read, so it must be launched. G. */
 struct sim_run *sim_run_make(struct sim_graph_exec *exec, struct sim_program *program,
                              struct sim_stream *stream);
-/* The fence that is completed with the run; the run's reference. */
-struct sim_fence *sim_run_fence(struct sim_run *run);
 /* Frees a run that is over. Without locks. For sim_stream_call. */
 void sim_run_free(void *run);
 

@@ -25,10 +25,6 @@ struct sim_run {
     struct node nodes[];
 };
 
-struct sim_fence *sim_run_fence(struct sim_run *run) {
-    return run->done;
-}
-
 struct sim_fence *sim_run_before(struct sim_run *run) {
     return run->before;
 }
