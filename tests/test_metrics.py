@@ -280,6 +280,13 @@ def test_counters_never_fall_whatever_a_container_writes(node: Node) -> None:
     assert counters(node) == {**before, "device_seconds": 10, "overruns": 7}
 
 
+def test_overstayed_turns_that_the_agent_saw_count_whatever_a_container_says(node: Node) -> None:
+    node.ledger.add("one", part(ZERO))
+    node.accounts["one", ZERO.uuid] = replace(ACCOUNT, overtaken=8)
+    write_time(node.ledger.region("one") / "usage", 0, overruns=3)
+    assert counters(node)["overruns"] == 8
+
+
 def test_nobody_has_used_more_time_than_has_passed(node: Node) -> None:
     piece = node.ledger.add("one", part(ZERO))
     node.ledger.put(replace(piece, created_unix_ns=time.time_ns()))
