@@ -40,6 +40,7 @@ VENDORS = (
         programs=(
             "accel_cambricon",
             "cndrv_client",
+            "cndrv_kinds_client",
             "cndrv_share_client",
             "cndrv_topo_client",
             "tenant_cambricon",
