@@ -136,8 +136,8 @@ CNresult cnGetMemAttribute(void *value, int attribute, CNaddr address) {
         {CN_MEM_ATTRIBUTE_RANGE_SIZE, CU_POINTER_ATTRIBUTE_RANGE_SIZE},
         {CN_MEM_ATTRIBUTE_MAPPED, CU_POINTER_ATTRIBUTE_MAPPED},
     };
-    static_assert(CN_MEMORYTYPE_HOST == CU_MEMORYTYPE_HOST &&
-                      CN_MEMORYTYPE_DEVICE == CU_MEMORYTYPE_DEVICE,
+    static_assert((int)CN_MEMORYTYPE_HOST == (int)CU_MEMORYTYPE_HOST &&
+                      (int)CN_MEMORYTYPE_DEVICE == (int)CU_MEMORYTYPE_DEVICE,
                   "the types have the driver's numbers");
     struct sim_context *context;
     CNresult result = cn_enter(&context);
