@@ -1,4 +1,4 @@
-"""Every function of the Ascend runtime that the shim wraps is stood in for, called, and does what its class says."""
+"""Every function of the Ascend runtime that the shim wraps is called, and is what its class says."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tenants import CONTEXT, TESTS, SimNode, simulated
 TABLE = TESTS.parent / "csrc/ascend/functions.tsv"
 NOT_SUPPORTED = 207000
 # What the simulator cannot answer for, and why.
-NOT_STOOD_IN_FOR = {
-    "aclrtMemcpyFromSymbolAsyncImpl": "which memory a symbol is, only code of CANN's compiler tells",
-    "aclrtMemcpyToSymbolAsyncImpl": "which memory a symbol is, only code of CANN's compiler tells",
-}
+NOT_STOOD_IN_FOR = dict.fromkeys(
+    ("aclrtMemcpyFromSymbolAsyncImpl", "aclrtMemcpyToSymbolAsyncImpl"),
+    "which memory a symbol is, only code that CANN's compiler made tells",
+)
 # Models within models: the simulator's chips have none, and the runtime says so.
 REFUSED = {"rtStreamBeginCaptureToModel", "aclmdlRICaptureToModelRIBegin"}
 

@@ -613,8 +613,8 @@ rtError_t rtsSetMemcpyDesc(void *at, uint32_t kind, void *from, void *to, size_t
 rtError_t aclrtGetMemcpyDescSizeImpl(uint32_t kind, size_t *size);
 rtError_t aclrtSetMemcpyDescImpl(void *at, uint32_t kind, void *from, void *to, size_t size,
                                  void *config);
-rtError_t rtsCntNotifyCreate(rtNotify_t *notify, uint64_t flag);
-rtError_t rtsCntNotifyDestroy(rtNotify_t notify);
+rtError_t rtCntNotifyCreateWithFlag(int32_t device, rtNotify_t *notify, uint32_t flags);
+rtError_t rtCntNotifyDestroy(rtNotify_t notify);
 rtError_t rtsCntNotifyRecord(rtNotify_t notify, rtStream_t stream, void *how);
 rtError_t aclrtCntNotifyCreateImpl(rtNotify_t *notify, uint64_t flag);
 rtError_t aclrtCntNotifyDestroyImpl(rtNotify_t notify);

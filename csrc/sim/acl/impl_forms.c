@@ -111,9 +111,11 @@ rtError_t aclrtMemManagedPrefetchBatchAsyncImpl(const void **pointers, size_t *s
     return result;
 }
 rtError_t aclrtCntNotifyCreateImpl(rtNotify_t *notify, uint64_t flag) {
-    return rtsCntNotifyCreate(notify, flag);
+    int32_t device;
+    rtError_t result = flag > UINT32_MAX ? RT_PARAM_INVALID : rtGetDevice(&device);
+    return result == RT_OK ? rtCntNotifyCreateWithFlag(device, notify, (uint32_t)flag) : result;
 }
-rtError_t aclrtCntNotifyDestroyImpl(rtNotify_t notify) { return rtsCntNotifyDestroy(notify); }
+rtError_t aclrtCntNotifyDestroyImpl(rtNotify_t notify) { return rtCntNotifyDestroy(notify); }
 rtError_t aclrtCntNotifyRecordImpl(rtNotify_t notify, rtStream_t stream, void *how) {
     return rtsCntNotifyRecord(notify, stream, how);
 }

@@ -160,10 +160,10 @@ rtError_t rtsNotifyImportByKey(rtNotify_t *handle, const char *name, uint64_t fl
 
 enum { RECORD_SET = 0, WAIT_EQUAL = 1, WAIT_AT_LEAST = 3, WAIT_LAST = 4 };
 
-rtError_t rtsCntNotifyCreate(rtNotify_t *handle, uint64_t flag) {
-    return rtsNotifyCreate(handle, flag);
+rtError_t rtCntNotifyCreateWithFlag(int32_t device, rtNotify_t *handle, uint32_t flags) {
+    return flags ? RT_PARAM_INVALID : rtNotifyCreate(device, handle);
 }
-rtError_t rtsCntNotifyDestroy(rtNotify_t handle) { return rtNotifyDestroy(handle); }
+rtError_t rtCntNotifyDestroy(rtNotify_t handle) { return rtNotifyDestroy(handle); }
 
 /* (The streams of this device set words and add nothing to them.) */
 rtError_t rtsCntNotifyRecord(rtNotify_t handle, rtStream_t stream, void *how) {
