@@ -1,4 +1,4 @@
-"""Every function of the Ascend runtime that the shim wraps is called, and is what its class says."""
+"""Every function of the Ascend runtime that is wrapped is called, and is what its class says."""
 
 from __future__ import annotations
 
