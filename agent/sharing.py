@@ -40,7 +40,7 @@ class Account:
 
     ``held_seconds``: the device was the slice's own, or it ran there; of that, ``split_seconds``
     while others ran there too. ``wanted_seconds``: it had work, or waited. ``turns`` that it got;
-    ``overtaken``: turns that ended though it had work under way; ``preempted``: turns that a
+    ``overruns``: turns that ended though it had work under way; ``preempted``: turns that a
     higher priority ended. ``wanted`` and ``received`` are shares of the last second, 0 to 1; None
     before there was one, and while nothing is measured since it has the device alone.
     """
@@ -49,7 +49,7 @@ class Account:
     split_seconds: float
     wanted_seconds: float
     turns: int
-    overtaken: int
+    overruns: int
     preempted: int
     wanted: float | None
     received: float | None
@@ -353,7 +353,7 @@ def _account(row: arbiter.Account) -> Account:
         split_seconds=row.split_ns / 1e9,
         wanted_seconds=row.wanted_ns / 1e9,
         turns=row.turns,
-        overtaken=row.overtaken,
+        overruns=row.overruns,
         preempted=row.preempted,
         wanted=row.wanted,
         received=row.received,

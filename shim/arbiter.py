@@ -68,7 +68,7 @@ class Account:
     split_ns: int
     wanted_ns: int
     turns: int
-    overtaken: int
+    overruns: int
     preempted: int
     wanted: float | None
     received: float | None
@@ -160,7 +160,7 @@ class Runner:
             split_ns=row.split_ns,
             wanted_ns=row.wanted_ns,
             turns=row.turns,
-            overtaken=row.overtaken,
+            overruns=row.overruns,
             preempted=row.preempted,
             wanted=_share(row.wanted_permille),
             received=_share(row.received_permille),

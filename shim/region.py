@@ -138,8 +138,8 @@ class UsedDevice:
     """What the slice made of one device: these figures outlive its processes.
 
     ``device_ns`` is the device time that its processes charged, ``wait_ns`` what their threads
-    waited to launch, added up over ``waits``; ``overruns`` counts turns that were overstayed,
-    ``let_through`` launches that passed a closed gate, since older work waited for them.
+    waited to launch, added up over ``waits``; ``let_through`` counts launches that passed a closed
+    gate, since older work waited for them.
     """
 
     peak: int
@@ -147,7 +147,6 @@ class UsedDevice:
     device_ns: int = 0
     wait_ns: int = 0
     waits: int = 0
-    overruns: int = 0
     let_through: int = 0
 
 
@@ -352,7 +351,6 @@ def read_usage(fd: int, where: str, device_count: int) -> Usage:
             device_ns=time.device_ns,
             wait_ns=time.wait_ns,
             waits=time.waits,
-            overruns=time.overruns,
             let_through=time.let_through,
         )
         for row, time in zip(usage.device[0:count], usage.time[0:count], strict=True)

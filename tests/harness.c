@@ -619,9 +619,9 @@ int main(int argc, char **argv) {
             if (!alone && there(one))
                 aliquot_arbiter_read(arbiter, clock_now(), one->member + (int)j, &account);
             printf("%s{\"charged_ns\": %lu, \"wait_ns\": %lu, \"let_through\": %lu, "
-                   "\"held_ns\": %lu, \"turns\": %lu, \"overtaken\": %lu, \"preempted\": %lu}",
+                   "\"held_ns\": %lu, \"turns\": %lu, \"overruns\": %lu, \"preempted\": %lu}",
                    j ? ", " : "", time->device_ns, time->wait_ns, time->let_through,
-                   account.held_ns, account.turns, account.overtaken, account.preempted);
+                   account.held_ns, account.turns, account.overruns, account.preempted);
         }
         printf("]}");
     }

@@ -246,7 +246,7 @@ def test_who_does_not_let_go_is_overtaken(
             stopped.process.send_signal(signal.SIGSTOP)
             go_on(other, ns=100 * MS)
             stopped.process.send_signal(signal.SIGCONT)
-            return hasty.read(stuck.number, 0).overtaken > 0
+            return hasty.read(stuck.number, 0).overruns > 0
 
         # Unless it was stopped while it had nothing on the device.
         wait_for(stop_it, "a turn without an end")

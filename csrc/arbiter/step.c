@@ -337,7 +337,7 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
     }
     party->overtaken = true;
     for (uint32_t i = 0; i < party->member_count; i++)
-        arbiter->members[party->members[i]].account.overtaken++;
+        arbiter->members[party->members[i]].account.overruns++;
     for (uint32_t i = 0; i < party->stake_count; i++) {
         struct device *device = &arbiter->device[party->stakes[i]->device];
         if (device->holder == party)
