@@ -160,7 +160,9 @@ def test_who_works_under_an_open_gate_is_woken_when_that_closes(
 def test_what_opens_wakes_who_waits_to_launch_and_nobody_else(
     runner: Runner, make: Callable[..., Container]
 ) -> None:
-    one, other = make("one").join(runner), make("other").join(runner)
+    # As one: who comes alone finds the device free.
+    with runner.gathering():
+        one, other = make("one").join(runner), make("other").join(runner)
     for each in (one, other):
         each.take_slot()
     assert one.gate().state == CLOSED
