@@ -156,23 +156,16 @@ class Sharing:
     def change(self, piece: Slice) -> None:
         """Have a running slice on other terms. Raises AliquotError; devices and group stay.
 
-        A slice that the arbiter does not know yet gets them when it does.
+        Its grant has them already. A slice that the arbiter does not know yet gets them when it
+        does.
         """
         one = self._followed.get(piece.key)
         if self._runner is None or one is None or one.identity != piece.created_unix_ns:
             return
         try:
             for part in piece.parts:
-                column = one.columns[part.uuid]
-                self._runner.change(one.number, column, _terms(piece, part, one.group))
-                self._runner.write_terms(
-                    one.number,
-                    column,
-                    cores=part.cores_max,
-                    cores_min=part.cores,
-                    weight=part.weight,
-                    priority=part.priority,
-                )
+                terms = _terms(piece, part, one.group)
+                self._runner.change(one.number, one.columns[part.uuid], terms)
             self._pieces[piece.key] = piece
             self._bound_work(self._runner)
         except (OSError, OverflowError, KeyError) as error:

@@ -275,20 +275,16 @@ def write_terms(
     cores_min: int,
     weight: int,
     priority: int,
-    window_us: int = WINDOW_US,
 ) -> None:
     """Write into ``grant``, open for writing, what the slice has of device ``device``'s time.
 
-    All but ``window_us`` are as RegionDevice says; that is the work, in predicted microseconds,
-    that may be under way at a time. Running processes keep to ``cores`` and ``window_us`` from
-    their next launch on; the others are for people, and the arbiter is told them by itself. Raises
-    OSError.
+    All are as RegionDevice says. Running processes keep to ``cores`` from when they next look, which
+    arbiter.Runner.change has them do at once; the others are for people. Raises OSError.
     """
     _write_word(fd, "device", device, "cores", value=cores)
     _write_word(fd, "device", device, "cores_min", value=cores_min)
     _write_word(fd, "device", device, "weight", value=weight)
     _write_word(fd, "device", device, "priority", value=priority)
-    _write_word(fd, "device", device, "window_us", value=window_us)
 
 
 def _write_word(fd: int, *path: str | int, value: int) -> None:
