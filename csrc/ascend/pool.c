@@ -1,5 +1,9 @@
 /* Pools of memory that is given in the order of a stream: what is charged for a pool is what it has reserved,
  * as the runtime tells it.
+ *
+ * CANN's pools grow by what is asked of them in whole pages, so that charging that beforehand holds the cap. A
+ * runtime whose pools grow by more is found out when one does: what has come above the cap is given back, and
+ * all that such growth may bring is charged beforehand from then on.
  */
 #include "shim.h"
 
@@ -150,10 +154,25 @@ static rtError_t begin(struct growth *growth, rtMemPool_t handle, uint64_t size)
     return RT_OK;
 }
 
-static rtError_t finish(const struct growth *growth, rtError_t result) {
+/* Gives back at once what a pool has given, and what it has kept of it. Where the stream comes to it later, it
+ * stays charged until then. */
+static void undo(struct pool *pool, void *pointer, rtStream_t stream) {
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemPoolFreeAsync, (pointer, stream));
+    if (result == RT_OK)
+        ALIQUOT_CALL(result, rtMemPoolTrimTo, (pool->handle, 0));
+    (void)result;
+    settle(pool, 0);
+}
+
+/* Books the runtime's answer. False: the pool has grown by more than was charged, to above the cap; nothing was
+ * given, and it is to be asked for once more. */
+static bool finish(const struct growth *growth, rtError_t result, void **pointer,
+                   rtStream_t stream) {
     if (growth->device < 0)
-        return result;
+        return true;
     uint32_t device = (uint32_t)growth->device;
+    bool kept = true;
     if (result != RT_OK) {
         aliquot_withdraw(device, growth->bytes);
     } else {
@@ -162,11 +181,17 @@ static rtError_t finish(const struct growth *growth, rtError_t result) {
         if (pool)
             settle(pool, growth->bytes);
         uint64_t grown = pool && pool->charged > before ? pool->charged - before : 0;
-        if (grown > growth->bytes)
+        if (grown > growth->bytes) {
             atomic_store_explicit(&slack[device], grown - growth->asked, memory_order_relaxed);
+            kept = aliquot_used(device) <= aliquot_cap(device);
+        }
+        if (!kept) {
+            undo(pool, *pointer, stream);
+            *pointer = NULL;
+        }
     }
     pthread_mutex_unlock(&mutex);
-    return result;
+    return kept;
 }
 
 #define TAKE(symbol, parameters, arguments)                                                        \
@@ -174,11 +199,14 @@ static rtError_t finish(const struct growth *growth, rtError_t result) {
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
         struct growth growth;                                                                      \
-        rtError_t result = begin(&growth, pool, size);                                             \
-        if (result != RT_OK)                                                                       \
-            return result;                                                                         \
-        ALIQUOT_RETRY(result, symbol, arguments);                                                  \
-        return finish(&growth, result);                                                            \
+        rtError_t result;                                                                          \
+        do { /* ends: what is charged beforehand is more each time, and the cap an end of that */  \
+            result = begin(&growth, pool, size);                                                   \
+            if (result != RT_OK)                                                                   \
+                return result;                                                                     \
+            ALIQUOT_RETRY(result, symbol, arguments);                                              \
+        } while (!finish(&growth, result, pointer, stream));                                       \
+        return result;                                                                             \
     }
 TAKE(rtMemPoolMallocAsync,
      (void **pointer, const uint64_t size, const rtMemPool_t pool, const rtStream_t stream),

@@ -138,59 +138,6 @@ rtError_t rtFreeHost(void *pointer) {
     return result == RT_OK ? acl_error(cuMemFreeHost(pointer)) : result;
 }
 
-/* -- Copies ---------------------------------------------------------------------------------------- */
-
-rtError_t rtMemcpy(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind) {
-    (void)kind;
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    return size > room ? RT_PARAM_INVALID
-                       : acl_error(cuMemcpy((CUdeviceptr)to, (CUdeviceptr)from, size));
-}
-
-rtError_t rtMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
-                        rtStream_t stream) {
-    (void)kind;
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    if (size > room)
-        return RT_PARAM_INVALID;
-    struct acl_work work = {.kind = ACL_COPY, .copy = {(CUdeviceptr)to, (CUdeviceptr)from, size}};
-    return acl_submit(&work, stream);
-}
-
-rtError_t rtMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
-    rtError_t result = rtMemsetAsync(pointer, room, value, size, NULL);
-    return result == RT_OK ? rtStreamSynchronize(NULL) : result; /* done when it returns */
-}
-
-rtError_t rtMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
-                        rtStream_t stream) {
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    if (size > room)
-        return RT_PARAM_INVALID;
-    struct acl_work work = {.kind = ACL_FILL, .fill = {(CUdeviceptr)pointer, value, size}};
-    return acl_submit(&work, stream);
-}
-
-rtError_t rtsMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
-    return rtMemset(pointer, room, value, size);
-}
-
-rtError_t rtsMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
-                         rtStream_t stream) {
-    return rtMemsetAsync(pointer, room, value, size, stream);
-}
-
-rtError_t rtsMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
-                         void *config, rtStream_t stream) {
-    return config ? RT_PARAM_INVALID : rtMemcpyAsync(to, room, from, size, kind, stream);
-}
-
 /* -- Physical memory and addresses ------------------------------------------------------------------- */
 
 rtError_t rtMallocPhysical(rtDrvMemHandle *handle, size_t size, rtDrvMemProp_t *prop,
