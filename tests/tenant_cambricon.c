@@ -87,10 +87,19 @@ static struct told ask_total(unsigned form) {
     return told;
 }
 
+/* In MiB: what there is, and what programs can have of it. */
+static struct told ask_attribute(unsigned form) {
+    static const int attributes[] = {0x405, 0x312};
+    int mib = 0;
+    MUST(cn.cnDeviceGetAttribute(&mib, attributes[form], cambricon.device));
+    return (struct told){.total = (uint64_t)mib * MIB, .silent = true};
+}
+
 static const struct query queries[] = {
     {"cnMemGetInfo", 1, ask_info},
     {"cnMemGetNodeInfo", 1, ask_node},
     {"cnDeviceTotalMem", 1, ask_total},
+    {"cnDeviceGetAttribute", 2, ask_attribute},
     {0},
 };
 
