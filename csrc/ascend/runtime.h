@@ -576,8 +576,8 @@ rtError_t aclrtMemcpyBatchAsyncV2Impl(void **to, size_t *rooms, void **from, siz
                                       size_t attribute_count, rtStream_t stream);
 rtError_t aclrtMemcpyToSymbolAsyncImpl(const void *symbol, const void *from, size_t size,
                                        size_t offset, uint32_t kind, rtStream_t stream);
-rtError_t aclrtMemcpyFromSymbolAsyncImpl(void *to, const void *symbol, size_t size, size_t offset,
-                                         uint32_t kind, rtStream_t stream);
+rtError_t aclrtMemcpyFromSymbolAsyncImpl(void *to, size_t room, const void *symbol, size_t size,
+                                         size_t offset, uint32_t kind, rtStream_t stream);
 typedef struct {
     uint32_t type, id;
 } aclrtMemManagedLocation;
