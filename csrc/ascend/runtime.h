@@ -620,6 +620,15 @@ rtError_t aclrtCntNotifyCreateImpl(rtNotify_t *notify, uint64_t flag);
 rtError_t aclrtCntNotifyDestroyImpl(rtNotify_t notify);
 rtError_t aclrtCntNotifyRecordImpl(rtNotify_t notify, rtStream_t stream, void *how);
 
+/* Buffers of the program's. */
+typedef struct aclDataBuffer aclDataBuffer;
+aclDataBuffer *aclCreateDataBufferImpl(void *data, size_t size);
+rtError_t aclDestroyDataBufferImpl(const aclDataBuffer *buffer);
+rtError_t aclUpdateDataBufferImpl(aclDataBuffer *buffer, void *data, size_t size);
+void *aclGetDataBufferAddrImpl(const aclDataBuffer *buffer);
+size_t aclGetDataBufferSizeV2Impl(const aclDataBuffer *buffer);
+uint32_t aclGetDataBufferSizeImpl(const aclDataBuffer *buffer);
+
 /* Pools of memory that is given in the order of a stream. */
 typedef void *rtMemPool_t;
 typedef struct {
