@@ -17,10 +17,10 @@ static struct pool {
     rtMemPool_t handle; /* NULL: a free place */
     uint32_t device;
     uint64_t charged; /* bytes */
+    bool
+        doomed; /* the program has destroyed it; the runtime is told when it is empty: until then it
+                       * has what it reserved, and can be asked how much that is */
 } pools[POOLS];
-
-/* The handle of pools that are gone, but not all that they gave. */
-static char outlived[1];
 
 /* Held over the runtime's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -70,13 +70,28 @@ static void settle(struct pool *pool, uint64_t ahead) {
     pool->charged = bytes;
 }
 
+/* Under the mutex: the end of a pool that the program has destroyed, if it is empty by now. */
+static void look_at_doomed(struct pool *pool) {
+    rtError_t ignored;
+    uint64_t used;
+    if (!pool->doomed)
+        return;
+    ALIQUOT_CALL(ignored, rtMemPoolTrimTo, (pool->handle, 0));
+    settle(pool, 0);
+    if (pool->charged || !tells(pool->handle, RT_MEM_POOL_USED, &used) || used)
+        return;
+    ALIQUOT_CALL(ignored, rtMemPoolDestroy, (pool->handle));
+    (void)ignored;
+    *pool = (struct pool){0};
+}
+
 /* Charges what the pools of a device have now. `trim`: they give back first what nobody uses. */
 static void settle_device(uint32_t device, bool trim) {
     if (!atomic_load_explicit(&any, memory_order_relaxed))
         return;
     pthread_mutex_lock(&mutex);
     for (uint32_t i = 0; i < POOLS; i++) {
-        if (!pools[i].handle || pools[i].handle == outlived || pools[i].device != device)
+        if (!pools[i].handle || pools[i].device != device)
             continue;
         if (trim) {
             rtError_t ignored;
@@ -84,6 +99,7 @@ static void settle_device(uint32_t device, bool trim) {
             (void)ignored;
         }
         settle(&pools[i], 0);
+        look_at_doomed(&pools[i]);
     }
     pthread_mutex_unlock(&mutex);
 }
@@ -129,6 +145,12 @@ static rtError_t begin(struct growth *growth, rtMemPool_t handle, uint64_t size)
     if (!aliquot_charge(device, growth->bytes))
         return RT_MEMORY_ALLOCATION;
     pthread_mutex_lock(&mutex);
+    known = find(handle);
+    if (known && known->doomed) {
+        pthread_mutex_unlock(&mutex);
+        aliquot_withdraw(device, growth->bytes);
+        return RT_PARAM_INVALID;
+    }
     return RT_OK;
 }
 
@@ -195,33 +217,37 @@ TAKE(aclrtMemPoolMallocAsyncImpl,
 
 /* -- Pools themselves ---------------------------------------------------------------------------------------- */
 
-static rtError_t made(rtError_t result, const rtMemPool_t *pool, int64_t number) {
-    if (result != RT_OK || aliquot_ready() != RT_OK)
+/* A pool is to give memory of that device. RT_OK: go on to the runtime. */
+static rtError_t makes(int64_t number, int *device) {
+    *device = -2;
+    if (number < 0 || aliquot_ready() != RT_OK)
+        return RT_OK;
+    *device = aliquot_device_index((int32_t)number);
+    return *device == -1 ? RT_MEMORY_ALLOCATION : RT_OK;
+}
+
+static rtError_t made(rtError_t result, const rtMemPool_t *pool, int device) {
+    if (result != RT_OK || device < 0)
         return result;
-    int device = number < 0 ? -1 : aliquot_device_index((int32_t)number);
-    if (device >= 0) {
-        pthread_mutex_lock(&mutex);
-        find_or_add(*pool, (uint32_t)device);
-        pthread_mutex_unlock(&mutex);
-    }
+    pthread_mutex_lock(&mutex);
+    find_or_add(*pool, (uint32_t)device);
+    pthread_mutex_unlock(&mutex);
     return result;
 }
 
-rtError_t aliquot_rtMemPoolCreate(rtMemPool_t *pool, const rtMemPoolProps *properties) {
-    if (aliquot_is_inner())
-        return REAL(rtMemPoolCreate)(pool, properties);
-    rtError_t result;
-    ALIQUOT_CALL(result, rtMemPoolCreate, (pool, properties));
-    return made(result, pool, properties ? (int64_t)properties->devId : -1);
-}
-
-rtError_t aliquot_aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolProps *properties) {
-    if (aliquot_is_inner())
-        return REAL(aclrtMemPoolCreateImpl)(pool, properties);
-    rtError_t result;
-    ALIQUOT_CALL(result, aclrtMemPoolCreateImpl, (pool, properties));
-    return made(result, pool, properties ? (int64_t)properties->location.id : -1);
-}
+#define CREATE(symbol, type, number)                                                               \
+    rtError_t aliquot_##symbol(rtMemPool_t *pool, const type *properties) {                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(pool, properties);                                                 \
+        int device;                                                                                \
+        rtError_t result = makes(properties ? (int64_t)properties->number : -1, &device);          \
+        if (result != RT_OK)                                                                       \
+            return result;                                                                         \
+        ALIQUOT_CALL(result, symbol, (pool, properties));                                          \
+        return made(result, pool, device);                                                         \
+    }
+CREATE(rtMemPoolCreate, rtMemPoolProps, devId)
+CREATE(aclrtMemPoolCreateImpl, aclrtMemPoolProps, location.id)
 
 #define TRIM(symbol, type)                                                                         \
     rtError_t aliquot_##symbol(rtMemPool_t pool, type keep) {                                      \
@@ -235,33 +261,26 @@ rtError_t aliquot_aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolPr
 TRIM(rtMemPoolTrimTo, uint64_t)
 TRIM(aclrtMemPoolTrimToImpl, size_t)
 
-/* What is not given back yet outlives the pool, with all that is reserved around it, and cannot be asked after
- * any more: it stays charged while the device is open.
- */
-static void destroyed(struct pool *pool, bool used) {
-    if (used) {
-        pool->handle = outlived;
-        return;
-    }
-    aliquot_withdraw(pool->device, pool->charged);
-    *pool = (struct pool){0};
-}
-
+/* What is not given back yet outlives the pool, which cannot be asked any more how much it has reserved: so
+ * the runtime is told only when it is empty. */
 #define DESTROY(symbol)                                                                            \
     rtError_t aliquot_##symbol(const rtMemPool_t handle) {                                         \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(handle);                                                           \
-        uint64_t used = 0;                                                                         \
+        uint64_t used;                                                                             \
+        rtError_t result = RT_OK;                                                                  \
         pthread_mutex_lock(&mutex);                                                                \
         struct pool *pool = handle && aliquot_prepared() ? find(handle) : NULL;                    \
-        if (pool) {                                                                                \
-            settle(pool, 0);                                                                       \
-            used = !tells(handle, RT_MEM_POOL_USED, &used) || used;                                \
+        if (pool && pool->doomed)                                                                  \
+            result = RT_PARAM_INVALID;                                                             \
+        else if (pool && (!tells(handle, RT_MEM_POOL_USED, &used) || used))                        \
+            pool->doomed = true;                                                                   \
+        else                                                                                       \
+            ALIQUOT_CALL(result, symbol, (handle));                                                \
+        if (pool && !pool->doomed && result == RT_OK) {                                            \
+            aliquot_withdraw(pool->device, pool->charged);                                         \
+            *pool = (struct pool){0};                                                              \
         }                                                                                          \
-        rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, (handle));                                                    \
-        if (pool && result == RT_OK)                                                               \
-            destroyed(pool, used);                                                                 \
         pthread_mutex_unlock(&mutex);                                                              \
         return result;                                                                             \
     }
@@ -270,9 +289,12 @@ DESTROY(aclrtMemPoolDestroyImpl)
 
 void aliquot_pools_device_gone(uint32_t device) {
     pthread_mutex_lock(&mutex);
-    for (uint32_t i = 0; i < POOLS; i++)
-        if (pools[i].handle && pools[i].device == device)
-            destroyed(&pools[i], false);
+    for (uint32_t i = 0; i < POOLS; i++) {
+        if (!pools[i].handle || pools[i].device != device)
+            continue;
+        aliquot_withdraw(device, pools[i].charged);
+        pools[i] = (struct pool){0};
+    }
     pthread_mutex_unlock(&mutex);
 }
 

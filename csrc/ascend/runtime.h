@@ -413,6 +413,30 @@ rtError_t aclrtFreeWithDevSyncImpl(void *pointer);
 rtError_t aclrtMallocHostImpl(void **pointer, size_t size);
 rtError_t aclrtFreeHostImpl(void *pointer);
 rtError_t aclrtGetMemInfoImpl(uint32_t attribute, size_t *free, size_t *total);
+
+/* What is told of a device's memory: its pages of each size, bytes; of a kind that is memory, up to
+ * RT_MEM_INFO_LAST_SIZE. */
+enum { RT_MEM_INFO_LAST_SIZE = 4 };
+typedef struct {
+    uint64_t total, free;
+} rtMemPhyPages;
+typedef union {
+    rtMemPhyPages pages[3];
+    struct {
+        uint32_t nodeCnt;
+        int32_t nodeId[64];
+    } numaInfo; /* the longest of what else there is */
+} rtMemInfo_t;
+static_assert(sizeof(rtMemPhyPages) == 16 && sizeof(rtMemInfo_t) == 264, "as the vendor has it");
+rtError_t rtMemGetInfoByType(const int32_t device, const uint32_t type, rtMemInfo_t *const info);
+
+/* Attributes of a device. */
+enum {
+    RT_DEV_ATTR_AICORE_CORE_NUM = 101,
+    RT_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE = 301, /* bytes */
+};
+rtError_t rtsDeviceGetInfo(uint32_t device, uint32_t attribute, int64_t *value);
+rtError_t aclrtGetDeviceInfoImpl(uint32_t device, uint32_t attribute, int64_t *value);
 rtError_t aclrtMemcpyImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind);
 rtError_t aclrtMemcpyAsyncImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind,
                                rtStream_t stream);

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Memory on a device: the current one, or the one that is named. */
 static rtError_t allocate(void **pointer, uint64_t size, int64_t device) {
@@ -100,6 +101,21 @@ rtError_t rtMemGetInfoEx(uint32_t type, size_t *free, size_t *total) {
 
 rtError_t rtsMemGetInfo(uint32_t type, size_t *free, size_t *total) {
     return rtMemGetInfoEx(type, free, total);
+}
+
+rtError_t rtMemGetInfoByType(const int32_t device, const uint32_t type, rtMemInfo_t *const info) {
+    size_t left, whole;
+    int32_t current;
+    rtError_t result = acl_enter(&current);
+    if (result == RT_OK && (!info || !type || type > RT_MEM_INFO_LAST_SIZE || device != current))
+        result = RT_PARAM_INVALID;
+    if (result == RT_OK)
+        result = acl_error(cuMemGetInfo_v2(&left, &whole));
+    if (result != RT_OK)
+        return result;
+    memset(info, 0, sizeof *info);
+    info->pages[0] = info->pages[1] = (rtMemPhyPages){.total = whole, .free = left};
+    return RT_OK;
 }
 
 rtError_t rtMemGetAddressRange(void *pointer, void **base, size_t *size) {
