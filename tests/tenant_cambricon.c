@@ -87,10 +87,20 @@ static struct told ask_total(unsigned form) {
     return told;
 }
 
+/* What is available, and all that there is; MiB. */
+static struct told ask_attribute(unsigned form) {
+    struct told told = {.silent = true};
+    int mib = 0;
+    MUST(cn.cnDeviceGetAttribute(&mib, form ? 0x405 : 0x312, cambricon.device));
+    told.total = (uint64_t)mib << 20;
+    return told;
+}
+
 static const struct query queries[] = {
     {"cnMemGetInfo", 1, ask_info},
     {"cnMemGetNodeInfo", 1, ask_node},
     {"cnDeviceTotalMem", 1, ask_total},
+    {"cnDeviceGetAttribute", 2, ask_attribute},
     {0},
 };
 

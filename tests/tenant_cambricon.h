@@ -32,6 +32,7 @@ enum { THRESHOLD = 4, RESERVED = 5, RESERVED_MOST = 6, USED = 7 }; /* of pools *
     F(cnDeviceGet, (uint64_t *, int))                                                              \
     F(cnDeviceGetCount, (int *))                                                                   \
     F(cnDeviceTotalMem, (uint64_t *, uint64_t))                                                    \
+    F(cnDeviceGetAttribute, (int *, int, uint64_t))                                                \
     F(cnDeviceGetMemPool, (handle *, uint64_t))                                                    \
     F(cnCtxCreate, (handle *, unsigned, uint64_t))                                                 \
     F(cnCtxDestroy, (handle))                                                                      \
