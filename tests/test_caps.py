@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from aliquot.shim import region
 
+from cuda_table import ROOT, read_table
 from slices import MIB
 from tenant_vendors import ABSENT as NO_KIND
 from tenant_vendors import NOT_SENT, NVIDIA, VENDORS, having, sending
-from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant
+from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant, of_slice
 
 GIB = 1024 * MIB
 CAP = 2 * GIB
@@ -166,6 +167,24 @@ def expect(here: Slice, used: int) -> None:
     assert (here.charge(), here.truth().used_bytes[0]) == (used, used)
 
 
+def test_every_function_that_tells_of_memory_tells_of_the_slice(here: Slice, tenant: Path) -> None:
+    table = read_table(ROOT / "csrc" / here.node.vendor.table / "functions.tsv")
+    rows = [row for row in table if row.kind == "query" and row.by == "shim"]
+    with serve(here, tenant) as one:
+        # The tenant asks all of them, or there would be one that nobody looks at.
+        assert set(one.told()) == {symbol.name for row in rows for symbol in row.symbols}
+        assert of_slice(one.told(), SMALL_CAP, CONTEXT)
+        assert one.do("get", "linear", 0, 32 * MIB, 0) == SUCCESS
+        assert of_slice(one.told(), SMALL_CAP, CONTEXT + 32 * MIB)
+        # So they do in contexts of the program's own.
+        assert one.do("get", "context", 1, 4096, 0) == SUCCESS
+        assert one.do("enter", 1) == SUCCESS
+        used = here.truth().used_bytes[0]
+        assert of_slice(one.told(), SMALL_CAP, used)
+        assert one.do("enter", "primary") == SUCCESS
+        assert of_slice(one.told(), SMALL_CAP, used)
+
+
 # What rounds up to the rest of the slice, by a call and its choices.
 WHOLE = [(name, *whole) for name, vendor in VENDORS.items() for whole in vendor.whole]
 
@@ -179,7 +198,7 @@ def test_the_last_page_of_the_cap_is_given_and_not_one_more(
             assert one.do("get", kind, 0, REST + 1, dice) == here.refusal
             assert one.do("get", kind, 0, REST, dice) == SUCCESS
             expect(here, SMALL_CAP)
-            assert one.ask("info") == f"0 {SMALL_CAP} {SMALL_CAP}"
+            assert of_slice(one.told(), SMALL_CAP, SMALL_CAP)
             assert one.do("get", "linear", 1, 1, 0) == here.refusal
             assert one.do("get", "pages", 1, 1, 0) == here.refusal
             # Half a page that no device has is the driver's to refuse, at the cap too.

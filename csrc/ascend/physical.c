@@ -111,10 +111,14 @@ UNMAP(aclrtUnmapMemImpl)
     rtError_t aliquot_##symbol(void *pointer, rtDrvMemHandle *handle) {                            \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(pointer, handle);                                                  \
+        bool ready = aliquot_ready() == RT_OK;                                                     \
         rtError_t result;                                                                          \
+        if (ready)                                                                                 \
+            aliquot_physical_retain();                                                             \
         ALIQUOT_CALL(result, symbol, (pointer, handle));                                           \
-        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
-            aliquot_physical_retained((uintptr_t)pointer, (uintptr_t)*handle);                     \
+        if (ready)                                                                                 \
+            aliquot_physical_retained((uintptr_t)pointer,                                          \
+                                      result == RT_OK ? (uintptr_t)*handle : 0);                   \
         return result;                                                                             \
     }
 RETAIN(rtMemRetainAllocationHandle)
@@ -133,10 +137,11 @@ static uint64_t key_of(const void *shareable, uint32_t kind) {
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
+        uint64_t number =                                                                          \
+            aliquot_ready() == RT_OK ? aliquot_physical_export((uintptr_t)handle) : 0;             \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
-            aliquot_physical_exported((uintptr_t)handle, key_of(shareable, kind));                 \
+        aliquot_physical_exported(number, result == RT_OK ? key_of(shareable, kind) : 0);          \
         return result;                                                                             \
     }
 EXPORT(rtMemExportToShareableHandle, RT_MEM_SHARE_HANDLE_DEFAULT,

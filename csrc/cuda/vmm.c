@@ -41,6 +41,10 @@ static struct aliquot_table handles; /* handle to object */
 static struct aliquot_table mapped;  /* address to object, and size in 4 KiB units << 20 */
 static struct binding bindings[BINDINGS];
 
+/* For reading: over the driver's call by whoever maps, unmaps or binds, until it is written down. For
+ * writing: by whoever asks the driver what is mapped or bound. Taken before the mutex. */
+static pthread_rwlock_t layout = PTHREAD_RWLOCK_INITIALIZER;
+
 #define OBJECT_BITS 20
 static_assert(OBJECTS == 1u << OBJECT_BITS, "an object's index is packed in so many bits");
 
@@ -211,39 +215,57 @@ CUresult aliquot_cuMemRelease(CUmemGenericAllocationHandle handle) {
 }
 
 CUresult aliquot_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *address) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMemRetainAllocationHandle)(handle, address);
+    /* Else another thread could end the mapping, and the last handle, before the new one is known. */
+    pthread_rwlock_wrlock(&layout);
     CUresult result = REAL(cuMemRetainAllocationHandle)(handle, address);
-    if (result != CUDA_SUCCESS)
-        return result;
     pthread_mutex_lock(&mutex);
-    uint32_t index = object_of(*handle);
-    if (!index && (index = object_at((uintptr_t)address)))
+    uint32_t index = result == CUDA_SUCCESS ? object_of(*handle) : 0;
+    if (result == CUDA_SUCCESS && !index && (index = object_at((uintptr_t)address)))
         aliquot_table_put(&handles, *handle, index);
     if (index) {
         object[index].references++;
         object[index].holds++;
     }
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&layout);
     return result;
 }
 
-CUresult aliquot_cuMemMap(CUdeviceptr address, size_t size, size_t offset,
-                          CUmemGenericAllocationHandle handle, unsigned long long flags) {
-    /* Before the driver: while it maps, another thread may release the last handle. */
+/* Keeps the object of a handle while the driver is asked to do something with it: another thread may release
+ * the last handle meanwhile. 0: it is not ours. */
+static uint32_t keep(uint64_t handle) {
     pthread_mutex_lock(&mutex);
     uint32_t index = object_of(handle);
     if (index)
         object[index].holds++;
     pthread_mutex_unlock(&mutex);
-    CUresult result = REAL(cuMemMap)(address, size, offset, handle, flags);
+    return index;
+}
+
+/* Under the mutex. */
+static void let_go(uint32_t index) {
     if (!index)
-        return result;
+        return;
+    object[index].holds--;
+    settle_object(index);
+}
+
+CUresult aliquot_cuMemMap(CUdeviceptr address, size_t size, size_t offset,
+                          CUmemGenericAllocationHandle handle, unsigned long long flags) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMemMap)(address, size, offset, handle, flags);
+    pthread_rwlock_rdlock(&layout);
+    uint32_t index = keep(handle);
+    CUresult result = REAL(cuMemMap)(address, size, offset, handle, flags);
     pthread_mutex_lock(&mutex);
     if (result != CUDA_SUCCESS ||
-        !aliquot_table_put(&mapped, address, (uint64_t)size >> 12 << OBJECT_BITS | index)) {
-        object[index].holds--;
-        settle_object(index);
-    }
+        (index &&
+         !aliquot_table_put(&mapped, address, (uint64_t)size >> 12 << OBJECT_BITS | index)))
+        let_go(index);
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&layout);
     return result;
 }
 
@@ -274,6 +296,11 @@ CUresult aliquot_cuMemUnmap(CUdeviceptr address, size_t size) {
     struct unmapping list[UNMAP_BATCH];
     uint32_t count;
     CUdeviceptr end = address + size;
+    /* Where one batch may not do, nobody else maps there before the last. */
+    if (size / aliquot_page_bytes(0) < UNMAP_BATCH)
+        pthread_rwlock_rdlock(&layout);
+    else
+        pthread_rwlock_wrlock(&layout);
     pthread_mutex_lock(&mutex);
     CUdeviceptr at = collect(address, end, list, &count);
     pthread_mutex_unlock(&mutex);
@@ -281,20 +308,17 @@ CUresult aliquot_cuMemUnmap(CUdeviceptr address, size_t size) {
     pthread_mutex_lock(&mutex);
     for (;;) {
         for (uint32_t i = 0; i < count; i++) {
-            uint32_t index = list[i].value & (OBJECTS - 1);
-            if (result == CUDA_SUCCESS) {
-                object[index].holds--;
-                settle_object(index);
-            } else
+            if (result == CUDA_SUCCESS)
+                let_go(list[i].value & (OBJECTS - 1));
+            else
                 aliquot_table_put(&mapped, list[i].address, list[i].value);
         }
         if (result != CUDA_SUCCESS || at >= end)
             break;
-        /* More than one batch: the addresses are the program's own reservation, so nobody else
-         * maps there until it is freed. */
         at = collect(at, end, list, &count);
     }
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&layout);
     return result;
 }
 
@@ -313,19 +337,22 @@ static uint64_t shared_key(const void *shareable, CUmemAllocationHandleType type
 CUresult aliquot_cuMemExportToShareableHandle(void *shareable, CUmemGenericAllocationHandle handle,
                                               CUmemAllocationHandleType type,
                                               unsigned long long flags) {
+    uint32_t index = aliquot_ready() == CUDA_SUCCESS ? keep(handle) : 0;
     CUresult result = REAL(cuMemExportToShareableHandle)(shareable, handle, type, flags);
-    if (result != CUDA_SUCCESS)
+    if (!index)
         return result;
     bool file = type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-    uint64_t key = file ? aliquot_descriptor_key(*(int *)shareable) : shared_key(shareable, type);
+    uint64_t key = 0;
+    if (result == CUDA_SUCCESS)
+        key = file ? aliquot_descriptor_key(*(int *)shareable) : shared_key(shareable, type);
     pthread_mutex_lock(&mutex);
-    uint32_t index = key ? object_of(handle) : 0;
-    if (index && object[index].bytes && !object[index].key) {
+    if (key && object[index].bytes && !object[index].key) {
         object[index].key = key;
         aliquot_hold_export(key, object[index].device, object[index].bytes);
     }
-    if (index && file && object[index].key == key)
+    if (key && file && object[index].key == key)
         object[index].fd = *(int *)shareable;
+    let_go(index);
     pthread_mutex_unlock(&mutex);
     return result;
 }
@@ -373,78 +400,110 @@ CUresult aliquot_cuMulticastCreate(CUmemGenericAllocationHandle *handle,
     return result;
 }
 
-static void bound(uint64_t multicast, CUdevice ordinal, uint64_t offset, uint32_t memory) {
-    uint32_t index = object_of(multicast);
-    for (uint32_t i = 0; index && memory && i < BINDINGS; i++)
+/* What a binding is about, kept over the driver's call. */
+struct binding_ends {
+    bool ready;
+    uint32_t multicast, memory; /* 0: not ours */
+};
+
+static void place_binding(const struct binding_ends *ends, CUdevice ordinal, uint64_t offset) {
+    for (uint32_t i = 0; ends->multicast && ends->memory && i < BINDINGS; i++)
         if (!bindings[i].memory) {
             if (ordinal < 0)
-                ordinal = aliquot_device_ordinal(object[memory].device);
-            bindings[i] = (struct binding){index, memory, ordinal, offset};
-            object[memory].holds++;
+                ordinal = aliquot_device_ordinal(object[ends->memory].device);
+            bindings[i] = (struct binding){ends->multicast, ends->memory, ordinal, offset};
+            object[ends->memory].holds++;
             return;
         }
+}
+
+static struct binding_ends bind_memory(uint64_t multicast, uint64_t memory) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return (struct binding_ends){0};
+    pthread_rwlock_rdlock(&layout);
+    return (struct binding_ends){true, keep(multicast), keep(memory)};
+}
+
+static struct binding_ends bind_address(uint64_t multicast, CUdeviceptr address) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return (struct binding_ends){0};
+    pthread_rwlock_wrlock(&layout);
+    struct binding_ends ends = {true, keep(multicast), 0};
+    pthread_mutex_lock(&mutex);
+    if ((ends.memory = object_at(address)))
+        object[ends.memory].holds++;
+    pthread_mutex_unlock(&mutex);
+    return ends;
+}
+
+/* `ordinal` -1: the device of the memory. */
+static CUresult bound(const struct binding_ends *ends, CUresult result, CUdevice ordinal,
+                      uint64_t offset) {
+    if (!ends->ready)
+        return result;
+    pthread_mutex_lock(&mutex);
+    if (result == CUDA_SUCCESS)
+        place_binding(ends, ordinal, offset);
+    let_go(ends->memory);
+    let_go(ends->multicast);
+    pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&layout);
+    return result;
 }
 
 CUresult aliquot_cuMulticastBindMem(CUmemGenericAllocationHandle multicast, size_t offset,
                                     CUmemGenericAllocationHandle memory, size_t memory_offset,
                                     size_t size, unsigned long long flags) {
+    struct binding_ends ends = bind_memory(multicast, memory);
     CUresult result =
         REAL(cuMulticastBindMem)(multicast, offset, memory, memory_offset, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, -1, offset, object_of(memory));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, -1, offset);
 }
 
 CUresult aliquot_cuMulticastBindMem_v2(CUmemGenericAllocationHandle multicast, CUdevice ordinal,
                                        size_t offset, CUmemGenericAllocationHandle memory,
                                        size_t memory_offset, size_t size,
                                        unsigned long long flags) {
+    struct binding_ends ends = bind_memory(multicast, memory);
     CUresult result =
         REAL(cuMulticastBindMem_v2)(multicast, ordinal, offset, memory, memory_offset, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, ordinal, offset, object_of(memory));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, ordinal, offset);
 }
 
 CUresult aliquot_cuMulticastBindAddr(CUmemGenericAllocationHandle multicast, size_t offset,
                                      CUdeviceptr address, size_t size, unsigned long long flags) {
+    struct binding_ends ends = bind_address(multicast, address);
     CUresult result = REAL(cuMulticastBindAddr)(multicast, offset, address, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, -1, offset, object_at(address));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, -1, offset);
 }
 
 CUresult aliquot_cuMulticastBindAddr_v2(CUmemGenericAllocationHandle multicast, CUdevice ordinal,
                                         size_t offset, CUdeviceptr address, size_t size,
                                         unsigned long long flags) {
+    struct binding_ends ends = bind_address(multicast, address);
     CUresult result =
         REAL(cuMulticastBindAddr_v2)(multicast, ordinal, offset, address, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, ordinal, offset, object_at(address));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, ordinal, offset);
 }
 
 CUresult aliquot_cuMulticastUnbind(CUmemGenericAllocationHandle multicast, CUdevice ordinal,
                                    size_t offset, size_t size) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMulticastUnbind)(multicast, ordinal, offset, size);
+    pthread_rwlock_wrlock(&layout);
     CUresult result = REAL(cuMulticastUnbind)(multicast, ordinal, offset, size);
     pthread_mutex_lock(&mutex);
     uint32_t index = result == CUDA_SUCCESS ? object_of(multicast) : 0;
     if (index)
         unbind(index, ordinal, offset, size);
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&layout);
     return result;
 }
 
 void aliquot_vmm_forget(void) {
     pthread_mutex_init(&mutex, NULL);
+    pthread_rwlock_init(&layout, NULL);
     if (object)
         munmap(object, OBJECTS * sizeof *object);
     object = NULL;

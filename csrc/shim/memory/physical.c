@@ -11,7 +11,8 @@ struct physical {
     bool used;
     uint64_t bytes; /* charged here, unless it has a key */
     uint64_t key;   /* of the region's holds; 0: neither exported nor imported */
-    uint32_t device, handles, mappings;
+    uint32_t device, handles;
+    uint32_t mappings; /* and calls of the driver that are about it */
     uint32_t leaving; /* of the handles: the driver is being asked to end them */
     uint32_t next;    /* of a free place: the next one + 1 */
 };
@@ -22,6 +23,10 @@ static struct physical *places;        /* reserved for MOST, once */
 static uint32_t mark, spare;           /* used up to; the first free place + 1 */
 static struct aliquot_table by_handle; /* to the place + 1 */
 static struct aliquot_table by_address;
+
+/* For reading: over the driver's call by whoever maps or unmaps, until it is written down. For writing: by
+ * whoever asks the driver what is mapped. Taken before the mutex. */
+static pthread_rwlock_t mapping = PTHREAD_RWLOCK_INITIALIZER;
 
 /* A place, or NULL. */
 static struct physical *take_place(void) {
@@ -109,12 +114,21 @@ void aliquot_physical_released(uint64_t number, uint64_t handle, bool done) {
     pthread_mutex_unlock(&mutex);
 }
 
-uint64_t aliquot_physical_map(uint64_t handle) {
+/* Keeps the memory of a handle while the driver is asked to do something with it. 0: it is not ours. */
+static uint64_t keep(uint64_t handle) {
     uint64_t number = 0;
     pthread_mutex_lock(&mutex);
     if (handle && aliquot_table_get(&by_handle, handle, &number))
         places[number - 1].mappings++;
     pthread_mutex_unlock(&mutex);
+    return number;
+}
+
+uint64_t aliquot_physical_map(uint64_t handle) {
+    pthread_rwlock_rdlock(&mapping);
+    uint64_t number = keep(handle);
+    if (!number)
+        pthread_rwlock_unlock(&mapping);
     return number;
 }
 
@@ -127,12 +141,16 @@ void aliquot_physical_mapped(uint64_t number, uint64_t address, bool done) {
         settle(&places[number - 1]);
     }
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&mapping);
 }
 
 uint64_t aliquot_physical_unmap(uint64_t address) {
     uint64_t number = 0;
+    pthread_rwlock_rdlock(&mapping);
     if (address)
         aliquot_table_take(&by_address, address, &number);
+    if (!number)
+        pthread_rwlock_unlock(&mapping);
     return number;
 }
 
@@ -146,30 +164,38 @@ void aliquot_physical_unmapped(uint64_t number, uint64_t address, bool done) {
         aliquot_table_put(&by_address, address, number);
     settle(place);
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&mapping);
 }
+
+void aliquot_physical_retain(void) { pthread_rwlock_wrlock(&mapping); }
 
 void aliquot_physical_retained(uint64_t address, uint64_t handle) {
     uint64_t number;
     pthread_mutex_lock(&mutex);
-    if (aliquot_table_get(&by_handle, handle, &number) ||
-        (aliquot_table_get(&by_address, address, &number) &&
-         aliquot_table_put(&by_handle, handle, number)))
+    if (handle && (aliquot_table_get(&by_handle, handle, &number) ||
+                   (aliquot_table_get(&by_address, address, &number) &&
+                    aliquot_table_put(&by_handle, handle, number))))
         places[number - 1].handles++;
     pthread_mutex_unlock(&mutex);
+    pthread_rwlock_unlock(&mapping);
 }
 
 /* -- Sharing --------------------------------------------------------------------------------------- */
 
-void aliquot_physical_exported(uint64_t handle, uint64_t key) {
-    uint64_t number;
+uint64_t aliquot_physical_export(uint64_t handle) { return keep(handle); }
+
+void aliquot_physical_exported(uint64_t number, uint64_t key) {
+    if (!number)
+        return;
     pthread_mutex_lock(&mutex);
-    struct physical *place =
-        handle && aliquot_table_get(&by_handle, handle, &number) ? &places[number - 1] : NULL;
-    if (place && !place->key) {
+    struct physical *place = &places[number - 1];
+    if (key && !place->key) {
         place->key = key;
         aliquot_hold_export(key, place->device, place->bytes);
-    } else if (place && place->key != key)
+    } else if (key && place->key != key)
         aliquot_hold_alias(place->key, key);
+    place->mappings--;
+    settle(place);
     pthread_mutex_unlock(&mutex);
 }
 
@@ -200,6 +226,7 @@ void aliquot_physical_imported(uint64_t held, uint64_t handle) {
 
 void aliquot_physical_forget(void) {
     pthread_mutex_init(&mutex, NULL);
+    pthread_rwlock_init(&mapping, NULL);
     aliquot_table_reset(&by_handle);
     aliquot_table_reset(&by_address);
     if (places)

@@ -27,11 +27,15 @@ void aliquot_physical_mapped(uint64_t number, uint64_t address, bool done);
 uint64_t aliquot_physical_unmap(uint64_t address);
 void aliquot_physical_unmapped(uint64_t number, uint64_t address, bool done);
 
-/* One more handle of what is mapped at `address`, which may be another one than before. */
+/* What is mapped at `address` is about to get one more handle, which may be another one than before, and has
+ * it or not (0). Between them nothing that is ours is mapped or unmapped: other threads wait. */
+void aliquot_physical_retain(void);
 void aliquot_physical_retained(uint64_t address, uint64_t handle);
 
-/* The memory of a handle can be had by the key (shared.h) from now on. */
-void aliquot_physical_exported(uint64_t handle, uint64_t key);
+/* The memory of a handle is about to be exported, and can be had by the key (shared.h) from now on or not
+ * (0): another thread may end the handle meanwhile. 0: it is not ours. */
+uint64_t aliquot_physical_export(uint64_t handle);
+void aliquot_physical_exported(uint64_t number, uint64_t key);
 
 /* The process is about to have a handle of what has the key, and has it or not (0). Between them goes what
  * the first answers. */
