@@ -87,12 +87,13 @@ static struct told ask_total(unsigned form) {
     return told;
 }
 
-/* In MiB: what there is, and what programs can have of it. */
+/* What is available, and all that there is; MiB. */
 static struct told ask_attribute(unsigned form) {
-    static const int attributes[] = {0x405, 0x312};
+    struct told told = {.silent = true};
     int mib = 0;
-    MUST(cn.cnDeviceGetAttribute(&mib, attributes[form], cambricon.device));
-    return (struct told){.total = (uint64_t)mib * MIB, .silent = true};
+    MUST(cn.cnDeviceGetAttribute(&mib, form ? 0x405 : 0x312, cambricon.device));
+    told.total = (uint64_t)mib << 20;
+    return told;
 }
 
 static const struct query queries[] = {

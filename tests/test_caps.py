@@ -116,6 +116,19 @@ def test_a_storm_is_the_same_where_compute_time_is_capped(
     assert used.waits > 0
 
 
+# Where nobody tells by how much pools grow: by less than was ever seen, and by more.
+@pytest.mark.parametrize("chunk", [4 * MIB, 96 * MIB])
+@pytest.mark.parametrize("site", ["cambricon"], indirect=True)
+def test_a_storm_is_the_same_however_pools_grow(
+    site: Site, tenant: Path, tmp_path: Path, chunk: int
+) -> None:
+    with site.simulated(8 * GIB, pool_chunk=chunk) as node:
+        here = site.slice(node, tmp_path, "storm", CAP)
+        done = storm(here, tenant, 1, processes=6, threads=6, rounds=1, steps=500)
+    assert done["refusals"] > 100
+    assert done["async"] > 10
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_storms_one_after_the_other(
@@ -223,6 +236,31 @@ def test_small_allocations_share_a_page_as_on_the_device(here: Slice, tenant: Pa
             assert one.do("give", place, place) == SUCCESS
             assert one.do("settle") == SUCCESS
         expect(here, CONTEXT)
+
+
+@pytest.mark.parametrize("chunk", [2, 16, 64])
+@pytest.mark.parametrize("room", [30, 40, 63, 64, 100])
+@pytest.mark.parametrize("site", ["cambricon"], indirect=True)
+def test_the_first_growth_of_a_pool_is_held_to_the_cap(
+    site: Site, tenant: Path, tmp_path: Path, chunk: int, room: int
+) -> None:
+    with site.simulated(2 * GIB, pool_chunk=chunk * MIB) as node:
+        here = site.slice(node, tmp_path, "first", SMALL_CAP)
+        with serve(here, tenant) as one, serve(here, tenant) as other:
+            assert one.do("get", "linear", 0, REST - CONTEXT - room * MIB, 0) == SUCCESS
+            answers = [other.do("get", "async", place, MIB, 0) for place in range(4)]
+            assert here.charge() == here.truth().used_bytes[0]
+            # What there is room for is given, once that is sure.
+            if room >= 64 >= chunk:
+                assert answers == [SUCCESS] * 4
+            else:
+                assert set(answers) <= {SUCCESS, here.refusal}
+            # It is no room for others meanwhile: it is theirs afterwards.
+            assert other.do("settle") == SUCCESS
+            left = SMALL_CAP - here.charge()
+            assert one.do("get", "linear", 1, left // (2 * MIB) * 2 * MIB, 0) == SUCCESS
+        assert here.truth().max_used_bytes[0] <= SMALL_CAP
+        assert here.usage().devices[0].peak <= SMALL_CAP
 
 
 @pytest.mark.parametrize("site", having("async"), indirect=True)

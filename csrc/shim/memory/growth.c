@@ -5,9 +5,9 @@
 
 /* Room in which a pool that took a page of it has shown that steps are of a page: a part of the cap, within
  * bounds. */
-#define ENOUGH_PART 16u
+#define ENOUGH_PART 4u
 #define ENOUGH_LEAST (32ull << 20)
-#define ENOUGH_MOST (1ull << 30)
+#define ENOUGH_MOST (256ull << 20)
 
 /* The slack of each device, bytes, plus 1; 0: not known. relaxed: it only ever grows, and whoever misses the
  * latest is told by what happens. */
