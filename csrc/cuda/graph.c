@@ -265,12 +265,16 @@ static bool wait_for_all(void) {
 /* There is no room for the pools to grow: launches if what graphs have that do not run suffices. */
 static CUresult squeeze(const struct launch *launch) {
     static const uint64_t nothing[ALIQUOT_MAX_DEVICES];
+    uint64_t growth[ALIQUOT_MAX_DEVICES];
     CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
     CUstreamCaptureMode mode = aliquot_capture_relax();
     pthread_rwlock_wrlock(&launching);
     bool fits = wait_for_all();
     pthread_mutex_lock(&mutex);
     struct exec *exec = find(launch->handle);
+    /* Counted again where the pools were trimmed since: what it is about to hold is not there for others. */
+    if (exec)
+        foresee(exec, growth);
     for (uint32_t d = 0; exec && d < aliquot_slice.device_count && fits; d++) {
         if (!exec->demand.bytes[d])
             continue;
