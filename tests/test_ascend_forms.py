@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import cuda_headers
 import cuda_table
 import gates
 from ascend_tenants import OK, compile_program, running, said, sliced
 from commands import wait_for
 from slices import MIB
-from tenants import CONTEXT, TESTS, SimNode, simulated
+from tenants import CONTEXT, SimNode, simulated
 
-TABLE = TESTS.parent / "csrc/ascend/functions.tsv"
 NOT_SUPPORTED = 207000
-# What the simulator cannot answer for, and why.
-NOT_STOOD_IN_FOR = dict.fromkeys(
-    ("aclrtMemcpyFromSymbolAsyncImpl", "aclrtMemcpyToSymbolAsyncImpl"),
-    "which memory a symbol is, only code that CANN's compiler made tells",
-)
 # Models within models: the simulator's chips have none, and the runtime says so.
 REFUSED = {"rtStreamBeginCaptureToModel", "aclmdlRICaptureToModelRIBegin"}
 
@@ -45,24 +37,7 @@ def names(client: Path, node: SimNode, of: str) -> list[str]:
 
 def kinds() -> dict[str, str]:
     """The class of each function, by the name that programs call it by."""
-    return {row.function: row.kind for row in cuda_table.read_table(TABLE)}
-
-
-def test_what_is_wrapped_is_stood_in_for_and_called_by_a_program(sim_library: Path) -> None:
-    exported = cuda_headers.exports(sim_library.with_name("libruntime.so")).keys()
-    programs = [path.read_text() for path in sorted(TESTS.glob("*ascend*.c"))]
-    wrapped = [row.function for row in cuda_table.read_table(TABLE) if row.wrapped]
-    assert len(wrapped) > 200
-
-    def is_called(function: str) -> bool:
-        # (Declared and used: twice at least.)
-        name = re.compile(rf"\b{function.removesuffix('Impl')}\b")
-        return any(len(name.findall(text)) > 1 for text in programs)
-
-    missing = {name for name in wrapped if name not in exported}
-    uncalled = {name for name in wrapped if not is_called(name)}
-    assert missing == NOT_STOOD_IN_FOR.keys()
-    assert uncalled == NOT_STOOD_IN_FOR.keys()
+    return {row.function: row.kind for row in cuda_table.read_table(cuda_table.ASCEND_TABLE)}
 
 
 def test_every_form_answers_as_it_does_without_the_shim(

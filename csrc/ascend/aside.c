@@ -95,8 +95,9 @@ ASIDE(aclrtMemcpyToSymbolAsyncImpl,
        rtStream_t stream),
       (symbol, from, size, offset, kind, stream))
 ASIDE(aclrtMemcpyFromSymbolAsyncImpl,
-      (void *to, const void *symbol, size_t size, size_t offset, uint32_t kind, rtStream_t stream),
-      (to, symbol, size, offset, kind, stream))
+      (void *to, size_t room, const void *symbol, size_t size, size_t offset, uint32_t kind,
+       rtStream_t stream),
+      (to, room, symbol, size, offset, kind, stream))
 
 /* What both host and device address comes to where it will be used. */
 ASIDE(aclrtMemManagedPrefetchAsyncImpl,

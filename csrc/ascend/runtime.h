@@ -600,8 +600,8 @@ rtError_t aclrtMemcpyBatchAsyncV2Impl(void **to, size_t *rooms, void **from, siz
                                       size_t attribute_count, rtStream_t stream);
 rtError_t aclrtMemcpyToSymbolAsyncImpl(const void *symbol, const void *from, size_t size,
                                        size_t offset, uint32_t kind, rtStream_t stream);
-rtError_t aclrtMemcpyFromSymbolAsyncImpl(void *to, const void *symbol, size_t size, size_t offset,
-                                         uint32_t kind, rtStream_t stream);
+rtError_t aclrtMemcpyFromSymbolAsyncImpl(void *to, size_t room, const void *symbol, size_t size,
+                                         size_t offset, uint32_t kind, rtStream_t stream);
 typedef struct {
     uint32_t type, id;
 } aclrtMemManagedLocation;
@@ -643,6 +643,15 @@ rtError_t rtsCntNotifyRecord(rtNotify_t notify, rtStream_t stream, void *how);
 rtError_t aclrtCntNotifyCreateImpl(rtNotify_t *notify, uint64_t flag);
 rtError_t aclrtCntNotifyDestroyImpl(rtNotify_t notify);
 rtError_t aclrtCntNotifyRecordImpl(rtNotify_t notify, rtStream_t stream, void *how);
+
+/* Buffers of the program's. */
+typedef struct aclDataBuffer aclDataBuffer;
+aclDataBuffer *aclCreateDataBufferImpl(void *data, size_t size);
+rtError_t aclDestroyDataBufferImpl(const aclDataBuffer *buffer);
+rtError_t aclUpdateDataBufferImpl(aclDataBuffer *buffer, void *data, size_t size);
+void *aclGetDataBufferAddrImpl(const aclDataBuffer *buffer);
+size_t aclGetDataBufferSizeV2Impl(const aclDataBuffer *buffer);
+uint32_t aclGetDataBufferSizeImpl(const aclDataBuffer *buffer);
 
 /* Pools of memory that is given in the order of a stream. */
 typedef void *rtMemPool_t;

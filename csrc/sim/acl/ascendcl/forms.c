@@ -147,3 +147,27 @@ rtError_t aclrtCntNotifyWaitWithTimeout(rtNotify_t notify, rtStream_t stream, vo
 rtError_t aclrtCntNotifyWaitWithTimeout(rtNotify_t notify, rtStream_t stream, void *until) {
     return aclrtCntNotifyWaitWithTimeoutImpl(notify, stream, until);
 }
+
+/* Buffers of the program's. */
+aclDataBuffer *aclCreateDataBuffer(void *data, size_t size);
+aclDataBuffer *aclCreateDataBuffer(void *data, size_t size) {
+    return aclCreateDataBufferImpl(data, size);
+}
+rtError_t aclDestroyDataBuffer(const aclDataBuffer *buffer);
+rtError_t aclDestroyDataBuffer(const aclDataBuffer *buffer) {
+    return aclDestroyDataBufferImpl(buffer);
+}
+rtError_t aclUpdateDataBuffer(aclDataBuffer *buffer, void *data, size_t size);
+rtError_t aclUpdateDataBuffer(aclDataBuffer *buffer, void *data, size_t size) {
+    return aclUpdateDataBufferImpl(buffer, data, size);
+}
+void *aclGetDataBufferAddr(const aclDataBuffer *buffer);
+void *aclGetDataBufferAddr(const aclDataBuffer *buffer) { return aclGetDataBufferAddrImpl(buffer); }
+size_t aclGetDataBufferSizeV2(const aclDataBuffer *buffer);
+size_t aclGetDataBufferSizeV2(const aclDataBuffer *buffer) {
+    return aclGetDataBufferSizeV2Impl(buffer);
+}
+uint32_t aclGetDataBufferSize(const aclDataBuffer *buffer);
+uint32_t aclGetDataBufferSize(const aclDataBuffer *buffer) {
+    return aclGetDataBufferSizeImpl(buffer);
+}
