@@ -60,6 +60,14 @@ CREATE(aclrtMallocPhysicalImpl,
        (rtDrvMemHandle * handle, size_t size, const aclrtPhysicalMemProp *property, uint64_t flags),
        (handle, size, property, flags))
 
+uint64_t aliquot_mapping_base(uint64_t address) {
+    void *base = NULL;
+    size_t bytes;
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemGetAddressRange, ((void *)(uintptr_t)address, &base, &bytes));
+    return result == RT_OK ? (uintptr_t)base : 0;
+}
+
 /* -- Handles and mappings ---------------------------------------------------------------------------- */
 
 #define RELEASE(symbol, type, value)                                                               \
@@ -67,7 +75,7 @@ CREATE(aclrtMallocPhysicalImpl,
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(handle);                                                           \
         uint64_t of = aliquot_ready() == RT_OK ? (uintptr_t)(value) : 0;                           \
-        uint64_t number = of ? aliquot_physical_release(of) : 0;                                   \
+        uint32_t number = of ? aliquot_physical_release(of) : 0;                                   \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (handle));                                                    \
         aliquot_physical_released(number, of, result == RT_OK);                                    \
@@ -80,12 +88,12 @@ RELEASE(aclrtFreePhysicalImpl, rtDrvMemHandle, handle)
 #define MAP(symbol)                                                                                \
     rtError_t aliquot_##symbol(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,   \
                                uint64_t flags) {                                                   \
-        if (aliquot_is_inner())                                                                    \
+        if (aliquot_is_inner() || aliquot_ready() != RT_OK)                                        \
             return REAL(symbol)(pointer, size, offset, handle, flags);                             \
-        uint64_t number = aliquot_ready() == RT_OK ? aliquot_physical_map((uintptr_t)handle) : 0;  \
+        uint32_t number = aliquot_physical_map((uintptr_t)handle);                                 \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer, size, offset, handle, flags));                      \
-        aliquot_physical_mapped(number, (uintptr_t)pointer, result == RT_OK);                      \
+        aliquot_physical_mapped(number, (uintptr_t)pointer, size, result == RT_OK);                \
         return result;                                                                             \
     }
 MAP(rtMapMem)
@@ -94,13 +102,13 @@ MAP(aclrtMapMemImpl)
 
 #define UNMAP(symbol)                                                                              \
     rtError_t aliquot_##symbol(void *pointer) {                                                    \
-        if (aliquot_is_inner())                                                                    \
+        if (aliquot_is_inner() || aliquot_ready() != RT_OK)                                        \
             return REAL(symbol)(pointer);                                                          \
-        uint64_t number =                                                                          \
-            aliquot_ready() == RT_OK ? aliquot_physical_unmap((uintptr_t)pointer) : 0;             \
+        struct aliquot_unmapping unmapping;                                                        \
+        aliquot_physical_unmap(&unmapping, (uintptr_t)pointer, 0);                                 \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer));                                                   \
-        aliquot_physical_unmapped(number, (uintptr_t)pointer, result == RT_OK);                    \
+        aliquot_physical_unmapped(&unmapping, result == RT_OK);                                    \
         return result;                                                                             \
     }
 UNMAP(rtUnmapMem)
@@ -137,11 +145,10 @@ static uint64_t key_of(const void *shareable, uint32_t kind) {
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
-        uint64_t number =                                                                          \
-            aliquot_ready() == RT_OK ? aliquot_physical_export((uintptr_t)handle) : 0;             \
+        uint32_t number = aliquot_ready() == RT_OK ? aliquot_physical_keep((uintptr_t)handle) : 0; \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        aliquot_physical_exported(number, result == RT_OK ? key_of(shareable, kind) : 0);          \
+        aliquot_physical_exported(number, result == RT_OK ? key_of(shareable, kind) : 0, -1);      \
         return result;                                                                             \
     }
 EXPORT(rtMemExportToShareableHandle, RT_MEM_SHARE_HANDLE_DEFAULT,
@@ -165,7 +172,7 @@ EXPORT(aclrtMemExportToShareableHandleV2Impl, kind,
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
         bool ready = aliquot_ready() == RT_OK;                                                     \
-        uint64_t wanted = ready ? (key) : 0, held = wanted ? aliquot_physical_import(wanted) : 0;  \
+        uint64_t held = aliquot_physical_import(ready ? (key) : 0);                                \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
         if (ready)                                                                                 \

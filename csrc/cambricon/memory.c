@@ -1,6 +1,8 @@
 /* Linear memory, and what a program may know of the device's memory. */
 #include "shim.h"
 
+#include "shim/memory/physical.h"
+
 #include <stdlib.h>
 
 /* Allocations of at most this part of a page may lie together in one. */
@@ -166,7 +168,7 @@ static CNresult shown(CNresult result, uint64_t *free_bytes, uint64_t *total) {
     if (cap >= *total)
         return result;
     aliquot_synchronised();
-    aliquot_vmm_settle();
+    aliquot_physical_settle();
     uint64_t used = aliquot_used(device);
     *total = cap;
     *free_bytes = used < cap ? cap - used : 0;

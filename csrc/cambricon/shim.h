@@ -86,9 +86,6 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 #define ALIQUOT_RETRY(result, call)                                                                \
     ALIQUOT_CALL_AGAIN_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
-/* What only a descriptor kept is given back once that is closed. Cheap when there is none. */
-void aliquot_vmm_settle(void);
-
 /* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
  * Cheap when there are none. */
 void aliquot_pools_settle(uint32_t device);
@@ -98,7 +95,6 @@ void aliquot_modules_context_gone(uint16_t context);
 
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_context_forget(void);
-void aliquot_vmm_forget(void);
 void aliquot_pool_forget(void);
 void aliquot_module_forget(void);
 

@@ -2,6 +2,8 @@
  * functions, after which it looks. */
 #include "shim.h"
 
+#include "shim/memory/physical.h"
+
 /* The lane of a queue; that of a default one depends on the context where there are several
  * devices. */
 static uint64_t lane_of(CNqueue queue, const struct aliquot_thread *thread) {
@@ -136,7 +138,7 @@ static CNresult asked(CNresult result) {
 
 static CNresult waited(CNresult result) {
     aliquot_synchronised();
-    aliquot_vmm_settle();
+    aliquot_physical_settle();
     return asked(result);
 }
 
