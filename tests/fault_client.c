@@ -2,21 +2,21 @@
  * Usage: fault_client DRIVER, the file of the failing driver; one command a line on standard input, one
  * answer a line:
  *
- *   begin AT FROM_THEN CODE            starts the tenant of the vendor that it is linked with
- *   try KIND SIZE DICE ROUNDS AT FROM_THEN CODE
+ *   begin AT FROM_THEN CODE ONLY       starts the tenant of the vendor that it is linked with
+ *   try KIND SIZE DICE ROUNDS AT FROM_THEN CODE ONLY
  *       gets a thing of that kind, does something to it so many times, gives it back, waits for all of it
- *   again …                            the same
  *   call NAME CODE ARGUMENTS           calls a function whose every call fails; a letter an argument:
- *       p a zeroed place of its own, 0 and 1 themselves, k 4096, m the first address that the tenant got
- *   pass NAME …                        the same, with no failure
+ *       p a zeroed place of its own, 0 and 1 themselves, k 4096
  *   end                                gives everything back
  *
- * With AT the n-th call of the driver fails with CODE, and all after it if FROM_THEN. The answer is
- *   WHAT calls=N failed=N first=FUNCTION in=FUNCTION answer=CODE hidden=N text
+ * The AT-th call of the driver fails with CODE (0: none), and all after it where FROM_THEN is 1; of the calls
+ * of ONLY, where that is a function. The answer is
+ *   WHAT calls=N failed=N first=FUNCTION in=FUNCTION answer=CODE text=TEXT
  * WHAT is `done`, `refused` where the thing could not be got, or `gave-up` where the tenant found what it
- * did not expect, with what that was as the text. `in` is the function of the shim that the tenant was
- * calling when the first call failed, and what it answered; `hidden` counts the calls that the shim
- * answered with success although their own was failed. */
+ * did not expect, with what that was as the text. `first` is the function of the driver that failed first,
+ * `in` the one that the tenant was calling then, and `answer` what that answered. Where a single call has
+ * failed and a thing is held all the same, there is a line `holding` before the answer, and a wait for a
+ * line. */
 #include "fault_driver.h"
 #include "fault_stub.h"
 #include "tenant.h"
@@ -56,7 +56,6 @@ static struct {
     int64_t failed_before;
     int in; /* -1: no call has failed yet */
     uint32_t answer;
-    unsigned hidden;
 } within;
 
 static struct {
@@ -120,9 +119,8 @@ static void unlock(void) {
     lock = -1;
 }
 
-/* In place of the tenants' own, which ends the program. Linked with --wrap=fail. */
-void __wrap_fail(const char *format, ...) __attribute__((noreturn));
-void __wrap_fail(const char *format, ...) {
+/* In place of the tenants' own, which ends the program. */
+void fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(given_up, sizeof given_up, format, arguments);
@@ -131,23 +129,33 @@ void __wrap_fail(const char *format, ...) {
     longjmp(way_out, 1);
 }
 
-static struct fault_plan plan_of(char **word, int code_at) {
+static const struct fault_plan nothing = {.only = -1};
+
+/* AT FROM_THEN CODE ONLY. */
+static struct fault_plan plan_of(char **word) {
     return (struct fault_plan){.at = strtoll(word[0], NULL, 10),
-                               .only = -1,
                                .from_then = word[1][0] == '1',
-                               .code = (int32_t)strtoll(word[code_at], NULL, 10)};
+                               .code = (int32_t)strtoll(word[2], NULL, 10),
+                               .only = driver.number(word[3])};
 }
 
+/* What was seen until the plan was dropped. */
+static struct fault_seen last_seen;
+
 static void arm(const struct fault_plan *plan) {
-    within.depth = within.hidden = 0;
+    last_seen = (struct fault_seen){.first = -1};
+    within.depth = 0;
     within.in = -1;
     given_up[0] = 0;
     driver.plan(plan);
 }
 
 static void report(const char *what) {
-    struct fault_seen seen = driver.seen();
-    driver.plan(&(struct fault_plan){.only = -1});
+    struct fault_seen seen = last_seen.failed ? last_seen : driver.seen();
+    /* What could not be told when it was asked for is taken up with the next wait. */
+    driver.plan(&nothing);
+    if (seen.failed)
+        vendor.synchronise();
     printf("%s calls=%lld failed=%lld first=%s in=%s answer=%u text=%s\n", what,
            (long long)seen.calls, (long long)seen.failed,
            seen.first >= 0 ? driver.name(seen.first) : "-",
@@ -156,7 +164,7 @@ static void report(const char *what) {
 }
 
 static void begin(char **word) {
-    struct fault_plan plan = plan_of(word, 2);
+    struct fault_plan plan = plan_of(word);
     int result = 0;
     arm(&plan);
     if (setjmp(way_out) == 0) {
@@ -169,6 +177,9 @@ static void begin(char **word) {
 /* The test looks at what is held. */
 static void pause_holding(void) {
     char line[16];
+    last_seen = driver.seen();
+    driver.plan(&nothing);
+    MUST(vendor.synchronise());
     printf("holding\n");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin))
@@ -182,7 +193,7 @@ static uint64_t mixed(uint64_t number) {
 }
 
 static void try(char **word) {
-    struct fault_plan plan = plan_of(word + 4, 2);
+    struct fault_plan plan = plan_of(word + 4);
     uint64_t dice = strtoull(word[2], NULL, 10);
     int rounds = atoi(word[3]), result;
     struct thing *volatile at = &thing[things % 4];
@@ -200,7 +211,8 @@ static void try(char **word) {
             !driver.seen().failed)
             fail("a poke is answered with %d", poked);
     }
-    if (result == 0 && driver.seen().failed)
+    struct fault_seen seen = driver.seen();
+    if (result == 0 && seen.failed && !plan.from_then)
         pause_holding();
     if (result == 0)
         give(at, mixed(dice + 99));
@@ -210,7 +222,7 @@ static void try(char **word) {
 }
 
 static void end(void) {
-    arm(&(struct fault_plan){.only = -1});
+    arm(&nothing);
     if (setjmp(way_out) == 0) {
         MUST(vendor.synchronise());
         vendor.trim();
@@ -224,12 +236,12 @@ static void end(void) {
 
 static char (*places)[PLACE];
 
-static void call(char **word, bool fails) {
+static void call(char **word) {
     typedef int function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
                          uint64_t, uint64_t, uint64_t, uint64_t);
     uint64_t argument[ARGUMENTS] = {0};
     void *found = dlsym(RTLD_DEFAULT, word[0]);
-    struct fault_plan plan = {.at = fails, .from_then = true, .only = driver.number(word[0])};
+    struct fault_plan plan = {.at = 1, .from_then = true, .only = driver.number(word[0])};
     plan.code = (int32_t)strtoll(word[1], NULL, 10);
     if (!found || plan.only < 0) {
         printf("absent\n");
@@ -278,14 +290,12 @@ int main(int argc, char **argv) {
         for (char *at = strtok_r(line, " \n", &rest); at && words < 12;
              at = strtok_r(NULL, " \n", &rest))
             word[words++] = at;
-        if (words == 4 && !strcmp(word[0], "begin"))
+        if (words == 5 && !strcmp(word[0], "begin"))
             begin(word + 1);
-        else if (words == 8 && !strcmp(word[0], "try"))
+        else if (words == 9 && !strcmp(word[0], "try"))
             try(word + 1);
         else if (words == 4 && !strcmp(word[0], "call"))
-            call(word + 1, true);
-        else if (words == 4 && !strcmp(word[0], "pass"))
-            call(word + 1, false);
+            call(word + 1);
         else if (words == 1 && !strcmp(word[0], "end"))
             end();
         else

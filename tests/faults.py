@@ -93,7 +93,7 @@ def build_client(site: Site) -> Path:
     program = site.folder / "fault_client"
     if not program.exists():
         sources = ["fault_client.c", *COMMON, *site.vendor.sources]
-        wrapped = (f"-Wl,--wrap={name}" for name in ("symbol_of", "fail", "hold_letters"))
+        wrapped = (f"-Wl,--wrap={name}" for name in ("symbol_of", "hold_letters"))
         compile_c(site.folder, program.name, sources, *wrapped)
     return program
 
@@ -131,9 +131,12 @@ class Faulty:
         match = ANSWER.fullmatch(said)
         if not match:
             status = self.process.wait(PATIENCE_SECONDS)
-            pytest.fail(f"it said {said!r} and ended with {status} at: {'; '.join(self.lines)}")
+            pytest.fail(f"it said {said!r} and ended with {status} at: {self._last()}")
         what, calls, failed, first, within, answer, text = match.groups()
         return Answer(what, int(calls), int(failed), first, within, int(answer), text)
+
+    def _last(self) -> str:
+        return "; ".join(self.lines[-6:])
 
     def _say(self, line: str) -> str:
         assert self.process.stdin
@@ -141,7 +144,7 @@ class Faulty:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
         if not select.select([self.process.stdout], [], [], PATIENCE_SECONDS)[0]:
-            pytest.fail(f"it hangs at: {'; '.join(self.lines)}")
+            pytest.fail(f"it hangs at: {self._last()}")
         return self.process.stdout.readline().rstrip("\n")
 
     def do(self, *words: object) -> Answer:
@@ -155,8 +158,8 @@ class Faulty:
         assert self.process.stdin
         self.process.stdin.close()
         status = self.process.wait(PATIENCE_SECONDS)
-        assert status == 0, f"it ended with {status} after: {'; '.join(self.lines)}"
-        assert self.errors.read_text() == "", f"after: {'; '.join(self.lines)}"
+        said = self.errors.read_text()
+        assert (status, said) == (0, ""), f"after: {self._last()}"
 
     def kill(self) -> None:
         """End it in any case."""

@@ -122,6 +122,8 @@ def simulated(
     with tempfile.TemporaryDirectory(prefix="aliquot-test-", dir="/dev/shm") as folder:
         settings |= {"vendor": vendor}
         settings.setdefault("context", CONTEXT)
+        if vendor == "ascend":  # pools grow by whole pages, and by no more
+            settings.setdefault("pool_chunk", PAGE)
         settings.setdefault("compute_capability", (9, 0))
         settings.setdefault("nvlinks", (18, 18))
         node = Node.of("caps", [Device(memory=memory, **settings), Device(**settings)])

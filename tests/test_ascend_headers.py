@@ -57,6 +57,8 @@ CONSTANTS = {
     "RT_CAPTURE_MODE_RELAXED": "ACL_MODEL_RI_CAPTURE_MODE_RELAXED",
     "RT_EVENT_INIT": "ACL_EVENT_RECORDED_STATUS_NOT_READY",
     "RT_EVENT_RECORDED": "ACL_EVENT_RECORDED_STATUS_COMPLETE",
+    "RT_DEV_ATTR_AICORE_CORE_NUM": "ACL_DEV_ATTR_AICORE_CORE_NUM",
+    "RT_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE": "ACL_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE",
     "RT_MEM_POOL_RESERVED": "ACL_RT_MEM_POOL_ATTR_RESERVED_MEM_CURRENT",
     "RT_MEM_POOL_USED": "ACL_RT_MEM_POOL_ATTR_USED_MEM_CURRENT",
     "RT_MEM_POOL_USED_HIGH": "ACL_RT_MEM_POOL_ATTR_USED_MEM_HIGH",
@@ -65,6 +67,7 @@ CONSTANTS = {
 NOT_IN_THE_HEADERS = {
     "RT_MEM_HOST_SIDE": "where memory of rtDrvMemProp_t is",
     "RT_MEM_DEV_SIDE": "where memory of rtDrvMemProp_t is",
+    "RT_MEM_INFO_LAST_SIZE": "which kinds of what rtMemGetInfoByType tells are sizes",
     "RT_IPC_NAME_BYTES": "how long names are, which programs ask for with a constant of their own",
 }
 # Functions that CANN's libraries have and its public headers have not.

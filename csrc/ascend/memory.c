@@ -37,10 +37,14 @@ static rtError_t begin(struct request *request, uint64_t bytes, int64_t number) 
 /* Books the runtime's answer, which it returns: memory was given at `*pointer`, or not. */
 static rtError_t finish(struct request *request, rtError_t result, void *const *pointer) {
     if (request->device < 0) {
-        /* A runtime that opens a device by itself has just done so. */
-        if (result != RT_OK || aliquot_ready() != RT_OK ||
-            (request->device = aliquot_device_current()) < 0)
+        /* A runtime that opens a device by itself has just done so. What nobody can charge is not to be had. */
+        if (result != RT_OK || aliquot_ready() != RT_OK)
             return result;
+        rtError_t told = aliquot_device_ask(&request->device);
+        if (request->device < 0) {
+            ALIQUOT_CALL(result, rtFree, (*pointer));
+            return told != RT_OK ? told : RT_MEMORY_ALLOCATION;
+        }
         request->pages = aliquot_whole_pages((uint32_t)request->device, request->bytes);
         aliquot_charge_given((uint32_t)request->device, request->pages);
     }
@@ -170,6 +174,9 @@ void aliquot_debt_cancel(uint64_t pointer) { (void)pointer; }
  * memory of which the device has less than the slice, all is shown, and of it as much free as the slice has
  * left. */
 static void show_slice(int device, size_t *free, size_t *total) {
+    /* Where it cannot be told which device it is of, it is of the only one. */
+    if (device == -2 && aliquot_slice.device_count == 1)
+        device = 0;
     if (device < 0) {
         *free = 0;
         return;

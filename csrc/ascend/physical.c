@@ -5,30 +5,33 @@
 #include "shim/memory/physical.h"
 #include "shim/memory/shared.h"
 
+/* In place of a device's number. */
+static const int64_t OF_HOST = -1, OF_THREAD = -2;
+
 /* Charges for device `number`; `*index` is that in the grant, -1: not ours. */
 static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *bytes) {
     *index = -1;
     rtError_t result = aliquot_ready();
     if (result != RT_OK)
         return result == RT_NO_DEVICE ? RT_OK : result;
-    if (number < 0)
+    if (number == OF_HOST)
         return RT_OK;
-    *index = aliquot_device_index((int32_t)number);
+    if (number == OF_THREAD)
+        result = aliquot_device_ask(index);
+    else
+        *index = aliquot_device_index((int32_t)number);
+    if (result != RT_OK)
+        return result;
     if (*index < 0)
         return *index == -1 ? RT_MEMORY_ALLOCATION : RT_OK;
     *bytes = aliquot_whole_pages((uint32_t)*index, size);
     return aliquot_charge((uint32_t)*index, *bytes) ? RT_OK : RT_MEMORY_ALLOCATION;
 }
 
-/* The device that a request names by its attributes, or else the thread's; -1: it has none. */
+/* The device that a request names by its attributes, or else the thread's. */
 static int64_t named(const rtMallocConfig_t *config) {
     int64_t number = aliquot_device_named(config);
-    int32_t current;
-    rtError_t result;
-    if (number >= 0)
-        return number;
-    ALIQUOT_CALL(result, rtGetDevice, (&current));
-    return result == RT_OK ? current : -1;
+    return number >= 0 ? number : OF_THREAD;
 }
 
 #define CREATE(symbol, number, parameters, arguments)                                              \
@@ -48,7 +51,7 @@ static int64_t named(const rtMallocConfig_t *config) {
         return result;                                                                             \
     }
 
-CREATE(rtMallocPhysical, property && property->side != RT_MEM_HOST_SIDE ? property->devid : -1ll,
+CREATE(rtMallocPhysical, property && property->side != RT_MEM_HOST_SIDE ? property->devid : OF_HOST,
        (rtDrvMemHandle * handle, size_t size, rtDrvMemProp_t *property, uint64_t flags),
        (handle, size, property, flags))
 CREATE(rtsMemMallocPhysical, named(config),
@@ -56,7 +59,7 @@ CREATE(rtsMemMallocPhysical, named(config),
        (handle, size, policy, config))
 CREATE(aclrtMallocPhysicalImpl,
        property && property->location.type == ACL_MEM_LOCATION_TYPE_DEVICE ? property->location.id
-                                                                           : -1ll,
+                                                                           : OF_HOST,
        (rtDrvMemHandle * handle, size_t size, const aclrtPhysicalMemProp *property, uint64_t flags),
        (handle, size, property, flags))
 

@@ -17,9 +17,7 @@ static struct pool {
     rtMemPool_t handle; /* NULL: a free place */
     uint32_t device;
     uint64_t charged; /* bytes */
-    bool
-        doomed; /* the program has destroyed it; the runtime is told when it is empty: until then it
-                       * has what it reserved, and can be asked how much that is */
+    bool doomed; /* the program has destroyed it, and the runtime is told when it is empty */
 } pools[POOLS];
 
 /* Held over the runtime's calls that let a pool grow. */
@@ -125,17 +123,20 @@ struct growth {
 
 static rtError_t begin(struct growth *growth, rtMemPool_t handle, uint64_t size) {
     *growth = (struct growth){.pool = handle, .device = -2};
-    if (aliquot_ready() != RT_OK || !handle)
+    rtError_t result = aliquot_ready();
+    if (result == RT_NO_DEVICE || (result == RT_OK && !handle))
         return RT_OK;
+    if (result != RT_OK)
+        return result;
     pthread_mutex_lock(&mutex);
     const struct pool *known = find(handle);
     growth->device = known ? (int)known->device : -2;
     pthread_mutex_unlock(&mutex);
     /* (One that we did not see made is the thread's device's.) */
     if (growth->device == -2)
-        growth->device = aliquot_device_current();
+        result = aliquot_device_ask(&growth->device);
     if (growth->device == -2)
-        return RT_OK;
+        return result;
     if (growth->device < 0)
         return RT_MEMORY_ALLOCATION;
     uint32_t device = (uint32_t)growth->device;

@@ -51,8 +51,10 @@ const struct aliquot_vendor aliquot_vendor = {
 CNresult aliquot_prepare(void) {
     int count;
     /* Without an initialised driver there is nothing to guard, and no slot to take. */
-    if (!HAVE(cnDeviceGetCount) || REAL(cnDeviceGetCount)(&count) != CN_SUCCESS)
-        return CN_ERROR_NOT_INITIALIZED;
+    CNresult result =
+        HAVE(cnDeviceGetCount) ? REAL(cnDeviceGetCount)(&count) : CN_ERROR_NOT_INITIALIZED;
+    if (result != CN_SUCCESS)
+        return result;
     if (!aliquot_join())
         return CN_ERROR_OPERATING_SYSTEM;
     handle_count = count < 0 ? 0 : count < ALIQUOT_ORDINALS ? (uint32_t)count : ALIQUOT_ORDINALS;

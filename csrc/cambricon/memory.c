@@ -19,9 +19,10 @@ struct request {
 };
 
 static CNresult begin(struct request *request, uint64_t bytes) {
-    *request = (struct request){.context = aliquot_context_current()};
+    *request = (struct request){.context = NULL};
+    CNresult told = aliquot_context_ask(&request->context);
     if (!request->context)
-        return CN_SUCCESS;
+        return told;
     if (request->context->device < 0)
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
@@ -156,14 +157,15 @@ static CNresult shown(CNresult result, uint64_t *free_bytes, uint64_t *total) {
     const struct aliquot_context *context;
     if (result != CN_SUCCESS || !free_bytes || !total)
         return result;
-    context = aliquot_context_current();
-    if (!context)
+    CNresult told = aliquot_context_ask(&context);
+    /* Where it cannot be told which device it is of, it is of the only one. */
+    if (!context && (told == CN_SUCCESS || aliquot_slice.device_count != 1))
         return result;
-    if (context->device < 0) {
+    if (context && context->device < 0) {
         *free_bytes = 0;
         return result;
     }
-    uint32_t device = (uint32_t)context->device;
+    uint32_t device = context ? (uint32_t)context->device : 0;
     uint64_t cap = aliquot_cap(device);
     if (cap >= *total)
         return result;

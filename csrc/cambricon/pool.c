@@ -75,7 +75,7 @@ static void look_at_doomed(struct pool *pool) {
     if (HAVE(cnMemPoolTrimTo))
         REAL(cnMemPoolTrimTo)(pool->handle, 0);
     settle(pool, 0);
-    if (pool->charged || (reads(pool->handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && used))
+    if (pool->charged || !reads(pool->handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) || used)
         return;
     REAL(cnMemPoolDestroy)(pool->handle);
     *pool = (struct pool){0};
@@ -110,45 +110,60 @@ void aliquot_synchronised(void) {
         settle_device(d, false);
 }
 
-/* The device that a pool is of: a default one's, unless we saw it made. -1: nobody can tell. */
-static int device_of(CNmemoryPool handle) {
-    int count = 0, found = -1;
-    pthread_mutex_lock(&mutex);
-    const struct pool *known = find(handle);
-    if (known)
-        found = (int)known->device;
-    pthread_mutex_unlock(&mutex);
-    REAL(cnDeviceGetCount)(&count);
-    for (int i = 0; found < 0 && i < count; i++) {
-        CNdev ordinal;
-        CNmemoryPool pool = NULL;
-        if (REAL(cnDeviceGet)(&ordinal, i) == CN_SUCCESS && HAVE(cnDeviceGetDefaultMemPool) &&
-            REAL(cnDeviceGetDefaultMemPool)(&pool, ordinal) == CN_SUCCESS && pool == handle)
-            found = aliquot_device_index(ordinal);
-        else if (HAVE(cnDeviceGetMemPool) &&
-                 REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS && pool == handle)
-            found = aliquot_device_index(ordinal);
-    }
-    return found;
+/* Whether a device that the driver shows has the pool for its own; the driver's answer, if it has not told. */
+static bool is_of(CNmemoryPool handle, CNdev ordinal, CNresult *told) {
+    CNmemoryPool pool = NULL;
+    CNresult result = CN_SUCCESS;
+    if (HAVE(cnDeviceGetDefaultMemPool))
+        result = REAL(cnDeviceGetDefaultMemPool)(&pool, ordinal);
+    if (pool != handle && HAVE(cnDeviceGetMemPool) && result == CN_SUCCESS)
+        result = REAL(cnDeviceGetMemPool)(&pool, ordinal);
+    if (result != CN_SUCCESS)
+        *told = result;
+    return result == CN_SUCCESS && pool == handle;
 }
 
-/* The pool from which a queue's device allocates; NULL: it cannot be told. */
-static CNmemoryPool pool_of(CNqueue queue) {
+/* The device that a pool is of: a default one's, unless we saw it made. `*found` is -1 where nobody can tell.
+ * Errors: the driver's, where it has not told. */
+static CNresult device_of(CNmemoryPool handle, int *found) {
+    pthread_mutex_lock(&mutex);
+    const struct pool *known = find(handle);
+    *found = known ? (int)known->device : -1;
+    pthread_mutex_unlock(&mutex);
+    int count = 0;
+    CNdev ordinal;
+    CNresult told = *found < 0 ? REAL(cnDeviceGetCount)(&count) : CN_SUCCESS;
+    for (int i = 0; *found < 0 && i < count; i++) {
+        CNresult result = REAL(cnDeviceGet)(&ordinal, i);
+        if (result != CN_SUCCESS)
+            told = result;
+        else if (is_of(handle, ordinal, &told))
+            *found = aliquot_device_index(ordinal);
+    }
+    return *found < 0 ? told : CN_SUCCESS;
+}
+
+/* The pool from which a queue's device allocates; NULL: this driver does not tell. Errors: the driver's. */
+static CNresult pool_of(CNqueue queue, CNmemoryPool *pool) {
     CNcontext before = NULL, context = NULL;
     CNdev ordinal;
-    CNmemoryPool pool = NULL;
-    bool known;
+    CNresult result = CN_SUCCESS;
+    *pool = NULL;
     if (!HAVE(cnDeviceGetMemPool))
-        return NULL;
+        return CN_SUCCESS;
     if (queue > CN_QUEUE_TYPE_LEGACY && HAVE(cnQueueGetContext) &&
-        REAL(cnQueueGetContext)(queue, &context) == CN_SUCCESS &&
-        REAL(cnCtxGetCurrent)(&before) == CN_SUCCESS && before != context) {
-        REAL(cnCtxSetCurrent)(context);
-        known = REAL(cnCtxGetDevice)(&ordinal) == CN_SUCCESS;
+        REAL(cnQueueGetContext)(queue, &context) == CN_SUCCESS)
+        result = REAL(cnCtxGetCurrent)(&before);
+    if (result != CN_SUCCESS)
+        return result;
+    if (before != context)
+        result = REAL(cnCtxSetCurrent)(context);
+    if (result != CN_SUCCESS)
+        return result;
+    result = REAL(cnCtxGetDevice)(&ordinal);
+    if (before != context)
         REAL(cnCtxSetCurrent)(before);
-    } else
-        known = REAL(cnCtxGetDevice)(&ordinal) == CN_SUCCESS;
-    return known && REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS ? pool : NULL;
+    return result == CN_SUCCESS ? REAL(cnDeviceGetMemPool)(pool, ordinal) : result;
 }
 
 /* -- Growing ------------------------------------------------------------------------------------------- */
@@ -220,10 +235,15 @@ struct growth {
 };
 
 static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
+    int device;
     *growth = (struct growth){.pool = pool};
-    if (aliquot_ready() != CN_SUCCESS || !pool)
+    CNresult result = aliquot_ready();
+    if (result == CN_ERROR_NOT_INITIALIZED || (result == CN_SUCCESS && !pool))
         return CN_SUCCESS;
-    int device = device_of(pool);
+    if (result == CN_SUCCESS)
+        result = device_of(pool, &device);
+    if (result != CN_SUCCESS)
+        return result;
     growth->stray = device < 0;
     if (growth->stray)
         return CN_SUCCESS;
@@ -281,9 +301,12 @@ static CNresult finish(const struct growth *growth, CNresult result, const CNadd
 
 CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
     struct growth growth;
+    CNmemoryPool pool;
     if (OWN_CALL())
         return REAL(cnMemAllocAsync)(address, bytes, queue);
-    CNresult result = begin(&growth, pool_of(queue), bytes);
+    CNresult result = pool_of(queue, &pool);
+    if (result == CN_SUCCESS)
+        result = begin(&growth, pool, bytes);
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(address, bytes, queue));
@@ -344,7 +367,7 @@ CNresult aliquot_cnMemPoolDestroy(CNmemoryPool handle) {
     CNresult result = CN_SUCCESS;
     if (pool && pool->doomed)
         result = CN_ERROR_INVALID_VALUE;
-    else if (pool && reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && used) {
+    else if (pool && (!reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) || used)) {
         pool->doomed = true;
         detach(handle);
     } else

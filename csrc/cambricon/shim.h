@@ -44,14 +44,14 @@ extern __thread struct aliquot_own aliquot_own __attribute__((tls_model("initial
 
 /* Whether this process is attached to its region and knows its devices; attaches it if the driver
  * is initialised. CN_SUCCESS: yes. CN_ERROR_NOT_INITIALIZED: the driver is not initialised, let it
- * speak for itself. Else: initialisation must fail with this code (one line was printed). */
+ * speak for itself. Else: initialisation must fail with this code, and so what would take memory (one
+ * line was printed, or it is the driver's own). */
 CNresult aliquot_prepare(void);
 static inline CNresult aliquot_ready(void) {
     return __builtin_expect(aliquot_prepared(), 1) ? CN_SUCCESS : aliquot_prepare();
 }
 
 /* Index into the grant of a device, by its handle or its ordinal; -1 when it is not in the slice. */
-enum { ALIQUOT_NO_SUCH_DEVICE = -2 }; /* by its ordinal only */
 int aliquot_device_index(CNdev device);
 int aliquot_ordinal_index(uint32_t ordinal);
 
@@ -67,7 +67,10 @@ struct aliquot_context {
 };
 
 /* The calling thread's context, attaching the process if need be; NULL when there is none or the
- * driver is not initialised: the driver will say so itself. */
+ * driver is not initialised: the driver will say so itself. Errors: the driver's own, where it cannot
+ * tell; what would take memory must fail with it. */
+CNresult aliquot_context_ask(const struct aliquot_context **context);
+/* The same, and NULL also where it cannot be told. */
 const struct aliquot_context *aliquot_context_current(void);
 
 /* Notices a context of which nothing is known yet, which is current. */

@@ -25,10 +25,13 @@ uint64_t aliquot_mapping_base(uint64_t address) {
 
 CNresult aliquot_cnMemCreate(CNmemGenericAllocationHandle *handle, uint64_t bytes,
                              CNmemAllocationProp *properties, uint64_t flags) {
-    if (!properties || properties->location.type != CN_MEM_LOCATION_TYPE_DEVICE ||
-        aliquot_ready() != CN_SUCCESS || OWN_CALL())
-        return REAL(cnMemCreate)(handle, bytes, properties, flags);
-    CNresult result;
+    CNresult result = CN_ERROR_NOT_INITIALIZED;
+    if (properties && properties->location.type == CN_MEM_LOCATION_TYPE_DEVICE && !OWN_CALL())
+        result = aliquot_ready();
+    if (result != CN_SUCCESS) /* the driver says itself that it is not initialised */
+        return result == CN_ERROR_NOT_INITIALIZED
+                   ? REAL(cnMemCreate)(handle, bytes, properties, flags)
+                   : result;
     int index = aliquot_ordinal_index(properties->location.id);
     uint32_t device = (uint32_t)index;
     if (index == ALIQUOT_NO_SUCH_DEVICE)
@@ -38,13 +41,15 @@ CNresult aliquot_cnMemCreate(CNmemGenericAllocationHandle *handle, uint64_t byte
     uint64_t charged = aliquot_whole_pages(device, bytes);
     if (!aliquot_charge(device, charged)) {
         /* What the driver would not give in any case gets its own answer. */
-        uint64_t step;
-        bool possible = !HAVE(cnMemGetAllocationGranularity) ||
-                        (REAL(cnMemGetAllocationGranularity)(
-                             &step, properties, CN_MEM_ALLOC_GRANULARITY_MINIMUM) == CN_SUCCESS &&
-                         step && bytes && bytes % step == 0);
-        return possible ? CN_MEMORY_ERROR_OUT_OF_MEMORY
-                        : REAL(cnMemCreate)(handle, bytes, properties, flags);
+        uint64_t step = 1;
+        if (HAVE(cnMemGetAllocationGranularity))
+            result = REAL(cnMemGetAllocationGranularity)(&step, properties,
+                                                         CN_MEM_ALLOC_GRANULARITY_MINIMUM);
+        if (result != CN_SUCCESS)
+            return result;
+        return step && bytes && bytes % step == 0
+                   ? CN_MEMORY_ERROR_OUT_OF_MEMORY
+                   : REAL(cnMemCreate)(handle, bytes, properties, flags);
     }
     ALIQUOT_RETRY(result, REAL(cnMemCreate)(handle, bytes, properties, flags));
     if (result == CN_SUCCESS)

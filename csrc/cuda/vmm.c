@@ -34,29 +34,29 @@ void aliquot_vmm_settle(void) {
 CUresult aliquot_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
                              const CUmemAllocationProp *properties, unsigned long long flags) {
     /* Host memory and malformed requests are between the program and the driver. */
-    if (!properties || properties->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
-        aliquot_ready() != CUDA_SUCCESS)
+    bool here = properties && properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
+    CUresult result = here ? aliquot_ready() : CUDA_SUCCESS;
+    if (!here || result == CUDA_ERROR_NOT_INITIALIZED)
         return REAL(cuMemCreate)(handle, size, properties, flags);
-    int index = aliquot_device_index(properties->location.id);
-    if (index < 0) {
-        int count = 0;
-        REAL(cuDeviceGetCount)(&count);
-        return properties->location.id >= 0 && properties->location.id < count
-                   ? CUDA_ERROR_OUT_OF_MEMORY
-                   : REAL(cuMemCreate)(handle, size, properties, flags);
-    }
+    if (result != CUDA_SUCCESS)
+        return result;
+    int index = aliquot_mapped(properties->location.id);
+    if (index < 0)
+        return index == ALIQUOT_NO_SUCH_DEVICE ? REAL(cuMemCreate)(handle, size, properties, flags)
+                                               : CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)index;
     uint64_t bytes = aliquot_whole_pages(device, size);
     if (!aliquot_charge(device, bytes)) {
         /* What the driver would not give in any case gets its own answer. */
         size_t step;
-        bool possible = REAL(cuMemGetAllocationGranularity)(
-                            &step, properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM) == CUDA_SUCCESS &&
-                        step && size && size % step == 0;
-        return possible ? CUDA_ERROR_OUT_OF_MEMORY
-                        : REAL(cuMemCreate)(handle, size, properties, flags);
+        result = REAL(cuMemGetAllocationGranularity)(&step, properties,
+                                                     CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+        if (result != CUDA_SUCCESS)
+            return result;
+        return step && size && size % step == 0
+                   ? CUDA_ERROR_OUT_OF_MEMORY
+                   : REAL(cuMemCreate)(handle, size, properties, flags);
     }
-    CUresult result;
     ALIQUOT_RETRY(result, REAL(cuMemCreate)(handle, size, properties, flags));
     if (result != CUDA_SUCCESS) {
         aliquot_withdraw(device, bytes);
