@@ -40,6 +40,8 @@ class Function:
 
     name: str
     arguments: tuple[tuple[str, str], ...]
+    # Whether it answers a text, of which none is all that can go wrong.
+    text: bool = False
 
     def place(self, names: Mapping[str, int]) -> tuple[int, int] | None:
         """The first argument that is of these names or types, and the mask that they have."""
@@ -55,8 +57,9 @@ def declared(file: str) -> dict[str, Function]:
     text = resources.files(devices).joinpath(file).read_text("utf-8")
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
     found = {}
-    for name, inner in re.findall(r"^[\w ]+[ *](\w+)\(([^;]*)\);", text, re.MULTILINE):
-        found[name] = Function(name, _arguments(inner))
+    pattern = r"^([\w ]+[ *])(\w+)\(([^;]*)\);"
+    for kind, name, inner in re.findall(pattern, text, re.MULTILINE):
+        found[name] = Function(name, _arguments(inner), text="*" in kind)
     return found
 
 
@@ -159,6 +162,10 @@ class Kind:
         """Make a module."""
         raise NotImplementedError
 
+    def codes_of(self, name: str) -> tuple[int, ...]:
+        """What a function is made to answer; the first is tried with all that is done."""
+        return (0,) if self.functions[name].text else self.codes
+
     def only(self, name: str, place: int) -> Only | None:
         """Which calls of a function are about a device; None where that cannot be told."""
         found = self.functions[name].place(self.which)
@@ -235,6 +242,10 @@ class AscendKind(Kind):
     def tells_events(self, vendor: Vendor) -> bool:
         """See Kind."""
         vendor.health()
+        # (One is told to all who ever subscribed in this process.)
+        assert isinstance(vendor, Ascend)
+        if vendor._session._subscribed != {known.at for known in vendor._known}:
+            return False
         dcmi.events()
         inject(XID, 2)
         # (The library tells it in a thread of its own.)
@@ -361,6 +372,11 @@ class NvidiaKind(Kind):
     words: str = "driver=615"
     events: int = 0
 
+    def before(self, folder: Path, real: Path) -> Path:
+        """See Kind."""
+        self.real = ctypes.CDLL(str(real))
+        return super().before(folder, real)
+
     def tell(self, *more: str) -> None:
         """Tell the odd library how to answer."""
         file = Path(os.environ["ODD_NVML"])
@@ -397,9 +413,12 @@ class NvidiaKind(Kind):
             return None
         if arguments[0][0] == "unsigned int":
             return Only(0, place)
+        if self.devices > 2:
+            # (Partitions have handles of their own.)
+            return None
         handle = ctypes.c_void_p()
-        pynvml.nvmlLib.nvmlInit_v2()
-        pynvml.nvmlLib.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
+        self.real.nvmlInit_v2()
+        self.real.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
         return Only(0, handle.value or 0, (1 << 64) - 1)
 
     def numbers(self, name: str) -> Iterable[tuple[int, int, int]]:

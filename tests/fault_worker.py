@@ -34,6 +34,8 @@ ASKED = (100 * MIB, 10)
 WIDER = (200 * MIB, 20)
 # More settings than this one after the other do not lead to functions that were not called before.
 DEEP = 3
+# Of calls of one function in the course of making a partition, so many fail, each alone.
+LATER = 3
 # What no answer may be taken for: as 32 bits, and as they are read with and without a sign.
 ODD = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000)
 
@@ -69,7 +71,7 @@ class Explorer:
         self.folder = folder
         self.findings: list[str] = []
         self.made_to_fail: set[str] = set()
-        self.cases = 0
+        self.cases = self.failures = 0
         self.case = ""
         self.library = FailingLibrary(
             folder / "failing",
@@ -318,7 +320,7 @@ class Explorer:
 
     # -- cases -------------------------------------------------------------------------------------
 
-    def from_the_start(self, name: str, place: int | None, *, ended: bool) -> None:
+    def from_the_start(self, name: str, place: int | None, *, ended: bool, whole: bool) -> None:
         """A function fails from before a module is made; then it is mended."""
         vendor, told = self.begin()
         self.note(name)
@@ -326,6 +328,8 @@ class Explorer:
         self.library.mend(name)
         if vendor is not None:
             self.back(vendor)
+            if whole and not self.kind.tells_events(vendor):
+                self.wrong("events are not told after it was mended")
             vendor.close()
 
     def meanwhile(
@@ -358,6 +362,7 @@ class Explorer:
     def note(self, name: str) -> None:
         """Take note whether a function did fail."""
         if self.library.failed(name):
+            self.failures += 1
             self.made_to_fail.add(name)
 
     def one(self, setting: str, name: str, code: int, place: int | None, *, whole: bool) -> None:
@@ -373,7 +378,7 @@ class Explorer:
             self.library.fail(name, code, only)
 
         tell()
-        self.from_the_start(name, place, ended=ended)
+        self.from_the_start(name, place, ended=ended, whole=whole)
         vendor, _ = self.begin()
         if vendor is None:
             self.wrong("no module can be made any more")
@@ -381,23 +386,38 @@ class Explorer:
         tell()
         self.meanwhile(vendor, name, code, place, ended=ended)
         self.back(vendor)
-        if whole and self.kind.splits:
-            self.tried(vendor, tell, name)
-            # Done, and told as if it were not: what a timeout is.
-            self.case += ", having done it"
-            self.tried(vendor, lambda: self.library.fail(name, code, only, done=True), name)
-        if whole and not self.kind.tells_events(vendor):
-            self.wrong("events are not told any more after it was mended")
+        if whole:
+            self.whole(vendor, name, code, only)
         vendor.close()
 
-    def tried(self, vendor: Vendor, tell: Callable[[], None], name: str) -> None:
-        """Partition, whatever comes of it."""
+    def whole(self, vendor: Vendor, name: str, code: int, only: Only) -> None:
+        """Have a function fail in the course of all that is done seldom."""
+        case = self.case
+        for done in (False, True) if self.kind.splits else ():
+            # Having done it, and told as if it were not, is what a timeout is.
+            for skip in range(LATER):
+                self.case = f"{case}, call {skip + 1}{', having done it' if done else ''}"
+                failed = self.tried(
+                    vendor,
+                    lambda s=skip, d=done: self.library.fail(name, code, only, done=d, skip=s),
+                    name,
+                )
+                if not failed:
+                    break
+        self.case = case
+        if not self.kind.tells_events(vendor):
+            self.wrong("events are not told any more after it was mended")
+
+    def tried(self, vendor: Vendor, tell: Callable[[], None], name: str) -> bool:
+        """Partition, whatever comes of it; says whether a function failed meanwhile."""
+        self.failures = 0
         try:
             self.partitioned(vendor, tell, name)
         except (VendorError, ValueError) as error:
             self.wrong(f"partitions cannot be made or told after it was mended: {error}")
             self.library.mend()
             self.kind.clean(vendor)
+        return self.failures > 0
 
     def odd(self, setting: str, name: str) -> None:
         """Have a function write numbers that are none."""
@@ -413,9 +433,14 @@ class Explorer:
                         self.wrong(text)
                 self._rows(told, set(found))
                 seldom = self.kind.splits and not self.library.failed(name)
+                if vendor is not None and self.kind.splits:
+                    for uuid in found:
+                        self.cut(vendor, uuid)
                 self.library.mend(name)
                 if vendor is None:
                     continue
+                for one in self.ours(vendor):
+                    vendor.release(one)
                 self.back(vendor)
                 if seldom:
                     where = (number, value, size, offset)
@@ -466,10 +491,10 @@ class Explorer:
 
     def explore(self) -> None:
         """Try all that is to be tried."""
-        codes = self.kind.codes
         for lacks, new in self.settings():
             setting = f"without {', '.join(lacks)}: " if lacks else ""
             for name in (one for one in new if one not in self.done):
+                codes = self.kind.codes_of(name)
                 for place in (None, 0):
                     for code in codes:
                         self.one(setting, name, code, place, whole=code == codes[0])
@@ -478,11 +503,11 @@ class Explorer:
 
 def _place(device: Device) -> Device:
     """A device without what others decide."""
-    return dataclasses.replace(device, index=0, links={})
+    return dataclasses.replace(device, links={})
 
 
 def _difference(one: Device, other: Device) -> str:
-    names = [f.name for f in dataclasses.fields(Device) if f.name not in ("index", "links")]
+    names = [f.name for f in dataclasses.fields(Device) if f.name != "links"]
     return ", ".join(
         f"{name} {getattr(other, name)!r} for {getattr(one, name)!r}"
         for name in names

@@ -122,7 +122,11 @@ class Vendor(Protocol):
         ...
 
     def processes(self) -> Sequence[DeviceProcess]:
-        """Return every process on every device. Raises VendorError."""
+        """Return every process on every device. Raises VendorError.
+
+        A vendor may have an attribute ``unlisted``, the UUIDs of the devices whose processes the
+        last call could not list: what they hold is not known then, where without it it is nothing.
+        """
         ...
 
     def health(self) -> Sequence[Health]:

@@ -45,6 +45,8 @@ _HEALTH_WAYS: Final = (
     ("cndevCardHealthState_t", "cndevGetCardHealthState"),
     ("cndevCardHealthStateV2_t", "cndevGetCardHealthStateV2"),
 )
+# With these a library says that it has no events, and will have none.
+_NEVER: Final = frozenset({cndev.NOT_SUPPORTED, cndev.UNSUPPORTED_VERSION, cndev.MISSING})
 # More events than this in one look can wait for the next.
 _MOST_EVENTS: Final = 256
 # Whether it may be 0 is not said; -1 is for ever.
@@ -82,7 +84,11 @@ class Cambricon:
         self._faults: tuple[str, ...] = ()
         self._events: cndev.Value = None
         self._events_of = 0
+        # The slots whose events are asked for, and whether the library has none.
+        self._heard: set[int] = set()
+        self._silent = False
         self._xids: dict[int, int] = {}
+        self.unlisted: frozenset[str] = frozenset()
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -103,7 +109,9 @@ class Cambricon:
     def processes(self) -> Sequence[DeviceProcess]:
         """Return every process on every device, with the host's pids. Raises VendorError."""
         with self._using():
-            return tuple(row for known in self._known for row in self._processes(known))
+            rows = {known.device.uuid: self._processes(known) for known in self._known}
+        self.unlisted = frozenset(uuid for uuid, found in rows.items() if found is None)
+        return tuple(row for found in rows.values() for row in found or ())
 
     def health(self) -> Sequence[Health]:
         """Return each device's health; all are unhealthy while the library does not answer."""
@@ -214,17 +222,21 @@ class Cambricon:
         count = int(session.read("cndevCardInfo_t", "cndevGetDeviceCount").number)
         faults: list[str] = []
         found: list[_Known] = []
+        # Who is left out has his place all the same.
+        place = 0
         for index in range(min(count, _MOST_DEVICES)):
             try:
-                of_card = self._of_card(index, len(found))
+                of_card = self._of_card(index, place)
                 _all_apart(found, of_card)
                 found += of_card
+                place += len(of_card)
                 if not of_card:
                     faults.append(f"device {index}: MIM is on, and it has no instance: make some")
             except (cndev.CndevError, ValueError) as error:
                 if isinstance(error, cndev.CndevError) and error.code in cndev.ENDED:
                     raise
                 faults.append(f"device {index}: {error}")
+                place += 1
         links = {
             known.device.uuid: {} if known.part else self._links(known, found) for known in found
         }
@@ -371,7 +383,8 @@ class Cambricon:
             temperature_celsius=float(degrees[0]) if degrees else None,
         )
 
-    def _processes(self, known: _Known) -> Iterator[DeviceProcess]:
+    def _processes(self, known: _Known) -> list[DeviceProcess] | None:
+        """Return the processes on a device; None where it does not list them."""
         # (A card with MIM does not tell which of its instances a process is on: each has them all.
         # Those of a container are on what the container has.)
         try:
@@ -384,16 +397,18 @@ class Cambricon:
         except cndev.CndevError as error:
             if error.code in cndev.ENDED:
                 raise
-            return
+            return None
         busy = self._busy(known)
         held: dict[int, int] = {}
         for pid, used in memory:
             # A process with several contexts may be listed once for each.
             if pid > 0:
                 held[pid] = held.get(pid, 0) + used
-        for pid, used in sorted(held.items()):
-            idle = (None, None) if busy is None else (0.0, 0.0)
-            yield DeviceProcess(known.device.uuid, pid, used, *(busy or {}).get(pid, idle))
+        idle = (None, None) if busy is None else (0.0, 0.0)
+        return [
+            DeviceProcess(known.device.uuid, pid, used, *(busy or {}).get(pid, idle))
+            for pid, used in sorted(held.items())
+        ]
 
     def _busy(self, known: _Known) -> dict[int, tuple[float | None, float | None]] | None:
         """Return how busy processes are, by pid; None where the driver does not tell."""
@@ -452,19 +467,18 @@ class Cambricon:
     def _read_events(self) -> None:
         """Take the XIDs since the last look, which say more of what is wrong.
 
-        Without them each device still answers for itself. Raises CndevError at the session's end.
+        Without them each device still answers for itself: what fails is tried again at the next
+        look. Raises CndevError at the session's end.
         """
         session = self._session
+        if self._events_of != session.number:
+            # The old session's went with it.
+            self._events, self._events_of = None, session.number
+            self._heard.clear()
+            self._xids.clear()
+            self._silent = False
         try:
-            if self._events_of != session.number:
-                # One try a session: a library that has no events will not get any.
-                self._events, self._events_of = None, session.number
-                self._xids.clear()
-                made = cndev.ffi.new("cndevEventHandle *")
-                session.call("cndevEventHandleCreate", made)
-                self._events = made[0]
-                for known in self._known:
-                    session.call("cndevRegisterEvents", self._events, _XID, known.slot)
+            self._listen()
             for _ in range(_MOST_EVENTS if self._events is not None else 0):
                 event = session.new("cndevEventData_t")
                 session.call("cndevEventWait", self._events, event, _EVENT_WAIT_MS)
@@ -474,13 +488,32 @@ class Cambricon:
             if error.code in cndev.ENDED:
                 raise
             if error.code != cndev.TIMEOUT:
+                self._silent = error.code in _NEVER
                 self._forget_events()
+
+    def _listen(self) -> None:
+        """Ask for the events of all devices, as far as they are not asked for. Raises CndevError."""
+        session = self._session
+        if self._events is None and not self._silent:
+            made = cndev.ffi.new("cndevEventHandle *")
+            session.call("cndevEventHandleCreate", made)
+            self._events = made[0]
+        for slot in {known.slot for known in self._known} - self._heard if self._events is not None else ():
+            try:
+                session.call("cndevRegisterEvents", self._events, _XID, slot)
+                self._heard.add(slot)
+            except cndev.CndevError as error:  # noqa: PERF203 - one is no other's affair
+                if error.code in cndev.ENDED:
+                    raise
+                if error.code in _NEVER:
+                    self._heard.add(slot)
 
     def _forget_events(self) -> None:
         if self._events is not None:
             with contextlib.suppress(cndev.CndevError):
                 self._session.call("cndevEventHandleDestroy", self._events)
         self._events = None
+        self._heard.clear()
 
 
 def _all_apart(found: Sequence[_Known], more: Sequence[_Known]) -> None:

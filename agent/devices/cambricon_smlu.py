@@ -127,25 +127,25 @@ def make(
     label = (PREFIX + name).encode()
     if len(label) > _MOST_NAME or b"\0" in label or not name:
         raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
-    if any(instance.name == PREFIX + name for instance in instances(session, device)):
+    if _named(session, device, PREFIX + name) is not None:
         raise VendorError(f"{uuid}: it has an sMLU instance {PREFIX}{name} already: release it")
     wanted = _share(memory_bytes, cores)
+    handle = None
     try:
         profile = _profile(session, device, wanted)
-        made = cndev.ffi.new("cndevMluInstance_t *")
-        text = cndev.ffi.new("char[]", label)
         try:
-            session.call("cndevCreateSMluInstanceByProfileId", made, profile, device, text)
+            handle = _create(session, device, profile, label)
+            # (The library need not give the handle that we would make.)
+            found = _named(session, device, PREFIX + name)
         except cndev.CndevError:
-            _forget_profile(session, device, profile)
+            _take_back(session, device, PREFIX + name, profile, handle)
             raise
     except cndev.CndevError as error:
         raise _failed(f"{uuid}: no sMLU instance of {_told(wanted)} can be made", error) from error
-    # (The library need not give exactly what was asked for, nor the handle that we would make.)
-    number = int(made[0]) >> 8
-    found = next((one for one in instances(session, device) if one.number == number), None)
     if found is None:
+        _forget_profile(session, device, profile)
         raise VendorError(f"{uuid}: the sMLU instance that was made is not listed: look at cnmon")
+    # (Nor need it give what was asked for.)
     if found.memory_bytes < memory_bytes or found.cores < wanted.cores:
         _destroy(session, device, found)
         raise VendorError(
@@ -153,6 +153,36 @@ def make(
             f"{_told(wanted)} that were asked for: update the driver"
         )
     return dataclasses.replace(found.partition(uuid), name=name)
+
+
+def _named(session: cndev.Session, device: int, name: str) -> Instance | None:
+    """Return the instance of a name, None when there is none. Raises CndevError."""
+    return next((one for one in instances(session, device) if one.name == name), None)
+
+
+def _create(session: cndev.Session, device: int, profile: int, label: bytes) -> int:
+    """Make an instance; returns its handle. Raises CndevError."""
+    made = cndev.ffi.new("cndevMluInstance_t *")
+    text = cndev.ffi.new("char[]", label)
+    session.call("cndevCreateSMluInstanceByProfileId", made, profile, device, text)
+    return int(made[0])
+
+
+def _take_back(
+    session: cndev.Session, device: int, name: str, profile: int, handle: int | None
+) -> None:
+    """Leave nothing of an instance whose making failed, as far as the driver lets us.
+
+    ``handle`` is None where it is not known to be made: an error need not mean that it was not. One
+    that cannot be destroyed now is found by its name.
+    """
+    with contextlib.suppress(cndev.CndevError):
+        if handle is None:
+            found = _named(session, device, name)
+            handle = None if found is None else found.handle(device)
+        if handle is not None:
+            session.call("cndevDestroySMluInstanceByHandle", handle)
+    _forget_profile(session, device, profile)
 
 
 def resize(
@@ -168,17 +198,32 @@ def resize(
             f"{partition.uuid}: its driver cannot change an sMLU instance that exists: "
             "start the container anew, or update the driver"
         )
-    share = session.new("cndevSMluSet_t")
-    share.mluQuota, share.memorySize = wanted.cores, wanted.memory_bytes
     try:
-        session.call(_UPDATE, found.handle(device), share)
+        _update(session, device, found, wanted)
     except cndev.CndevError as error:
+        # An error need not mean that it is as before.
+        with contextlib.suppress(cndev.CndevError):
+            _update(session, device, found, _Share(found.memory_bytes, found.cores))
         what = f"{partition.uuid}: its sMLU instance {partition.id} cannot be {_told(wanted)}"
         raise _failed(what, error) from error
-    fresh = find(session, device, partition)
+    fresh: Instance | None = dataclasses.replace(
+        found, memory_bytes=wanted.memory_bytes, cores=wanted.cores
+    )
+    try:
+        fresh = find(session, device, partition)
+    except cndev.CndevError as error:
+        # It is what it was to be, whether that can be seen or not.
+        if error.code in cndev.ENDED:
+            raise
     if fresh is None:
         raise VendorError(f"{partition.uuid}: its sMLU instance {partition.id} is gone")
     return fresh.partition(partition.uuid)
+
+
+def _update(session: cndev.Session, device: int, instance: Instance, wanted: _Share) -> None:
+    share = session.new("cndevSMluSet_t")
+    share.mluQuota, share.memorySize = wanted.cores, wanted.memory_bytes
+    session.call(_UPDATE, instance.handle(device), share)
 
 
 def release(session: cndev.Session, device: int, partition: Partition) -> None:
@@ -189,7 +234,9 @@ def release(session: cndev.Session, device: int, partition: Partition) -> None:
     try:
         _destroy(session, device, found)
     except cndev.CndevError as error:
-        if error.code == cndev.NOT_FOUND:
+        # An error need not mean that it is there still.
+        if find(session, device, partition) is None:
+            _forget_profile(session, device, found.profile)
             return
         what = f"{partition.uuid}: its sMLU instance {partition.id} cannot be released"
         raise _failed(what, error) from error
@@ -250,5 +297,10 @@ def _forget_profile(session: cndev.Session, device: int, profile: int) -> None:
     The library refuses where one has it, and then it stays.
     """
     with contextlib.suppress(cndev.CndevError):
-        if all(instance.profile != profile for instance in instances(session, device)):
-            session.call("cndevDestroySMluProfileInfo", profile, device)
+        try:
+            if any(instance.profile == profile for instance in instances(session, device)):
+                return
+        except cndev.CndevError as error:
+            if error.code in cndev.ENDED:
+                raise
+        session.call("cndevDestroySMluProfileInfo", profile, device)
