@@ -111,6 +111,11 @@ class Kind:
     # With these the library says that there is no driver any more.
     ended: frozenset[int]
     ffi: Any = None
+    # Some of the codes, each of its own kind, and functions that are tried whatever was tried of them.
+    few: tuple[int, ...] = ()
+    again: frozenset[str] = frozenset()
+    # How many devices the first card is.
+    parts: int = 0
     # What functions answer that the stand-in lacks.
     lacking: int = 0
     # Whether a device that says so is told apart from a driver that is not there.
@@ -177,6 +182,10 @@ class Kind:
             if kind.endswith(" *") and "const" not in kind:
                 for size, offset in numbers_in(self.ffi, kind):
                     yield number, size, offset
+
+    def of(self, place: int, uuids: Sequence[str]) -> Sequence[str]:
+        """The devices that are of a place."""
+        return uuids[place : place + 1] if not self.parts else uuids[: self.parts]
 
     def ill(self, name: str, code: int, uuids: Sequence[str]) -> Sequence[str]:
         """The devices that are to be told as unhealthy when a function answers ``code``."""
@@ -293,6 +302,7 @@ def _ascend(name: str, prefix: str, **more: Any) -> AscendKind:
             ),
         ),
         tells_ends_apart=True,
+        few=(-8005, dcmi.NOT_READY, dcmi.NOT_SUPPORTED, -7777),
         other_readings=("memory_used_bytes",),
         **{key: value for key, value in more.items() if key != "at"},
     )
@@ -306,6 +316,8 @@ class CambriconKind(Kind):
 
     def load(self, library: Path) -> None:
         """See Kind."""
+        # (Whether there is an event is seen at once here.)
+        cambricon._EVENT_WAIT_MS = 0
         cndev._opened = lambda *_: (cndev.ffi.dlopen(str(library)), str(library))
 
     def make(self) -> Vendor:
@@ -315,12 +327,13 @@ class CambriconKind(Kind):
     def traces(self, vendor: Vendor) -> Any:
         """See Kind."""
         assert isinstance(vendor, cambricon.Cambricon)
+        there = tuple(vendor.partitions())
         with vendor._session.held():
             profiles = [
                 vendor._session.read("cndevSMluProfileIdInfo_t", "cndevGetSMluProfileIdInfo", slot)
                 for slot in range(self.devices)
             ]
-            return tuple(vendor.partitions()), [list(one.profileId[0 : one.count]) for one in profiles]
+        return there, [list(one.profileId[0 : one.count]) for one in profiles]
 
     def clean(self, vendor: Vendor) -> None:
         """See Kind."""
@@ -352,9 +365,10 @@ def _cambricon(name: str, **more: Any) -> CambriconKind:
         functions=declared("_cndev.cdef"),
         codes=_CNDEV_CODES,
         ended=cndev.ENDED,
+        few=(cndev.UNKNOWN, cndev.NO_DRIVER, cndev.NOT_SUPPORTED, 77),
         ffi=cndev.ffi,
         which={"cndevDevice_t": 0xFFFFFFFF, "cndevMluInstance_t": 0xFF},
-        models=("MLU",),
+        models=more.pop("models", ("MLU",)),
         other_sizes=(1088 * MIB,),
         health={"cndevGetCardHealthState": frozenset(), "cndevGetCardHealthStateV2": frozenset()},
         readings=(("cndevGetDeviceUtilizationInfo", 0, 42, 4, 4),),
@@ -504,6 +518,13 @@ def _nvidia(name: str, words: str, **more: Any) -> NvidiaKind:
             12345,
         ),
         ended=nvml.ENDED,
+        few=(
+            pynvml.NVML_ERROR_UNKNOWN,
+            pynvml.NVML_ERROR_UNINITIALIZED,
+            pynvml.NVML_ERROR_NOT_SUPPORTED,
+            pynvml.NVML_ERROR_GPU_IS_LOST,
+            12345,
+        ),
         lacking=pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
         models=("NVIDIA",),
         other_sizes=(16384 * MIB,),
@@ -534,7 +555,14 @@ KINDS: dict[str, Kind] = {
             },
         ),
         _cambricon("cambricon", devices=2, splits=True),
-        _cambricon("cambricon-mim", devices=2, splits=False),
+        _cambricon(
+            "cambricon-mim",
+            devices=3,
+            splits=False,
+            parts=2,
+            again=frozenset({"cndevGetMimMode", "cndevGetAllMluInstanceInfo"}),
+            models=("MLU", "MLU MIM 50m.0gb", "MLU MIM 25m.0gb"),
+        ),
         _nvidia("nvidia", "driver=615", devices=2),
         _nvidia("nvidia-mig", "mig=0", devices=3),
     )

@@ -111,6 +111,7 @@ class Explorer:
         """Ask all that is asked again and again."""
         told = told or Told()
         self.ask(told, "processes", vendor.processes)
+        told.answers["unlisted"] = getattr(vendor, "unlisted", frozenset())
         self.ask(told, "partitions", getattr(vendor, "partitions", tuple))
         self.ask(told, "sample", vendor.sample)
         self.ask(told, "health", vendor.health)
@@ -140,7 +141,7 @@ class Explorer:
         ``place`` is the device that fails, None for all; ``ended``: the library says that there is
         no driver any more, upon which anything may be refused.
         """
-        ill = set(self.uuids) if place is None else {self.uuids[place]}
+        ill = set(self.uuids if place is None else self.kind.of(place, self.uuids))
         if not ended:
             for what in ("enumerate", "sample", "processes", "health"):
                 answer = told[what]
@@ -157,8 +158,9 @@ class Explorer:
             return
         found, known = told.rows("enumerate"), usual.rows("enumerate")
         lines = told["left_out"]
-        if len(found) < len(known) and len(lines) < len(known) - len(found):
-            self.wrong(f"{len(known) - len(found)} devices are not told, with reasons {lines}")
+        missing = len(known) - len(found) - (self.kind.parts and self.kind.parts - 1)
+        if len(lines) < missing:
+            self.wrong(f"{missing} devices are not told, with reasons {lines}")
         if any(not line or "\n" in line for line in lines):
             self.wrong(f"reasons are not lines: {lines}")
         for uuid, device in known.items():
@@ -166,12 +168,17 @@ class Explorer:
             if uuid not in ill:
                 if other is None:
                     self.wrong(f"{uuid} is left out, which did not fail: {lines}")
-                elif _place(other) != _place(device):
+                elif self.place(other) != self.place(device):
                     self.wrong(f"{uuid} did not fail, and is {_difference(device, other)}")
             elif other is not None:
                 self._device(device, other)
         for uuid in found.keys() - known.keys():
             self.wrong(f"{uuid} is told, which there is not")
+
+    def place(self, device: Device) -> Device:
+        """A device without what others decide, as how many there are before it."""
+        index = 0 if self.kind.parts else device.index
+        return dataclasses.replace(device, index=index, links={})
 
     def _device(self, usual: Device, device: Device) -> None:
         """A device of which something is not told has the rest, and nothing that is made up."""
@@ -229,6 +236,9 @@ class Explorer:
                         self.wrong(f"{name} of process {key} is {value!r}, usually {before!r}")
         for key in found.keys() - known.keys():
             self.wrong(f"process {key} is told, which there is not")
+        for uuid in {uuid for uuid, _ in known.keys() - found.keys()} & told.rows("enumerate").keys():
+            if uuid not in told["unlisted"]:
+                self.wrong(f"processes of {uuid} are not told, and are told to be none")
 
     def _health(self, told: Told, usual: Told, ill: set[str], *, ended: bool) -> None:
         for uuid, row in told.rows("health").items():
@@ -320,7 +330,7 @@ class Explorer:
 
     # -- cases -------------------------------------------------------------------------------------
 
-    def from_the_start(self, name: str, place: int | None, *, ended: bool, whole: bool) -> None:
+    def from_the_start(self, name: str, place: int | None, *, ended: bool) -> Vendor | None:
         """A function fails from before a module is made; then it is mended."""
         vendor, told = self.begin()
         self.note(name)
@@ -328,18 +338,20 @@ class Explorer:
         self.library.mend(name)
         if vendor is not None:
             self.back(vendor)
-            if whole and not self.kind.tells_events(vendor):
-                self.wrong("events are not told after it was mended")
-            vendor.close()
+        return vendor
 
     def meanwhile(
         self, vendor: Vendor, name: str, code: int, place: int | None, *, ended: bool
     ) -> None:
         """A function fails while a module is used; then it is mended."""
         told = self.look(vendor)
+        failed = self.library.failed(name)
         self.note(name)
+        self.library.mend(name)
+        if not failed:
+            return
         self.compare(told, self.usual, place, ended=ended)
-        failing = self.uuids if place is None else (self.uuids[place],)
+        failing = self.uuids if place is None else self.kind.of(place, self.uuids)
         ill = self.kind.ill(name, code, failing)
         for uuid in failing:
             row = told.rows("health").get(uuid)
@@ -347,7 +359,7 @@ class Explorer:
                 self.wrong(f"{uuid} is told as healthy, of which that cannot be asked")
             if row is not None and not row.healthy and uuid not in ill and not ended:
                 self.wrong(f"{uuid} is told as unhealthy: {row.reason}")
-        self.library.mend(name)
+        self.back(vendor)
 
     def back(self, vendor: Vendor) -> None:
         """All is as it was, at the second look at the latest."""
@@ -378,14 +390,17 @@ class Explorer:
             self.library.fail(name, code, only)
 
         tell()
-        self.from_the_start(name, place, ended=ended, whole=whole)
-        vendor, _ = self.begin()
+        vendor = self.from_the_start(name, place, ended=ended)
+        if vendor is None:
+            # (Without this function the library is none.)
+            vendor, _ = self.begin()
+        elif whole and not self.kind.tells_events(vendor):
+            self.wrong("events are not told after it was mended")
         if vendor is None:
             self.wrong("no module can be made any more")
             return
         tell()
         self.meanwhile(vendor, name, code, place, ended=ended)
-        self.back(vendor)
         if whole:
             self.whole(vendor, name, code, only)
         vendor.close()
@@ -463,7 +478,7 @@ class Explorer:
             self.library.forget_calls()
             self.case = f"without {', '.join(lacks)}" if lacks else "as it is"
             vendor, told = self.begin()
-            if lacks:
+            if lacks and not self.kind.again & set(lacks):
                 self.uuids = tuple(self.full.rows("enumerate"))
                 self.compare(told, self.full, None, ended=False)
             if vendor is None or isinstance(told["enumerate"], Refused):
@@ -493,17 +508,14 @@ class Explorer:
         """Try all that is to be tried."""
         for lacks, new in self.settings():
             setting = f"without {', '.join(lacks)}: " if lacks else ""
-            for name in (one for one in new if one not in self.done):
+            for name in (one for one in new if one not in self.done - self.kind.again):
                 codes = self.kind.codes_of(name)
-                for place in (None, 0):
-                    for code in codes:
-                        self.one(setting, name, code, place, whole=code == codes[0])
+                for code in codes:
+                    self.one(setting, name, code, None, whole=code == codes[0])
+                # Of one device those that are unlike each other.
+                for code in codes if len(codes) == 1 else self.kind.few:
+                    self.one(setting, name, code, 0, whole=code == codes[0])
                 self.odd(setting, name)
-
-
-def _place(device: Device) -> Device:
-    """A device without what others decide."""
-    return dataclasses.replace(device, links={})
 
 
 def _difference(one: Device, other: Device) -> str:

@@ -37,6 +37,7 @@ PAGE_BYTES: Final = 2 << 20
 _MOST_DEVICES: Final = 256
 _MOST_LINKS: Final = 64
 _MIB: Final = 1 << 20
+_NO_MEMORY: Final = "it does not tell its memory, which cannot be divided then"
 _KIB: Final = 1 << 10
 _XID: Final = 1
 _PROHIBITED: Final = 2
@@ -88,6 +89,7 @@ class Cambricon:
         self._heard: set[int] = set()
         self._silent = False
         self._xids: dict[int, int] = {}
+        self._profiles: dict[str, cambricon_smlu.Profiles] = {}
         self.unlisted: frozenset[str] = frozenset()
 
     @property
@@ -149,7 +151,9 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            return cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
+            return cambricon_smlu.make(
+                self._session, self._card(known), name, memory_bytes, cores
+            )
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""
@@ -160,10 +164,12 @@ class Cambricon:
     def partitions(self) -> Sequence[Partition]:
         """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
         with self._using():
+            split = [known for known in self._known if known.device.splits]
+            for known in split:
+                self._card(known).profiles.sweep(self._session, known.slot)
             return tuple(
                 instance.partition(known.device.uuid)
-                for known in self._known
-                if known.device.splits
+                for known in split
                 for instance in cambricon_smlu.instances(self._session, known.slot)
             )
 
@@ -172,7 +178,7 @@ class Cambricon:
         with self._using():
             known = self._find(partition.uuid)
             if known.device.splits:
-                cambricon_smlu.release(self._session, known.slot, partition)
+                cambricon_smlu.release(self._session, self._card(known), partition)
 
     def close(self) -> None:
         """End the session with the library."""
@@ -203,6 +209,11 @@ class Cambricon:
             )
         return known
 
+    def _card(self, known: _Known) -> cambricon_smlu.Card:
+        uuid = known.device.uuid
+        profiles = self._profiles.setdefault(uuid, cambricon_smlu.Profiles())
+        return cambricon_smlu.Card(uuid, known.slot, profiles)
+
     def _wanted(self, uuid: str, partition: Partition | None) -> cambricon_files.Wanted:
         known = self._find(uuid)
         if known.part is not None:
@@ -225,12 +236,13 @@ class Cambricon:
         # Who is left out has his place all the same.
         place = 0
         for index in range(min(count, _MOST_DEVICES)):
+            before = len(faults)
             try:
-                of_card = self._of_card(index, place)
+                of_card = self._of_card(index, place, faults)
                 _all_apart(found, of_card)
                 found += of_card
-                place += len(of_card)
-                if not of_card:
+                place += len(of_card) + len(faults) - before
+                if not of_card and len(faults) == before:
                     faults.append(f"device {index}: MIM is on, and it has no instance: make some")
             except (cndev.CndevError, ValueError) as error:
                 if isinstance(error, cndev.CndevError) and error.code in cndev.ENDED:
@@ -246,15 +258,20 @@ class Cambricon:
         )
         self._faults = tuple(faults)
 
-    def _of_card(self, index: int, place: int) -> list[_Known]:
+    def _of_card(self, index: int, place: int, faults: list[str]) -> list[_Known]:
         """Return the card as a device, or its instances when it has MIM on.
 
-        Raises CndevError and ValueError.
+        ``faults`` gets a line for an instance that is left out. Raises CndevError and ValueError.
         """
         card = self._described(index, place)
         if not cambricon_mim.used(self._session, card.slot):
             return [card]
         parts = cambricon_mim.instances(self._session, card.slot)
+        faults += [
+            f"instance {part.number} of device {index}: {_NO_MEMORY}"
+            for part in parts
+            if not part.memory_bytes
+        ]
         return [
             replace(
                 card,
@@ -271,6 +288,7 @@ class Cambricon:
                 ),
             )
             for number, part in enumerate(parts)
+            if part.memory_bytes
         ]
 
     def _described(self, index: int, place: int) -> _Known:
@@ -284,7 +302,7 @@ class Cambricon:
         text = cndev.text_of(session.read("cndevUUID_t", "cndevGetUUID", slot).uuid)
         memory = self._memory(slot)
         if memory is None:
-            raise ValueError("it does not tell its memory, which cannot be divided then")
+            raise ValueError(_NO_MEMORY)
         pci = session.reading("cndevPCIeInfoV2_t", "cndevGetPCIeInfoV2", slot)
         address = (
             ""

@@ -33,6 +33,8 @@ _NEEDED: Final = (
     "cndevDestroySMluInstanceByHandle",
     "cndevGetAllSMluInstanceInfo",
 )
+# Of a profile: there is none, or somebody has it.
+_GONE: Final = frozenset({cndev.NOT_FOUND, cndev.IN_USE, cndev.INVALID_ARGUMENT})
 _UPDATE: Final = "cndevUpdateSMluInstanceQuotaByHandle"
 
 
@@ -117,13 +119,23 @@ def find(session: cndev.Session, device: int, partition: Partition) -> Instance 
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A card whose shares are made here, and the profiles that are left of them."""
+
+    uuid: str
+    slot: int
+    profiles: Profiles
+
+
 def make(
-    session: cndev.Session, device: int, uuid: str, name: str, memory_bytes: int, cores: int
+    session: cndev.Session, card: Card, name: str, memory_bytes: int, cores: int
 ) -> Partition:
     """Make an instance, the smallest that holds what is asked for.
 
     Raises VendorError and CndevError; then nothing is left.
     """
+    uuid, device = card.uuid, card.slot
     label = (PREFIX + name).encode()
     if len(label) > _MOST_NAME or b"\0" in label or not name:
         raise VendorError(f"{uuid}: '{name}' cannot be an sMLU instance's name: it is too long")
@@ -132,22 +144,22 @@ def make(
     wanted = _share(memory_bytes, cores)
     handle = None
     try:
-        profile = _profile(session, device, wanted)
+        profile = card.profiles.of(session, device, wanted)
         try:
             handle = _create(session, device, profile, label)
             # (The library need not give the handle that we would make.)
             found = _named(session, device, PREFIX + name)
         except cndev.CndevError:
-            _take_back(session, device, PREFIX + name, profile, handle)
+            _take_back(session, card, PREFIX + name, profile, handle)
             raise
     except cndev.CndevError as error:
         raise _failed(f"{uuid}: no sMLU instance of {_told(wanted)} can be made", error) from error
     if found is None:
-        _forget_profile(session, device, profile)
+        card.profiles.forget(session, device, profile)
         raise VendorError(f"{uuid}: the sMLU instance that was made is not listed: look at cnmon")
     # (Nor need it give what was asked for.)
     if found.memory_bytes < memory_bytes or found.cores < wanted.cores:
-        _destroy(session, device, found)
+        _destroy(session, card, found)
         raise VendorError(
             f"{uuid}: the driver made an sMLU instance of {_told(found)}, less than the "
             f"{_told(wanted)} that were asked for: update the driver"
@@ -169,7 +181,7 @@ def _create(session: cndev.Session, device: int, profile: int, label: bytes) -> 
 
 
 def _take_back(
-    session: cndev.Session, device: int, name: str, profile: int, handle: int | None
+    session: cndev.Session, card: Card, name: str, profile: int, handle: int | None
 ) -> None:
     """Leave nothing of an instance whose making failed, as far as the driver lets us.
 
@@ -178,11 +190,11 @@ def _take_back(
     """
     with contextlib.suppress(cndev.CndevError):
         if handle is None:
-            found = _named(session, device, name)
-            handle = None if found is None else found.handle(device)
+            found = _named(session, card.slot, name)
+            handle = None if found is None else found.handle(card.slot)
         if handle is not None:
             session.call("cndevDestroySMluInstanceByHandle", handle)
-    _forget_profile(session, device, profile)
+    card.profiles.forget(session, card.slot, profile)
 
 
 def resize(
@@ -226,17 +238,17 @@ def _update(session: cndev.Session, device: int, instance: Instance, wanted: _Sh
     session.call(_UPDATE, instance.handle(device), share)
 
 
-def release(session: cndev.Session, device: int, partition: Partition) -> None:
+def release(session: cndev.Session, card: Card, partition: Partition) -> None:
     """Destroy an instance; one that is gone is well. Raises VendorError and CndevError."""
-    found = find(session, device, partition)
+    found = find(session, card.slot, partition)
     if found is None:
         return
     try:
-        _destroy(session, device, found)
+        _destroy(session, card, found)
     except cndev.CndevError as error:
         # An error need not mean that it is there still.
-        if find(session, device, partition) is None:
-            _forget_profile(session, device, found.profile)
+        if find(session, card.slot, partition) is None:
+            card.profiles.forget(session, card.slot, found.profile)
             return
         what = f"{partition.uuid}: its sMLU instance {partition.id} cannot be released"
         raise _failed(what, error) from error
@@ -247,9 +259,9 @@ def _failed(what: str, error: cndev.CndevError) -> Exception:
     return error if error.code in cndev.ENDED else cndev.described(what, error)
 
 
-def _destroy(session: cndev.Session, device: int, instance: Instance) -> None:
-    session.call("cndevDestroySMluInstanceByHandle", instance.handle(device))
-    _forget_profile(session, device, instance.profile)
+def _destroy(session: cndev.Session, card: Card, instance: Instance) -> None:
+    session.call("cndevDestroySMluInstanceByHandle", instance.handle(card.slot))
+    card.profiles.forget(session, card.slot, instance.profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,40 +279,83 @@ def _told(share: _Share | Instance) -> str:
     return f"{share.memory_bytes / _MIB:g} MiB and {share.cores}%"
 
 
-def _profile(session: cndev.Session, device: int, wanted: _Share) -> int:
-    """Return the number of the profile of that size, made if there is none. Raises CndevError."""
-    known = session.reading("cndevSMluProfileIdInfo_t", "cndevGetSMluProfileIdInfo", device)
-    count = 0 if known is None else min(max(int(known.count), 0), len(known.profileId))
-    for number in range(count):
-        profile = int(known.profileId[number]) if known is not None else 0
-        info = _profile_info(session, device, profile)
-        if (
-            info is not None
-            and int(info.memorySize[_LIMIT]) == wanted.memory_bytes
-            and int(info.mluQuota[_LIMIT]) == wanted.cores
-        ):
-            return profile
-    share = session.new("cndevSMluSet_t")
-    share.mluQuota, share.memorySize = wanted.cores, wanted.memory_bytes
-    made = cndev.ffi.new("int32_t *")
-    session.call("cndevCreateSMluProfileInfo", share, made, device)
-    return int(made[0])
+class Profiles:
+    """Profiles of one card that we have made and that could not be removed again.
 
-
-def _profile_info(session: cndev.Session, device: int, profile: int) -> cndev.Value | None:
-    return session.reading("cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device)
-
-
-def _forget_profile(session: cndev.Session, device: int, profile: int) -> None:
-    """Remove a profile that no instance has, as the vendor's own plugin does.
-
-    The library refuses where one has it, and then it stays.
+    The driver knows a profile by its size alone: whoever comes after a crash cannot know whose one
+    without instances is, and leaves it.
     """
-    with contextlib.suppress(cndev.CndevError):
+
+    def __init__(self) -> None:
+        """Nothing is left."""
+        self._left: set[int] = set()
+
+    def of(self, session: cndev.Session, device: int, wanted: _Share) -> int:
+        """Return the number of the profile of a size, made if there is none. Raises CndevError."""
+        known = _profiles(session, device)
+        for number in known:
+            if _has_size(session, device, number, wanted):
+                self._left.discard(number)
+                return number
+        share = session.new("cndevSMluSet_t")
+        share.mluQuota, share.memorySize = wanted.cores, wanted.memory_bytes
+        out = cndev.ffi.new("int32_t *")
+        refused = None
         try:
-            if any(instance.profile == profile for instance in instances(session, device)):
-                return
+            session.call("cndevCreateSMluProfileInfo", share, out, device)
         except cndev.CndevError as error:
-            if error.code in cndev.ENDED:
-                raise
-        session.call("cndevDestroySMluProfileInfo", profile, device)
+            # An error need not mean that none was made.
+            refused = error
+        fresh = [number for number in _profiles(session, device) if number not in known]
+        made = next((one for one in fresh if _has_size(session, device, one, wanted)), None)
+        if refused is not None:
+            if made is not None:
+                self.forget(session, device, made)
+            raise refused
+        # (The library need not say which it is; nor need it list them.)
+        if made is None and out[0] < 0:
+            text = f"cndevCreateSMluProfileInfo: made profile {out[0]}, which is none"
+            raise cndev.CndevError(cndev.UNKNOWN, text)
+        return int(out[0]) if made is None else made
+
+    def forget(self, session: cndev.Session, device: int, profile: int) -> None:
+        """Remove a profile that no instance has, as the vendor's own plugin does.
+
+        The library refuses where one has it, and then it stays. What fails otherwise is tried again
+        by ``sweep``.
+        """
+        self._left.add(profile)
+        self.sweep(session, device)
+
+    def sweep(self, session: cndev.Session, device: int) -> None:
+        """Remove what could not be removed before."""
+        if not self._left:
+            return
+        with contextlib.suppress(cndev.CndevError):
+            used = {instance.profile for instance in instances(session, device)}
+            self._left -= used
+        for profile in tuple(self._left):
+            try:
+                session.call("cndevDestroySMluProfileInfo", profile, device)
+            except cndev.CndevError as error:  # noqa: PERF203 - one is no other's affair
+                if error.code not in _GONE:
+                    continue
+            self._left.discard(profile)
+
+
+def _profiles(session: cndev.Session, device: int) -> list[int]:
+    """Return the numbers of a card's profiles; none where they are not told."""
+    known = session.reading("cndevSMluProfileIdInfo_t", "cndevGetSMluProfileIdInfo", device)
+    if known is None:
+        return []
+    count = min(max(int(known.count), 0), len(known.profileId))
+    return [int(number) for number in known.profileId[0:count]]
+
+
+def _has_size(session: cndev.Session, device: int, profile: int, wanted: _Share) -> bool:
+    info = session.reading("cndevSMluProfileInfo_t", "cndevGetSMluProfileInfo", profile, device)
+    return (
+        info is not None
+        and int(info.memorySize[_LIMIT]) == wanted.memory_bytes
+        and int(info.mluQuota[_LIMIT]) == wanted.cores
+    )
