@@ -20,7 +20,16 @@ from typing import Final, Protocol, TypeVar
 
 from aliquot.shim import region
 
-from .devices import Device, DeviceProcess, Health, Partition, Sample, Vendor, VendorError
+from .devices import (
+    Device,
+    DeviceProcess,
+    Health,
+    Partition,
+    Sample,
+    UntoldError,
+    Vendor,
+    VendorError,
+)
 from .grants import Fault, Grant, Grants
 from .meters import Meters
 from .sharing import Account
@@ -518,14 +527,18 @@ def _ask(
     vendor: Vendor, what: str, question: Callable[[], Sequence[_T]], faults: dict[str, str]
 ) -> Sequence[_T] | None:
     """Ask a vendor something; when it fails, ``faults`` says why and the answer is None."""
+    found: Sequence[_T] | None = None
     try:
         return question()
+    except UntoldError as error:
+        text = str(error)
+        found = error.found  # type: ignore[assignment] # it is partitions that were asked for
     except VendorError as error:
         text = str(error)
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
         text = f"its plug-in failed: {type(error).__name__}: {error}: mend or remove it"
     faults[f"{vendor.name} {what}"] = " ".join(f"{vendor.name} tells no {what}: {text}".split())
-    return None
+    return found
 
 
 def _groups_of(pid: int) -> bytes:

@@ -226,6 +226,8 @@ def reason(vendor: Vendor) -> str:
 class AscendKind(Kind):
     """DCMI, of either generation."""
 
+    faults: int = 0
+
     def load(self, library: Path) -> None:
         """See Kind."""
         dcmi._load = lambda _: dcmi.ffi.dlopen(str(library))
@@ -256,13 +258,16 @@ class AscendKind(Kind):
         if vendor._session._subscribed != {known.at for known in vendor._known}:
             return False
         dcmi.events()
-        inject(XID, 2)
+        # (Another one each time: what comes again within a day is not forgotten.)
+        self.faults += 1
+        code = XID + self.faults
+        inject(code, 2)
         # (The library tells it in a thread of its own.)
         deadline = time.monotonic() + 1
         while not dcmi._events and time.monotonic() < deadline:
             time.sleep(0.001)
-        told = bool(dcmi._events) and f"{XID:08X}" in reason(vendor)
-        inject(XID, 2, cleared=True)
+        told = bool(dcmi._events) and f"{code:08X}" in reason(vendor)
+        inject(code, 2, cleared=True)
         while told and not dcmi._events and time.monotonic() < deadline + PATIENCE_SECONDS:
             time.sleep(0.001)
         return told and not reason(vendor)
@@ -444,7 +449,8 @@ class NvidiaKind(Kind):
 
     def limited(self, vendor: Vendor) -> None:
         """Have a limit set and taken back."""
-        uuid = vendor.enumerate()[0].uuid
+        assert isinstance(vendor, nvidia.Nvidia)
+        uuid = vendor._known[0].device.uuid if vendor._known else "none"
         for size in (MIB, None):
             vendor.limit_memory(uuid, "/slice", size)
 

@@ -18,6 +18,7 @@ import dataclasses
 import faulthandler
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +43,11 @@ ODD = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000)
 
 @dataclass(frozen=True)
 class Refused:
-    """A question that was refused; ``text`` is why."""
+    """A question that was refused; ``text`` is why. Of partitions what was told all the same."""
 
     text: str
+    found: tuple[Partition, ...] = ()
+    untold: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -98,7 +101,8 @@ class Explorer:
             if isinstance(answer, Sequence) and not isinstance(answer, str):
                 answer = tuple(answer)
         except VendorError as error:
-            answer = Refused(str(error))
+            found = getattr(error, "found", ())
+            answer = Refused(str(error), found, getattr(error, "untold", frozenset()))
             if not answer.text or "\n" in answer.text:
                 self.wrong(f"{what} is refused with {answer.text!r}, which is not one line")
         except Exception as error:  # noqa: BLE001 - that is what is looked for
@@ -147,6 +151,9 @@ class Explorer:
                 answer = told[what]
                 if isinstance(answer, Refused) and place is not None:
                     self.wrong(f"{what} of one device is refused for all: {answer.text}")
+            answer = told["partitions"]
+            if isinstance(answer, Refused) and place is not None and not answer.untold <= ill:
+                self.wrong(f"partitions of {answer.untold} are not told: {answer.text}")
         self._devices(told, usual, ill)
         self._samples(told, usual, ill)
         self._processes(told, usual, ill)
@@ -454,8 +461,9 @@ class Explorer:
                 self.library.mend(name)
                 if vendor is None:
                     continue
-                for one in self.ours(vendor):
-                    vendor.release(one)
+                if self.kind.splits:
+                    for one in self.ours(vendor):
+                        vendor.release(one)
                 self.back(vendor)
                 if seldom:
                     where = (number, value, size, offset)
@@ -537,6 +545,7 @@ def main(kind: str, folder: str, real: str, root: str, done: str) -> None:
             {
                 "findings": explorer.findings,
                 "cases": explorer.cases,
+                "seconds": time.process_time(),
                 "bound": sorted(explorer.kind.bound),
                 "failed": sorted(explorer.made_to_fail),
             }

@@ -169,11 +169,11 @@ class Ascend:
         )
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the vNPUs that there are. Raises VendorError."""
+        """Return the vNPUs that there are. Raises VendorError, UntoldError."""
         with self._session.held():
             self._ensure()
             chips = [known.chip for known in self._known if known.device.splits]
-            return tuple(ascend_vnpu.listed(self._session, self._records, chips))
+            return ascend_vnpu.listed(self._session, self._records, chips)
 
     def release(self, partition: Partition) -> None:
         """Destroy a vNPU; one that is gone is well. Raises VendorError."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 from aliquot.hooks import files
 
 from ..ascend_config import Template
-from . import Partition, VendorError, dcmi
+from . import Partition, UntoldError, VendorError, dcmi
 
 FOLDER: Final = "vnpu"
 NEEDED: Final = ("dcmi_create_vdevice", "dcmi_set_destroy_vdevice", "dcmi_get_device_info")
@@ -220,29 +220,42 @@ def smallest(chip: Chip, memory_bytes: int, cores: int) -> Template:
     return min(fits, key=lambda one: (one.memory_bytes, one.cores))
 
 
-def listed(session: dcmi.Session, records: Records, chips: Sequence[Chip]) -> list[Partition]:
-    """Return the vNPUs that there are, and forget records of others. Raises DcmiError."""
+def listed(
+    session: dcmi.Session, records: Records, chips: Sequence[Chip]
+) -> tuple[Partition, ...]:
+    """Return the vNPUs that there are, and forget records of others.
+
+    Raises UntoldError, and DcmiError when nothing can be asked.
+    """
     known = records.all()
-    found = list(_of_all(session, known, chips))
+    found: list[Partition] = []
+    untold: dict[str, dcmi.DcmiError] = {}
+    for chip in chips:
+        try:
+            found += _of_chip(session, known, chip)
+        except dcmi.DcmiError as error:
+            if error.over:
+                raise
+            untold[chip.uuid] = error
     real = {one.id for one in found}
-    asked = {chip.uuid for chip in chips}
+    asked = {chip.uuid for chip in chips} - untold.keys()
     for number, (uuid, _) in known.items():
         # (Of a device that does not tell now nothing is known.)
         if number not in real and uuid in asked:
             records.remove(number)
-    return found
+    if untold:
+        text = "; ".join(f"{uuid} does not tell its vNPUs: {why}" for uuid, why in untold.items())
+        raise UntoldError(text, found, tuple(untold))
+    return tuple(found)
 
 
-def _of_all(
-    session: dcmi.Session, known: Mapping[str, tuple[str, str]], chips: Sequence[Chip]
+def _of_chip(
+    session: dcmi.Session, known: Mapping[str, tuple[str, str]], chip: Chip
 ) -> Iterator[Partition]:
-    for chip in chips:
-        for number in _numbers(session, chip):
-            uuid, name = known.get(str(number), ("", ""))
-            memory, cores = _read(session, chip, number) or (0, 0)
-            yield Partition(
-                chip.uuid, str(number), name if uuid == chip.uuid else "", memory, cores
-            )
+    for number in _numbers(session, chip):
+        uuid, name = known.get(str(number), ("", ""))
+        memory, cores = _read(session, chip, number) or (0, 0)
+        yield Partition(chip.uuid, str(number), name if uuid == chip.uuid else "", memory, cores)
 
 
 def release(session: dcmi.Session, records: Records, chip: Chip, partition: Partition) -> None:

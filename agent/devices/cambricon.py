@@ -23,6 +23,7 @@ from . import (
     Health,
     Partition,
     Sample,
+    UntoldError,
     VendorError,
     cambricon_files,
     cambricon_mim,
@@ -162,16 +163,31 @@ class Cambricon:
             return cambricon_smlu.resize(self._session, known.slot, partition, memory_bytes, cores)
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
+        """Return the sMLU instances; those that are not ours have no name.
+
+        Raises VendorError, UntoldError.
+        """
         with self._using():
             split = [known for known in self._known if known.device.splits]
+            found: list[Partition] = []
+            untold: dict[str, cndev.CndevError] = {}
             for known in split:
+                uuid = known.device.uuid
                 self._card(known).profiles.sweep(self._session, known.slot)
-            return tuple(
-                instance.partition(known.device.uuid)
-                for known in split
-                for instance in cambricon_smlu.instances(self._session, known.slot)
-            )
+                try:
+                    there = cambricon_smlu.instances(self._session, known.slot)
+                    found += [instance.partition(uuid) for instance in there]
+                except cndev.CndevError as error:
+                    if error.code in cndev.ENDED:
+                        raise
+                    untold[uuid] = error
+        if untold:
+            lines = [
+                str(cndev.described(f"{uuid} does not tell its sMLU instances", why))
+                for uuid, why in untold.items()
+            ]
+            raise UntoldError("; ".join(lines), found, tuple(untold))
+        return tuple(found)
 
     def release(self, partition: Partition) -> None:
         """Destroy an sMLU instance; one that is gone is well. Raises VendorError."""
