@@ -427,7 +427,6 @@ def _larger(before: Slice, fresh: Slice) -> Slice:
 
 def _tell(grant: Grant, piece: Slice) -> None:
     """Raises OSError."""
-    window_us = policies.window_us(piece.policy)
     for part in piece.parts:
         column = grant.columns.get(part.uuid)
         if column is None:
@@ -440,7 +439,6 @@ def _tell(grant: Grant, piece: Slice) -> None:
             cores_min=part.cores,
             weight=part.weight,
             priority=part.priority,
-            window_us=window_us,
         )
 
 

@@ -41,7 +41,6 @@ class Meters:
             device_ns=max(before.device_ns, min(used.device_ns, age_ns)),
             wait_ns=max(before.wait_ns, min(used.wait_ns, age_ns * _MOST_WAITING)),
             waits=max(before.waits, used.waits),
-            overruns=max(before.overruns, used.overruns),
             let_through=max(before.let_through, used.let_through),
         )
         return told

@@ -262,21 +262,15 @@ def _add_part(
     add("aliquot_container_priority", told, part.priority)
     add("aliquot_container_device_seconds_total", told, reading.device_seconds)
     add("aliquot_container_wait_seconds_total", told, reading.wait_seconds)
-    add("aliquot_container_overruns_total", told, _overruns(reading))
     add("aliquot_container_let_through_total", told, reading.let_through)
     if account := reading.account:
         add("aliquot_container_wanted_ratio", told, account.wanted)
         add("aliquot_container_received_ratio", told, account.received)
         add("aliquot_container_held_seconds_total", told, account.held_seconds)
         add("aliquot_container_turns_total", told, account.turns)
+        add("aliquot_container_overruns_total", told, account.overruns)
     identity = (namespace, pod, name, slice_.piece.container.id, part.uuid, part.enforcement)
     add("aliquot_container_info", identity, 1)
-
-
-def _overruns(reading: PartReading) -> int | None:
-    """Return what the agent counted itself, or what the container says where that is more."""
-    told = [reading.overruns, reading.account.overtaken if reading.account else None]
-    return max((count for count in told if count is not None), default=None)
 
 
 def _add_device(reading: DeviceReading, add: _Add) -> None:

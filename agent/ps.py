@@ -213,7 +213,6 @@ def _time_as_json(device: SliceDevice) -> dict[str, Any]:
         "device_seconds": device.device_seconds,
         "wait_seconds": device.wait_seconds,
         "waits": device.waits,
-        "overruns": device.overruns,
         "let_through": device.let_through,
         **(
             dict.fromkeys(one.name for one in fields(Account))

@@ -452,7 +452,6 @@ def _account(
         device_seconds=used.device_ns / 1e9,
         wait_seconds=used.wait_ns / 1e9,
         waits=used.waits,
-        overruns=used.overruns,
         let_through=used.let_through,
     ), uncharged
 

@@ -401,7 +401,6 @@ def _part(reading: PartReading, device: DeviceReading | None) -> rpc_pb2.Part:
         device_seconds=reading.device_seconds,
         wait_seconds=reading.wait_seconds,
         waits=reading.waits,
-        overruns=reading.overruns,
         let_through=reading.let_through,
         gate=reading.gate,
         account=None if reading.account is None else rpc_pb2.Account(**asdict(reading.account)),

@@ -40,7 +40,7 @@ class Account:
 
     ``held_seconds``: the device was the slice's own, or it ran there; of that, ``split_seconds``
     while others ran there too. ``wanted_seconds``: it had work, or waited. ``turns`` that it got;
-    ``overtaken``: turns that ended though it had work under way; ``preempted``: turns that a
+    ``overruns``: turns that ended though it had work under way; ``preempted``: turns that a
     higher priority ended. ``wanted`` and ``received`` are shares of the last second, 0 to 1; None
     before there was one, and while nothing is measured since it has the device alone.
     """
@@ -49,7 +49,7 @@ class Account:
     split_seconds: float
     wanted_seconds: float
     turns: int
-    overtaken: int
+    overruns: int
     preempted: int
     wanted: float | None
     received: float | None
@@ -156,23 +156,16 @@ class Sharing:
     def change(self, piece: Slice) -> None:
         """Have a running slice on other terms. Raises AliquotError; devices and group stay.
 
-        A slice that the arbiter does not know yet gets them when it does.
+        Its grant has them already. A slice that the arbiter does not know yet gets them when it
+        does.
         """
         one = self._followed.get(piece.key)
         if self._runner is None or one is None or one.identity != piece.created_unix_ns:
             return
         try:
             for part in piece.parts:
-                column = one.columns[part.uuid]
-                self._runner.change(one.number, column, _terms(piece, part, one.group))
-                self._runner.write_terms(
-                    one.number,
-                    column,
-                    cores=part.cores_max,
-                    cores_min=part.cores,
-                    weight=part.weight,
-                    priority=part.priority,
-                )
+                terms = _terms(piece, part, one.group)
+                self._runner.change(one.number, one.columns[part.uuid], terms)
             self._pieces[piece.key] = piece
             self._bound_work(self._runner)
         except (OSError, OverflowError, KeyError) as error:
@@ -353,7 +346,7 @@ def _account(row: arbiter.Account) -> Account:
         split_seconds=row.split_ns / 1e9,
         wanted_seconds=row.wanted_ns / 1e9,
         turns=row.turns,
-        overtaken=row.overtaken,
+        overruns=row.overruns,
         preempted=row.preempted,
         wanted=row.wanted,
         received=row.received,

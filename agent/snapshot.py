@@ -38,8 +38,8 @@ class PartReading:
     ``processes`` counts those that hold something there, by the account that has more of them.
     ``busy`` and ``memory_busy`` are its shares of the device's time.
 
-    ``device_seconds``, ``wait_seconds``, ``waits``, ``overruns`` and ``let_through`` are what its
-    processes counted (region.UsedDevice) as far as it can be true; ``gate`` is one of region.GATES.
+    ``device_seconds``, ``wait_seconds``, ``waits`` and ``let_through`` are what its processes
+    counted (region.UsedDevice) as far as it can be true; ``gate`` is one of region.GATES.
     ``account`` is what the arbiter counted, None when no turns are given to it.
     """
 
@@ -55,7 +55,6 @@ class PartReading:
     device_seconds: float | None = None
     wait_seconds: float | None = None
     waits: int | None = None
-    overruns: int | None = None
     let_through: int | None = None
     gate: str | None = None
     account: Account | None = None

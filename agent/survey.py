@@ -63,7 +63,6 @@ class SliceDevice:
     device_seconds: float | None
     wait_seconds: float | None
     waits: int | None
-    overruns: int | None
     let_through: int | None
     account: Account | None = None
     partition: str | None = None
@@ -224,7 +223,6 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
         device_seconds=rpc.known(part, "device_seconds"),
         wait_seconds=rpc.known(part, "wait_seconds"),
         waits=rpc.known(part, "waits"),
-        overruns=rpc.known(part, "overruns"),
         let_through=rpc.known(part, "let_through"),
         account=None
         if account is None
@@ -233,7 +231,7 @@ def _told_device(part: rpc_pb2.Part) -> SliceDevice:
             split_seconds=account.split_seconds,
             wanted_seconds=account.wanted_seconds,
             turns=account.turns,
-            overtaken=account.overtaken,
+            overruns=account.overruns,
             preempted=account.preempted,
             wanted=rpc.known(account, "wanted"),
             received=rpc.known(account, "received"),
@@ -324,7 +322,6 @@ def _describe(
                     device_seconds=used.device_ns / 1e9,
                     wait_seconds=used.wait_ns / 1e9,
                     waits=used.waits,
-                    overruns=used.overruns,
                     let_through=used.let_through,
                 )
             )

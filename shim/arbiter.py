@@ -68,7 +68,7 @@ class Account:
     split_ns: int
     wanted_ns: int
     turns: int
-    overtaken: int
+    overruns: int
     preempted: int
     wanted: float | None
     received: float | None
@@ -129,19 +129,13 @@ class Runner:
         return number
 
     def change(self, container: int, column: int, terms: Terms) -> None:
-        """Have other terms from now on; the group stays. Raises OSError: EINVAL."""
+        """Have other terms from now on; the group stays. Raises OSError: EINVAL.
+
+        What the container itself keeps to is in its grant already (region.write_terms): its threads
+        look at it now.
+        """
         row = ffi.new("struct aliquot_terms *", _row(terms))
         _check(lib.aliquot_runner_change(self._running(), container, column, row))
-
-    def write_terms(
-        self, container: int, column: int, *, cores: int, cores_min: int, weight: int, priority: int
-    ) -> None:
-        """Write into the grant what the container itself keeps to (percent). Raises OSError."""
-        _check(
-            lib.aliquot_runner_write_terms(
-                self._running(), container, column, cores, cores_min, weight, priority
-            )
-        )
 
     def write_window(self, container: int, column: int, window_us: int) -> None:
         """Write into the grant how much work may be under way. Raises OSError: EINVAL."""
@@ -160,7 +154,7 @@ class Runner:
             split_ns=row.split_ns,
             wanted_ns=row.wanted_ns,
             turns=row.turns,
-            overtaken=row.overtaken,
+            overruns=row.overruns,
             preempted=row.preempted,
             wanted=_share(row.wanted_permille),
             received=_share(row.received_permille),

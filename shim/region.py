@@ -138,8 +138,8 @@ class UsedDevice:
     """What the slice made of one device: these figures outlive its processes.
 
     ``device_ns`` is the device time that its processes charged, ``wait_ns`` what their threads
-    waited to launch, added up over ``waits``; ``overruns`` counts turns that were overstayed,
-    ``let_through`` launches that passed a closed gate, since older work waited for them.
+    waited to launch, added up over ``waits``; ``let_through`` counts launches that passed a closed
+    gate, since older work waited for them.
     """
 
     peak: int
@@ -147,7 +147,6 @@ class UsedDevice:
     device_ns: int = 0
     wait_ns: int = 0
     waits: int = 0
-    overruns: int = 0
     let_through: int = 0
 
 
@@ -276,20 +275,16 @@ def write_terms(
     cores_min: int,
     weight: int,
     priority: int,
-    window_us: int = WINDOW_US,
 ) -> None:
     """Write into ``grant``, open for writing, what the slice has of device ``device``'s time.
 
-    All but ``window_us`` are as RegionDevice says; that is the work, in predicted microseconds,
-    that may be under way at a time. Running processes keep to ``cores`` and ``window_us`` from
-    their next launch on; the others are for people, and the arbiter is told them by itself. Raises
-    OSError.
+    All are as RegionDevice says. Running processes keep to ``cores`` from when they next look, which
+    arbiter.Runner.change has them do at once; the others are for people. Raises OSError.
     """
     _write_word(fd, "device", device, "cores", value=cores)
     _write_word(fd, "device", device, "cores_min", value=cores_min)
     _write_word(fd, "device", device, "weight", value=weight)
     _write_word(fd, "device", device, "priority", value=priority)
-    _write_word(fd, "device", device, "window_us", value=window_us)
 
 
 def _write_word(fd: int, *path: str | int, value: int) -> None:
@@ -352,7 +347,6 @@ def read_usage(fd: int, where: str, device_count: int) -> Usage:
             device_ns=time.device_ns,
             wait_ns=time.wait_ns,
             waits=time.waits,
-            overruns=time.overruns,
             let_through=time.let_through,
         )
         for row, time in zip(usage.device[0:count], usage.time[0:count], strict=True)

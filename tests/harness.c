@@ -6,7 +6,9 @@
  *     min=, max=, weight=, priority=, quiet_us=, floor=, group=      what it was promised (thousandths)
  *     procs=N                        processes            gap_us=N    on the host between two launches
  *     from_ms=, until_ms=            when it works        on=0+1      devices
+ *     joins_ms=                      when it comes, its program with it; until then nobody knows of it
  *     burst=N, pause_us=N            after N launches and their end, it rests
+ *     depth=N                        launches of a stream that the driver takes before it lets it wait
  *     spin=1                         each 10th kernel runs until the launch after it is made
  *     stop_ms=, cont_ms=, kill_ms=   one process is stopped, goes on, is killed
  *     cores_at=MS:MIN:MAX            new terms
@@ -27,7 +29,7 @@ enum { MAX_CONTAINERS = 64, MAX_PROCESSES = 8 };
 /* What things cost on a host: published figures, see docs/sharing.md. */
 static struct {
     uint64_t launch, graph, record, query, sync, wake, ring, step;
-    uint64_t jitter, slice, change, agent, depth;
+    uint64_t jitter, slice, change, agent;
 } cost = {
     .launch = 4300,
     .graph = 10000,
@@ -40,7 +42,6 @@ static struct {
     .slice = 2000000,
     .change = 0,
     .agent = 1,
-    .depth = 1024,
 };
 
 enum kind { ASYNC, SYNC, GRAPH, STREAMS_KIND };
@@ -49,7 +50,8 @@ struct process;
 
 struct container {
     enum kind kind;
-    uint64_t ns, gap_us, from_ms, until_ms, burst, pause_us, stop_ms, cont_ms, kill_ms, procs, spin;
+    uint64_t ns, gap_us, joins_ms, from_ms, until_ms, burst, pause_us, stop_ms, cont_ms, kill_ms,
+        procs, spin, depth;
     uint64_t change_ms, change_min, change_max;
     struct aliquot_terms terms;
     unsigned devices, device[DEVICES];
@@ -203,6 +205,8 @@ static const struct aliquot_limiter_seam seam = {
 
 /* -- The agent ----------------------------------------------------------------------------------- */
 
+static bool there(const struct container *container) { return container->usage != NULL; }
+
 /* The words of a container's processes; those of the dead speak of nobody. */
 static uint32_t read_flow(const struct container *container, unsigned column, uint64_t *flow) {
     for (unsigned i = 0; i < container->procs; i++)
@@ -236,7 +240,8 @@ static void agent_look(void) {
     wakeups++;
     for (bool again = true; again;) {
         for (unsigned i = 0; i < container_count; i++)
-            for (unsigned column = 0; column < containers[i]->devices; column++)
+            for (unsigned column = 0; there(containers[i]) && column < containers[i]->devices;
+                 column++)
                 if (containers[i]->rung
                         ? !aliquot_arbiter_rang(arbiter, containers[i]->member, clock_now())
                         : aliquot_arbiter_watched(arbiter, containers[i]->member + (int)column))
@@ -250,7 +255,7 @@ static void agent_look(void) {
             for (unsigned j = 0; j < container_count; j++) {
                 struct container *one = containers[j];
                 int column = change[i].member - one->member;
-                if (column < 0 || column >= (int)one->devices)
+                if (!there(one) || column < 0 || column >= (int)one->devices)
                     continue;
                 note_gate(one, (unsigned)column, change[i].gate);
                 atomic_store(&one->grant.device[column].gate, change[i].gate);
@@ -331,14 +336,16 @@ static void launch(struct process *process, unsigned column, unsigned stream) {
 static void program(void *argument) {
     struct process *process = argument;
     struct container *container = process->container;
-    task_sleep(container->from_ms * 1000000);
+    task_sleep(
+        (container->joins_ms > container->from_ms ? container->joins_ms : container->from_ms) *
+        1000000);
     uint64_t until = container->until_ms ? container->until_ms * 1000000 : UINT64_MAX;
     for (uint64_t i = 0; clock_now() < until; i++) {
         unsigned stream = container->kind == STREAMS_KIND ? (unsigned)(i % 4) + 1
                           : container->spin               ? (unsigned)(i % 2) + 1
                                                           : 1;
         for (unsigned column = 0; column < container->devices; column++) {
-            gpu_wait(process->context[column], stream, cost.depth - 1);
+            gpu_wait(process->context[column], stream, container->depth - 1);
             launch(process, column, stream);
         }
         bool rest = container->burst && i % container->burst == container->burst - 1;
@@ -394,6 +401,7 @@ static struct container *parse(char *text) {
     *container = (struct container){
         .ns = 100000,
         .procs = 1,
+        .depth = 1024,
         .devices = 1,
         .terms = {.cores_max = 1000, .weight = 100, .quiet_ns = 100000000},
     };
@@ -425,12 +433,14 @@ static struct container *parse(char *text) {
             } names[] = {
                 {"ns", &container->ns, NULL},
                 {"gap_us", &container->gap_us, NULL},
+                {"joins_ms", &container->joins_ms, NULL},
                 {"from_ms", &container->from_ms, NULL},
                 {"until_ms", &container->until_ms, NULL},
                 {"burst", &container->burst, NULL},
                 {"pause_us", &container->pause_us, NULL},
                 {"procs", &container->procs, NULL},
                 {"spin", &container->spin, NULL},
+                {"depth", &container->depth, NULL},
                 {"stop_ms", &container->stop_ms, NULL},
                 {"cont_ms", &container->cont_ms, NULL},
                 {"kill_ms", &container->kill_ms, NULL},
@@ -477,8 +487,8 @@ static void begin(struct container *container, unsigned number, bool alone) {
     }
     if (!alone) {
         container->grant.beat = 1;
-        container->member =
-            aliquot_arbiter_join(arbiter, 1, container->devices, container->device, terms);
+        container->member = aliquot_arbiter_join(arbiter, clock_now(), container->devices,
+                                                 container->device, terms);
         if (container->member < 0)
             exit(3);
     }
@@ -504,6 +514,15 @@ static void begin(struct container *container, unsigned number, bool alone) {
         clock_at(container->change_ms * 1000000, change_terms, container);
 }
 
+static void join(void *argument) {
+    struct container *container = argument;
+    unsigned number = 0;
+    while (containers[number] != container)
+        number++;
+    begin(container, number, !cost.agent);
+    agent_step(NULL);
+}
+
 int main(int argc, char **argv) {
     uint64_t agent_ends_ms = 0, agent_comes_ms = 0, alone = 0, round_us = 0, tick_us = 5000;
     uint64_t settled_ms = 200;
@@ -527,7 +546,6 @@ int main(int argc, char **argv) {
             {"jitter", &cost.jitter},
             {"slice_ns", &cost.slice},
             {"switch_ns", &cost.change},
-            {"depth", &cost.depth},
             {"alone", &alone},
             {"round_us", &round_us},
             {"tick_us", &tick_us},
@@ -552,7 +570,10 @@ int main(int argc, char **argv) {
     arbiter = aliquot_arbiter_new(&(struct aliquot_arbiter_settings){.round_ns = round_us * 1000});
     clock_run(1);
     for (unsigned i = 0; i < container_count; i++)
-        begin(containers[i], i, alone);
+        if (containers[i]->joins_ms)
+            clock_at(containers[i]->joins_ms * 1000000, join, containers[i]);
+        else
+            begin(containers[i], i, alone);
     beat(NULL);
     if (!alone)
         agent_look();
@@ -593,13 +614,14 @@ int main(int argc, char **argv) {
             one->waits[2], one->waits[3], one->waits[4]);
         for (unsigned j = 0; j < one->devices; j++) {
             struct aliquot_account account = {0};
-            const struct aliquot_usage_time *time = &one->usage->time[j];
-            if (!alone)
+            static const struct aliquot_usage_time nothing;
+            const struct aliquot_usage_time *time = there(one) ? &one->usage->time[j] : &nothing;
+            if (!alone && there(one))
                 aliquot_arbiter_read(arbiter, clock_now(), one->member + (int)j, &account);
             printf("%s{\"charged_ns\": %lu, \"wait_ns\": %lu, \"let_through\": %lu, "
-                   "\"held_ns\": %lu, \"turns\": %lu, \"overtaken\": %lu, \"preempted\": %lu}",
+                   "\"held_ns\": %lu, \"turns\": %lu, \"overruns\": %lu, \"preempted\": %lu}",
                    j ? ", " : "", time->device_ns, time->wait_ns, time->let_through,
-                   account.held_ns, account.turns, account.overtaken, account.preempted);
+                   account.held_ns, account.turns, account.overruns, account.preempted);
         }
         printf("]}");
     }

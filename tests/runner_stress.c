@@ -99,7 +99,7 @@ static void *work(void *argument) {
             aliquot_runner_change(runner, number[at], column, &terms[0]);
             break;
         case 2:
-            aliquot_runner_write_terms(runner, number[at], column, 50, 10, 100, 0);
+            aliquot_runner_write_window(runner, number[at], column, 2000);
             break;
         case 3:
             if (aliquot_runner_read(runner, number[at], column, &account))

@@ -26,11 +26,10 @@ def write_time(
     device_ns: int = 0,
     wait_ns: int = 0,
     waits: int = 0,
-    overruns: int = 0,
     let_through: int = 0,
 ) -> None:
     """Write what the slice counted of its time on a device."""
-    figures = struct.pack("=QQQQQQQ", 0, device_ns, 0, wait_ns, waits, overruns, let_through)
+    figures = struct.pack("=QQQQQQQ", 0, device_ns, 0, wait_ns, waits, 0, let_through)
     with path.open("r+b") as file:
         os.pwrite(file.fileno(), figures, _TIMES + device * 128)
 

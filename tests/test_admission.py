@@ -117,7 +117,6 @@ def test_what_was_asked_of_time_is_in_the_ledger_and_the_grant(
 
         words = [word(one) for one in ("cap", "cores_min", "cores", "weight", "priority")]
         assert words == [GIB, 20, 60, 7, -5]
-        assert word("window_us") == 5 * region.WINDOW_US
 
     act(story)
 

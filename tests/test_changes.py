@@ -244,19 +244,6 @@ def test_numbers_stay_what_the_policy_makes_of_them(
     act(tell)
 
 
-def test_weak_has_more_work_under_way_at_a_time(act: Callable[[Tell], None]) -> None:
-    async def tell(office: Office) -> None:
-        piece = office.add()
-        window = grant_of(office.ledger, piece.key).device[0].window_us
-        assert window == region.WINDOW_US
-        await office.set(policy="weak")
-        assert grant_of(office.ledger, piece.key).device[0].window_us == 5 * window
-        await office.set(policy="burst-share")
-        assert grant_of(office.ledger, piece.key).device[0].window_us == window
-
-    act(tell)
-
-
 def test_of_several_devices_one_may_be_named(act: Callable[[Tell], None]) -> None:
     async def tell(office: Office) -> None:
         office.add("c1", part(ONE), part(TWO))

@@ -119,7 +119,7 @@ def busy_node(node: Node, board: Board) -> None:
     node.accounts["one", ZERO.uuid] = ACCOUNT
     usage = node.ledger.region("one") / "usage"
     write_figures(usage, 0, peak=700 * MIB, refusals=3)
-    write_time(usage, 0, 2_500_000_000, 750_000_000, waits=40, overruns=5, let_through=6)
+    write_time(usage, 0, 2_500_000_000, 750_000_000, waits=40, let_through=6)
     slot = Slot(usage, 0)
     slot.charge(0, 600 * MIB)
     board.rows = [DeviceProcess(ZERO.uuid, os.getpid(), 640 * MIB, 0.25, 0.1)]
@@ -197,7 +197,7 @@ def test_every_reading_has_its_value(node: Node, board: Board) -> None:
         "held_seconds_total": 12.5,
         "wait_seconds_total": 0.75,
         "turns_total": 321,
-        "overruns_total": 5,
+        "overruns_total": 2,
         "let_through_total": 6,
     }
     for name, wanted in expected.items():
@@ -256,7 +256,7 @@ def test_a_slice_counts_from_its_admission_and_not_after_its_end(node: Node) -> 
     assert "aliquot_container_" not in text
 
 
-COUNTERS = ("refusals", "device_seconds", "wait_seconds", "overruns", "let_through")
+COUNTERS = ("refusals", "device_seconds", "wait_seconds", "let_through")
 
 
 def counters(node: Node) -> dict[str, float]:
@@ -270,21 +270,14 @@ def test_counters_never_fall_whatever_a_container_writes(node: Node) -> None:
     node.ledger.add("one", part(ZERO))
     usage = node.ledger.region("one") / "usage"
     write_figures(usage, 0, peak=GIB, refusals=9)
-    write_time(usage, 0, 9_000_000_000, 8_000_000_000, waits=7, overruns=6, let_through=5)
+    write_time(usage, 0, 9_000_000_000, 8_000_000_000, waits=7, let_through=5)
     before = counters(node)
-    assert before == dict(zip(COUNTERS, (9, 9, 8, 6, 5), strict=True))
+    assert before == dict(zip(COUNTERS, (9, 9, 8, 5), strict=True))
     write_figures(usage, 0, peak=0, refusals=0)
     write_time(usage, 0)
     assert counters(node) == before
-    write_time(usage, 0, 10_000_000_000, 7_000_000_000, overruns=7)
-    assert counters(node) == {**before, "device_seconds": 10, "overruns": 7}
-
-
-def test_overstayed_turns_that_the_agent_saw_count_whatever_a_container_says(node: Node) -> None:
-    node.ledger.add("one", part(ZERO))
-    node.accounts["one", ZERO.uuid] = replace(ACCOUNT, overtaken=8)
-    write_time(node.ledger.region("one") / "usage", 0, overruns=3)
-    assert counters(node)["overruns"] == 8
+    write_time(usage, 0, 10_000_000_000, 7_000_000_000, let_through=7)
+    assert counters(node) == {**before, "device_seconds": 10, "let_through": 7}
 
 
 def test_nobody_has_used_more_time_than_has_passed(node: Node) -> None:
@@ -294,12 +287,12 @@ def test_nobody_has_used_more_time_than_has_passed(node: Node) -> None:
     usage = node.ledger.region("one") / "usage"
     most = 2**64 - 1
     write_figures(usage, 0, peak=most, refusals=most)
-    write_time(usage, 0, most, most, most, most, most)
+    write_time(usage, 0, most, most, most, most)
     told = counters(node)
     assert 0 <= told["device_seconds"] <= (time.time_ns() - started) / 1e9
     assert told["wait_seconds"] <= told["device_seconds"] * region.MAX_SLOTS * 1024
     # Whose number it is to lie about.
-    assert {told[name] for name in ("refusals", "overruns", "let_through")} == {float(most)}
+    assert {told[name] for name in ("refusals", "let_through")} == {float(most)}
     again = counters(node)
     assert all(again[name] >= told[name] for name in COUNTERS)
 

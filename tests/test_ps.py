@@ -40,7 +40,6 @@ NO_TIME: dict[str, Any] = {
     "device_seconds": 0,
     "wait_seconds": 0,
     "waits": 0,
-    "overruns": 0,
     "let_through": 0,
     **dict.fromkeys(one.name for one in fields(Account)),
 }
@@ -232,10 +231,10 @@ def test_times_that_cannot_be_are_shown_and_stay_in_their_columns(here: Desk) ->
     with made_by_hand(here, "odd") as path:
         usage = path / "lib/.aliquot/usage"
         most = 2**64 - 1
-        write_time(usage, 0, most, most, most, most, most)
+        write_time(usage, 0, most, most, most, most)
         (row,) = here.slices()[0]["devices"]
         head, line, *_ = here.run("ps", "--wide").stdout.splitlines()
-    assert row["waits"] == row["overruns"] == row["let_through"] == most
+    assert row["waits"] == row["let_through"] == most
     assert row["device_seconds"] == row["wait_seconds"] == pytest.approx(most / 1e9)
     for name in ("TIME", "WAIT"):
         end = head.index(name) + len(name)
@@ -343,7 +342,7 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
     node.ledger.add("bare", part(one, GIB), container=bare, init_pid=0)
     usage = node.ledger.region("train") / "usage"
     write_figures(usage, 0, peak=700 * MIB, refusals=3)
-    write_time(usage, 0, 2_500_000_000, 90_000_000_000, waits=40, overruns=5, let_through=6)
+    write_time(usage, 0, 2_500_000_000, 90_000_000_000, waits=40, let_through=6)
     slot = Slot(usage, 0, 12, b"train.py")
     slot.charge(0, 600 * MIB)
     node.vendors[0].rows = [DeviceProcess(zero.uuid, os.getpid(), 640 * MIB, 0.5, None)]
@@ -379,13 +378,12 @@ def test_slices_of_containers_stand_beside_those_of_runs(here: Desk, node: Node)
         "device_seconds": 2.5,
         "wait_seconds": 90.0,
         "waits": 40,
-        "overruns": 5,
         "let_through": 6,
         "held_seconds": 12.5,
         "split_seconds": 0.5,
         "wanted_seconds": 20.25,
         "turns": 321,
-        "overtaken": 2,
+        "overruns": 2,
         "preempted": 3,
         "wanted": 0.3,
         "received": 0.28,

@@ -300,6 +300,55 @@ def test_freed_capacity_is_in_use_within_a_millisecond(harness: Path) -> None:
         assert run.said["longest_idle_ns"][0] <= 1e6, other
 
 
+# -- Who comes later -------------------------------------------------------------------------------
+
+
+def lost(run: Run, share: float, came: float, end: float) -> float:
+    """Return the seconds that the second of two lost by ``end``, of what both had since he came."""
+    both = run.had(0, came, end) + run.had(1, came, end)
+    return share / 100 * both - run.had(1, came, end)
+
+
+def comes(kind: str, length_us: int, depth: int, share: int, came: float) -> list[str]:
+    """Return a program that has the device alone and queues all that the driver takes, and another."""
+    return [
+        f"kind={kind},ns={length_us * 1000},min={1000 - 10 * share},depth={depth}",
+        f"{BUSY},min={10 * share},joins_ms={round(came * 1000)}",
+    ]
+
+
+@pytest.mark.parametrize("came", [0.5, 5.0])
+def test_nobody_is_owed_anything_for_having_been_alone(harness: Path, came: float) -> None:
+    for share in (30, 50, 70):
+        words = comes("async", 100, 20, share, came)
+        run = time_harness.run(harness, came + 2, *words)
+        for after in (0.1, 0.2, 0.5, 2):
+            assert lost(run, share, came, came + after) <= 0.005, (share, after)
+
+
+@pytest.mark.parametrize("kind", ["async", "streams"])
+@pytest.mark.parametrize(
+    ("length_us", "depth"),
+    [(100, 1_024), (1_000, 200), (1_000, 1_024), (5_000, 200)],
+    ids=["100 ms", "200 ms", "1 s", "1 s of long ones"],
+)
+def test_what_was_queued_before_somebody_came_is_given_back_to_him(
+    harness: Path, kind: str, length_us: int, depth: int
+) -> None:
+    came, queued = 0.5, length_us * depth / 1e6
+    lanes = 4 if kind == "streams" else 1
+    for share in (30, 50, 70):
+        # Beside it he has half the device, and what he is short of then comes from the other's part.
+        short = share / 100 * 0.1 + max(0, share / 100 - 0.5) * 2 * queued
+        even = 0.1 + 2 * queued + short / (1 - share / 100)
+        words = comes(kind, length_us, depth // lanes, share, came)
+        run = time_harness.run(harness, came + even + 1, *words)
+        assert run.had(1, came, came + 0.15) > 0, share
+        assert lost(run, share, came, came + 0.1) <= share / 100 * 0.1 + 0.001, share
+        assert lost(run, share, came, came + even / 2) <= short + 0.01, share
+        assert lost(run, share, came, came + even + 0.5) <= 0.005 + 0.03 * queued, share
+
+
 # -- Several devices -------------------------------------------------------------------------------
 
 

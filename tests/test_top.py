@@ -375,7 +375,7 @@ def look(*, sampled: float | None = None, **changes: Any) -> Look:
         "index": 0, "uuid": "GPU-0", "model": "M", "charge": 5, "unclaimed": 0, "unseen": 0,
         "cap": 9, "peak": 5, "refusals": 0, "enforcement": "shim", "cores": 0, "cores_max": 100,
         "weight": 100, "priority": 0, "gate": "open", "busy": None, "device_seconds": 1.0,
-        "wait_seconds": 1.0, "waits": 10, "overruns": 0, "let_through": 0,
+        "wait_seconds": 1.0, "waits": 10, "let_through": 0,
     }  # fmt: skip
     row = SliceDevice(**{**values, **changes})
     piece = Slice("one", "/one", "running", None, (), 1, (row,), (), 0, sampled_unix=sampled)

@@ -399,15 +399,22 @@ class Cambricon:
 
     def _sample(self, known: _Known) -> Sample:
         session, slot = self._session, known.slot
-        if known.part is not None:
-            # What the card reads is of all its instances together.
-            return Sample(known.device.uuid, None, None, None, None, None)
-        memory = self._memory(slot)
         load = session.reading("cndevUtilizationInfo_t", "cndevGetDeviceUtilizationInfo", slot)
-        power = session.reading("cndevDevicePowerInfo_t", "cndevGetDevicePowerInfo", slot)
         heat = session.reading("cndevTemperatureInfo_t", "cndevGetTemperatureInfo", slot)
         # Sensors that a model lacks read 0 or less.
         degrees = [] if heat is None else [int(t) for t in (heat.chip, heat.board) if t > 0]
+        if known.part is not None:
+            # The card's power is of all its instances together.
+            return Sample(
+                uuid=known.device.uuid,
+                memory_used_bytes=self._memory_of(known.part, slot),
+                busy=None if load is None else known.part.busy(load),
+                memory_busy=None,
+                power_watts=None,
+                temperature_celsius=float(degrees[0]) if degrees else None,
+            )
+        memory = self._memory(slot)
+        power = session.reading("cndevDevicePowerInfo_t", "cndevGetDevicePowerInfo", slot)
         return Sample(
             uuid=known.device.uuid,
             memory_used_bytes=None if memory is None else memory[1],
@@ -416,6 +423,14 @@ class Cambricon:
             power_watts=None if power is None or power.usage < 0 else float(power.usage),
             temperature_celsius=float(degrees[0]) if degrees else None,
         )
+
+    def _memory_of(self, part: cambricon_mim.Instance, slot: int) -> int | None:
+        """Return what is allocated of an instance, bytes; None: the library does not tell.
+
+        A library that takes no instance for a card tells of the whole card, which has more.
+        """
+        memory = self._memory(part.handle(slot))
+        return None if memory is None or memory[0] > part.memory_bytes else memory[1]
 
     def _processes(self, known: _Known) -> list[DeviceProcess] | None:
         """Return the processes on a device; None where it does not list them."""

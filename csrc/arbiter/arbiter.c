@@ -154,7 +154,8 @@ static struct party *find_group(struct aliquot_arbiter *arbiter, uint32_t group)
 
 static bool right(const struct aliquot_terms *terms) {
     return terms->cores_min <= terms->cores_max && terms->cores_max >= 1 &&
-           terms->cores_max <= 1000 && terms->weight >= 1 && terms->weight <= 10000 &&
+           terms->cores_max <= 1000 && terms->weight >= 1 && terms->weight <= ALIQUOT_MAX_WEIGHT &&
+           terms->priority >= -ALIQUOT_MAX_PRIORITY && terms->priority <= ALIQUOT_MAX_PRIORITY &&
            terms->floor <= 900;
 }
 

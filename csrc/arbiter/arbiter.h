@@ -57,7 +57,7 @@ struct aliquot_account {
     uint64_t split_ns;  /* of that, while others ran there too (each is charged his part) */
     uint64_t wanted_ns; /* it held it, or waited for it */
     uint64_t turns;     /* gates opened */
-    uint64_t overtaken; /* it did not drain in time */
+    uint64_t overruns;  /* it did not drain in time */
     uint64_t preempted; /* its turn was ended for a higher priority */
     uint32_t wanted_permille, received_permille; /* of the last whole second */
 };

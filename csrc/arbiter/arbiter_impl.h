@@ -153,7 +153,7 @@ static inline bool occupies(const struct party *party) {
 /* -- shares.c ---------------------------------------------------------------------------------- */
 
 /* Adds up what has passed: on a device, for a party, everywhere. */
-void arbiter_account_device(struct device *device, uint64_t now);
+void arbiter_account_device(struct device *device, uint64_t round_ns, uint64_t now);
 void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now);
 

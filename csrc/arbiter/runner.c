@@ -567,15 +567,23 @@ void aliquot_runner_remove(struct aliquot_runner *runner, int number) {
         container_free(container);
 }
 
-int aliquot_runner_change(struct aliquot_runner *runner, int number, uint32_t column,
+int aliquot_runner_change(struct aliquot_runner *runner, int number, uint32_t index,
                           const struct aliquot_terms *terms) {
     pthread_mutex_lock(&runner->lock);
-    struct container *container = find(runner, number, column);
-    int error = container ? aliquot_arbiter_change(runner->arbiter, runner_now(),
-                                                   container->column[column].member, terms)
-                          : -EINVAL;
-    if (!error)
+    struct container *container = find(runner, number, index);
+    struct column *column = container ? &container->column[index] : NULL;
+    int error = column
+                    ? aliquot_arbiter_change(runner->arbiter, runner_now(), column->member, terms)
+                    : -EINVAL;
+    if (!error) {
+        /* What threads were given for a turn is short, and a new number would be a new turn. */
+        unsigned state = aliquot_gate_state(column->gate);
+        if (state == ALIQUOT_GATE_FREE || state == ALIQUOT_GATE_OPEN) {
+            column->shift++;
+            column_write(container, index, aliquot_arbiter_gate(runner->arbiter, column->member));
+        }
         call(runner);
+    }
     pthread_mutex_unlock(&runner->lock);
     return error;
 }
@@ -586,34 +594,6 @@ int aliquot_runner_read(struct aliquot_runner *runner, int number, uint32_t colu
     struct container *container = find(runner, number, column);
     if (container)
         read_account(runner, &container->column[column], runner_now(), account);
-    pthread_mutex_unlock(&runner->lock);
-    return container ? 0 : -EINVAL;
-}
-
-int aliquot_runner_write_terms(struct aliquot_runner *runner, int number, uint32_t index,
-                               uint32_t cores, uint32_t cores_min, uint32_t weight,
-                               int32_t priority) {
-    if (cores < 1 || cores > 100 || cores_min > cores || weight < 1 ||
-        weight > ALIQUOT_MAX_WEIGHT || priority < -ALIQUOT_MAX_PRIORITY ||
-        priority > ALIQUOT_MAX_PRIORITY)
-        return -EINVAL;
-    pthread_mutex_lock(&runner->lock);
-    struct container *container = find(runner, number, index);
-    if (container) {
-        struct column *column = &container->column[index];
-        struct aliquot_grant_device *device = &container->grant->device[index];
-        /* relaxed, all: the gate's store below comes after them for whoever reads it. */
-        atomic_store_explicit(&device->cores, cores, memory_order_relaxed);
-        atomic_store_explicit(&device->cores_min, cores_min, memory_order_relaxed);
-        atomic_store_explicit(&device->weight, weight, memory_order_relaxed);
-        atomic_store_explicit(&device->priority, priority, memory_order_relaxed);
-        /* What threads were given for a turn is short, and a new number would be a new turn. */
-        unsigned state = aliquot_gate_state(column->gate);
-        if (state == ALIQUOT_GATE_FREE || state == ALIQUOT_GATE_OPEN) {
-            column->shift++;
-            column_write(container, index, aliquot_arbiter_gate(runner->arbiter, column->member));
-        }
-    }
     pthread_mutex_unlock(&runner->lock);
     return container ? 0 : -EINVAL;
 }

@@ -33,18 +33,17 @@ void aliquot_runner_gather(struct aliquot_runner *runner, bool on);
  * restarted agent moves nobody. */
 int aliquot_runner_add(struct aliquot_runner *runner, int grant, int usage, int bell,
                        uint32_t count, const uint32_t *device, const struct aliquot_terms *terms);
+
+/* A container has other terms from now on. What its own processes keep to stands in its grant already:
+ * whoever made the region writes it there. Where threads may be far ahead, since nobody else wants the
+ * device, the gate's number changes, so that they notice. -EINVAL: there is no such container, or these
+ * are no terms; a group stays what it is. */
 int aliquot_runner_change(struct aliquot_runner *runner, int container, uint32_t column,
                           const struct aliquot_terms *terms);
+
 void aliquot_runner_remove(struct aliquot_runner *runner, int container);
 int aliquot_runner_read(struct aliquot_runner *runner, int container, uint32_t column,
                         struct aliquot_account *account);
-
-/* Writes a cap of cores (percent), minimum, weight, priority into a grant's column: what the
- * container itself keeps to and shows. Where threads may be far ahead, since nobody else wants the
- * device, the gate's number changes, so that they notice. */
-int aliquot_runner_write_terms(struct aliquot_runner *runner, int container, uint32_t column,
-                               uint32_t cores, uint32_t cores_min, uint32_t weight,
-                               int32_t priority);
 
 /* Writes how much predicted work (microseconds) a container may have under way on a device. */
 int aliquot_runner_write_window(struct aliquot_runner *runner, int container, uint32_t column,

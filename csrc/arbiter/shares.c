@@ -21,7 +21,7 @@ static void account_member(struct member *member, uint64_t from, uint64_t to, bo
     }
 }
 
-void arbiter_account_device(struct device *device, uint64_t now) {
+void arbiter_account_device(struct device *device, uint64_t round_ns, uint64_t now) {
     uint64_t from = device->now_ns;
     device->passed_ns = 0;
     if (now <= from)
@@ -46,9 +46,14 @@ void arbiter_account_device(struct device *device, uint64_t now) {
         if (stake->party->overtaken)
             stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
     }
-    /* While nobody has to wait, nobody falls behind. */
+    /* While nobody has to wait, nobody falls behind; nor is he owed anything who has the device all the
+     * while, by a gate that is no turn. */
     if (!contended)
         device->v += passed;
+    for (uint32_t i = 0; i < device->stake_count && !contended; i++) {
+        struct stake *stake = device->stakes[i];
+        stake->v = most(stake->v, device->v > round_ns ? device->v - round_ns : 0);
+    }
 }
 
 void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
@@ -76,7 +81,7 @@ void arbiter_account_party(struct aliquot_arbiter *arbiter, struct party *party,
 void arbiter_account(struct aliquot_arbiter *arbiter, uint64_t now) {
     for (uint32_t d = 0; d < arbiter->device_count; d++)
         if (arbiter->device[d].stake_count)
-            arbiter_account_device(&arbiter->device[d], now);
+            arbiter_account_device(&arbiter->device[d], arbiter->settings.round_ns, now);
     for (struct party *party = arbiter->parties; party; party = party->next)
         arbiter_account_party(arbiter, party, now);
 }

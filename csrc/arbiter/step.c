@@ -337,7 +337,7 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
     }
     party->overtaken = true;
     for (uint32_t i = 0; i < party->member_count; i++)
-        arbiter->members[party->members[i]].account.overtaken++;
+        arbiter->members[party->members[i]].account.overruns++;
     for (uint32_t i = 0; i < party->stake_count; i++) {
         struct device *device = &arbiter->device[party->stakes[i]->device];
         if (device->holder == party)
@@ -537,7 +537,7 @@ static void look_at_wants_on(struct aliquot_arbiter *arbiter, uint32_t d) {
 /* Up to now. */
 static void account(struct aliquot_arbiter *arbiter, uint32_t d, uint64_t now) {
     struct device *device = &arbiter->device[d];
-    arbiter_account_device(device, now);
+    arbiter_account_device(device, arbiter->settings.round_ns, now);
     for (uint32_t i = 0; i < device->stake_count; i++)
         arbiter_account_party(arbiter, device->stakes[i]->party, now);
     /* What is saved up by now may end a turn. */

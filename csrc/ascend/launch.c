@@ -236,17 +236,26 @@ LAUNCH_AND_WAIT(rtsMemset, FILL, NULL,
 LAUNCH(rtsMemsetAsync, FILL, stream,
        (void *pointer, uint64_t room, uint32_t value, uint64_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
-LAUNCH_AND_WAIT(aclrtMemsetD32Impl, FILL, NULL,
-                (void *pointer, size_t room, uint32_t value, size_t size),
-                (pointer, room, value, size))
-LAUNCH(aclrtMemsetD32AsyncImpl, FILL, stream,
-       (void *pointer, size_t room, uint32_t value, size_t size, rtStream_t stream),
-       (pointer, room, value, size, stream))
 LAUNCH_AND_WAIT(aclrtMemsetImpl, FILL, NULL,
                 (void *pointer, size_t room, int32_t value, size_t size),
                 (pointer, room, value, size))
 LAUNCH(aclrtMemsetAsyncImpl, FILL, stream,
        (void *pointer, size_t room, int32_t value, size_t size, rtStream_t stream),
        (pointer, room, value, size, stream))
+
+/* Words of 32 bits, which are counted. */
+#define FILL_WORDS aliquot_operation(ALIQUOT_FILL, 4 * (uint64_t)count)
+LAUNCH_AND_WAIT(rtMemsetD32, FILL_WORDS, NULL,
+                (void *pointer, uint64_t room, uint32_t value, uint64_t count),
+                (pointer, room, value, count))
+LAUNCH(rtMemsetD32Async, FILL_WORDS, stream,
+       (void *pointer, uint64_t room, uint32_t value, uint64_t count, rtStream_t stream),
+       (pointer, room, value, count, stream))
+LAUNCH_AND_WAIT(aclrtMemsetD32Impl, FILL_WORDS, NULL,
+                (void *pointer, size_t room, uint32_t value, size_t count),
+                (pointer, room, value, count))
+LAUNCH(aclrtMemsetD32AsyncImpl, FILL_WORDS, stream,
+       (void *pointer, size_t room, uint32_t value, size_t count, rtStream_t stream),
+       (pointer, room, value, count, stream))
 
 void aliquot_launch_forget(void) { aliquot_table_reset(&first_steps); }

@@ -46,6 +46,7 @@ uint32_t aliquot_learned(struct aliquot_limiter *limiter, const struct aliquot_l
 
 static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *flow,
                   const struct aliquot_launch *launch, uint64_t took_ns, bool alone, uint64_t now) {
+    unsigned others = aliquot_gate_others(gate_word(limiter, flow->device));
     bool shared = crowded(flow, now), mixed = !alone && now - flow->mixed_ns < MIXED_NS;
     /* If all that is predicted takes less time than predicted, this does too. */
     if (shared && !mixed && !alone && flow->pace < 1024)
@@ -80,7 +81,7 @@ static void learn(struct aliquot_limiter *limiter, const struct aliquot_flow *fl
         }
     }
     fresh.ns = (uint32_t)most(1, fresh.ns);
-    fresh.sure = !mixed || (known && learned->sure);
+    fresh.sure = (!mixed && !others) || (known && learned->sure);
     fresh.again_ns = now + (fresh.sure ? STALE_NS : SAMPLE_NS);
     *learned = fresh;
     aliquot_unlock(&limiter->state->lock);

@@ -9,9 +9,10 @@
 /* -- Allocation ------------------------------------------------------------------------------- */
 
 ALIQUOT_INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
-    *request = (struct aliquot_request){.context = aliquot_context_current()};
+    *request = (struct aliquot_request){.context = NULL};
+    CUresult told = aliquot_context_ask(&request->context);
     if (!request->context)
-        return CUDA_SUCCESS;
+        return told;
     if (request->context->device < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
@@ -217,14 +218,16 @@ void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }
 /* The slice in place of the device: as much as it may hold, less what it holds. The neighbours'
  * comings and goings do not show. */
 static void show_slice(uint64_t *free_bytes, uint64_t *total) {
-    const struct aliquot_context *context = aliquot_context_current();
-    if (!context)
+    const struct aliquot_context *context;
+    CUresult told = aliquot_context_ask(&context);
+    /* Where it cannot be told which device it is of, it is of the only one. */
+    if (!context && (told == CUDA_SUCCESS || aliquot_slice.device_count != 1))
         return;
-    if (context->device < 0) {
+    if (context && context->device < 0) {
         *free_bytes = 0;
         return;
     }
-    uint32_t device = (uint32_t)context->device;
+    uint32_t device = context ? (uint32_t)context->device : 0;
     uint64_t cap = aliquot_cap(device);
     if (cap >= *total)
         return;

@@ -376,8 +376,7 @@ static void print_time(const struct aliquot_grant_device *device,
     print_share("memory_busy", device->memory_busy_permille);
     print_seconds("device_seconds", time->device_ns);
     print_seconds("wait_seconds", time->wait_ns);
-    printf(", \"waits\": %llu, \"overruns\": %llu, \"let_through\": %llu",
-           (unsigned long long)time->waits, (unsigned long long)time->overruns,
+    printf(", \"waits\": %llu, \"let_through\": %llu", (unsigned long long)time->waits,
            (unsigned long long)time->let_through);
 }
 

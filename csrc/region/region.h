@@ -178,10 +178,10 @@ static_assert(sizeof(struct aliquot_usage_device) == 64, "usage device layout");
 struct aliquot_usage_time {
     _Atomic uint64_t charged_until_ns; /* clock: up to here device time has been charged */
     _Atomic uint64_t device_ns;        /* charged: work of the slice ran on the device */
-    _Atomic uint64_t allowed_ns; /* clock: when the cap lets the slice go on (a leaky bucket) */
-    _Atomic uint64_t wait_ns;    /* threads waited to launch, added up */
-    _Atomic uint64_t waits;      /* how often */
-    _Atomic uint64_t overruns; /* work ended later than its turn and the work's own length allow */
+    _Atomic uint64_t allowed_ns;  /* clock: when the cap lets the slice go on (a leaky bucket) */
+    _Atomic uint64_t wait_ns;     /* threads waited to launch, added up */
+    _Atomic uint64_t waits;       /* how often */
+    uint64_t reserved0;           /* 0 */
     _Atomic uint64_t let_through; /* launches that passed a closed gate, since older work waited */
     /* What the slice's processes launch by, together; see core/ledger.c. */
     _Atomic uint64_t due_ns; /* clock: when all that they were given should be done */

@@ -228,4 +228,8 @@ void sim_graph_memory_unback(int dev, CUdeviceptr ptr);
  * sim_exec_on_sync; here so that tests can call it. `dev` is the device that was waited for. */
 void sim_pool_trim_all(CUdevice dev);
 
+/* The pools that the program made of a device end at once, with all that they gave: for libraries whose
+ * pools go with their device. Nothing of the device is under way. */
+void sim_pools_end(CUdevice dev);
+
 #endif

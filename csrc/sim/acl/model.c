@@ -239,6 +239,14 @@ rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode) {
     return RT_OK;
 }
 
+/* Models within models: chips that have none answer so. */
+rtError_t rtStreamBeginCaptureToModel(rtStream_t stream, rtModel_t model, uint32_t mode) {
+    (void)stream;
+    (void)model;
+    (void)mode;
+    return RT_FEATURE_NOT_SUPPORT;
+}
+
 rtError_t rtStreamEndCapture(rtStream_t stream, rtModel_t *made) {
     CUstream in;
     rtError_t result = enter(stream, &in);
