@@ -10,7 +10,7 @@
  *   end                                gives everything back
  *
  * The AT-th call of the driver fails with CODE (0: none), and all after it where FROM_THEN is 1; of the calls
- * of ONLY, where that is a function. The answer is
+ * of ONLY, where that is a function. Where it is 2, all calls of other threads fail. The answer is
  *   WHAT calls=N failed=N first=FUNCTION in=FUNCTION answer=CODE text=TEXT
  * WHAT is `done`, `refused` where the thing could not be got, or `gave-up` where the tenant found what it
  * did not expect, with what that was as the text. `first` is the function of the driver that failed first,
@@ -134,7 +134,8 @@ static const struct fault_plan nothing = {.only = -1};
 /* AT FROM_THEN CODE ONLY. */
 static struct fault_plan plan_of(char **word) {
     return (struct fault_plan){.at = strtoll(word[0], NULL, 10),
-                               .from_then = word[1][0] == '1',
+                               .from_then = word[1][0] != '0',
+                               .others = word[1][0] == '2',
                                .code = (int32_t)strtoll(word[2], NULL, 10),
                                .only = driver.number(word[3])};
 }
