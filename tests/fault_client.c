@@ -1,5 +1,6 @@
 /* A program whose driver fails on demand (fault_driver.c), so that a test sees what its shim makes of that.
- * Usage: fault_client DRIVER, the file of the failing driver; one command a line on standard input, one
+ * Usage: fault_client LIBRARY DRIVER WAY BOX, where DRIVER is the file of the failing driver, WAY how functions
+ * are looked up (symbol or address) and BOX two descriptors, OUT,IN. One command a line on standard input, one
  * answer a line:
  *
  *   begin AT FROM_THEN CODE ONLY       starts the tenant of the vendor that it is linked with
@@ -290,7 +291,8 @@ int main(int argc, char **argv) {
     char line[512];
     places =
         mmap(NULL, ARGUMENTS * PLACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (argc < 4 || places == MAP_FAILED)
+    if (argc != 5 || places == MAP_FAILED ||
+        sscanf(argv[4], "%d,%d", &tenant.outbox, &tenant.inbox) != 2)
         return 2;
     vendor.load(argv[1], RTLD_NOW | RTLD_GLOBAL, !strcmp(argv[3], "address"));
     void *failing = dlopen(argv[2], RTLD_NOW | RTLD_NOLOAD);
