@@ -31,8 +31,8 @@ static bool keep(uint64_t handle, uint64_t bytes, uint64_t *before) {
     CNresult result;
     if (!tells(handle, CN_MEMPOOL_ATTR_RELEASE_THRESHOLD, before))
         return false;
-    CALL(result, REAL(cnMemPoolSetAttribute)(pool_of(handle), CN_MEMPOOL_ATTR_RELEASE_THRESHOLD,
-                                             &bytes));
+    CALL(result,
+         REAL(cnMemPoolSetAttribute)(pool_of(handle), CN_MEMPOOL_ATTR_RELEASE_THRESHOLD, &bytes));
     return result == CN_SUCCESS;
 }
 
@@ -212,9 +212,8 @@ CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
         return REAL(cnMemAllocAsync)(address, bytes, queue);
     CNmemoryPool pool;
     CNresult result = pool_of_queue(queue, &pool);
-    return result == CN_SUCCESS
-               ? allocate(&(struct wish){address, bytes, pool, queue, false})
-               : result;
+    return result == CN_SUCCESS ? allocate(&(struct wish){address, bytes, pool, queue, false})
+                                : result;
 }
 
 CNresult aliquot_cnMemAllocFromPoolAsync(CNaddr *address, size_t bytes, CNmemoryPool pool,

@@ -21,9 +21,9 @@ static uint64_t known(uint32_t device) {
 
 static void raise_to(uint32_t device, uint64_t bytes) {
     uint64_t old = known(device);
-    while (old < bytes + 1 && !atomic_compare_exchange_weak_explicit(&slack[device], &old, bytes + 1,
-                                                                     memory_order_relaxed,
-                                                                     memory_order_relaxed))
+    while (old < bytes + 1 &&
+           !atomic_compare_exchange_weak_explicit(&slack[device], &old, bytes + 1,
+                                                  memory_order_relaxed, memory_order_relaxed))
         ;
 }
 

@@ -12,7 +12,7 @@
 #define UNIT 512u
 
 static struct pool {
-    uint64_t handle; /* 0: a free place */
+    uint64_t handle;  /* 0: a free place */
     uint64_t charged; /* bytes */
     uint64_t live;    /* pieces entered and not freed, */
     uint64_t units;   /* and their sizes */

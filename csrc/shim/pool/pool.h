@@ -52,7 +52,7 @@ uint64_t aliquot_pool_end_trial(uint64_t pool, uint32_t device);
 struct aliquot_pool_request {
     uint64_t pool, bytes; /* bytes: whole pages */
     uint64_t ahead;       /* charged; 0: it is to be served from a gap */
-    uint64_t kept;        /* how much the pool keeps for later, when it is not to shrink meanwhile */
+    uint64_t kept;        /* what the pool keeps for later, when it is not to shrink meanwhile */
     uint32_t device;
 };
 enum aliquot_pool_answer {
