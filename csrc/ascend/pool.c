@@ -86,6 +86,12 @@ static bool gave(const struct aliquot_pool_request *request, rtError_t result, v
     return false;
 }
 
+/* Whether the runtime, which is out of memory, is to be asked once more. */
+static bool again(rtError_t result, int device, unsigned *round) {
+    return result == RT_MEMORY_ALLOCATION &&
+           (device >= 0 ? aliquot_pool_again(round) : aliquot_give_back_due(round));
+}
+
 #define TAKE(symbol, parameters, arguments)                                                        \
     rtError_t aliquot_##symbol parameters {                                                        \
         rtError_t result;                                                                          \
@@ -96,9 +102,12 @@ static bool gave(const struct aliquot_pool_request *request, rtError_t result, v
             return result;                                                                         \
         struct aliquot_pool_request request;                                                       \
         do { /* ends: what is charged beforehand is more each time, and the cap an end of that */  \
+            unsigned round = 0;                                                                    \
             if (device >= 0 && (result = asked(&request, pool, device, size)) != RT_OK)            \
                 return result;                                                                     \
-            ALIQUOT_RETRY(result, symbol, arguments);                                              \
+            do                                                                                     \
+                ALIQUOT_CALL(result, symbol, arguments);                                           \
+            while (again(result, device, &round));                                                 \
         } while (device >= 0 && !gave(&request, result, pointer, size, stream));                   \
         return result;                                                                             \
     }

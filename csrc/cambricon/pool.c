@@ -161,12 +161,11 @@ struct wish {
 };
 
 static CNresult ask(const struct wish *wish) {
-    CNresult result;
-    if (wish->named)
-        ALIQUOT_RETRY(result, REAL(cnMemAllocFromPoolAsync)(wish->address, wish->bytes, wish->pool,
-                                                            wish->queue));
-    else
-        ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(wish->address, wish->bytes, wish->queue));
+    aliquot_own.depth++;
+    CNresult result = wish->named ? REAL(cnMemAllocFromPoolAsync)(wish->address, wish->bytes,
+                                                                  wish->pool, wish->queue)
+                                  : REAL(cnMemAllocAsync)(wish->address, wish->bytes, wish->queue);
+    aliquot_own.depth--;
     return result;
 }
 
@@ -198,7 +197,10 @@ static CNresult allocate(const struct wish *wish) {
         default:
             break;
         }
-        result = ask(wish);
+        unsigned round = 0;
+        do
+            result = ask(wish);
+        while (result == CN_MEMORY_ERROR_OUT_OF_MEMORY && aliquot_pool_again(&round));
         if (aliquot_pool_gave(&request, result == CN_SUCCESS ? *wish->address : 0, wish->bytes))
             return result;
         CALL(result, REAL(cnMemFreeAsync)(*wish->address, wish->queue));

@@ -161,6 +161,13 @@ enum aliquot_pool_answer aliquot_pool_ask(struct aliquot_pool_request *request, 
     return ALIQUOT_POOL_DESTROYED;
 }
 
+bool aliquot_pool_again(unsigned *round) {
+    pthread_mutex_unlock(&mutex);
+    bool again = aliquot_give_back_due(round);
+    pthread_mutex_lock(&mutex);
+    return again;
+}
+
 static void enter(struct pool *pool, uint64_t pointer, uint64_t bytes) {
     uint64_t units = (bytes + UNIT - 1) / UNIT;
     struct aliquot_allocation piece = {.kind = ALIQUOT_POOLED,
@@ -174,7 +181,7 @@ static void enter(struct pool *pool, uint64_t pointer, uint64_t bytes) {
 
 bool aliquot_pool_gave(const struct aliquot_pool_request *request, uint64_t pointer,
                        uint64_t bytes) {
-    struct pool *pool = find_or_add(request->pool, request->device);
+    struct pool *pool = pointer ? find_or_add(request->pool, request->device) : find(request->pool);
     uint64_t before = pool ? pool->charged : 0;
     bool kept = true;
     if (pool && !request->ahead)

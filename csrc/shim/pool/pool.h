@@ -63,6 +63,9 @@ enum aliquot_pool_answer {
 /* Whether the driver is to be asked for `bytes` of a pool of the device. */
 enum aliquot_pool_answer aliquot_pool_ask(struct aliquot_pool_request *request, uint64_t pool,
                                           uint32_t device, uint64_t bytes);
+/* It is out of memory: whether to ask it once more, because of a process that has just died. Others are let in
+ * meanwhile. */
+bool aliquot_pool_again(unsigned *round);
 /* It has given a piece of so many bytes, or none (0). False: the pool has grown by what the slice may not have,
  * and the piece is to be freed; then aliquot_pool_took_back says so, and it may be asked for once more. */
 bool aliquot_pool_gave(const struct aliquot_pool_request *request, uint64_t pointer,
