@@ -139,6 +139,9 @@ static struct fault_plan plan_of(char **word) {
                                .only = driver.number(word[3])};
 }
 
+/* Where the tenant has a context that it got, beside its primary one. */
+static void **context_got;
+
 /* What was seen until the plan was dropped. */
 static struct fault_seen last_seen;
 
@@ -150,12 +153,22 @@ static void arm(const struct fault_plan *plan) {
     driver.plan(plan);
 }
 
+/* What could not be told when it was asked for is taken up with the next wait; what was freed in the order of
+ * a stream, when that has come to it. */
+static void settle(void) {
+    void *other = context_got ? *context_got : NULL;
+    if (other && vendor.enter(other) == 0) {
+        vendor.synchronise();
+        vendor.enter(tenant.primary);
+    }
+    vendor.synchronise();
+}
+
 static void report(const char *what) {
     struct fault_seen seen = last_seen.failed ? last_seen : driver.seen();
-    /* What could not be told when it was asked for is taken up with the next wait. */
     driver.plan(&nothing);
     if (seen.failed)
-        vendor.synchronise();
+        settle();
     printf("%s calls=%lld failed=%lld first=%s in=%s answer=%u text=%s\n", what,
            (long long)seen.calls, (long long)seen.failed,
            seen.first >= 0 ? driver.name(seen.first) : "-",
@@ -179,7 +192,7 @@ static void pause_holding(void) {
     char line[16];
     last_seen = driver.seen();
     driver.plan(&nothing);
-    MUST(vendor.synchronise());
+    settle();
     printf("holding\n");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin))
@@ -196,8 +209,9 @@ static void try(char **word) {
     struct fault_plan plan = plan_of(word + 4);
     uint64_t dice = strtoull(word[2], NULL, 10);
     int rounds = atoi(word[3]), result;
-    struct thing *volatile at = &thing[things % 4];
-    at->kind = NULL;
+    struct thing *const at = &thing[things % 4];
+    memset(at, 0, sizeof *at);
+    context_got = strcmp(word[0], "context") ? NULL : &at->object[0];
     things++;
     arm(&plan);
     if (setjmp(way_out)) {
@@ -237,8 +251,8 @@ static void end(void) {
 static char (*places)[PLACE];
 
 static void call(char **word) {
-    typedef int function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
-                         uint64_t, uint64_t, uint64_t, uint64_t);
+    typedef int function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                         uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
     uint64_t argument[ARGUMENTS] = {0};
     void *found = dlsym(RTLD_DEFAULT, word[0]);
     struct fault_plan plan = {.at = 1, .from_then = true, .only = driver.number(word[0])};
@@ -265,15 +279,16 @@ static void call(char **word) {
         }
     arm(&plan);
     function *called = (function *)found;
-    within.answer = (uint32_t)called(argument[0], argument[1], argument[2], argument[3], argument[4],
-                                     argument[5], argument[6], argument[7], argument[8], argument[9],
-                                     argument[10], argument[11]);
+    within.answer = (uint32_t)called(argument[0], argument[1], argument[2], argument[3],
+                                     argument[4], argument[5], argument[6], argument[7],
+                                     argument[8], argument[9], argument[10], argument[11]);
     report("called");
 }
 
 int main(int argc, char **argv) {
     char line[512];
-    places = mmap(NULL, ARGUMENTS * PLACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    places =
+        mmap(NULL, ARGUMENTS * PLACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (argc < 4 || places == MAP_FAILED)
         return 2;
     vendor.load(argv[1], RTLD_NOW | RTLD_GLOBAL, !strcmp(argv[3], "address"));

@@ -40,6 +40,8 @@ class Function:
 
     name: str
     arguments: tuple[tuple[str, str], ...]
+    # Whether it answers a text, of which none is all that can go wrong.
+    text: bool = False
 
     def place(self, names: Mapping[str, int]) -> tuple[int, int] | None:
         """The first argument that is of these names or types, and the mask that they have."""
@@ -55,8 +57,9 @@ def declared(file: str) -> dict[str, Function]:
     text = resources.files(devices).joinpath(file).read_text("utf-8")
     text = re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL)
     found = {}
-    for name, inner in re.findall(r"^[\w ]+[ *](\w+)\(([^;]*)\);", text, re.MULTILINE):
-        found[name] = Function(name, _arguments(inner))
+    pattern = r"^([\w ]+[ *])(\w+)\(([^;]*)\);"
+    for kind, name, inner in re.findall(pattern, text, re.MULTILINE):
+        found[name] = Function(name, _arguments(inner), text="*" in kind)
     return found
 
 
@@ -108,6 +111,11 @@ class Kind:
     # With these the library says that there is no driver any more.
     ended: frozenset[int]
     ffi: Any = None
+    # Some of the codes, each of its own kind, and functions that are tried whatever was tried of them.
+    few: tuple[int, ...] = ()
+    again: frozenset[str] = frozenset()
+    # How many devices the first card is.
+    parts: int = 0
     # What functions answer that the stand-in lacks.
     lacking: int = 0
     # Whether a device that says so is told apart from a driver that is not there.
@@ -159,6 +167,10 @@ class Kind:
         """Make a module."""
         raise NotImplementedError
 
+    def codes_of(self, name: str) -> tuple[int, ...]:
+        """What a function is made to answer; the first is tried with all that is done."""
+        return (0,) if self.functions[name].text else self.codes
+
     def only(self, name: str, place: int) -> Only | None:
         """Which calls of a function are about a device; None where that cannot be told."""
         found = self.functions[name].place(self.which)
@@ -170,6 +182,10 @@ class Kind:
             if kind.endswith(" *") and "const" not in kind:
                 for size, offset in numbers_in(self.ffi, kind):
                     yield number, size, offset
+
+    def of(self, place: int, uuids: Sequence[str]) -> Sequence[str]:
+        """The devices that are of a place."""
+        return uuids[place : place + 1] if not self.parts else uuids[: self.parts]
 
     def ill(self, name: str, code: int, uuids: Sequence[str]) -> Sequence[str]:
         """The devices that are to be told as unhealthy when a function answers ``code``."""
@@ -210,6 +226,8 @@ def reason(vendor: Vendor) -> str:
 class AscendKind(Kind):
     """DCMI, of either generation."""
 
+    faults: int = 0
+
     def load(self, library: Path) -> None:
         """See Kind."""
         dcmi._load = lambda _: dcmi.ffi.dlopen(str(library))
@@ -235,14 +253,21 @@ class AscendKind(Kind):
     def tells_events(self, vendor: Vendor) -> bool:
         """See Kind."""
         vendor.health()
+        # (One is told to all who ever subscribed in this process.)
+        assert isinstance(vendor, Ascend)
+        if vendor._session._subscribed != {known.at for known in vendor._known}:
+            return False
         dcmi.events()
-        inject(XID, 2)
+        # (Another one each time: what comes again within a day is not forgotten.)
+        self.faults += 1
+        code = XID + self.faults
+        inject(code, 2)
         # (The library tells it in a thread of its own.)
         deadline = time.monotonic() + 1
         while not dcmi._events and time.monotonic() < deadline:
             time.sleep(0.001)
-        told = bool(dcmi._events) and f"{XID:08X}" in reason(vendor)
-        inject(XID, 2, cleared=True)
+        told = bool(dcmi._events) and f"{code:08X}" in reason(vendor)
+        inject(code, 2, cleared=True)
         while told and not dcmi._events and time.monotonic() < deadline + PATIENCE_SECONDS:
             time.sleep(0.001)
         return told and not reason(vendor)
@@ -282,6 +307,7 @@ def _ascend(name: str, prefix: str, **more: Any) -> AscendKind:
             ),
         ),
         tells_ends_apart=True,
+        few=(-8005, dcmi.NOT_READY, dcmi.NOT_SUPPORTED, -7777),
         other_readings=("memory_used_bytes",),
         **{key: value for key, value in more.items() if key != "at"},
     )
@@ -295,6 +321,8 @@ class CambriconKind(Kind):
 
     def load(self, library: Path) -> None:
         """See Kind."""
+        # (Whether there is an event is seen at once here.)
+        cambricon._EVENT_WAIT_MS = 0
         cndev._opened = lambda *_: (cndev.ffi.dlopen(str(library)), str(library))
 
     def make(self) -> Vendor:
@@ -304,12 +332,13 @@ class CambriconKind(Kind):
     def traces(self, vendor: Vendor) -> Any:
         """See Kind."""
         assert isinstance(vendor, cambricon.Cambricon)
+        there = tuple(vendor.partitions())
         with vendor._session.held():
             profiles = [
                 vendor._session.read("cndevSMluProfileIdInfo_t", "cndevGetSMluProfileIdInfo", slot)
                 for slot in range(self.devices)
             ]
-            return tuple(vendor.partitions()), [list(one.profileId[0 : one.count]) for one in profiles]
+        return there, [list(one.profileId[0 : one.count]) for one in profiles]
 
     def clean(self, vendor: Vendor) -> None:
         """See Kind."""
@@ -341,9 +370,10 @@ def _cambricon(name: str, **more: Any) -> CambriconKind:
         functions=declared("_cndev.cdef"),
         codes=_CNDEV_CODES,
         ended=cndev.ENDED,
+        few=(cndev.UNKNOWN, cndev.NO_DRIVER, cndev.NOT_SUPPORTED, 77),
         ffi=cndev.ffi,
         which={"cndevDevice_t": 0xFFFFFFFF, "cndevMluInstance_t": 0xFF},
-        models=("MLU",),
+        models=more.pop("models", ("MLU",)),
         other_sizes=(1088 * MIB,),
         health={"cndevGetCardHealthState": frozenset(), "cndevGetCardHealthStateV2": frozenset()},
         readings=(("cndevGetDeviceUtilizationInfo", 0, 42, 4, 4),),
@@ -360,6 +390,11 @@ class NvidiaKind(Kind):
     # What the odd library is told besides, and how many events there were.
     words: str = "driver=615"
     events: int = 0
+
+    def before(self, folder: Path, real: Path) -> Path:
+        """See Kind."""
+        self.real = ctypes.CDLL(str(real))
+        return super().before(folder, real)
 
     def tell(self, *more: str) -> None:
         """Tell the odd library how to answer."""
@@ -397,9 +432,12 @@ class NvidiaKind(Kind):
             return None
         if arguments[0][0] == "unsigned int":
             return Only(0, place)
+        if self.devices > 2:
+            # (Partitions have handles of their own.)
+            return None
         handle = ctypes.c_void_p()
-        pynvml.nvmlLib.nvmlInit_v2()
-        pynvml.nvmlLib.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
+        self.real.nvmlInit_v2()
+        self.real.nvmlDeviceGetHandleByIndex_v2(place, ctypes.byref(handle))
         return Only(0, handle.value or 0, (1 << 64) - 1)
 
     def numbers(self, name: str) -> Iterable[tuple[int, int, int]]:
@@ -411,7 +449,8 @@ class NvidiaKind(Kind):
 
     def limited(self, vendor: Vendor) -> None:
         """Have a limit set and taken back."""
-        uuid = vendor.enumerate()[0].uuid
+        assert isinstance(vendor, nvidia.Nvidia)
+        uuid = vendor._known[0].device.uuid if vendor._known else "none"
         for size in (MIB, None):
             vendor.limit_memory(uuid, "/slice", size)
 
@@ -485,6 +524,13 @@ def _nvidia(name: str, words: str, **more: Any) -> NvidiaKind:
             12345,
         ),
         ended=nvml.ENDED,
+        few=(
+            pynvml.NVML_ERROR_UNKNOWN,
+            pynvml.NVML_ERROR_UNINITIALIZED,
+            pynvml.NVML_ERROR_NOT_SUPPORTED,
+            pynvml.NVML_ERROR_GPU_IS_LOST,
+            12345,
+        ),
         lacking=pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
         models=("NVIDIA",),
         other_sizes=(16384 * MIB,),
@@ -515,7 +561,14 @@ KINDS: dict[str, Kind] = {
             },
         ),
         _cambricon("cambricon", devices=2, splits=True),
-        _cambricon("cambricon-mim", devices=2, splits=False),
+        _cambricon(
+            "cambricon-mim",
+            devices=3,
+            splits=False,
+            parts=2,
+            again=frozenset({"cndevGetMimMode", "cndevGetAllMluInstanceInfo"}),
+            models=("MLU", "MLU MIM 50m.0gb", "MLU MIM 25m.0gb"),
+        ),
         _nvidia("nvidia", "driver=615", devices=2),
         _nvidia("nvidia-mig", "mig=0", devices=3),
     )

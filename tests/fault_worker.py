@@ -18,6 +18,7 @@ import dataclasses
 import faulthandler
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,15 +35,19 @@ ASKED = (100 * MIB, 10)
 WIDER = (200 * MIB, 20)
 # More settings than this one after the other do not lead to functions that were not called before.
 DEEP = 3
+# Of calls of one function in the course of making a partition, so many fail, each alone.
+LATER = 3
 # What no answer may be taken for: as 32 bits, and as they are read with and without a sign.
 ODD = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000)
 
 
 @dataclass(frozen=True)
 class Refused:
-    """A question that was refused; ``text`` is why."""
+    """A question that was refused; ``text`` is why. Of partitions what was told all the same."""
 
     text: str
+    found: tuple[Partition, ...] = ()
+    untold: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -69,7 +74,7 @@ class Explorer:
         self.folder = folder
         self.findings: list[str] = []
         self.made_to_fail: set[str] = set()
-        self.cases = 0
+        self.cases = self.failures = 0
         self.case = ""
         self.library = FailingLibrary(
             folder / "failing",
@@ -96,7 +101,8 @@ class Explorer:
             if isinstance(answer, Sequence) and not isinstance(answer, str):
                 answer = tuple(answer)
         except VendorError as error:
-            answer = Refused(str(error))
+            found = getattr(error, "found", ())
+            answer = Refused(str(error), found, getattr(error, "untold", frozenset()))
             if not answer.text or "\n" in answer.text:
                 self.wrong(f"{what} is refused with {answer.text!r}, which is not one line")
         except Exception as error:  # noqa: BLE001 - that is what is looked for
@@ -109,6 +115,7 @@ class Explorer:
         """Ask all that is asked again and again."""
         told = told or Told()
         self.ask(told, "processes", vendor.processes)
+        told.answers["unlisted"] = getattr(vendor, "unlisted", frozenset())
         self.ask(told, "partitions", getattr(vendor, "partitions", tuple))
         self.ask(told, "sample", vendor.sample)
         self.ask(told, "health", vendor.health)
@@ -138,12 +145,15 @@ class Explorer:
         ``place`` is the device that fails, None for all; ``ended``: the library says that there is
         no driver any more, upon which anything may be refused.
         """
-        ill = set(self.uuids) if place is None else {self.uuids[place]}
+        ill = set(self.uuids if place is None else self.kind.of(place, self.uuids))
         if not ended:
             for what in ("enumerate", "sample", "processes", "health"):
                 answer = told[what]
                 if isinstance(answer, Refused) and place is not None:
                     self.wrong(f"{what} of one device is refused for all: {answer.text}")
+            answer = told["partitions"]
+            if isinstance(answer, Refused) and place is not None and not answer.untold <= ill:
+                self.wrong(f"partitions of {answer.untold} are not told: {answer.text}")
         self._devices(told, usual, ill)
         self._samples(told, usual, ill)
         self._processes(told, usual, ill)
@@ -155,8 +165,9 @@ class Explorer:
             return
         found, known = told.rows("enumerate"), usual.rows("enumerate")
         lines = told["left_out"]
-        if len(found) < len(known) and len(lines) < len(known) - len(found):
-            self.wrong(f"{len(known) - len(found)} devices are not told, with reasons {lines}")
+        missing = len(known) - len(found) - (self.kind.parts and self.kind.parts - 1)
+        if len(lines) < missing:
+            self.wrong(f"{missing} devices are not told, with reasons {lines}")
         if any(not line or "\n" in line for line in lines):
             self.wrong(f"reasons are not lines: {lines}")
         for uuid, device in known.items():
@@ -164,12 +175,17 @@ class Explorer:
             if uuid not in ill:
                 if other is None:
                     self.wrong(f"{uuid} is left out, which did not fail: {lines}")
-                elif _place(other) != _place(device):
+                elif self.place(other) != self.place(device):
                     self.wrong(f"{uuid} did not fail, and is {_difference(device, other)}")
             elif other is not None:
                 self._device(device, other)
         for uuid in found.keys() - known.keys():
             self.wrong(f"{uuid} is told, which there is not")
+
+    def place(self, device: Device) -> Device:
+        """A device without what others decide, as how many there are before it."""
+        index = 0 if self.kind.parts else device.index
+        return dataclasses.replace(device, index=index, links={})
 
     def _device(self, usual: Device, device: Device) -> None:
         """A device of which something is not told has the rest, and nothing that is made up."""
@@ -227,6 +243,9 @@ class Explorer:
                         self.wrong(f"{name} of process {key} is {value!r}, usually {before!r}")
         for key in found.keys() - known.keys():
             self.wrong(f"process {key} is told, which there is not")
+        for uuid in {uuid for uuid, _ in known.keys() - found.keys()} & told.rows("enumerate").keys():
+            if uuid not in told["unlisted"]:
+                self.wrong(f"processes of {uuid} are not told, and are told to be none")
 
     def _health(self, told: Told, usual: Told, ill: set[str], *, ended: bool) -> None:
         for uuid, row in told.rows("health").items():
@@ -318,7 +337,7 @@ class Explorer:
 
     # -- cases -------------------------------------------------------------------------------------
 
-    def from_the_start(self, name: str, place: int | None, *, ended: bool) -> None:
+    def from_the_start(self, name: str, place: int | None, *, ended: bool) -> Vendor | None:
         """A function fails from before a module is made; then it is mended."""
         vendor, told = self.begin()
         self.note(name)
@@ -326,16 +345,20 @@ class Explorer:
         self.library.mend(name)
         if vendor is not None:
             self.back(vendor)
-            vendor.close()
+        return vendor
 
     def meanwhile(
         self, vendor: Vendor, name: str, code: int, place: int | None, *, ended: bool
     ) -> None:
         """A function fails while a module is used; then it is mended."""
         told = self.look(vendor)
+        failed = self.library.failed(name)
         self.note(name)
+        self.library.mend(name)
+        if not failed:
+            return
         self.compare(told, self.usual, place, ended=ended)
-        failing = self.uuids if place is None else (self.uuids[place],)
+        failing = self.uuids if place is None else self.kind.of(place, self.uuids)
         ill = self.kind.ill(name, code, failing)
         for uuid in failing:
             row = told.rows("health").get(uuid)
@@ -343,7 +366,7 @@ class Explorer:
                 self.wrong(f"{uuid} is told as healthy, of which that cannot be asked")
             if row is not None and not row.healthy and uuid not in ill and not ended:
                 self.wrong(f"{uuid} is told as unhealthy: {row.reason}")
-        self.library.mend(name)
+        self.back(vendor)
 
     def back(self, vendor: Vendor) -> None:
         """All is as it was, at the second look at the latest."""
@@ -358,6 +381,7 @@ class Explorer:
     def note(self, name: str) -> None:
         """Take note whether a function did fail."""
         if self.library.failed(name):
+            self.failures += 1
             self.made_to_fail.add(name)
 
     def one(self, setting: str, name: str, code: int, place: int | None, *, whole: bool) -> None:
@@ -373,31 +397,49 @@ class Explorer:
             self.library.fail(name, code, only)
 
         tell()
-        self.from_the_start(name, place, ended=ended)
-        vendor, _ = self.begin()
+        vendor = self.from_the_start(name, place, ended=ended)
+        if vendor is None:
+            # (Without this function the library is none.)
+            vendor, _ = self.begin()
+        elif whole and not self.kind.tells_events(vendor):
+            self.wrong("events are not told after it was mended")
         if vendor is None:
             self.wrong("no module can be made any more")
             return
         tell()
         self.meanwhile(vendor, name, code, place, ended=ended)
-        self.back(vendor)
-        if whole and self.kind.splits:
-            self.tried(vendor, tell, name)
-            # Done, and told as if it were not: what a timeout is.
-            self.case += ", having done it"
-            self.tried(vendor, lambda: self.library.fail(name, code, only, done=True), name)
-        if whole and not self.kind.tells_events(vendor):
-            self.wrong("events are not told any more after it was mended")
+        if whole:
+            self.whole(vendor, name, code, only)
         vendor.close()
 
-    def tried(self, vendor: Vendor, tell: Callable[[], None], name: str) -> None:
-        """Partition, whatever comes of it."""
+    def whole(self, vendor: Vendor, name: str, code: int, only: Only) -> None:
+        """Have a function fail in the course of all that is done seldom."""
+        case = self.case
+        for done in (False, True) if self.kind.splits else ():
+            # Having done it, and told as if it were not, is what a timeout is.
+            for skip in range(LATER):
+                self.case = f"{case}, call {skip + 1}{', having done it' if done else ''}"
+                failed = self.tried(
+                    vendor,
+                    lambda s=skip, d=done: self.library.fail(name, code, only, done=d, skip=s),
+                    name,
+                )
+                if not failed:
+                    break
+        self.case = case
+        if not self.kind.tells_events(vendor):
+            self.wrong("events are not told any more after it was mended")
+
+    def tried(self, vendor: Vendor, tell: Callable[[], None], name: str) -> bool:
+        """Partition, whatever comes of it; says whether a function failed meanwhile."""
+        self.failures = 0
         try:
             self.partitioned(vendor, tell, name)
         except (VendorError, ValueError) as error:
             self.wrong(f"partitions cannot be made or told after it was mended: {error}")
             self.library.mend()
             self.kind.clean(vendor)
+        return self.failures > 0
 
     def odd(self, setting: str, name: str) -> None:
         """Have a function write numbers that are none."""
@@ -413,9 +455,15 @@ class Explorer:
                         self.wrong(text)
                 self._rows(told, set(found))
                 seldom = self.kind.splits and not self.library.failed(name)
+                if vendor is not None and self.kind.splits:
+                    for uuid in found:
+                        self.cut(vendor, uuid)
                 self.library.mend(name)
                 if vendor is None:
                     continue
+                if self.kind.splits:
+                    for one in self.ours(vendor):
+                        vendor.release(one)
                 self.back(vendor)
                 if seldom:
                     where = (number, value, size, offset)
@@ -438,7 +486,7 @@ class Explorer:
             self.library.forget_calls()
             self.case = f"without {', '.join(lacks)}" if lacks else "as it is"
             vendor, told = self.begin()
-            if lacks:
+            if lacks and not self.kind.again & set(lacks):
                 self.uuids = tuple(self.full.rows("enumerate"))
                 self.compare(told, self.full, None, ended=False)
             if vendor is None or isinstance(told["enumerate"], Refused):
@@ -466,23 +514,20 @@ class Explorer:
 
     def explore(self) -> None:
         """Try all that is to be tried."""
-        codes = self.kind.codes
         for lacks, new in self.settings():
             setting = f"without {', '.join(lacks)}: " if lacks else ""
-            for name in (one for one in new if one not in self.done):
-                for place in (None, 0):
-                    for code in codes:
-                        self.one(setting, name, code, place, whole=code == codes[0])
+            for name in (one for one in new if one not in self.done - self.kind.again):
+                codes = self.kind.codes_of(name)
+                for code in codes:
+                    self.one(setting, name, code, None, whole=code == codes[0])
+                # Of one device those that are unlike each other.
+                for code in codes if len(codes) == 1 else self.kind.few:
+                    self.one(setting, name, code, 0, whole=code == codes[0])
                 self.odd(setting, name)
 
 
-def _place(device: Device) -> Device:
-    """A device without what others decide."""
-    return dataclasses.replace(device, index=0, links={})
-
-
 def _difference(one: Device, other: Device) -> str:
-    names = [f.name for f in dataclasses.fields(Device) if f.name not in ("index", "links")]
+    names = [f.name for f in dataclasses.fields(Device) if f.name != "links"]
     return ", ".join(
         f"{name} {getattr(other, name)!r} for {getattr(one, name)!r}"
         for name in names
@@ -500,6 +545,7 @@ def main(kind: str, folder: str, real: str, root: str, done: str) -> None:
             {
                 "findings": explorer.findings,
                 "cases": explorer.cases,
+                "seconds": time.process_time(),
                 "bound": sorted(explorer.kind.bound),
                 "failed": sorted(explorer.made_to_fail),
             }

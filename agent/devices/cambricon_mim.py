@@ -50,11 +50,21 @@ class Instance:
 
 
 def used(session: cndev.Session, device: int) -> bool:
-    """Whether a card is parted so. Raises CndevError when the session has ended."""
+    """Whether a card is parted so; one that does not tell it is where it has instances.
+
+    Raises CndevError when the session has ended.
+    """
     if not session.has("cndevGetMimMode", _LIST):
         return False
     mode = session.reading("cndevMimMode_t", "cndevGetMimMode", device)
-    return mode is not None and mode.mimMode == _ENABLED
+    if mode is not None:
+        return bool(mode.mimMode == _ENABLED)
+    try:
+        return bool(instances(session, device))
+    except cndev.CndevError as error:
+        if error.code in cndev.ENDED:
+            raise
+        return False
 
 
 def instances(session: cndev.Session, device: int) -> list[Instance]:

@@ -17,7 +17,7 @@ static struct pool {
     rtMemPool_t handle; /* NULL: a free place */
     uint32_t device;
     uint64_t charged; /* bytes */
-    bool doomed; /* the program has destroyed it, and the runtime is told when it is empty */
+    bool doomed;      /* the program has destroyed it, and the runtime is told when it is empty */
 } pools[POOLS];
 
 /* Held over the runtime's calls that let a pool grow. */

@@ -202,7 +202,7 @@ void aliquot_physical_mapped(uint32_t number, uint64_t address, uint64_t bytes, 
 static void collect(struct aliquot_unmapping *unmapping) {
     unmapping->count = 0;
     while (unmapping->at < unmapping->end && unmapping->count < ALIQUOT_UNMAP_BATCH) {
-        uint64_t value, step = aliquot_page_bytes(0);
+        uint64_t value, step = aliquot_page_bytes_inline(0);
         if (aliquot_table_take(&by_address, unmapping->at, &value)) {
             unmapping->taken[unmapping->count].address = unmapping->at;
             unmapping->taken[unmapping->count++].value = value;
@@ -218,7 +218,7 @@ void aliquot_physical_unmap(struct aliquot_unmapping *unmapping, uint64_t addres
     unmapping->at = address;
     unmapping->end = address ? address + (bytes ? bytes : 1) : 0;
     /* Where one batch may not do, nobody else maps there before the last. */
-    if (bytes / aliquot_page_bytes(0) < ALIQUOT_UNMAP_BATCH)
+    if (bytes / aliquot_page_bytes_inline(0) < ALIQUOT_UNMAP_BATCH)
         aliquot_layout_read();
     else
         aliquot_layout_write();
