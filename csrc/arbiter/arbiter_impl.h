@@ -20,6 +20,8 @@
 #define HANDOVER_NS (100 * US)
 /* Who is overtaken falls no further behind, in virtual time. */
 #define LONGEST_DEBT_NS (2000 * MS)
+/* Who has several devices takes none of them from somebody whom he owes more, in virtual time. */
+#define MOST_OWED_NS (200 * MS)
 /* Turns are so long that of any 200 ms nobody has more than 2 hundredths more or less than is due to
  * him (with rounds of 5 ms): with a share of s, a turn that brings ahead by t makes s (1 - s) t. In parts
  * of a round, where all go in the same order in each round; and where their rounds differ. */

@@ -199,7 +199,9 @@ static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uin
         struct device *device = &arbiter->device[stake->device];
         device->holder = party;
         device->claimed = device->claimed == party ? NULL : device->claimed;
-        device->v = most(device->v, stake->v);
+        /* Who goes since nobody else asks may owe much: that is no reason for others to owe it, too. */
+        if (equals)
+            device->v = most(device->v, stake->v);
         turn_ns = least(turn_ns, turn_on(arbiter, device, stake));
     }
     if (party->unrivalled)
@@ -364,6 +366,23 @@ static bool all_free(const struct aliquot_arbiter *arbiter, const struct party *
     return true;
 }
 
+/* Whether somebody wants one of a party's devices to whom it owes more there than turns even out.
+ * (Who has several himself may wait for others in turn, and is waited for by nobody.) */
+static bool owes(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        const struct stake *stake = party->stakes[i];
+        const struct device *device = &arbiter->device[stake->device];
+        for (uint32_t j = 0; j < device->stake_count; j++) {
+            const struct stake *other = device->stakes[j];
+            const struct party *rival = other->party;
+            if (rival->stake_count == 1 && rival->priority == party->priority &&
+                (asks(rival) || occupies(rival)) && stake->v > other->v + MOST_OWED_NS)
+                return true;
+        }
+    }
+    return false;
+}
+
 /* Of two who share a device, who goes first. `even_ns`: of the device. */
 static bool goes_before(const struct device *device, const struct stake *one,
                         const struct stake *other, double even_ns) {
@@ -425,13 +444,14 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
             from_floor = (uint64_t)device->floor_ns;
             device->floor_ns = 0;
         }
-        if (party->stake_count == 1 || (claim(arbiter, party) && all_free(arbiter, party))) {
+        bool gang = party->stake_count > 1;
+        if (!gang || (!owes(arbiter, party) && claim(arbiter, party) && all_free(arbiter, party))) {
             open_gates(arbiter, party, now, from_floor);
             return;
         }
         if (device->claimed == party)
             return;
-        /* Its other devices are somebody's who gathers: the next one goes. */
+        /* Its other devices are somebody's who gathers, or is owed them: the next one goes. */
         best->open = true;
     }
 }
