@@ -20,7 +20,7 @@ from typing import Final
 
 from . import processes
 from .blocking import Caller
-from .devices import Partition, Vendor, VendorError
+from .devices import Partition, UntoldError, Vendor, VendorError, partitions_of
 from .errors import AliquotError
 from .ledger import Ledger
 from .slices import DRIVER, FIRM, PARTITION, Part, Slice
@@ -292,8 +292,8 @@ class Keeper:
 
         def release() -> None:
             # By its name: that of one which was being made is not written down yet.
-            for one in vendor.partitions():
-                if (one.uuid, one.name) == (part.uuid, piece.key):
+            for one in partitions_of(vendor, part.uuid):
+                if one.name == piece.key:
                     vendor.release(one)
 
         try:
@@ -305,15 +305,26 @@ class Keeper:
         """Give back partitions of slices that the ledger does not have: survivors of a crash."""
         # Vendors from before there were partitions have none.
         ask = getattr(vendor, "partitions", tuple)
+        faults: list[str] = []
+        found: Sequence[Partition] = ()
         try:
-            found: Sequence[Partition] = await self.caller(vendor.name).call(ask)
-            for one in found:
-                known = self._ledger.get(one.name) is not None or one.name in self._ledger.broken
-                if one.name and not known:
-                    await self.caller(vendor.name).call(partial(vendor.release, one))
-                    _log.info("partition %s of %s was nobody's any more", one.id, one.uuid)
+            found = await self.caller(vendor.name).call(ask)
+        except UntoldError as error:
+            found = error.found
+            faults.append(str(error))
         except (VendorError, AliquotError) as error:
-            _log.warning("%s: partitions of a crash may be left: %s", vendor.name, error)
+            faults.append(str(error))
+        for one in found:
+            if not one.name or self._ledger.get(one.name) or one.name in self._ledger.broken:
+                continue
+            try:
+                await self.caller(vendor.name).call(partial(vendor.release, one))
+                _log.info("partition %s of %s was nobody's any more", one.id, one.uuid)
+            except (VendorError, AliquotError) as error:
+                # (One is no other's affair.)
+                faults.append(str(error))
+        for fault in faults:
+            _log.warning("%s: partitions of a crash may be left: %s", vendor.name, fault)
 
     async def _vendor(self, name: str) -> Vendor:
         """Return a vendor by its name. Raises AliquotError."""

@@ -20,7 +20,16 @@ from typing import Final, Protocol, TypeVar
 
 from aliquot.shim import region
 
-from .devices import Device, DeviceProcess, Health, Partition, Sample, Vendor, VendorError
+from .devices import (
+    Device,
+    DeviceProcess,
+    Health,
+    Partition,
+    Sample,
+    UntoldError,
+    Vendor,
+    VendorError,
+)
 from .grants import Fault, Grant, Grants
 from .meters import Meters
 from .sharing import Account
@@ -96,7 +105,8 @@ class _Look:
     """What the blocking half of a round found.
 
     ``groups`` has what /proc/PID/cgroup says of each process, nothing of those that have ended;
-    ``listed`` are the vendors whose lists of processes are whole, ``unwell`` those that cannot
+    ``listed`` are the vendors whose lists of processes are whole but for the devices that are
+    ``unlisted``, ``unwell`` those that cannot
     even tell their devices' health. ``partitions`` are those that slices have, by device and name.
     """
 
@@ -107,8 +117,13 @@ class _Look:
     partitions: dict[tuple[str, str], Partition] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     listed: set[str] = field(default_factory=set)
+    unlisted: set[str] = field(default_factory=set)
     unwell: dict[str, str] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
+
+    def lists(self, part: Part) -> bool:
+        """Whether the processes on a device are known, be they none."""
+        return part.vendor in self.listed and part.uuid not in self.unlisted
 
 
 # Key and cgroups of a slice.
@@ -278,7 +293,7 @@ class Readings:
                     column,
                     usages,
                     used,
-                    held.get(place, ()) if part.vendor in look.listed else None,
+                    held.get(place, ()) if look.lists(part) else None,
                     self._uncharged.get(place),
                     look.partitions.get((part.uuid, piece.key)) if part.partition else None,
                 )
@@ -490,6 +505,8 @@ def _look(
         rows = _ask(vendor, "processes", vendor.processes, look.faults)
         if rows is not None:
             look.listed.add(vendor.name)
+            # (Vendors from before there was that list all their devices'.)
+            look.unlisted.update(getattr(vendor, "unlisted", ()))
             look.processes += rows
         if vendor.name in divided:
             parts = _ask(vendor, "partitions", vendor.partitions, look.faults)
@@ -509,14 +526,18 @@ def _ask(
     vendor: Vendor, what: str, question: Callable[[], Sequence[_T]], faults: dict[str, str]
 ) -> Sequence[_T] | None:
     """Ask a vendor something; when it fails, ``faults`` says why and the answer is None."""
+    found: Sequence[_T] | None = None
     try:
         return question()
+    except UntoldError as error:
+        text = str(error)
+        found = error.found  # type: ignore[assignment] # it is partitions that were asked for
     except VendorError as error:
         text = str(error)
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
         text = f"its plug-in failed: {type(error).__name__}: {error}: mend or remove it"
     faults[f"{vendor.name} {what}"] = " ".join(f"{vendor.name} tells no {what}: {text}".split())
-    return None
+    return found
 
 
 def _groups_of(pid: int) -> bytes:

@@ -487,8 +487,9 @@ def _read_device(
             reading.wrong((*at, key), f"{count} devices cannot have the same")
     # Links are only known once all devices are.
     links = values.pop("nvlinks", 0)
-    if values.get("vendor") == "cambricon":
-        # By what its pools grow is known to nobody: as little as can be.
+    if values.get("vendor") in ("ascend", "cambricon"):
+        # CANN's pools grow by whole pages; by what Cambricon's do is known to nobody: as little
+        # as can be.
         values.setdefault("pool_chunk", values.get("page_size", Device().page_size))
     device = Device(**values)
     if all(key in values for key in _SIZES if key in table):

@@ -52,6 +52,9 @@ bool accel_refuses(accel_queue queue);
 
 accel_event accel_record(accel_queue queue);
 void accel_wait_event(accel_queue queue, accel_event event);
+bool accel_done(accel_event event);
+/* Nothing waits for it any more. */
+void accel_event_end(accel_event event);
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument);
 
 /* A flag of the device that a queue sets, and that another one waits for and takes back: whichever comes
@@ -71,10 +74,18 @@ void accel_graph_end(accel_graph graph);
 
 /* Of the device, 0 everywhere; and of the host, for copies. */
 uint64_t accel_memory(size_t bytes);
+void accel_memory_end(uint64_t memory);
+/* Whether there is not so much. */
+bool accel_lacks(size_t bytes);
 void *accel_host_memory(size_t bytes);
 void accel_copy_in(accel_queue queue, uint64_t to, const void *from, size_t bytes);
+void accel_copy_out(accel_queue queue, void *to, uint64_t from, size_t bytes);
+void accel_copy(accel_queue queue, uint64_t to, uint64_t from, size_t bytes);
 void accel_fill(accel_queue queue, uint64_t to, unsigned char byte, size_t bytes);
 unsigned char accel_read(uint64_t from);
+/* Memory that comes and goes in the order of the queue, from a pool. */
+uint64_t accel_take(accel_queue queue, size_t bytes);
+void accel_give(accel_queue queue, uint64_t memory);
 
 /* Words of 64 bits that the host and all devices reach, this process' own or, where the vendor has
  * that, those of a file that others have mapped too; once a process, and a device is there. */

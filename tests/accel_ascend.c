@@ -3,6 +3,7 @@
 #include "accel.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/mman.h>
 
 int aclInit(const char *);
@@ -21,6 +22,8 @@ int aclrtSynchronizeDevice(void);
 int aclrtCreateEvent(void **);
 int aclrtRecordEvent(void *, void *);
 int aclrtStreamWaitEvent(void *, void *);
+int aclrtQueryEventStatus(void *, int *);
+int aclrtDestroyEvent(void *);
 int aclrtLaunchHostFunc(void *, void (*)(void *), void *);
 int aclrtCreateNotify(void **, uint64_t);
 int aclrtRecordNotify(void *, void *);
@@ -33,16 +36,21 @@ int aclmdlRICaptureEnd(void *, void **);
 int aclmdlRIExecuteAsync(void *, void *);
 int aclmdlRIDestroy(void *);
 int aclrtMalloc(void **, size_t, int);
+int aclrtFree(void *);
 int aclrtMallocHost(void **, size_t);
 int aclrtHostRegister(void *, uint64_t, int, void **);
 int aclrtMemcpy(void *, size_t, const void *, size_t, int);
 int aclrtMemcpyAsync(void *, size_t, const void *, size_t, int, void *);
 int aclrtMemset(void *, size_t, int32_t, size_t);
 int aclrtMemsetAsync(void *, size_t, int32_t, size_t, void *);
+int aclrtMemPoolCreate(void **, const void *);
+int aclrtMemPoolMallocAsync(void **, size_t, void *, void *);
+int aclrtMemPoolFreeAsync(void *, void *);
 int aclrtValueWrite(void *, uint64_t, uint32_t, void *);
 int aclrtValueWait(void *, uint64_t, uint32_t, void *);
 
-enum { HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2, MAPPED = 0, AT_LEAST = 0, GLOBAL = 0 };
+enum { HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2, DEVICE_TO_DEVICE = 3 };
+enum { MAPPED = 0, AT_LEAST = 0, GLOBAL = 0, OUT_OF_MEMORY = 207001 };
 
 #define OK(call) SAME(call, 0)
 
@@ -127,6 +135,14 @@ void accel_wait_event(accel_queue queue, accel_event event) {
     OK(aclrtStreamWaitEvent(queue, event));
 }
 
+bool accel_done(accel_event event) {
+    int complete;
+    OK(aclrtQueryEventStatus(event, &complete));
+    return complete != 0;
+}
+
+void accel_event_end(accel_event event) { OK(aclrtDestroyEvent(event)); }
+
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument) {
     OK(aclrtLaunchHostFunc(queue, call, argument));
 }
@@ -166,6 +182,13 @@ uint64_t accel_memory(size_t bytes) {
     return (uintptr_t)memory;
 }
 
+void accel_memory_end(uint64_t memory) { OK(aclrtFree((void *)memory)); }
+
+bool accel_lacks(size_t bytes) {
+    void *memory;
+    return aclrtMalloc(&memory, bytes, 0) == OUT_OF_MEMORY;
+}
+
 void *accel_host_memory(size_t bytes) {
     void *memory;
     OK(aclrtMallocHost(&memory, bytes));
@@ -176,6 +199,14 @@ void accel_copy_in(accel_queue queue, uint64_t to, const void *from, size_t byte
     OK(aclrtMemcpyAsync((void *)to, bytes, from, bytes, HOST_TO_DEVICE, queue));
 }
 
+void accel_copy_out(accel_queue queue, void *to, uint64_t from, size_t bytes) {
+    OK(aclrtMemcpyAsync(to, bytes, (void *)from, bytes, DEVICE_TO_HOST, queue));
+}
+
+void accel_copy(accel_queue queue, uint64_t to, uint64_t from, size_t bytes) {
+    OK(aclrtMemcpyAsync((void *)to, bytes, (void *)from, bytes, DEVICE_TO_DEVICE, queue));
+}
+
 void accel_fill(accel_queue queue, uint64_t to, unsigned char byte, size_t bytes) {
     OK(aclrtMemsetAsync((void *)to, bytes, byte, bytes, queue));
 }
@@ -184,6 +215,30 @@ unsigned char accel_read(uint64_t from) {
     unsigned char byte;
     OK(aclrtMemcpy(&byte, 1, (void *)from, 1, DEVICE_TO_HOST));
     return byte;
+}
+
+/* Of device 0, for all threads. */
+static void *pool;
+
+static void make_pool(void) {
+    const struct {
+        uint32_t allocation_type, handle_type, id, place;
+        size_t most;
+        unsigned char reserved[32];
+    } property = {.place = 1};
+    OK(aclrtMemPoolCreate(&pool, &property));
+}
+
+uint64_t accel_take(accel_queue queue, size_t bytes) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    void *memory;
+    pthread_once(&once, make_pool);
+    OK(aclrtMemPoolMallocAsync(&memory, bytes, pool, queue));
+    return (uintptr_t)memory;
+}
+
+void accel_give(accel_queue queue, uint64_t memory) {
+    OK(aclrtMemPoolFreeAsync((void *)memory, queue));
 }
 
 static uint64_t *words;

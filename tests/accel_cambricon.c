@@ -27,6 +27,8 @@ int cnQueueSync(handle);
 int cnCreateNotifier(handle *, unsigned);
 int cnPlaceNotifier(handle, handle);
 int cnQueueWaitNotifier(handle, handle);
+int cnQueryNotifier(handle);
+int cnDestroyNotifier(handle);
 int cnInvokeHostFunc(handle, void (*)(void *), void *);
 int cnQueueAtomicOperation(handle, uint64_t, uint64_t, uint64_t, int, uint64_t);
 int cnQueueBeginCapture(handle, int);
@@ -36,12 +38,18 @@ int cnTaskTopoDestroy(handle);
 int cnTaskTopoEntityInvoke(handle, handle);
 int cnTaskTopoEntityDestroy(handle);
 int cnMalloc(uint64_t *, uint64_t);
+int cnFree(uint64_t);
 int cnMallocHost(void **, uint64_t);
+int cnMemAllocAsync(uint64_t *, size_t, handle);
+int cnMemFreeAsync(uint64_t, handle);
 int cnMemcpyHtoDAsync(uint64_t, const void *, uint64_t, handle);
+int cnMemcpyDtoHAsync(void *, uint64_t, uint64_t, handle);
+int cnMemcpyDtoDAsync(uint64_t, uint64_t, uint64_t, handle);
 int cnMemcpyDtoH(void *, uint64_t, uint64_t);
 int cnMemsetD8(uint64_t, unsigned char, uint64_t);
 int cnMemsetD8Async(uint64_t, unsigned char, uint64_t, handle);
 
+enum { NOT_READY = 1, OUT_OF_MEMORY = 100100 };
 enum { UNION1 = 4, GLOBAL = 0, REQUEST = 0, COMPARE = 1, SET = 1, AT_MOST = 1 };
 static const char image[] = "mlu-image 1\nkernel spin parameter\n";
 
@@ -150,6 +158,15 @@ void accel_wait_event(accel_queue queue, accel_event event) {
     OK(cnQueueWaitNotifier(queue, event));
 }
 
+bool accel_done(accel_event event) {
+    int result = cnQueryNotifier(event);
+    if (result != NOT_READY)
+        OK(result);
+    return result == 0;
+}
+
+void accel_event_end(accel_event event) { OK(cnDestroyNotifier(event)); }
+
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument) {
     OK(cnInvokeHostFunc(queue, call, argument));
 }
@@ -179,6 +196,13 @@ uint64_t accel_memory(size_t bytes) {
     return memory;
 }
 
+void accel_memory_end(uint64_t memory) { OK(cnFree(memory)); }
+
+bool accel_lacks(size_t bytes) {
+    uint64_t memory;
+    return cnMalloc(&memory, bytes) == OUT_OF_MEMORY;
+}
+
 void *accel_host_memory(size_t bytes) {
     void *memory;
     OK(cnMallocHost(&memory, bytes));
@@ -187,6 +211,14 @@ void *accel_host_memory(size_t bytes) {
 
 void accel_copy_in(accel_queue queue, uint64_t to, const void *from, size_t bytes) {
     OK(cnMemcpyHtoDAsync(to, from, bytes, queue));
+}
+
+void accel_copy_out(accel_queue queue, void *to, uint64_t from, size_t bytes) {
+    OK(cnMemcpyDtoHAsync(to, from, bytes, queue));
+}
+
+void accel_copy(accel_queue queue, uint64_t to, uint64_t from, size_t bytes) {
+    OK(cnMemcpyDtoDAsync(to, from, bytes, queue));
 }
 
 void accel_fill(accel_queue queue, uint64_t to, unsigned char byte, size_t bytes) {
@@ -198,6 +230,14 @@ unsigned char accel_read(uint64_t from) {
     OK(cnMemcpyDtoH(&byte, from, 1));
     return byte;
 }
+
+uint64_t accel_take(accel_queue queue, size_t bytes) {
+    uint64_t memory;
+    OK(cnMemAllocAsync(&memory, bytes, queue));
+    return memory;
+}
+
+void accel_give(accel_queue queue, uint64_t memory) { OK(cnMemFreeAsync(memory, queue)); }
 
 static uint64_t *words;
 static bool of_file;

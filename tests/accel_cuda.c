@@ -114,6 +114,15 @@ void accel_wait_event(accel_queue queue, accel_event event) {
     OK(cuStreamWaitEvent(queue, event, 0));
 }
 
+bool accel_done(accel_event event) {
+    CUresult result = cuEventQuery(event);
+    if (result != CUDA_ERROR_NOT_READY)
+        OK(result);
+    return result == CUDA_SUCCESS;
+}
+
+void accel_event_end(accel_event event) { OK(cuEventDestroy(event)); }
+
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument) {
     OK(cuLaunchHostFunc(queue, call, argument));
 }
@@ -144,6 +153,13 @@ uint64_t accel_memory(size_t bytes) {
     return memory;
 }
 
+void accel_memory_end(uint64_t memory) { OK(cuMemFree(memory)); }
+
+bool accel_lacks(size_t bytes) {
+    CUdeviceptr memory;
+    return cuMemAlloc(&memory, bytes) == CUDA_ERROR_OUT_OF_MEMORY;
+}
+
 void *accel_host_memory(size_t bytes) {
     void *memory;
     OK(cuMemHostAlloc(&memory, bytes, 0));
@@ -152,6 +168,14 @@ void *accel_host_memory(size_t bytes) {
 
 void accel_copy_in(accel_queue queue, uint64_t to, const void *from, size_t bytes) {
     OK(cuMemcpyHtoDAsync(to, from, bytes, queue));
+}
+
+void accel_copy_out(accel_queue queue, void *to, uint64_t from, size_t bytes) {
+    OK(cuMemcpyDtoHAsync(to, from, bytes, queue));
+}
+
+void accel_copy(accel_queue queue, uint64_t to, uint64_t from, size_t bytes) {
+    OK(cuMemcpyDtoDAsync(to, from, bytes, queue));
 }
 
 void accel_fill(accel_queue queue, uint64_t to, unsigned char byte, size_t bytes) {
@@ -163,6 +187,14 @@ unsigned char accel_read(uint64_t from) {
     OK(cuMemcpyDtoH(&byte, from, 1));
     return byte;
 }
+
+uint64_t accel_take(accel_queue queue, size_t bytes) {
+    CUdeviceptr memory;
+    OK(cuMemAllocAsync(&memory, bytes, queue));
+    return memory;
+}
+
+void accel_give(accel_queue queue, uint64_t memory) { OK(cuMemFreeAsync(memory, queue)); }
 
 static CUdeviceptr words;
 

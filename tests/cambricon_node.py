@@ -27,6 +27,7 @@ reserved = "64MiB"
 nvlinks = 2
 numa_node = 0
 power_watts = 250
+sms = 32
 """
 STRICT = ("-std=gnu11", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-D_GNU_SOURCE")
 

@@ -34,7 +34,7 @@ launch_ns = 0
 [[device]]
 vendor = "cambricon"
 count = 2
-model = "MLU370-X8"
+model = "{model}"
 memory = "{memory}MiB"
 reserved = "64MiB"
 context = "20MiB"
@@ -176,11 +176,13 @@ def node(driver: Path, client: Path) -> Iterator[Callable[..., Place]]:
 
     folders = []
 
-    def make(memory: int = 2 * SMALL, delay_ns: int = 0, chunk: int = PAGE) -> Place:
+    def make(
+        memory: int = 2 * SMALL, delay_ns: int = 0, chunk: int = PAGE, model: str = "MLU370-X8"
+    ) -> Place:
         here = folder()
         directory = here.__enter__() / "node"
         folders.append(here)
-        text = NODE.format(memory=memory // MIB + 64, delay=delay_ns, chunk=chunk)
+        text = NODE.format(memory=memory // MIB + 64, delay=delay_ns, chunk=chunk, model=model)
         parsed = parse_node(text, "test.toml", "test")
         create(parsed, directory)
         made.append(Place(client, directory, parsed.devices, driver))

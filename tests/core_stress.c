@@ -10,7 +10,8 @@
  *   moves     a charge that passes to another process while a third sums
  *   bells     whatever stands where the bell should
  *   holds     exported memory whose exporter lets go, or dies, before its importers
- *   handles   physical memory whose last handles several threads release at once
+ *   handles   physical memory whose last handles several threads release at once, or end while
+ *             another asks for one more
  *
  * Prints "ok" and what it counted, or a line saying what does not hold, and exits with 1.
  */
@@ -21,6 +22,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -813,6 +815,68 @@ static void run_holds(void) {
     printf("ok\n");
 }
 
+struct ending {
+    uint64_t handle, address;
+    _Atomic pid_t thread;
+    _Atomic bool done;
+};
+
+/* (Mappings begin where the tests say that they do.) */
+uint64_t aliquot_mapping_base(uint64_t address) {
+    (void)address;
+    return 0;
+}
+
+static void unmap(uint64_t address) {
+    struct aliquot_unmapping unmapping;
+    aliquot_physical_unmap(&unmapping, address, 2 * PAGE);
+    aliquot_physical_unmapped(&unmapping, true);
+}
+
+static void *end_memory(void *argument) {
+    struct ending *ending = argument;
+    atomic_store(&ending->thread, gettid());
+    aliquot_physical_released(aliquot_physical_release(ending->handle), ending->handle, true);
+    unmap(ending->address);
+    atomic_store(&ending->done, true);
+    return NULL;
+}
+
+/* Whether a thread of this process waits for something. */
+static bool is_asleep(pid_t thread) {
+    char path[64], text[512] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+    int fd = open(path, O_RDONLY);
+    if (fd < 0)
+        return false;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    const char *name_end = length > 0 ? strrchr(text, ')') : NULL;
+    return name_end && name_end[2] == 'S';
+}
+
+/* The driver has answered with one more handle of what is mapped, and before that is written down another
+ * thread has come to the end of its own handle and of the mapping: as far as it gets. */
+static void retain_while_it_ends(uint64_t handle, uint64_t address, uint64_t another) {
+    struct ending ending = {.handle = handle, .address = address};
+    pthread_t thread;
+    CHECK(aliquot_charge(0, 2 * PAGE), "memory");
+    aliquot_physical_created(handle, 0, 2 * PAGE);
+    aliquot_physical_mapped(aliquot_physical_map(handle), address, 2 * PAGE, true);
+    aliquot_physical_retain();
+    pthread_create(&thread, NULL, end_memory, &ending);
+    while (!atomic_load(&ending.done) &&
+           !(atomic_load(&ending.thread) && is_asleep(atomic_load(&ending.thread))))
+        sched_yield();
+    aliquot_physical_retained(address, another);
+    pthread_join(thread, NULL);
+    CHECK(aliquot_used(0) == 2 * PAGE, "what a handle is left of is charged");
+    uint32_t last = aliquot_physical_release(another);
+    CHECK(last, "the handle is known");
+    aliquot_physical_released(last, another, true);
+    CHECK(aliquot_used(0) == 0, "gone with the last handle");
+}
+
 /* Two threads release the two handles of a memory, and before they have written that down, the driver has
  * given the same number out again. */
 static void run_handles(void) {
@@ -821,11 +885,11 @@ static void run_handles(void) {
     for (int fails = 0; fails < 2; fails++) {
         CHECK(aliquot_charge(0, 2 * PAGE), "memory");
         aliquot_physical_created(handle, 0, 2 * PAGE);
-        aliquot_physical_mapped(aliquot_physical_map(handle), address, true);
+        aliquot_physical_mapped(aliquot_physical_map(handle), address, 2 * PAGE, true);
+        aliquot_physical_retain();
         aliquot_physical_retained(address, handle);
-        uint64_t mapping = aliquot_physical_unmap(address);
-        aliquot_physical_unmapped(mapping, address, true);
-        uint64_t one = aliquot_physical_release(handle), two = aliquot_physical_release(handle);
+        unmap(address);
+        uint32_t one = aliquot_physical_release(handle), two = aliquot_physical_release(handle);
         CHECK(one && two, "both handles are known");
         if (fails) {
             aliquot_physical_released(one, handle, false);
@@ -852,15 +916,25 @@ static void run_handles(void) {
     for (int done = 0; done < 2; done++) {
         CHECK(aliquot_charge(0, 2 * PAGE), "memory");
         aliquot_physical_created(handle, 0, 2 * PAGE);
-        uint64_t mapping = aliquot_physical_map(handle);
+        uint32_t mapping = aliquot_physical_map(handle);
         aliquot_physical_released(aliquot_physical_release(handle), handle, true);
         CHECK(aliquot_used(0) == 2 * PAGE, "what is being mapped is charged");
-        aliquot_physical_mapped(mapping, address, done);
+        aliquot_physical_mapped(mapping, address, 2 * PAGE, done);
         CHECK(aliquot_used(0) == (done ? 2 * PAGE : 0), "as long as it is mapped");
         if (done)
-            aliquot_physical_unmapped(aliquot_physical_unmap(address), address, true);
+            unmap(address);
         CHECK(aliquot_used(0) == 0, "gone with the mapping");
     }
+    /* The same while it is exported: whoever opens it then answers for it. */
+    CHECK(aliquot_charge(0, 2 * PAGE), "memory");
+    aliquot_physical_created(handle, 0, 2 * PAGE);
+    uint32_t export = aliquot_physical_keep(handle);
+    aliquot_physical_released(aliquot_physical_release(handle), handle, true);
+    CHECK(aliquot_used(0) == 2 * PAGE, "what is being exported is charged");
+    aliquot_physical_exported(export, 0x1001, -1);
+    CHECK(aliquot_used(0) == 0, "gone with the last of all");
+    for (int same = 0; same < 2; same++)
+        retain_while_it_ends(handle, address, handle + (same ? 0 : 64));
     printf("ok\n");
 }
 

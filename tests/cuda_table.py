@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc/cuda/functions.tsv"
 NVML_TABLE = ROOT / "csrc/nvml/functions.tsv"
 CAMBRICON_TABLE = ROOT / "csrc/cambricon/functions.tsv"
+ASCEND_TABLE = ROOT / "csrc/ascend/functions.tsv"
 GENERATE = ROOT / "csrc/generate.py"
 
 

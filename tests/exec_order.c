@@ -1,5 +1,10 @@
 /* The order in which queued work is carried out: streams, events, priorities, processors. */
+#define _GNU_SOURCE
 #include "exec_client.h"
+
+#include <sched.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
 
 /* ---- Time ---------------------------------------------------------------------------------- */
 
@@ -20,6 +25,43 @@ static void a_kernel_takes_its_time(void) {
     OK(cuStreamQuery(stream));
     EXACTLY(before, after, 30);
     EXACTLY(after, before, -30);
+}
+
+/* The simulator's clock, and ours: in any thread but the first its reading `late` from now is given out
+ * only when the first has gone on. */
+static pthread_t first_thread;
+static _Atomic int late, waits_with_it;
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int result = (int)syscall(SYS_clock_gettime, clock, now);
+    if (late > 0 && !pthread_equal(pthread_self(), first_thread) && --late == 0) {
+        waits_with_it = 1;
+        while (waits_with_it)
+            sched_yield();
+    }
+    return result;
+}
+
+/* The engine may read the clock, and look at the gate much later: what was queued before that was opened
+ * was there first. */
+static void a_word_counts_as_written_after_what_was_queued_before_it(void) {
+    client_start(0);
+    CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
+    first_thread = pthread_self();
+    for (int gate = 0; gate < 8; gate++) {
+        shut(stream, gate);
+        late = 1 + gate / 2;
+        while (!waits_with_it)
+            sched_yield();
+        CUevent before = mark(stream);
+        usleep(100);
+        run(stream, 3 * MS, 1);
+        CUevent after = mark(stream);
+        open_gate(gate);
+        waits_with_it = 0;
+        OK(cuEventSynchronize(after));
+        EXACTLY(before, after, 3);
+    }
 }
 
 /* Kernels that are queued behind each other leave no gap, however late anybody looks. */
@@ -362,6 +404,8 @@ static void threads_launch_in_streams_of_their_own_and_shared_ones(void) {
 
 const struct client_case client_cases[] = {
     {"a_kernel_takes_its_time", a_kernel_takes_its_time},
+    {"a_word_counts_as_written_after_what_was_queued_before_it",
+     a_word_counts_as_written_after_what_was_queued_before_it},
     {"kernels_follow_each_other_without_a_gap", kernels_follow_each_other_without_a_gap},
     {"small_kernels_of_different_streams_run_together",
      small_kernels_of_different_streams_run_together},

@@ -1,6 +1,6 @@
 /* A process that holds memory of a simulated node's device, as the driver's own library would: it
  * works on the node's state itself. mlu_holder FOLDER DEVICE reads lines: "enter ID" (a partition of
- * the device, as a container of it would be), "take MIB", "give"; and what an administrator would do:
+ * the device, as a container of it would be), "take MIB", "give", "run" (from now on, without end); and what an administrator would do:
  * "mode N" (who may compute), "smlu 0" and "smlu 1", "mim 0" and "mim 1" (instances are
  * the hardware's), "share MIB PERCENT NAME" (make an instance, as other tools do), "shared ID" (is it
  * there?). It answers each with "ok" or "no".
@@ -26,6 +26,16 @@ static bool share(struct sim_state *state, uint32_t device, const char *text) {
     return done;
 }
 
+static bool run(struct sim_state *state, uint32_t device) {
+    struct sim_timeline *timeline = &state->header->devices[device].timeline;
+    struct sim_timeline_view view;
+    const struct sim_demand demand = {.until_ns = UINT64_MAX / 2, .since_ns = UINT64_MAX};
+    int index = sim_timeline_join(timeline, state->slot, state->header->slots[state->slot].process);
+    if (index >= 0)
+        sim_timeline_demand(timeline, index, sim_state_now(), &demand, &view);
+    return index >= 0;
+}
+
 int main(int argc, char **argv) {
     struct sim_state *state;
     char why[512], line[64];
@@ -48,6 +58,8 @@ int main(int argc, char **argv) {
             struct sim_frames more;
             uint64_t pages = ((uint64_t)atoi(line + 5) << 20) / page;
             done = sim_frames_take(state, device, pages, &more) && sim_frames_append(&held, &more);
+        } else if (strncmp(line, "run", 3) == 0) {
+            done = run(state, device);
         } else if (strncmp(line, "mode ", 5) == 0) {
             atomic_store(&mlu->mode, (uint32_t)atoi(line + 5));
         } else if (strncmp(line, "smlu ", 5) == 0) {

@@ -78,7 +78,7 @@ def header_folder(version: str) -> Path:
         if version == "13.5" and header.exists() and "CUDA_VERSION 13050" in header.read_text():
             return header.parent
     folder = cache_folder() / f"cuda-{version.replace('.', '-')}"
-    _unpack_headers(folder, WHEELS[version], f"headers of CUDA {version} from PyPI")
+    unpack_headers(folder, WHEELS[version], f"headers of CUDA {version} from PyPI")
     return next(folder.glob("**/cuda.h")).parent
 
 
@@ -90,11 +90,15 @@ def management_header(version: str) -> Path:
     if version not in NVML_WHEELS:
         return header_folder(version) / "nvml.h"
     folder = cache_folder() / f"nvml-header-{version.replace('.', '-')}"
-    _unpack_headers(folder, NVML_WHEELS[version], f"nvml.h of CUDA {version} from PyPI")
+    unpack_headers(folder, NVML_WHEELS[version], f"nvml.h of CUDA {version} from PyPI")
     return next(folder.glob("**/nvml.h"))
 
 
-def _unpack_headers(folder: Path, requirement: str, what: str) -> None:
+def unpack_headers(folder: Path, requirement: str, what: str) -> None:
+    """Fetch the headers of a wheel.
+
+    Raises UnreachableError if PyPI cannot be reached.
+    """
     with once(folder) as empty:
         if not empty:
             return

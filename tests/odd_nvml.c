@@ -1,5 +1,5 @@
 /* An NVML library of two cards and, when told so, partitions, that answers oddly on demand: for what
- * the simulator never does. The file that ODD_NVML names is read at each call and holds words:
+ * the simulator never does. The file that ODD_NVML names is looked at with each call and holds words:
  *   NAME=CODE     the function NAME (without "nvml") answers CODE
  *   NAME@I=CODE   the same for card I only
  *   key=NUMBER    see `told` below
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define EXPORT __attribute__((visibility("default")))
 #define CARDS 2
@@ -28,18 +29,26 @@ static int initialised, sets, events_read;
 
 /* The value of `key` in the file, `fallback` when it is not there. */
 static long long told(const char *key, long long fallback) {
+    /* What it was last read as: it is replaced, never written again. */
     static char text[4096];
+    static struct stat known;
     const char *path = getenv("ODD_NVML");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    if (!file)
+    struct stat now;
+    if (!path || stat(path, &now))
         return fallback;
-    size_t length = fread(text, 1, sizeof text - 1, file);
-    fclose(file);
-    text[length] = 0;
-    for (char *word = strtok(text, " \n"); word; word = strtok(NULL, " \n")) {
-        char *sign = strchr(word, '=');
-        if (sign && (size_t)(sign - word) == strlen(key) && !strncmp(word, key, strlen(key)))
-            return strtoll(sign + 1, NULL, 0);
+    if (now.st_ino != known.st_ino || now.st_mtim.tv_nsec != known.st_mtim.tv_nsec) {
+        FILE *file = fopen(path, "r");
+        if (!file)
+            return fallback;
+        text[fread(text, 1, sizeof text - 1, file)] = 0;
+        fclose(file);
+        known = now;
+    }
+    size_t length = strlen(key);
+    for (const char *word = text; word; word = strchr(word, ' ')) {
+        word += *word == ' ';
+        if (!strncmp(word, key, length) && word[length] == '=')
+            return strtoll(word + length + 1, NULL, 0);
     }
     return fallback;
 }

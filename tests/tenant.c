@@ -8,7 +8,8 @@
  *       retain | release | reset
  *           the primary context
  *       settle              waits for the device
- *       info                free, total, and the total as another function tells it
+ *       info                of each function that tells of the device's memory: function=free/total,
+ *                           or function=/total
  *   hold KIND SIZE DICE …   gets these things, tells the answers, ends with standard input
  *   storm THREADS ROUNDS STEPS SEED MOST [KIND …]
  *       rounds of random operations by several threads on things of up to MOST bytes, of these kinds
@@ -85,8 +86,22 @@ static int end_primary(bool reset) {
     return result;
 }
 
+static void tell_memory(void) {
+    look_at_memory();
+    for (const struct query *query = vendor.queries; query->function; query++) {
+        struct told told = query->ask(0);
+        for (unsigned form = 1; form < query->forms; form++)
+            if (query->ask(form).free != told.free)
+                fail("%s (%u) tells of other bytes than form 0", query->function, form);
+        printf(" %s=", query->function);
+        if (!told.silent)
+            printf("%llu", (unsigned long long)told.free);
+        printf("/%llu", (unsigned long long)told.total);
+    }
+    printf("\n");
+}
+
 static void serve_line(char **word, unsigned words) {
-    size_t free_bytes, total, device_total;
     if (words == 5 && !strcmp(word[0], "get")) {
         struct thing *thing = thing_at(word[2]);
         if (thing->kind)
@@ -119,8 +134,7 @@ static void serve_line(char **word, unsigned words) {
     else if (words == 1 && !strcmp(word[0], "settle"))
         printf("%d\n", settle());
     else if (words == 1 && !strcmp(word[0], "info")) {
-        vendor.info(&free_bytes, &total, &device_total);
-        printf("%zu %zu %zu\n", free_bytes, total, device_total);
+        tell_memory();
     } else
         fail("what is %s?", word[0]);
     fflush(stdout);
@@ -213,13 +227,6 @@ static void step(uint64_t *state, bool ebb) {
         give(thing, dice >> 1);
     }
     pthread_mutex_unlock(&at->mutex);
-}
-
-static void look_at_memory(void) {
-    size_t free_bytes, total, device_total;
-    vendor.info(&free_bytes, &total, &device_total);
-    if (free_bytes > total || total != device_total)
-        fail("%zu bytes free of %zu on a device of %zu", free_bytes, total, device_total);
 }
 
 static void *weather(void *argument) {

@@ -73,6 +73,19 @@ struct kind {
     bool slow;                        /* to get: comes up less often in storms */
 };
 
+/* What the library tells of the device's memory, bytes. */
+struct told {
+    uint64_t total, free;
+    bool silent; /* of what is free */
+};
+
+/* A function that tells it, by its name in the vendor's table, in each of its forms. */
+struct query {
+    const char *function;
+    unsigned forms;
+    struct told (*ask)(unsigned form);
+};
+
 /* The seam between the program and a vendor's library. */
 extern const struct vendor {
     const char *library; /* the file that programs load */
@@ -88,7 +101,9 @@ extern const struct vendor {
     /* The primary context comes (again), current and with streams; or goes, in one of two ways. */
     int (*retain)(void);
     int (*release)(bool reset);
-    /* The context of this thread. */
+    /* The context of this thread. `views`: contexts are views of the primary one, which has what is got in
+     * them. */
+    bool views;
     void *(*current)(void);
     int (*enter)(void *context);
     /* Waits for all that was queued in it, or for one of its streams. */
@@ -96,8 +111,8 @@ extern const struct vendor {
     void (*breathe)(unsigned number);
     /* Gives back what is only kept for later. */
     void (*trim)(void);
-    /* Bytes; `also` is the total as another function tells it. */
-    void (*info)(size_t *free_bytes, size_t *total, size_t *also);
+    /* All that tell of the device's memory; the last has no name. */
+    const struct query *queries;
 
     /* The plainest memory. */
     int (*allocate)(address *pointer, uint64_t size);
@@ -132,6 +147,8 @@ void say(const char *call, int answer);
 /* Writes a sign into memory, and sees whether it is still there. */
 void mark(address pointer, uint64_t size);
 void check_mark(address pointer, uint64_t size);
+/* Fails unless all that tell of the device's memory tell of the same, and of not more free than there is. */
+void look_at_memory(void);
 /* A poke that does nothing. */
 int nothing_poke(struct thing *thing, uint64_t dice);
 /* Kinds by name; things of them, in a place that holds nothing, or no more. */

@@ -79,10 +79,44 @@ static void trim(void) {
     MUST(cu.cuMemPoolTrimTo(cuda.pool, 0));
 }
 
-static void info(size_t *free_bytes, size_t *total, size_t *also) {
-    MUST(cu.cuMemGetInfo_v2(free_bytes, total));
-    MUST(cu.cuDeviceTotalMem_v2(also, cuda.device));
+/* -- What is told of its memory ------------------------------------------------------------------- */
+
+static struct told ask_info(unsigned form) {
+    size_t free_bytes, total;
+    (void)form;
+    MUST(cu.cuMemGetInfo_v2(&free_bytes, &total));
+    return (struct told){total, free_bytes, false};
 }
+
+/* Programs of CUDA 3.1 and older. */
+static struct told ask_old_info(unsigned form) {
+    unsigned free_bytes, total;
+    (void)form;
+    MUST(cu.cuMemGetInfo(&free_bytes, &total));
+    return (struct told){total, free_bytes, false};
+}
+
+static struct told ask_total(unsigned form) {
+    size_t total;
+    (void)form;
+    MUST(cu.cuDeviceTotalMem_v2(&total, cuda.device));
+    return (struct told){total, 0, true};
+}
+
+static struct told ask_old_total(unsigned form) {
+    unsigned total;
+    (void)form;
+    MUST(cu.cuDeviceTotalMem(&total, cuda.device));
+    return (struct told){total, 0, true};
+}
+
+static const struct query queries[] = {
+    {"cuMemGetInfo_v2", 1, ask_info},
+    {"cuMemGetInfo", 1, ask_old_info},
+    {"cuDeviceTotalMem_v2", 1, ask_total},
+    {"cuDeviceTotalMem", 1, ask_old_total},
+    {0},
+};
 
 /* -- Memory ---------------------------------------------------------------------------------------- */
 
@@ -154,7 +188,7 @@ const struct vendor vendor = {
     .synchronise = synchronise,
     .breathe = breathe,
     .trim = trim,
-    .info = info,
+    .queries = queries,
     .allocate = allocate,
     .free = release_memory,
     .write = write_to,

@@ -47,6 +47,8 @@
     F(cuStreamEndCapture, "cuStreamEndCapture", 10000, LEGACY)                                     \
     F(cuLaunchHostFunc, "cuLaunchHostFunc", 10000, LEGACY)                                         \
     F(cuMemGetInfo_v2, "cuMemGetInfo", 3020, LEGACY)                                               \
+    F(cuMemGetInfo, "cuMemGetInfo", 2000, LEGACY)                                                  \
+    F(cuDeviceTotalMem, "cuDeviceTotalMem", 2000, LEGACY)                                          \
     F(cuMemAlloc_v2, "cuMemAlloc", 3020, LEGACY)                                                   \
     F(cuMemAllocPitch_v2, "cuMemAllocPitch", 3020, LEGACY)                                         \
     F(cuMemAllocManaged, "cuMemAllocManaged", 6000, LEGACY)                                        \

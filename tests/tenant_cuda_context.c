@@ -203,6 +203,7 @@ static int green_get(struct thing *thing, uint64_t size, uint64_t dice) {
         MUST(cu.cuStreamSynchronize(stream));
     } else
         result = cu.cuMemAlloc_v2(&thing->pointer[0], size);
+    look_at_memory();
     MUST(cu.cuCtxPopCurrent_v2(&context));
     if (result != CUDA_SUCCESS)
         MUST(cu.cuGreenCtxDestroy(green));

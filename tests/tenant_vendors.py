@@ -80,16 +80,24 @@ NVIDIA = Vendor(
 
 ASCEND = Vendor(
     name="ascend",
-    sources=("tenant_ascend.c",),
+    sources=(
+        "tenant_ascend.c",
+        "tenant_ascend_linear.c",
+        "tenant_ascend_pool.c",
+        "tenant_ascend_share.c",
+        "tenant_ascend_work.c",
+    ),
     library="libascendcl.so",
     names=("libruntime.so", "libruntime-driver.so"),
     beside=("libascendcl.so",),
     out_of_memory=207001,
     kinds=(
-        *("linear", "padded", "managed", "dvpp", "pinned"),
-        *("pages", "elsewhere", "addresses", "shared", "context"),
+        *("linear", "padded", "managed", "dvpp", "pinned", "pool"),
+        *("pages", "elsewhere", "addresses", "shared", "context", "module", "recording"),
     ),
-    dies_with_context=frozenset({"linear", "padded", "managed", "dvpp", "pinned"}),
+    dies_with_context=frozenset(
+        {"linear", "padded", "managed", "dvpp", "pinned", "pool", "module", "recording"}
+    ),
     contexts_hold=False,
     inside=("linear", "padded", "managed", "dvpp", "pinned", "pages"),
     keep_primary=("context", "shared"),
@@ -106,16 +114,23 @@ ASCEND = Vendor(
 
 CAMBRICON = Vendor(
     name="cambricon",
-    sources=("tenant_cambricon.c",),
+    sources=(
+        "tenant_cambricon.c",
+        "tenant_cambricon_linear.c",
+        "tenant_cambricon_pool.c",
+        "tenant_cambricon_share.c",
+        "tenant_cambricon_context.c",
+        "tenant_cambricon_topo.c",
+    ),
     library="libcndrv.so",
     names=("libcndrv.so", "libcndrv-driver.so"),
     beside=(),
     out_of_memory=100100,
     kinds=(
         *("linear", "pinned", "async", "pool", "pages", "elsewhere", "addresses", "shared"),
-        *("module", "context"),
+        *("module", "context", "recording"),
     ),
-    dies_with_context=frozenset({"linear", "module"}),
+    dies_with_context=frozenset({"linear", "pinned", "elsewhere", "module", "recording"}),
     contexts_hold=True,
     inside=("linear", "pages", "module"),
     keep_primary=("shared",),
@@ -136,14 +151,12 @@ ABSENT: dict[str, dict[str, str]] = {
     "nvidia": {},
     "ascend": {
         "pitch": "the interface has no rows with a pitch: they are linear memory",
-        "async": "its default pool is newer than the tenant: test_ascend_pools.py holds it",
-        "pool": "its pools are newer than the tenant: test_ascend_pools.py holds them",
+        "async": "devices have no pool of their own: all are made by programs",
         **dict.fromkeys(("array", "deep", "mipmap"), NO_ARRAYS),
         "team": NO_TEAM,
-        "module": "code of operators is small, and charged as what nobody claims",
-        "library": "code of operators is small, and charged as what nobody claims",
+        "library": "code is loaded as a module, of every context",
         "green": NO_GREEN,
-        "graph": "what is recorded into a model takes no memory of its own",
+        "graph": "a model takes no memory when it is launched: a recording is one",
     },
     "cambricon": {
         "pitch": "the interface has no rows with a pitch: they are linear memory",
@@ -152,12 +165,15 @@ ABSENT: dict[str, dict[str, str]] = {
         "team": NO_TEAM,
         "library": "code is loaded into a context, as a module",
         "green": NO_GREEN,
-        "graph": "nodes of a graph are kernels, copies and host functions: none takes memory",
+        "graph": "a topology takes no memory when it is launched: a recording is one",
     },
 }
 NOT_SENT: dict[str, dict[str, str]] = {
     "nvidia": {},
-    "ascend": {"pages": "memory is handed over by a number, which keeps nothing alive"},
+    "ascend": {
+        "pages": "memory is handed over by a number, which keeps nothing alive",
+        "pool": "pools are a process' own",
+    },
     "cambricon": {"pool": "pools are a process' own"},
 }
 

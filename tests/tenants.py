@@ -122,6 +122,8 @@ def simulated(
     with tempfile.TemporaryDirectory(prefix="aliquot-test-", dir="/dev/shm") as folder:
         settings |= {"vendor": vendor}
         settings.setdefault("context", CONTEXT)
+        if vendor == "ascend":  # pools grow by whole pages, and by no more
+            settings.setdefault("pool_chunk", PAGE)
         settings.setdefault("compute_capability", (9, 0))
         settings.setdefault("nvlinks", (18, 18))
         node = Node.of("caps", [Device(memory=memory, **settings), Device(**settings)])
@@ -246,6 +248,11 @@ class Box:
         self.inbox.close()
 
 
+def of_slice(told: dict[str, tuple[int | None, int]], cap: int, used: int) -> bool:
+    """Whether all functions tell of the slice, of which so much is used."""
+    return all(each in ((cap - used, cap), (None, cap)) for each in told.values())
+
+
 @dataclass
 class Tenant:
     """A running client."""
@@ -297,6 +304,15 @@ class Tenant:
     def do(self, *words: object) -> int:
         """Return the driver's answer to a command."""
         return int(self.ask(*words))
+
+    def told(self) -> dict[str, tuple[int | None, int]]:
+        """Free and total bytes as each function tells it; None: it does not tell what is free."""
+        found = {}
+        for item in self.ask("info").split():
+            function, told = item.split("=")
+            free, total = told.split("/")
+            found[function] = (int(free) if free else None, int(total))
+        return found
 
     def end(self) -> int:
         """End its input, and return its status."""

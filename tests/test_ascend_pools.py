@@ -19,9 +19,12 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compile_program(tmp_path_factory.mktemp("client"), "ascend_share_client")
 
 
-@pytest.fixture
-def node(sim_library: Path) -> Iterator[SimNode]:
-    with simulated(sim_library.with_name("libruntime.so"), 2048 * MIB, vendor="ascend") as found:
+# Pools that grow by whole pages, as CANN's do, and by more than is asked of them.
+@pytest.fixture(params=[1, 16], ids=["pages", "chunks"])
+def node(sim_library: Path, request: pytest.FixtureRequest) -> Iterator[SimNode]:
+    library = sim_library.with_name("libruntime.so")
+    chunk = request.param * PAGE
+    with simulated(library, 2048 * MIB, vendor="ascend", pool_chunk=chunk) as found:
         yield found
 
 
@@ -99,3 +102,33 @@ def test_pools_do_not_get_round_a_cap(
         assert pages(here) >= 4
         assert tenant.do("reset", 0) == OK
     assert here.charge() == 0
+
+
+@pytest.mark.parametrize("how", ["acl", "rt"])
+def test_a_pool_that_grows_by_more_than_there_is_room_for_gives_it_back(
+    client: Path, node: SimNode, tmp_path: Path, how: str
+) -> None:
+    chunk = node.device.pool_chunk // PAGE
+    room = 20  # pages
+    here = sliced(node, tmp_path, cap=CONTEXT + room * PAGE)
+    with running(client, here.environment()) as tenant:
+        pool = made(tenant, how)
+        assert tenant.do("pool-keeps", how, pool, KEEPS_ALL) == OK
+        # What is left is less than a chunk, and nobody has seen yet that pools grow by chunks.
+        code, rest = got(tenant, "give", "acl", (room - 4) * PAGE)
+        assert code == OK
+        for _ in range(2):
+            answers = [got(tenant, "pool-gives", how, pool, PAGE) for _ in range(5)]
+            given = [piece for code, piece in answers if code == OK]
+            assert len(given) == (4 if chunk == 1 else 0)
+            assert {code for code, _ in answers[len(given) :]} == {OUT_OF_MEMORY}
+            assert here.charge() == here.truth().used_bytes[0] <= CONTEXT + room * PAGE
+            assert [tenant.do("pool-takes", how, piece) for piece in given] == [OK] * len(given)
+            assert tenant.do("pool-sync") == OK
+            assert tenant.do("pool-trim", how, pool, 0) == OK
+            assert pages(here) == room - 4
+        # With room for a chunk there is one, of which no more is asked than it has.
+        assert tenant.do("free", "acl", rest) == OK
+        code, piece = got(tenant, "pool-gives", how, pool, PAGE)
+        assert (code, pages(here)) == (OK, chunk)
+        assert tenant.do("pool-takes", how, piece) == OK

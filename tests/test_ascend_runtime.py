@@ -19,7 +19,6 @@ from slices import MIB
 from tenants import CONTEXT, PAGE, PATIENCE_SECONDS, TESTS, SimNode, Slice, Tenant, simulated
 
 ROOT = TESTS.parent
-TABLE = ROOT / "csrc/ascend/functions.tsv"
 RUNTIME = ("libruntime.so", "libruntime-driver.so")
 MEMORY = 2048 * MIB
 CAP = 256 * MIB
@@ -291,17 +290,21 @@ def exported(library: Path) -> set[str]:
 
 
 def test_every_function_of_the_shim_is_in_the_table_and_exported() -> None:
-    wrapped = {row.function for row in cuda_table.read_table(TABLE) if row.by == "shim"}
+    wrapped = {
+        row.function for row in cuda_table.read_table(cuda_table.ASCEND_TABLE) if row.by == "shim"
+    }
     assert exported(aliquot.shim.library("libruntime.so")) == wrapped
 
 
 def test_every_function_of_the_simulator_is_in_the_table(runtime: Path) -> None:
-    rows = {row.function for row in cuda_table.read_table(TABLE)}
+    rows = {row.function for row in cuda_table.read_table(cuda_table.ASCEND_TABLE)}
     for library in (runtime, runtime.with_name("libascendcl.so")):
         assert exported(library) - rows == set(), library.name
 
 
 def test_the_coverage_page_is_fresh(tmp_path: Path) -> None:
     page = tmp_path / "coverage.md"
-    subprocess.run([sys.executable, cuda_table.GENERATE, TABLE, "docs", page], check=True)
+    subprocess.run(
+        [sys.executable, cuda_table.GENERATE, cuda_table.ASCEND_TABLE, "docs", page], check=True
+    )
     assert page.read_text() == (ROOT / "docs/coverage-ascend.md").read_text(), "run `make build`"

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aliquot.agent.devices import cambricon_mim, cndev
 from aliquot.sim import cdi
 from aliquot.sim.node import parse_node
 
 from cambricon_node import MIB, NODE, Node, built
+from commands import wait_for
 
 # Of the library's errors, by which a call can fail that has to succeed.
 ADVICE = {
@@ -321,11 +323,54 @@ def test_instances_of_the_hardware_are_devices_of_their_own(node: Node, programs
     assert card["splits"]
     assert "no such device" not in node.refusal("partition", first["uuid"], "slice", MIB, 1)
     assert all(part["uuid"] == card["uuid"] for part in node.get("partitions"))
-    # What the card reads is of all together.
-    assert [row["memory_used_bytes"] for row in node.get("sample")][:2] == [None, None]
     assert node.ill() == {}
     node.fault(0, 0x31)
     assert set(node.ill()) == {first["uuid"], second["uuid"]}
+
+
+def test_an_instance_reads_what_is_its_own(node: Node, programs: Path) -> None:
+    admin, others = node.holder(programs), node.holder(programs)
+    assert admin.do("mim 1")
+    assert admin.do("share 512 50 first")
+    assert admin.do("share 256 25 second")
+    assert admin.do("enter 1")
+    assert others.do("enter 2")
+    assert [admin.do("take 64"), others.do("take 32")] == [True, True]
+    first, second, card = node.get("sample")
+    assert [first["memory_used_bytes"], second["memory_used_bytes"]] == [64 * MIB, 32 * MIB]
+    assert [first["busy"], second["busy"], card["busy"]] == [0.0] * 3
+    # The chip that gets hot is the card's, and so is what it takes.
+    assert [first["temperature_celsius"], first["power_watts"]] == [30.0, None]
+    # Whoever has a quarter of the cores and all of the time keeps them, and no others, busy.
+    assert others.do("run")
+    wait_for(lambda: node.get("sample")[1]["busy"] == 1.0, "an instance that is busy")
+    assert node.get("sample")[0]["busy"] == 0.0
+
+
+def test_what_is_not_told_of_an_instance_is_none(node: Node, programs: Path) -> None:
+    admin = node.holder(programs)
+    assert admin.do("mim 1")
+    assert admin.do("share 512 50 first")
+    assert len(node.get("enumerate")) == 2
+    node.order("cndevGetMemoryUsageV2=6 cndevGetDeviceUtilizationInfo=10")
+    first, _ = node.get("sample")
+    assert [first["memory_used_bytes"], first["busy"]] == [None, None]
+
+
+def instance(first: int, count: int) -> cambricon_mim.Instance:
+    cores = range(first, first + count)
+    return cambricon_mim.Instance(1, "", "", 512 * MIB, (), cores)
+
+
+def test_an_instances_cores_are_looked_for_where_the_card_tells_of_them() -> None:
+    load = cndev.ffi.new("cndevUtilizationInfo_t *")
+    for core, percent in enumerate((10, 20, 60, 100, -1)):
+        load.coreUtilization[core] = percent
+    assert instance(0, 2).busy(load) == pytest.approx(0.15)
+    assert instance(2, 2).busy(load) == pytest.approx(0.8)
+    last = len(load.coreUtilization)
+    told_of_none = [instance(0, 0), instance(-1, 2), instance(last - 1, 2), instance(3, 2)]
+    assert [one.busy(load) for one in told_of_none] == [None] * 4
 
 
 def test_a_process_is_on_the_instances_of_its_card(node: Node, programs: Path) -> None:

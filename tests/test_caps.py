@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from aliquot.shim import region
 
+from cuda_table import ROOT, read_table
 from slices import MIB
 from tenant_vendors import ABSENT as NO_KIND
 from tenant_vendors import NOT_SENT, NVIDIA, VENDORS, having, sending
-from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant
+from tenants import ABSENT, CONTEXT, SUCCESS, Box, Site, Slice, Tenant, of_slice
 
 GIB = 1024 * MIB
 CAP = 2 * GIB
@@ -115,6 +116,19 @@ def test_a_storm_is_the_same_where_compute_time_is_capped(
     assert used.waits > 0
 
 
+# Where nobody tells by how much pools grow: by less than was ever seen, and by more.
+@pytest.mark.parametrize("chunk", [4 * MIB, 96 * MIB])
+@pytest.mark.parametrize("site", ["cambricon"], indirect=True)
+def test_a_storm_is_the_same_however_pools_grow(
+    site: Site, tenant: Path, tmp_path: Path, chunk: int
+) -> None:
+    with site.simulated(8 * GIB, pool_chunk=chunk) as node:
+        here = site.slice(node, tmp_path, "storm", CAP)
+        done = storm(here, tenant, 1, processes=6, threads=6, rounds=1, steps=500)
+    assert done["refusals"] > 100
+    assert done["async"] > 10
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_storms_one_after_the_other(
@@ -166,6 +180,24 @@ def expect(here: Slice, used: int) -> None:
     assert (here.charge(), here.truth().used_bytes[0]) == (used, used)
 
 
+def test_every_function_that_tells_of_memory_tells_of_the_slice(here: Slice, tenant: Path) -> None:
+    table = read_table(ROOT / "csrc" / here.node.vendor.table / "functions.tsv")
+    rows = [row for row in table if row.kind == "query" and row.by == "shim"]
+    with serve(here, tenant) as one:
+        # The tenant asks all of them, or there would be one that nobody looks at.
+        assert set(one.told()) == {symbol.name for row in rows for symbol in row.symbols}
+        assert of_slice(one.told(), SMALL_CAP, CONTEXT)
+        assert one.do("get", "linear", 0, 32 * MIB, 0) == SUCCESS
+        assert of_slice(one.told(), SMALL_CAP, CONTEXT + 32 * MIB)
+        # So they do in contexts of the program's own.
+        assert one.do("get", "context", 1, 4096, 0) == SUCCESS
+        assert one.do("enter", 1) == SUCCESS
+        used = here.truth().used_bytes[0]
+        assert of_slice(one.told(), SMALL_CAP, used)
+        assert one.do("enter", "primary") == SUCCESS
+        assert of_slice(one.told(), SMALL_CAP, used)
+
+
 # What rounds up to the rest of the slice, by a call and its choices.
 WHOLE = [(name, *whole) for name, vendor in VENDORS.items() for whole in vendor.whole]
 
@@ -179,7 +211,7 @@ def test_the_last_page_of_the_cap_is_given_and_not_one_more(
             assert one.do("get", kind, 0, REST + 1, dice) == here.refusal
             assert one.do("get", kind, 0, REST, dice) == SUCCESS
             expect(here, SMALL_CAP)
-            assert one.ask("info") == f"0 {SMALL_CAP} {SMALL_CAP}"
+            assert of_slice(one.told(), SMALL_CAP, SMALL_CAP)
             assert one.do("get", "linear", 1, 1, 0) == here.refusal
             assert one.do("get", "pages", 1, 1, 0) == here.refusal
             # Half a page that no device has is the driver's to refuse, at the cap too.
@@ -204,6 +236,30 @@ def test_small_allocations_share_a_page_as_on_the_device(here: Slice, tenant: Pa
             assert one.do("give", place, place) == SUCCESS
             assert one.do("settle") == SUCCESS
         expect(here, CONTEXT)
+
+
+@pytest.mark.parametrize("chunk", [2, 16, 64])
+@pytest.mark.parametrize("room", [30, 40, 63, 64, 100])
+@pytest.mark.parametrize("site", ["cambricon"], indirect=True)
+def test_the_first_growth_of_a_pool_is_held_to_the_cap(
+    site: Site, tenant: Path, tmp_path: Path, chunk: int, room: int
+) -> None:
+    with site.simulated(2 * GIB, pool_chunk=chunk * MIB) as node:
+        here = site.slice(node, tmp_path, "first", SMALL_CAP)
+        with serve(here, tenant) as one, serve(here, tenant) as other:
+            assert one.do("get", "linear", 0, REST - CONTEXT - room * MIB, 0) == SUCCESS
+            answers = [other.do("get", "async", place, MIB, 0) for place in range(4)]
+            assert here.charge() == here.truth().used_bytes[0]
+            # What there is room for is given, once that is sure.
+            assert set(answers) <= {SUCCESS, here.refusal}
+            if room >= 64 >= chunk:
+                assert answers[0] == SUCCESS
+            # It is no room for others meanwhile: it is theirs afterwards.
+            assert other.do("settle") == SUCCESS
+            left = SMALL_CAP - here.charge()
+            assert one.do("get", "linear", 1, left // (2 * MIB) * 2 * MIB, 0) == SUCCESS
+        assert here.truth().max_used_bytes[0] <= SMALL_CAP
+        assert here.usage().devices[0].peak <= SMALL_CAP
 
 
 @pytest.mark.parametrize("site", having("async"), indirect=True)

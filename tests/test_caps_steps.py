@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from slices import MIB
-from tenants import ABSENT, SUCCESS, Box, Site, Tenant
+from tenants import ABSENT, SUCCESS, Box, Site, Tenant, of_slice
 
 PROCESSES = 3
 PLACES = 12
@@ -205,9 +205,8 @@ class SliceMachine(RuleBasedStateMachine):
         assert self.here.charge() == truth.used_bytes[0]
         assert truth.max_used_bytes[0] <= CAP
         for each in self.alive.values():
-            free, total, device_total = (int(word) for word in each.tenant.ask("info").split())
-            assert (total, device_total) == (CAP, CAP)
-            assert free == CAP - truth.used_bytes[0]
+            told = each.tenant.told()
+            assert of_slice(told, CAP, truth.used_bytes[0]), told
 
     def teardown(self) -> None:
         """Everything is given back by the end of the processes alone."""

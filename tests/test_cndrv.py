@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ __all__ = ["driver", "node", "shim"]
 def client(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program."""
     return compile_client("cndrv_client", driver, tmp_path_factory.mktemp("cndrv"))
+
+
+@pytest.fixture(scope="module")
+def kinds(driver: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one."""
+    return compile_client("cndrv_kinds_client", driver, tmp_path_factory.mktemp("kinds"))
 
 
 # ---- The table -----------------------------------------------------------------------------------
@@ -59,6 +66,24 @@ def test_a_program_cannot_tell_a_slice_from_a_smaller_device(
     assert re.sub(uuid, "", found, flags=re.MULTILINE) == re.sub(uuid, "", bare, flags=re.MULTILINE)
     assert sliced.charge() == 0
     assert large.held() == 0
+
+
+@pytest.mark.parametrize(("call", "model"), [("tour", "MLU370-X8"), ("merge", "MLU270-X5K")])
+def test_memory_of_all_kinds_and_what_can_be_asked_are_the_same_in_a_slice(
+    node: Callable[..., Place],
+    kinds: Path,
+    shim: Path,
+    tmp_path: Path,
+    call: str,
+    model: str,
+) -> None:
+    bare = replace(node(SMALL, model=model), client=kinds).start(call).end()
+    large = replace(node(4 * SMALL, model=model), client=kinds)
+    sliced = large.slice(shim, tmp_path / "slice")
+    assert sliced.start(call).end() == bare
+    assert bare.splitlines()[-1] == "end"
+    assert "then 100100" in bare or "in their order: 1 2" in bare
+    assert sliced.charge() == large.held() == 0
 
 
 @pytest.mark.parametrize("cores", [100, 40])

@@ -27,14 +27,15 @@ from commands import wait_for
 from exec_programs import cases, compile_program
 from gates import Gate
 from sharers import Watched
-from slices import lay_out
-from tenants import SimNode, simulated
+from slices import MIB, lay_out
+from tenants import CONTEXT, SimNode, simulated
 from vendors import Vendor
 
 PATIENCE_SECONDS = 120.0
 GIB = 1 << 30
 MS = 1_000_000
 CLIENT = "time_client"
+WORK = "random_client"
 ORDER = (
     "exec_order",
     "exec_stream",
@@ -43,7 +44,6 @@ ORDER = (
     "exec_graph_memory",
     "exec_capture",
 )
-RANDOM = "exec_random"
 # These fill a stream to its last place, or with ten seconds of work that they mean to throw away.
 NOT_PACED = {
     "a_full_queue_makes_its_launcher_wait",
@@ -105,12 +105,14 @@ class Place:
         self._environment: dict[str, str] = {}
         self.gate: Gate
 
-    def make(self, *, cores: int = 100, shared: bool = False, devices: int = 1) -> Place:
+    def make(
+        self, *, cores: int = 100, shared: bool = False, devices: int = 1, cap: int | None = None
+    ) -> Place:
         """Make the slice of so many devices; ``shared``: somebody opens its gate."""
         parts = tuple(
             region.RegionDevice(
                 uuid=device.uuid,
-                cap=None,
+                cap=cap,
                 page_bytes=device.page_size,
                 context_bytes=device.context,
                 cores=cores,
@@ -157,7 +159,7 @@ def programs(
 ) -> Path:
     """The folder of the compiled programs of CUDA's alone."""
     folder = tmp_path_factory.mktemp("time")
-    for program in (RANDOM, *ORDER):
+    for program in ORDER:
         compile_program(program, folder, header_folder("13.5"), sim_library)
     return folder
 
@@ -173,6 +175,12 @@ def vendor(request: pytest.FixtureRequest) -> Vendor:
 def client(vendor: Vendor, sim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """time_client.c for the vendor."""
     return accelerators.compiled(vendor, tmp_path_factory.mktemp("time"), CLIENT, sim_library)
+
+
+@pytest.fixture(scope="module")
+def work(vendor: Vendor, sim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """random_client.c for the vendor."""
+    return accelerators.compiled(vendor, tmp_path_factory.mktemp("work"), WORK, sim_library)
 
 
 @contextlib.contextmanager
@@ -213,16 +221,6 @@ def test_a_cap_changes_nothing_of_what_is_carried_out(
 ) -> None:
     place = cuda_place.make(cores=30, devices=2)
     place.start(case, program=programs / program).end()
-
-
-@pytest.mark.parametrize("cores", [30, 100])
-def test_random_work_ends_as_its_order_says_behind_a_gate(
-    cuda_place: Place, programs: Path, cores: int
-) -> None:
-    place = cuda_place.make(cores=cores, shared=True)
-    client = place.start("chains", 2, 1, 4, program=programs / RANDOM)
-    client.go()
-    assert int(client.end()) > 0
 
 
 # ---- The cap, without anybody else ---------------------------------------------------------------
@@ -492,6 +490,83 @@ def test_two_slices_take_turns_and_are_charged_for_what_ran(two: tuple[Place, Pl
         assert used.waits > 0
         # What it says that it had lies within what it was given.
         assert 150 * MS <= used.device_ns <= account.held_ns + AHEAD_NS
+
+
+# ---- Random work ---------------------------------------------------------------------------------
+
+
+def random_work(seed: int = 1) -> tuple[object, ...]:
+    """The arguments of random_client.c: steps of each of four threads."""
+    return ("work", seed, 1000, 4)
+
+
+def alone(vendor: Vendor, sim_library: Path, work: Path, *arguments: object) -> str:
+    """What a program prints without a shim."""
+    with node_of(vendor, sim_library) as node:
+        run = subprocess.run(
+            [work, *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=node.environment("plain"),
+            timeout=PATIENCE_SECONDS,
+        )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+SEEN: set[str] = set()
+
+
+@pytest.fixture(scope="module")
+def seen(vendor: Vendor, sim_library: Path, work: Path) -> str:
+    """What random work sees without a shim, whosever driver it is."""
+    found = alone(vendor, sim_library, work, *random_work())
+    SEEN.add(found)
+    assert {found} == SEEN
+    return found
+
+
+def test_random_work_sees_the_same_under_a_cap(place: Place, work: Path, seen: str) -> None:
+    cap = CONTEXT + 96 * MIB
+    place.make(cores=30, cap=cap)
+    assert place.start(*random_work(), program=work).end() == seen
+    used = place.gate.used()
+    assert used.device_ns > 0
+    assert used.waits > 0
+    assert used.peak <= cap
+    assert 0 < place.node.truth("time").max_used_bytes[0] <= cap
+
+
+def test_random_work_sees_the_same_beside_another_container(
+    two: tuple[Place, Place], work: Path, seen: str
+) -> None:
+    with arbitrated(two) as (runner, known):
+        other = two[1].start("endless")
+        assert other.read() == "on"
+        assert two[0].start(*random_work(), program=work).end() == seen
+        accounts = [runner.read(one.number, 0) for one in known]
+        other.process.kill()
+    assert all(account.turns > 1 for account in accounts)
+    assert two[0].gate.used().waits > 0
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_random_work_of_any_seed_sees_the_same_in_two_slices(
+    two: tuple[Place, Place], sim_library: Path, work: Path, soak_seconds: float
+) -> None:
+    end, seed = time.monotonic() + soak_seconds, 1
+    with arbitrated(two):
+        while time.monotonic() < end:
+            seed += 1
+            found = alone(two[0].vendor, sim_library, work, *random_work(seed))
+            clients = [place.start(*random_work(seed), program=work) for place in two]
+            assert [client.end() for client in clients] == [found] * 2, f"seed {seed}"
+    print(f"{seed - 1} seeds, the same without a shim and in each of two slices")
+
+
+# ---- Ends ----------------------------------------------------------------------------------------
 
 
 def test_a_device_is_taken_from_the_dead_and_the_stopped(two: tuple[Place, Place]) -> None:

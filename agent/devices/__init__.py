@@ -102,6 +102,19 @@ class VendorError(Exception):
     """A vendor's library cannot be used; the text says which, why and what to do, in one line."""
 
 
+class UntoldError(VendorError):
+    """Partitions of some devices cannot be told, those whose UUIDs are ``untold``.
+
+    ``found`` are those of the others.
+    """
+
+    def __init__(self, text: str, found: Sequence[Partition], untold: Sequence[str]) -> None:
+        """Take one line for people."""
+        super().__init__(text)
+        self.found = tuple(found)
+        self.untold = frozenset(untold)
+
+
 class Vendor(Protocol):
     """One vendor's devices on this node. Calls may block for milliseconds; none keeps a lock.
 
@@ -122,7 +135,11 @@ class Vendor(Protocol):
         ...
 
     def processes(self) -> Sequence[DeviceProcess]:
-        """Return every process on every device. Raises VendorError."""
+        """Return every process on every device. Raises VendorError.
+
+        A vendor may have an attribute ``unlisted``, the UUIDs of the devices whose processes the
+        last call could not list: what they hold is not known then, where without it it is nothing.
+        """
         ...
 
     def health(self) -> Sequence[Health]:
@@ -158,7 +175,10 @@ class Vendor(Protocol):
         ...
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the partitions that there are, survivors of a crash too. Raises VendorError."""
+        """Return the partitions that there are, survivors of a crash too.
+
+        Raises VendorError, UntoldError where only some devices do not tell theirs.
+        """
         ...
 
     def release(self, partition: Partition) -> None:
@@ -168,6 +188,17 @@ class Vendor(Protocol):
     def close(self) -> None:
         """Let go of the vendor's library."""
         ...
+
+
+def partitions_of(vendor: Vendor, uuid: str) -> Sequence[Partition]:
+    """Return the partitions of one device. Raises VendorError when it does not tell them."""
+    try:
+        found = vendor.partitions()
+    except UntoldError as error:
+        if uuid in error.untold:
+            raise
+        found = error.found
+    return [one for one in found if one.uuid == uuid]
 
 
 class Undivided:

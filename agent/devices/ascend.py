@@ -38,7 +38,6 @@ _MIB: Final = 1 << 20
 # What the runtime takes of a device for a process. No figure is published: an estimate, which is
 # corrected by what the device itself reads.
 _CONTEXT_BYTES: Final = 200 * _MIB
-_MOST_CARDS: Final = 64
 _MOST_PLACES: Final = 8
 _PROCESSES: Final = 32  # the library's own most
 _NPU: Final = 0
@@ -84,6 +83,7 @@ class Ascend:
         self._known: tuple[_Known, ...] = ()
         self._faults: tuple[str, ...] = ()
         self._watches: dict[str, Watch] = {}
+        self.unlisted: frozenset[str] = frozenset()
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -116,13 +116,16 @@ class Ascend:
         """Return the processes on every device, with the host's pids. Raises VendorError."""
         with self._session.held():
             self._ensure()
-            return tuple(row for known in self._known for row in self._processes(known))
+            rows = {known.device.uuid: self._processes(known) for known in self._known}
+        self.unlisted = frozenset(uuid for uuid, found in rows.items() if found is None)
+        return tuple(row for found in rows.values() for row in found or ())
 
     def health(self) -> Sequence[Health]:
         """Return each device's health; all are unhealthy while the library does not answer."""
         try:
             with self._session.held():
                 self._ensure()
+                self._subscribe()
                 self._take_events()
                 texts = [self._illness(known) for known in self._known]
         except VendorError as error:
@@ -166,11 +169,11 @@ class Ascend:
         )
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the vNPUs that there are. Raises VendorError."""
+        """Return the vNPUs that there are. Raises VendorError, UntoldError."""
         with self._session.held():
             self._ensure()
             chips = [known.chip for known in self._known if known.device.splits]
-            return tuple(ascend_vnpu.listed(self._session, self._records, chips))
+            return ascend_vnpu.listed(self._session, self._records, chips)
 
     def release(self, partition: Partition) -> None:
         """Destroy a vNPU; one that is gone is well. Raises VendorError."""
@@ -197,14 +200,14 @@ class Ascend:
     def _discover(self) -> None:
         faults: list[str] = []
         found: list[_Known] = []
-        for at in self._numbers() if self._session.newer else self._places(faults):
+        places = self._numbers() if self._session.newer else self._places(faults)
+        # Who is left out has his place all the same.
+        for place_of, at in enumerate(places):
             try:
-                one = self._described(at, len(found))
+                one = self._described(at, place_of)
                 _unlike(one, found)
                 found.append(one)
-            except (ValueError, dcmi.DcmiError) as error:
-                if isinstance(error, dcmi.DcmiError) and error.code == dcmi.NOT_READY:
-                    raise
+            except ValueError as error:
                 card, *place = at
                 where = f"device {place[0]} of card {card}" if place else f"device {card}"
                 faults.append(f"{where}: {error}")
@@ -212,27 +215,17 @@ class Ascend:
         self._faults = tuple(faults)
         for known in self._known:
             self._watches.setdefault(known.device.uuid, Watch(self._config.faults))
-            self._session.subscribe(known.at)
+        self._subscribe()
 
     def _numbers(self) -> Iterator[tuple[int]]:
         """Yield the number of each NPU of the newer generation. Raises DcmiError."""
-        count = dcmi.ffi.new("int *")
-        numbers = dcmi.ffi.new(f"int[{_MOST_CARDS}]")
-        self._session.call("dcmi_get_device_list", numbers, count, _MOST_CARDS)
-        for number in numbers[0 : min(max(int(count[0]), 0), _MOST_CARDS)]:
+        for number in self._session.listed():
             if self._session.number("int", "dcmi_get_device_type", number) in {None, _NPU}:
-                yield (int(number),)
+                yield (number,)
 
     def _places(self, faults: list[str]) -> Iterator[tuple[int, int]]:
         """Yield the card and place of each NPU. Raises DcmiError."""
-        count = dcmi.ffi.new("int *")
-        cards = dcmi.ffi.new(f"int[{_MOST_CARDS}]")
-        # (Older libraries have the one name, newer ones both.)
-        listing = "dcmi_get_card_list"
-        if not self._session.has(listing):
-            listing = "dcmi_get_card_num_list"
-        self._session.call(listing, count, cards, _MOST_CARDS)
-        for card in cards[0 : min(max(int(count[0]), 0), _MOST_CARDS)]:
+        for card in self._session.listed():
             places = self._session.number("int", "dcmi_get_device_num_in_card", card)
             if places is None:
                 faults.append(f"card {card} does not tell its devices: see npu-smi info")
@@ -240,7 +233,7 @@ class Ascend:
             for place in range(min(max(places, 0), _MOST_PLACES)):
                 kind = self._session.number("int", "dcmi_get_device_type", card, place)
                 if kind in {None, _NPU}:
-                    yield int(card), place
+                    yield card, place
 
     def _described(self, at: tuple[int, ...], index: int) -> _Known:
         """Return a device with all that it says of itself. Raises ValueError, DcmiError."""
@@ -254,13 +247,14 @@ class Ascend:
         name, cores = self._chip_name(at)
         logic = self._logic_id(at)
         phy = None
-        if logic is not None:
+        if logic is not None and logic >= 0:
             phy = self._session.number("unsigned int", "dcmi_get_device_phyid_from_logicid", logic)
-        templates = self._templates(at, name) if cores else ()
         card, place = (*at, 0)[:2]
         chip = ascend_vnpu.Chip(
-            uuid, card, place, index if phy is None else phy, name, max(cores, 1), templates
+            uuid, card, place, index if phy is None else phy, name, max(cores, 1), ()
         )
+        templates = self._templates(at, name) if cores and chip.ids else ()
+        chip = dataclasses.replace(chip, templates=templates)
         address = self._pci_address(at)
         device = Device(
             vendor=self.name,
@@ -317,7 +311,8 @@ class Ascend:
 
     def _chip_name(self, at: tuple[int, ...]) -> tuple[str, int]:
         """Return the chip's name, ``910B3``, and its AI cores; 0 where they are not told."""
-        for version in ("_v2", ""):
+        # (The newer generation has the newer form alone.)
+        for version in ("_v2",) if self._session.newer else ("_v2", ""):
             info = self._session.reading(
                 f"struct dcmi_chip_info{version}",
                 f"dcmi_get_device_chip_info{version}",
@@ -417,24 +412,31 @@ class Ascend:
         )
         return None if percent is None else _share(percent)
 
-    def _processes(self, known: _Known) -> Iterator[DeviceProcess]:
+    def _processes(self, known: _Known) -> list[DeviceProcess] | None:
+        """Return the processes on a device; None where it does not list them."""
         rows = dcmi.ffi.new(f"struct dcmi_proc_mem_info[{_PROCESSES}]")
         count = dcmi.ffi.new("int *")
         try:
             self._session.call("dcmi_get_device_resource_info", *known.at, rows, count)
         except dcmi.DcmiError as error:
-            if error.code == dcmi.NOT_READY:
+            if error.over:
                 raise
-            return
+            return None
         held: dict[int, int] = {}
         for row in rows[0 : min(max(int(count[0]), 0), _PROCESSES)]:
             if row.proc_id > 0:
                 pid = int(row.proc_id)
                 held[pid] = held.get(pid, 0) + int(row.proc_mem_usage)
-        for pid, used in held.items():
-            yield DeviceProcess(known.device.uuid, pid, used, None, None)
+        return [
+            DeviceProcess(known.device.uuid, pid, used, None, None) for pid, used in held.items()
+        ]
 
     # -- health --
+
+    def _subscribe(self) -> None:
+        """Have events told of all devices: what could not be had is tried again at each look."""
+        for known in self._known:
+            self._session.subscribe(known.at)
 
     def _take_events(self) -> None:
         by_phy = {known.chip.phy: self._watches[known.device.uuid] for known in self._known}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,13 +19,14 @@ from typing import Any, Final
 from aliquot.hooks import files
 
 from ..ascend_config import Template
-from . import Partition, VendorError, dcmi
+from . import Partition, UntoldError, VendorError, dcmi
 
 FOLDER: Final = "vnpu"
 NEEDED: Final = ("dcmi_create_vdevice", "dcmi_set_destroy_vdevice", "dcmi_get_device_info")
 
 # The numbers that npu-smi gives the vNPUs of a device, by its physical id.
 _FIRST: Final = 100
+_END: Final = 1124
 _STEP: Final = 16
 _MOST_OF_310P: Final = 8
 _MAIN_VDEV: Final = 52
@@ -33,6 +34,19 @@ _RESOURCE: Final = 0
 _TOTAL: Final = 1
 _MIB: Final = 1 << 20
 _MOST_BYTES: Final = 4096
+# Refusals, with which the driver has made nothing: what has the number then is another's.
+_NOT_MADE: Final = frozenset(
+    {
+        dcmi.PARAMETER,
+        dcmi.PERMISSION,
+        dcmi.INVALID_ID,
+        dcmi.ABSENT,
+        dcmi.OCCUPIED,
+        dcmi.MISMATCH,
+        dcmi.NOT_SUPPORTED,
+        dcmi.MISSING,
+    }
+)
 _ALL: Final = 100
 
 
@@ -59,9 +73,10 @@ class Chip:
 
     @property
     def ids(self) -> range:
-        """The numbers that its vNPUs have."""
+        """The numbers that its vNPUs have: none for a device beyond those that the library knows."""
         first = _FIRST + self.phy * _STEP
-        return range(first, first + (_MOST_OF_310P if self.name.startswith("310P") else _STEP))
+        most = _MOST_OF_310P if self.name.startswith("310P") else _STEP
+        return range(first, first + most if first + most <= _END else first)
 
 
 class Records:
@@ -139,17 +154,51 @@ def make(
     try:
         session.call("dcmi_create_vdevice", chip.card, chip.place, wanted, out)
     except dcmi.DcmiError as error:
-        records.remove(number)
+        _take_back(session, records, chip, number, error.code)
         raise VendorError(
             f"{chip.uuid} gives no vNPU of {template.name}: {dcmi.describe(error.code)}"
         ) from error
-    made = int(out.vdev_id)
+    made = _made(session, chip, number, int(out.vdev_id), there)
     if made != number:
-        records.write(made, chip.uuid, name)
+        if made is not None:
+            records.write(made, chip.uuid, name)
         records.remove(number)
+    if made is None:
+        raise VendorError(f"{chip.uuid}: the vNPU that was made is not listed: see npu-smi info")
     found = _read(session, chip, made)
     memory, share = found or (template.memory_bytes, chip.percent(template.cores))
     return Partition(chip.uuid, str(made), name, memory, share)
+
+
+def _made(
+    session: dcmi.Session, chip: Chip, wanted: int, told: int, before: Container[int]
+) -> int | None:
+    """Return the number of the vNPU that was made: what was asked for, else what the driver told.
+
+    None when there is neither.
+    """
+    try:
+        fresh = [number for number in _numbers(session, chip) if number not in before]
+    except dcmi.DcmiError:
+        return told if told in chip.ids else wanted
+    return next((number for number in (wanted, told) if number in fresh), None)
+
+
+def _take_back(
+    session: dcmi.Session, records: Records, chip: Chip, number: int, code: int
+) -> None:
+    """Leave nothing of a vNPU that could not be made, as far as the driver lets us.
+
+    An error need not mean that none was made. What cannot be destroyed now stays written down, so
+    that it is found by its name. Raises VendorError.
+    """
+    if code not in _NOT_MADE:
+        try:
+            if number in _numbers(session, chip):
+                session.call("dcmi_set_destroy_vdevice", chip.card, chip.place, number)
+        except dcmi.DcmiError:
+            return
+    records.remove(number)
 
 
 def smallest(chip: Chip, memory_bytes: int, cores: int) -> Template:
@@ -171,29 +220,42 @@ def smallest(chip: Chip, memory_bytes: int, cores: int) -> Template:
     return min(fits, key=lambda one: (one.memory_bytes, one.cores))
 
 
-def listed(session: dcmi.Session, records: Records, chips: Sequence[Chip]) -> list[Partition]:
-    """Return the vNPUs that there are, and forget records of others. Raises DcmiError."""
+def listed(
+    session: dcmi.Session, records: Records, chips: Sequence[Chip]
+) -> tuple[Partition, ...]:
+    """Return the vNPUs that there are, and forget records of others.
+
+    Raises UntoldError, and DcmiError when nothing can be asked.
+    """
     known = records.all()
-    found = list(_of_all(session, known, chips))
+    found: list[Partition] = []
+    untold: dict[str, dcmi.DcmiError] = {}
+    for chip in chips:
+        try:
+            found += _of_chip(session, known, chip)
+        except dcmi.DcmiError as error:
+            if error.over:
+                raise
+            untold[chip.uuid] = error
     real = {one.id for one in found}
-    asked = {chip.uuid for chip in chips}
+    asked = {chip.uuid for chip in chips} - untold.keys()
     for number, (uuid, _) in known.items():
         # (Of a device that does not tell now nothing is known.)
         if number not in real and uuid in asked:
             records.remove(number)
-    return found
+    if untold:
+        text = "; ".join(f"{uuid} does not tell its vNPUs: {why}" for uuid, why in untold.items())
+        raise UntoldError(text, found, tuple(untold))
+    return tuple(found)
 
 
-def _of_all(
-    session: dcmi.Session, known: Mapping[str, tuple[str, str]], chips: Sequence[Chip]
+def _of_chip(
+    session: dcmi.Session, known: Mapping[str, tuple[str, str]], chip: Chip
 ) -> Iterator[Partition]:
-    for chip in chips:
-        for number in _numbers(session, chip):
-            uuid, name = known.get(str(number), ("", ""))
-            memory, cores = _read(session, chip, number) or (0, 0)
-            yield Partition(
-                chip.uuid, str(number), name if uuid == chip.uuid else "", memory, cores
-            )
+    for number in _numbers(session, chip):
+        uuid, name = known.get(str(number), ("", ""))
+        memory, cores = _read(session, chip, number) or (0, 0)
+        yield Partition(chip.uuid, str(number), name if uuid == chip.uuid else "", memory, cores)
 
 
 def release(session: dcmi.Session, records: Records, chip: Chip, partition: Partition) -> None:

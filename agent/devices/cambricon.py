@@ -23,6 +23,7 @@ from . import (
     Health,
     Partition,
     Sample,
+    UntoldError,
     VendorError,
     cambricon_files,
     cambricon_mim,
@@ -37,6 +38,7 @@ PAGE_BYTES: Final = 2 << 20
 _MOST_DEVICES: Final = 256
 _MOST_LINKS: Final = 64
 _MIB: Final = 1 << 20
+_NO_MEMORY: Final = "it does not tell its memory, which cannot be divided then"
 _KIB: Final = 1 << 10
 _XID: Final = 1
 _PROHIBITED: Final = 2
@@ -45,6 +47,8 @@ _HEALTH_WAYS: Final = (
     ("cndevCardHealthState_t", "cndevGetCardHealthState"),
     ("cndevCardHealthStateV2_t", "cndevGetCardHealthStateV2"),
 )
+# With these a library says that it has no events, and will have none.
+_NEVER: Final = frozenset({cndev.NOT_SUPPORTED, cndev.UNSUPPORTED_VERSION, cndev.MISSING})
 # More events than this in one look can wait for the next.
 _MOST_EVENTS: Final = 256
 # Whether it may be 0 is not said; -1 is for ever.
@@ -82,7 +86,12 @@ class Cambricon:
         self._faults: tuple[str, ...] = ()
         self._events: cndev.Value = None
         self._events_of = 0
+        # The slots whose events are asked for, and whether the library has none.
+        self._heard: set[int] = set()
+        self._silent = False
         self._xids: dict[int, int] = {}
+        self._profiles: dict[str, cambricon_smlu.Profiles] = {}
+        self.unlisted: frozenset[str] = frozenset()
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -103,7 +112,9 @@ class Cambricon:
     def processes(self) -> Sequence[DeviceProcess]:
         """Return every process on every device, with the host's pids. Raises VendorError."""
         with self._using():
-            return tuple(row for known in self._known for row in self._processes(known))
+            rows = {known.device.uuid: self._processes(known) for known in self._known}
+        self.unlisted = frozenset(uuid for uuid, found in rows.items() if found is None)
+        return tuple(row for found in rows.values() for row in found or ())
 
     def health(self) -> Sequence[Health]:
         """Return each device's health; all are unhealthy while the library does not answer."""
@@ -141,7 +152,9 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            return cambricon_smlu.make(self._session, known.slot, uuid, name, memory_bytes, cores)
+            return cambricon_smlu.make(
+                self._session, self._card(known), name, memory_bytes, cores
+            )
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""
@@ -150,21 +163,38 @@ class Cambricon:
             return cambricon_smlu.resize(self._session, known.slot, partition, memory_bytes, cores)
 
     def partitions(self) -> Sequence[Partition]:
-        """Return the sMLU instances; those that are not ours have no name. Raises VendorError."""
+        """Return the sMLU instances; those that are not ours have no name.
+
+        Raises VendorError, UntoldError.
+        """
         with self._using():
-            return tuple(
-                instance.partition(known.device.uuid)
-                for known in self._known
-                if known.device.splits
-                for instance in cambricon_smlu.instances(self._session, known.slot)
-            )
+            split = [known for known in self._known if known.device.splits]
+            found: list[Partition] = []
+            untold: dict[str, cndev.CndevError] = {}
+            for known in split:
+                uuid = known.device.uuid
+                self._card(known).profiles.sweep(self._session, known.slot)
+                try:
+                    there = cambricon_smlu.instances(self._session, known.slot)
+                    found += [instance.partition(uuid) for instance in there]
+                except cndev.CndevError as error:
+                    if error.code in cndev.ENDED:
+                        raise
+                    untold[uuid] = error
+        if untold:
+            lines = [
+                str(cndev.described(f"{uuid} does not tell its sMLU instances", why))
+                for uuid, why in untold.items()
+            ]
+            raise UntoldError("; ".join(lines), found, tuple(untold))
+        return tuple(found)
 
     def release(self, partition: Partition) -> None:
         """Destroy an sMLU instance; one that is gone is well. Raises VendorError."""
         with self._using():
             known = self._find(partition.uuid)
             if known.device.splits:
-                cambricon_smlu.release(self._session, known.slot, partition)
+                cambricon_smlu.release(self._session, self._card(known), partition)
 
     def close(self) -> None:
         """End the session with the library."""
@@ -195,6 +225,11 @@ class Cambricon:
             )
         return known
 
+    def _card(self, known: _Known) -> cambricon_smlu.Card:
+        uuid = known.device.uuid
+        profiles = self._profiles.setdefault(uuid, cambricon_smlu.Profiles())
+        return cambricon_smlu.Card(uuid, known.slot, profiles)
+
     def _wanted(self, uuid: str, partition: Partition | None) -> cambricon_files.Wanted:
         known = self._find(uuid)
         if known.part is not None:
@@ -214,17 +249,22 @@ class Cambricon:
         count = int(session.read("cndevCardInfo_t", "cndevGetDeviceCount").number)
         faults: list[str] = []
         found: list[_Known] = []
+        # Who is left out has his place all the same.
+        place = 0
         for index in range(min(count, _MOST_DEVICES)):
+            before = len(faults)
             try:
-                of_card = self._of_card(index, len(found))
+                of_card = self._of_card(index, place, faults)
                 _all_apart(found, of_card)
                 found += of_card
-                if not of_card:
+                place += len(of_card) + len(faults) - before
+                if not of_card and len(faults) == before:
                     faults.append(f"device {index}: MIM is on, and it has no instance: make some")
             except (cndev.CndevError, ValueError) as error:
                 if isinstance(error, cndev.CndevError) and error.code in cndev.ENDED:
                     raise
                 faults.append(f"device {index}: {error}")
+                place += 1
         links = {
             known.device.uuid: {} if known.part else self._links(known, found) for known in found
         }
@@ -234,15 +274,20 @@ class Cambricon:
         )
         self._faults = tuple(faults)
 
-    def _of_card(self, index: int, place: int) -> list[_Known]:
+    def _of_card(self, index: int, place: int, faults: list[str]) -> list[_Known]:
         """Return the card as a device, or its instances when it has MIM on.
 
-        Raises CndevError and ValueError.
+        ``faults`` gets a line for an instance that is left out. Raises CndevError and ValueError.
         """
         card = self._described(index, place)
         if not cambricon_mim.used(self._session, card.slot):
             return [card]
         parts = cambricon_mim.instances(self._session, card.slot)
+        faults += [
+            f"instance {part.number} of device {index}: {_NO_MEMORY}"
+            for part in parts
+            if not part.memory_bytes
+        ]
         return [
             replace(
                 card,
@@ -259,6 +304,7 @@ class Cambricon:
                 ),
             )
             for number, part in enumerate(parts)
+            if part.memory_bytes
         ]
 
     def _described(self, index: int, place: int) -> _Known:
@@ -272,7 +318,7 @@ class Cambricon:
         text = cndev.text_of(session.read("cndevUUID_t", "cndevGetUUID", slot).uuid)
         memory = self._memory(slot)
         if memory is None:
-            raise ValueError("it does not tell its memory, which cannot be divided then")
+            raise ValueError(_NO_MEMORY)
         pci = session.reading("cndevPCIeInfoV2_t", "cndevGetPCIeInfoV2", slot)
         address = (
             ""
@@ -353,15 +399,22 @@ class Cambricon:
 
     def _sample(self, known: _Known) -> Sample:
         session, slot = self._session, known.slot
-        if known.part is not None:
-            # What the card reads is of all its instances together.
-            return Sample(known.device.uuid, None, None, None, None, None)
-        memory = self._memory(slot)
         load = session.reading("cndevUtilizationInfo_t", "cndevGetDeviceUtilizationInfo", slot)
-        power = session.reading("cndevDevicePowerInfo_t", "cndevGetDevicePowerInfo", slot)
         heat = session.reading("cndevTemperatureInfo_t", "cndevGetTemperatureInfo", slot)
         # Sensors that a model lacks read 0 or less.
         degrees = [] if heat is None else [int(t) for t in (heat.chip, heat.board) if t > 0]
+        if known.part is not None:
+            # The card's power is of all its instances together.
+            return Sample(
+                uuid=known.device.uuid,
+                memory_used_bytes=self._memory_of(known.part, slot),
+                busy=None if load is None else known.part.busy(load),
+                memory_busy=None,
+                power_watts=None,
+                temperature_celsius=float(degrees[0]) if degrees else None,
+            )
+        memory = self._memory(slot)
+        power = session.reading("cndevDevicePowerInfo_t", "cndevGetDevicePowerInfo", slot)
         return Sample(
             uuid=known.device.uuid,
             memory_used_bytes=None if memory is None else memory[1],
@@ -371,7 +424,16 @@ class Cambricon:
             temperature_celsius=float(degrees[0]) if degrees else None,
         )
 
-    def _processes(self, known: _Known) -> Iterator[DeviceProcess]:
+    def _memory_of(self, part: cambricon_mim.Instance, slot: int) -> int | None:
+        """Return what is allocated of an instance, bytes; None: the library does not tell.
+
+        A library that takes no instance for a card tells of the whole card, which has more.
+        """
+        memory = self._memory(part.handle(slot))
+        return None if memory is None or memory[0] > part.memory_bytes else memory[1]
+
+    def _processes(self, known: _Known) -> list[DeviceProcess] | None:
+        """Return the processes on a device; None where it does not list them."""
         # (A card with MIM does not tell which of its instances a process is on: each has them all.
         # Those of a container are on what the container has.)
         try:
@@ -384,16 +446,18 @@ class Cambricon:
         except cndev.CndevError as error:
             if error.code in cndev.ENDED:
                 raise
-            return
+            return None
         busy = self._busy(known)
         held: dict[int, int] = {}
         for pid, used in memory:
             # A process with several contexts may be listed once for each.
             if pid > 0:
                 held[pid] = held.get(pid, 0) + used
-        for pid, used in sorted(held.items()):
-            idle = (None, None) if busy is None else (0.0, 0.0)
-            yield DeviceProcess(known.device.uuid, pid, used, *(busy or {}).get(pid, idle))
+        idle = (None, None) if busy is None else (0.0, 0.0)
+        return [
+            DeviceProcess(known.device.uuid, pid, used, *(busy or {}).get(pid, idle))
+            for pid, used in sorted(held.items())
+        ]
 
     def _busy(self, known: _Known) -> dict[int, tuple[float | None, float | None]] | None:
         """Return how busy processes are, by pid; None where the driver does not tell."""
@@ -452,19 +516,18 @@ class Cambricon:
     def _read_events(self) -> None:
         """Take the XIDs since the last look, which say more of what is wrong.
 
-        Without them each device still answers for itself. Raises CndevError at the session's end.
+        Without them each device still answers for itself: what fails is tried again at the next
+        look. Raises CndevError at the session's end.
         """
         session = self._session
+        if self._events_of != session.number:
+            # The old session's went with it.
+            self._events, self._events_of = None, session.number
+            self._heard.clear()
+            self._xids.clear()
+            self._silent = False
         try:
-            if self._events_of != session.number:
-                # One try a session: a library that has no events will not get any.
-                self._events, self._events_of = None, session.number
-                self._xids.clear()
-                made = cndev.ffi.new("cndevEventHandle *")
-                session.call("cndevEventHandleCreate", made)
-                self._events = made[0]
-                for known in self._known:
-                    session.call("cndevRegisterEvents", self._events, _XID, known.slot)
+            self._listen()
             for _ in range(_MOST_EVENTS if self._events is not None else 0):
                 event = session.new("cndevEventData_t")
                 session.call("cndevEventWait", self._events, event, _EVENT_WAIT_MS)
@@ -474,13 +537,32 @@ class Cambricon:
             if error.code in cndev.ENDED:
                 raise
             if error.code != cndev.TIMEOUT:
+                self._silent = error.code in _NEVER
                 self._forget_events()
+
+    def _listen(self) -> None:
+        """Ask for the events of all devices, as far as they are not asked for. Raises CndevError."""
+        session = self._session
+        if self._events is None and not self._silent:
+            made = cndev.ffi.new("cndevEventHandle *")
+            session.call("cndevEventHandleCreate", made)
+            self._events = made[0]
+        for slot in {known.slot for known in self._known} - self._heard if self._events is not None else ():
+            try:
+                session.call("cndevRegisterEvents", self._events, _XID, slot)
+                self._heard.add(slot)
+            except cndev.CndevError as error:  # noqa: PERF203 - one is no other's affair
+                if error.code in cndev.ENDED:
+                    raise
+                if error.code in _NEVER:
+                    self._heard.add(slot)
 
     def _forget_events(self) -> None:
         if self._events is not None:
             with contextlib.suppress(cndev.CndevError):
                 self._session.call("cndevEventHandleDestroy", self._events)
         self._events = None
+        self._heard.clear()
 
 
 def _all_apart(found: Sequence[_Known], more: Sequence[_Known]) -> None:

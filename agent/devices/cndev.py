@@ -202,6 +202,8 @@ class Session:
                 self.read("cndevCardInfo_t", "cndevGetDeviceCount")
             except CndevError as error:
                 if error.code != UNSUPPORTED_VERSION:
+                    # Not before it is known is anything asked in this session.
+                    self.end()
                     raise
                 refused = error
             else:
@@ -305,7 +307,9 @@ class Session:
             except CndevError as error:
                 if error.code != INSUFFICIENT_SPACE:
                     raise
-                room = max(room * 2, min(int(count[0]), _MOST_ENTRIES))
-                continue
-            return [make(rows[row]) for row in range(min(max(int(count[0]), 0), room))]
+            else:
+                # (One of more rows than there was room for is no list either.)
+                if int(count[0]) <= room:
+                    return [make(rows[row]) for row in range(max(int(count[0]), 0))]
+            room = max(room * 2, min(int(count[0]), _MOST_ENTRIES))
         raise CndevError(INSUFFICIENT_SPACE, f"{name}: its list grows without end")

@@ -39,6 +39,7 @@ INVALID_ID: Final = -8007
 ABSENT: Final = -8008
 NOT_READY: Final = -8012
 OCCUPIED: Final = -8020
+MISMATCH: Final = -8022
 NOT_SUPPORTED: Final = -8255
 # Of those who load the library, for a function that it lacks.
 MISSING: Final = -99998
@@ -62,7 +63,7 @@ _ERRORS: Final = {
     -8016: ("the reset was cancelled", "end the processes on the device first"),
     -8017: ("an upgrade is going on", "wait for its end"),
     OCCUPIED: ("what is asked for is occupied", "end who uses it (npu-smi info)"),
-    -8022: ("the partitioning does not match", "see the chip's templates ([ascend] templates)"),
+    MISMATCH: ("the partitioning does not match", "see the chip's templates ([ascend] templates)"),
     -8023: ("there is no such configuration", "see the chip's settings (npu-smi info)"),
     NOT_SUPPORTED: ("not supported by this device", "see the vendor's documentation"),
     MISSING: ("the library has no such function", "update the driver"),
@@ -90,8 +91,14 @@ _NEWER: Final = {
     "dcmi_get_affinity_cpu_info_by_device_id": ("dcmiv2_get_affinity_cpu_info_by_dev_id",),
 }
 
+_NEWER_LIST: Final = "dcmi_get_device_list"
+_LISTS: Final = ("dcmi_get_card_list", "dcmi_get_card_num_list")
+# What is of no device: not ready is the driver itself then.
+_OF_ALL: Final = frozenset({"dcmi_init", _NEWER_LIST, *_LISTS})
+
 # cffi's values have no types.
 Value: TypeAlias = Any
+_MOST_CARDS: Final = 64
 _MOST_EVENTS: Final = 4096
 _MOST_STANDING: Final = 128
 _MOST_CODES: Final = 128
@@ -107,12 +114,16 @@ ffi: Final[Value] = _declared()
 
 
 class DcmiError(Exception):
-    """An error of the library; ``code`` is its number."""
+    """An error of the library; ``code`` is its number.
 
-    def __init__(self, function: str, code: int) -> None:
+    ``over``: there is no driver any more, or not yet, and nothing can be asked.
+    """
+
+    def __init__(self, function: str, code: int, *, over: bool = False) -> None:
         """Take the function that answered it."""
         super().__init__(f"{function}: {describe(code)}")
         self.code = code
+        self.over = over
 
 
 def describe(code: int) -> str:
@@ -197,11 +208,9 @@ class Session:
         """
         if self._may_be_newer:
             self._newer = True
-            count = ffi.new("int *")
-            devices = ffi.new("int[1]")
             try:
                 self.call("dcmi_init")
-                self.call("dcmi_get_device_list", devices, count, 1)
+                self.listed()
                 return  # noqa: TRY300 - what follows is for those that have not answered
             except DcmiError:
                 if not self._older:
@@ -219,9 +228,11 @@ class Session:
                     self._begun = True
                 yield
             except DcmiError as error:
-                if error.code == NOT_READY:
-                    # The driver may have been unloaded: the next use begins anew.
+                if error.over:
+                    # The driver may have been unloaded, and its subscriptions with it: the next use
+                    # begins anew.
                     self._begun = False
+                    self._subscribed.clear()
                 raise VendorError(f"Ascend's library answers: {error}") from error
 
     def call(self, name: str, *arguments: Value) -> None:
@@ -231,7 +242,28 @@ class Session:
             raise DcmiError(name, MISSING)
         code = int(getattr(self._library, known)(*arguments))
         if code != OK:
-            raise DcmiError(known, code)
+            over = code == NOT_READY and (name in _OF_ALL or not self._answers())
+            raise DcmiError(known, code, over=over)
+
+    def _answers(self) -> bool:
+        """Whether there is a driver: else not a device alone is what is not ready."""
+        try:
+            self.listed()
+        except DcmiError:
+            return False
+        return True
+
+    def listed(self) -> list[int]:
+        """Return the numbers of the cards, or of the newer generation's devices. Raises DcmiError."""
+        count = ffi.new("int *")
+        numbers = ffi.new(f"int[{_MOST_CARDS}]")
+        if self._newer:
+            self.call(_NEWER_LIST, numbers, count, _MOST_CARDS)
+        else:
+            # (Older libraries have the one name, newer ones both.)
+            name = next((one for one in _LISTS if self.has(one)), _LISTS[0])
+            self.call(name, count, numbers, _MOST_CARDS)
+        return [int(number) for number in numbers[0 : min(max(int(count[0]), 0), _MOST_CARDS)]]
 
     def reading(self, kind: str, name: str, *arguments: Value) -> Value | None:
         """Return what a function writes into its last argument, a value of the type ``kind``.
@@ -242,7 +274,7 @@ class Session:
         try:
             self.call(name, *arguments, out)
         except DcmiError as error:
-            if error.code == NOT_READY:
+            if error.over:
                 raise
             return None
         return out[0]
@@ -279,7 +311,7 @@ class Session:
             for code in codes[0 : min(max(int(count[0]), 0), _MOST_CODES)]:
                 found[int(code)] = None
         except DcmiError as error:
-            if error.code == NOT_READY:
+            if error.over:
                 raise
             return None
         if found:

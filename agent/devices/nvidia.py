@@ -38,6 +38,7 @@ from .registry import Settings
 PAGE_BYTES: Final = 2 << 20
 
 _MOST_DEVICES: Final = 256
+_PROCESS_KINDS: Final = ("Compute", "Graphics", "MPSCompute")
 # Processes may start between the call that counts them and the one that lists them.
 _LIST_TRIES: Final = 4
 _SYSFS_DEVICES: Final = Path("/sys/bus/pci/devices")
@@ -91,6 +92,7 @@ class Nvidia(Undivided):
         self._costs: dict[bytes, int] = {}
         self._seen: dict[str, int] = {}
         self._busy: dict[tuple[str, int], _Busy] = {}
+        self.unlisted: frozenset[str] = frozenset()
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -126,7 +128,9 @@ class Nvidia(Undivided):
         """Return every process on every device, with the host's pids. Raises VendorError."""
         with self._using():
             self._ensure()
-            return tuple(row for known in self._known for row in self._processes(known))
+            rows = {known.device.uuid: self._processes(known) for known in self._known}
+        self.unlisted = frozenset(uuid for uuid, found in rows.items() if found is None)
+        return tuple(row for found in rows.values() for row in found or ())
 
     def health(self) -> Sequence[Health]:
         """Return each device's health; all are unhealthy while the library does not answer."""
@@ -214,7 +218,8 @@ class Nvidia(Undivided):
     def _discover(self) -> None:
         faults: list[str] = []
         cards: list[tuple[int, nvml.Handle, str]] = []
-        for index in range(min(pynvml.nvmlDeviceGetCount(), _MOST_DEVICES)):
+        count = min(pynvml.nvmlDeviceGetCount(), _MOST_DEVICES)
+        for index in range(count):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
                 cards.append((index, handle, pynvml.nvmlDeviceGetUUID(handle)))
@@ -225,19 +230,23 @@ class Nvidia(Undivided):
         links = _links(cards)
         driver = nvml.reading(pynvml.nvmlSystemGetDriverVersion) or ""
         found: list[_Known] = []
+        # Who is left out has his place all the same.
+        place, before = 0, -1
         for index, handle, uuid in cards:
+            place, before = place + index - before - 1, index
             parts = list(self._of_card(index, handle, uuid, links.get(uuid, {})))
             if not parts:
                 faults.append(f"device {index}: MIG is on, and it has no partition: make some")
             for known in parts:
                 try:
-                    device = self._described(known, len(found), driver)
+                    device = self._described(known, place, driver)
                 except (pynvml.NVMLError, ValueError) as error:
                     if nvml.code_of(error) in nvml.ENDED:
                         raise
                     faults.append(f"{known.device.uuid}: {nvml.describe(error)}")
                 else:
                     found.append(replace(known, device=device))
+                place += 1
         self._known, self._faults = tuple(found), tuple(faults)
 
     def _of_card(
@@ -297,7 +306,7 @@ class Nvidia(Undivided):
             index=index,
             uuid_bytes=uuid,
             context_bytes=self._costs.get(uuid, 0),
-            model=str(pynvml.nvmlDeviceGetName(handle)),
+            model=str(nvml.reading(pynvml.nvmlDeviceGetName, handle) or "NVIDIA"),
             memory_bytes=memory[0],
         )
         if known.place is None and self._limits.offered(device.uuid, handle, driver):
@@ -326,23 +335,29 @@ class Nvidia(Undivided):
             temperature_celsius=None if degrees is None else float(degrees),
         )
 
-    def _processes(self, known: _Known) -> Iterator[DeviceProcess]:
+    def _processes(self, known: _Known) -> list[DeviceProcess] | None:
+        """Return the processes on a device; None where it does not list those that compute."""
         uuid = known.device.uuid
         handle = self._handle(uuid)
         if handle is None:
-            return
+            return None
+        lists = [_list(handle, kind) for kind in _PROCESS_KINDS]
+        if lists[0] is None:
+            return None
         memory: dict[int, int | None] = {}
-        for kind in ("Compute", "Graphics", "MPSCompute"):
-            for row in _list(handle, kind):
+        for found in lists:
+            for row in found or ():
                 # A process in two lists holds its memory once.
                 values = [v for v in (memory.get(row.pid), row.usedGpuMemory) if v is not None]
                 memory[int(row.pid)] = max(values) if values else None
         told = known.place is None and self._read_busy(uuid, handle, set(memory))
+        rows: list[DeviceProcess] = []
         for pid, used in sorted(memory.items()):
             last = self._busy.get((uuid, pid))
             idle = _Busy(0.0, 0.0) if told else _Busy(None, None)
             now = last if told and last is not None else idle
-            yield DeviceProcess(uuid, pid, used, now.busy, now.memory_busy)
+            rows.append(DeviceProcess(uuid, pid, used, now.busy, now.memory_busy))
+        return rows
 
     def _read_busy(self, uuid: str, handle: nvml.Handle, pids: set[int]) -> bool:
         """Take the samples since the last look; returns whether the device tells them at all."""
@@ -388,8 +403,8 @@ def _temperature(handle: nvml.Handle) -> int | None:
     return degrees
 
 
-def _list(handle: nvml.Handle, kind: str) -> Sequence[Any]:
-    """Return a list of processes, in the newest form that the library has; empty when it has none.
+def _list(handle: nvml.Handle, kind: str) -> Sequence[Any] | None:
+    """Return a list of processes, in the newest form that the library has; None where there is none.
 
     Without `_v3`, whose structs have been the driver's since 510, `_v2` has the same.
     """
@@ -397,7 +412,7 @@ def _list(handle: nvml.Handle, kind: str) -> Sequence[Any]:
         call = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses{version}", None)
         for _ in range(_LIST_TRIES):
             try:
-                return list(call(handle)) if call is not None else ()
+                return None if call is None else list(call(handle))
             except pynvml.NVMLError as error:
                 code = nvml.code_of(error)
                 if code in nvml.ENDED:
@@ -406,8 +421,8 @@ def _list(handle: nvml.Handle, kind: str) -> Sequence[Any]:
                     continue
                 if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
                     break
-                return ()
-    return ()
+                return None
+    return None
 
 
 def _utilisation(handle: nvml.Handle, since: int) -> Sequence[Any] | None:

@@ -60,10 +60,57 @@ ASIDE(rtMemcpy2dAsync,
       (void *to, uint64_t to_pitch, const void *from, uint64_t from_pitch, uint64_t width,
        uint64_t height, uint32_t kind, rtStream_t stream),
       (to, to_pitch, from, from_pitch, width, height, kind, stream))
+ASIDE(rtsMemcpy2DAsync, (void *rows, void *config, rtStream_t stream), (rows, config, stream))
 ASIDE(aclrtMemcpy2dAsyncImpl,
       (void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width, size_t height,
        uint32_t kind, rtStream_t stream),
       (to, to_pitch, from, from_pitch, width, height, kind, stream))
+
+/* Many at once, described by the program; which could not be made is told. */
+#define BATCH_PARAMETERS                                                                           \
+    void **to, size_t *rooms, void **from, size_t *sizes, size_t count, void *attributes,          \
+        size_t *places, size_t attribute_count
+#define BATCH_ARGUMENTS to, rooms, from, sizes, count, attributes, places, attribute_count
+ASIDE(rtsMemcpyBatchAsync, (BATCH_PARAMETERS, size_t *failed, rtStream_t stream),
+      (BATCH_ARGUMENTS, failed, stream))
+ASIDE(aclrtMemcpyBatchAsyncImpl, (BATCH_PARAMETERS, size_t *failed, rtStream_t stream),
+      (BATCH_ARGUMENTS, failed, stream))
+ASIDE(aclrtMemcpyBatchAsyncV2Impl, (BATCH_PARAMETERS, rtStream_t stream), (BATCH_ARGUMENTS, stream))
+
+/* Between addresses that lie in memory of the device, or as a description there says. */
+#define OFFSET_PARAMETERS                                                                          \
+    (void **to, uint64_t room, uint64_t to_offset, const void **from, uint64_t size,               \
+     uint64_t from_offset, uint32_t kind, rtStream_t stream)
+#define OFFSET_ARGUMENTS (to, room, to_offset, from, size, from_offset, kind, stream)
+ASIDE(rtMemcpyAsyncWithOffset, OFFSET_PARAMETERS, OFFSET_ARGUMENTS)
+ASIDE(aclrtMemcpyAsyncWithOffsetImpl, OFFSET_PARAMETERS, OFFSET_ARGUMENTS)
+ASIDE(rtsMemcpyAsyncWithDesc, (void *description, uint32_t kind, void *config, rtStream_t stream),
+      (description, kind, config, stream))
+ASIDE(aclrtMemcpyAsyncWithDescImpl, (void *description, uint32_t kind, rtStream_t stream),
+      (description, kind, stream))
+
+/* Between devices, by the engine that is for that. */
+ASIDE(rtCCULaunch, (void *entry, const rtStream_t stream), (entry, stream))
+
+/* To and from what code calls by a name. */
+ASIDE(aclrtMemcpyToSymbolAsyncImpl,
+      (const void *symbol, const void *from, size_t size, size_t offset, uint32_t kind,
+       rtStream_t stream),
+      (symbol, from, size, offset, kind, stream))
+ASIDE(aclrtMemcpyFromSymbolAsyncImpl,
+      (void *to, size_t room, const void *symbol, size_t size, size_t offset, uint32_t kind,
+       rtStream_t stream),
+      (to, room, symbol, size, offset, kind, stream))
+
+/* What both host and device address comes to where it will be used. */
+ASIDE(aclrtMemManagedPrefetchAsyncImpl,
+      (const void *pointer, size_t size, aclrtMemManagedLocation place, uint32_t flags,
+       rtStream_t stream),
+      (pointer, size, place, flags, stream))
+ASIDE(aclrtMemManagedPrefetchBatchAsyncImpl,
+      (const void **pointers, size_t *sizes, size_t count, aclrtMemManagedLocation *places,
+       size_t *which, size_t place_count, uint64_t flags, rtStream_t stream),
+      (pointers, sizes, count, places, which, place_count, flags, stream))
 
 /* -- The program's own functions ----------------------------------------------------------------------- */
 
@@ -100,3 +147,11 @@ ASIDE(rtsValueWait,
       (at, value, flag, stream))
 ASIDE(aclrtValueWaitImpl, (void *at, uint64_t value, uint32_t flag, rtStream_t stream),
       (at, value, flag, stream))
+
+/* One that counts, and is waited for until it has come to a number. */
+ASIDE(rtCntNotifyWaitWithTimeout, (rtNotify_t notify, rtStream_t stream, const void *until),
+      (notify, stream, until))
+ASIDE(rtsCntNotifyWaitWithTimeout, (rtNotify_t notify, rtStream_t stream, void *until),
+      (notify, stream, until))
+ASIDE(aclrtCntNotifyWaitWithTimeoutImpl, (rtNotify_t notify, rtStream_t stream, void *until),
+      (notify, stream, until))

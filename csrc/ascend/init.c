@@ -70,7 +70,7 @@ rtError_t aliquot_prepare(void) {
     if (HAS(rtGetDeviceCount))
         ALIQUOT_CALL(result, rtGetDeviceCount, (&count));
     if (result != RT_OK || count <= 0)
-        return RT_NO_DEVICE;
+        return result != RT_OK ? result : RT_NO_DEVICE;
     if (!aliquot_join())
         return RT_DRV_INTERNAL_ERROR;
     aliquot_map_devices(count);
@@ -79,9 +79,16 @@ rtError_t aliquot_prepare(void) {
 
 int aliquot_device_index(int32_t device) { return aliquot_mapped(device); }
 
-int aliquot_device_current(void) {
+rtError_t aliquot_device_ask(int *index) {
     int32_t device;
     rtError_t result;
     ALIQUOT_CALL(result, rtGetDevice, (&device));
-    return result == RT_OK ? aliquot_device_index(device) : -2;
+    *index = result == RT_OK ? aliquot_device_index(device) : -2;
+    return result;
+}
+
+int aliquot_device_current(void) {
+    int index;
+    aliquot_device_ask(&index);
+    return index;
 }

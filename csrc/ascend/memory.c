@@ -37,10 +37,14 @@ static rtError_t begin(struct request *request, uint64_t bytes, int64_t number) 
 /* Books the runtime's answer, which it returns: memory was given at `*pointer`, or not. */
 static rtError_t finish(struct request *request, rtError_t result, void *const *pointer) {
     if (request->device < 0) {
-        /* A runtime that opens a device by itself has just done so. */
-        if (result != RT_OK || aliquot_ready() != RT_OK ||
-            (request->device = aliquot_device_current()) < 0)
+        /* A runtime that opens a device by itself has just done so. What nobody can charge is not to be had. */
+        if (result != RT_OK || aliquot_ready() != RT_OK)
             return result;
+        rtError_t told = aliquot_device_ask(&request->device);
+        if (request->device < 0) {
+            ALIQUOT_CALL(result, rtFree, (*pointer));
+            return told != RT_OK ? told : RT_MEMORY_ALLOCATION;
+        }
         request->pages = aliquot_whole_pages((uint32_t)request->device, request->bytes);
         aliquot_charge_given((uint32_t)request->device, request->pages);
     }
@@ -166,12 +170,13 @@ void aliquot_debt_cancel(uint64_t pointer) { (void)pointer; }
 
 /* -- What the program may know ---------------------------------------------------------------------------- */
 
-/* The slice in place of the device: as much as it may hold, less what it holds. Of a kind of memory of
- * which the device has less than the slice, all is shown, and of it as much free as the slice has left. */
-static void show_slice(size_t *free, size_t *total) {
-    if (aliquot_ready() != RT_OK)
-        return;
-    int device = aliquot_device_current();
+/* The slice in place of the device, by its index: as much as it may hold, less what it holds. Of a kind of
+ * memory of which the device has less than the slice, all is shown, and of it as much free as the slice has
+ * left. */
+static void show_slice(int device, size_t *free, size_t *total) {
+    /* Where it cannot be told which device it is of, it is of the only one. */
+    if (device == -2 && aliquot_slice.device_count == 1)
+        device = 0;
     if (device < 0) {
         *free = 0;
         return;
@@ -193,8 +198,8 @@ static void show_slice(size_t *free, size_t *total) {
             return REAL(symbol) arguments;                                                         \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        if (result == RT_OK && free && total)                                                      \
-            show_slice(free, total);                                                               \
+        if (result == RT_OK && free && total && aliquot_ready() == RT_OK)                          \
+            show_slice(aliquot_device_current(), free, total);                                     \
         return result;                                                                             \
     }
 
@@ -203,3 +208,36 @@ SHOW(rtMemGetInfoEx, (uint32_t type, size_t *free, size_t *total), (type, free, 
 SHOW(rtsMemGetInfo, (uint32_t type, size_t *free, size_t *total), (type, free, total))
 SHOW(aclrtGetMemInfoImpl, (uint32_t attribute, size_t *free, size_t *total),
      (attribute, free, total))
+
+rtError_t aliquot_rtMemGetInfoByType(const int32_t number, const uint32_t type,
+                                     rtMemInfo_t *const info) {
+    if (aliquot_is_inner())
+        return REAL(rtMemGetInfoByType)(number, type, info);
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemGetInfoByType, (number, type, info));
+    /* (Other kinds of what it tells are no sizes.) */
+    if (result != RT_OK || !info || !type || type > RT_MEM_INFO_LAST_SIZE ||
+        aliquot_ready() != RT_OK)
+        return result;
+    int device = aliquot_device_index(number);
+    for (unsigned i = 0; i < sizeof info->pages / sizeof *info->pages; i++)
+        show_slice(device, &info->pages[i].free, &info->pages[i].total);
+    return result;
+}
+
+#define ATTRIBUTE(symbol)                                                                          \
+    rtError_t aliquot_##symbol(uint32_t number, uint32_t attribute, int64_t *value) {              \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(number, attribute, value);                                         \
+        rtError_t result;                                                                          \
+        ALIQUOT_CALL(result, symbol, (number, attribute, value));                                  \
+        if (result == RT_OK && value && *value > 0 &&                                              \
+            attribute == RT_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE && aliquot_ready() == RT_OK) {          \
+            size_t ignored = 0, total = (uint64_t)*value;                                          \
+            show_slice(aliquot_device_index((int32_t)number), &ignored, &total);                   \
+            *value = (int64_t)total;                                                               \
+        }                                                                                          \
+        return result;                                                                             \
+    }
+ATTRIBUTE(rtsDeviceGetInfo)
+ATTRIBUTE(aclrtGetDeviceInfoImpl)

@@ -81,19 +81,24 @@ DESTROY(aclmdlRIDestroyImpl)
 
 /* -- Captures: while there is one, no stream is asked ----------------------------------------------------- */
 
-#define BEGIN(symbol)                                                                              \
-    rtError_t aliquot_##symbol(rtStream_t stream, const uint32_t mode) {                           \
+#define BEGIN(symbol, parameters, arguments)                                                       \
+    rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
-            return REAL(symbol)(stream, mode);                                                     \
+            return REAL(symbol) arguments;                                                         \
         rtError_t result;                                                                          \
         aliquot_marks_capture(1);                                                                  \
-        ALIQUOT_CALL(result, symbol, (stream, mode));                                              \
+        ALIQUOT_CALL(result, symbol, arguments);                                                   \
         if (result != RT_OK)                                                                       \
             aliquot_marks_capture(-1);                                                             \
         return result;                                                                             \
     }
-BEGIN(rtStreamBeginCapture)
-BEGIN(aclmdlRICaptureBeginImpl)
+BEGIN(rtStreamBeginCapture, (rtStream_t stream, const uint32_t mode), (stream, mode))
+BEGIN(aclmdlRICaptureBeginImpl, (rtStream_t stream, uint32_t mode), (stream, mode))
+/* Into a model that is a part of another one. */
+BEGIN(rtStreamBeginCaptureToModel, (rtStream_t stream, rtModel_t model, const uint32_t mode),
+      (stream, model, mode))
+BEGIN(aclmdlRICaptureToModelRIBeginImpl, (rtStream_t stream, rtModel_t model, uint32_t mode),
+      (stream, model, mode))
 
 /* A capture that has failed ends here too; where there is none, none is ended. */
 #define END(symbol)                                                                                \

@@ -5,30 +5,33 @@
 #include "shim/memory/physical.h"
 #include "shim/memory/shared.h"
 
+/* In place of a device's number. */
+static const int64_t OF_HOST = -1, OF_THREAD = -2;
+
 /* Charges for device `number`; `*index` is that in the grant, -1: not ours. */
 static rtError_t begin(int64_t number, uint64_t size, int *index, uint64_t *bytes) {
     *index = -1;
     rtError_t result = aliquot_ready();
     if (result != RT_OK)
         return result == RT_NO_DEVICE ? RT_OK : result;
-    if (number < 0)
+    if (number == OF_HOST)
         return RT_OK;
-    *index = aliquot_device_index((int32_t)number);
+    if (number == OF_THREAD)
+        result = aliquot_device_ask(index);
+    else
+        *index = aliquot_device_index((int32_t)number);
+    if (result != RT_OK)
+        return result;
     if (*index < 0)
         return *index == -1 ? RT_MEMORY_ALLOCATION : RT_OK;
     *bytes = aliquot_whole_pages((uint32_t)*index, size);
     return aliquot_charge((uint32_t)*index, *bytes) ? RT_OK : RT_MEMORY_ALLOCATION;
 }
 
-/* The device that a request names by its attributes, or else the thread's; -1: it has none. */
+/* The device that a request names by its attributes, or else the thread's. */
 static int64_t named(const rtMallocConfig_t *config) {
     int64_t number = aliquot_device_named(config);
-    int32_t current;
-    rtError_t result;
-    if (number >= 0)
-        return number;
-    ALIQUOT_CALL(result, rtGetDevice, (&current));
-    return result == RT_OK ? current : -1;
+    return number >= 0 ? number : OF_THREAD;
 }
 
 #define CREATE(symbol, number, parameters, arguments)                                              \
@@ -48,7 +51,7 @@ static int64_t named(const rtMallocConfig_t *config) {
         return result;                                                                             \
     }
 
-CREATE(rtMallocPhysical, property && property->side != RT_MEM_HOST_SIDE ? property->devid : -1ll,
+CREATE(rtMallocPhysical, property && property->side != RT_MEM_HOST_SIDE ? property->devid : OF_HOST,
        (rtDrvMemHandle * handle, size_t size, rtDrvMemProp_t *property, uint64_t flags),
        (handle, size, property, flags))
 CREATE(rtsMemMallocPhysical, named(config),
@@ -56,9 +59,17 @@ CREATE(rtsMemMallocPhysical, named(config),
        (handle, size, policy, config))
 CREATE(aclrtMallocPhysicalImpl,
        property && property->location.type == ACL_MEM_LOCATION_TYPE_DEVICE ? property->location.id
-                                                                           : -1ll,
+                                                                           : OF_HOST,
        (rtDrvMemHandle * handle, size_t size, const aclrtPhysicalMemProp *property, uint64_t flags),
        (handle, size, property, flags))
+
+uint64_t aliquot_mapping_base(uint64_t address) {
+    void *base = NULL;
+    size_t bytes;
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemGetAddressRange, ((void *)(uintptr_t)address, &base, &bytes));
+    return result == RT_OK ? (uintptr_t)base : 0;
+}
 
 /* -- Handles and mappings ---------------------------------------------------------------------------- */
 
@@ -67,7 +78,7 @@ CREATE(aclrtMallocPhysicalImpl,
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(handle);                                                           \
         uint64_t of = aliquot_ready() == RT_OK ? (uintptr_t)(value) : 0;                           \
-        uint64_t number = of ? aliquot_physical_release(of) : 0;                                   \
+        uint32_t number = of ? aliquot_physical_release(of) : 0;                                   \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (handle));                                                    \
         aliquot_physical_released(number, of, result == RT_OK);                                    \
@@ -80,12 +91,12 @@ RELEASE(aclrtFreePhysicalImpl, rtDrvMemHandle, handle)
 #define MAP(symbol)                                                                                \
     rtError_t aliquot_##symbol(void *pointer, size_t size, size_t offset, rtDrvMemHandle handle,   \
                                uint64_t flags) {                                                   \
-        if (aliquot_is_inner())                                                                    \
+        if (aliquot_is_inner() || aliquot_ready() != RT_OK)                                        \
             return REAL(symbol)(pointer, size, offset, handle, flags);                             \
-        uint64_t number = aliquot_ready() == RT_OK ? aliquot_physical_map((uintptr_t)handle) : 0;  \
+        uint32_t number = aliquot_physical_map((uintptr_t)handle);                                 \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer, size, offset, handle, flags));                      \
-        aliquot_physical_mapped(number, (uintptr_t)pointer, result == RT_OK);                      \
+        aliquot_physical_mapped(number, (uintptr_t)pointer, size, result == RT_OK);                \
         return result;                                                                             \
     }
 MAP(rtMapMem)
@@ -94,13 +105,13 @@ MAP(aclrtMapMemImpl)
 
 #define UNMAP(symbol)                                                                              \
     rtError_t aliquot_##symbol(void *pointer) {                                                    \
-        if (aliquot_is_inner())                                                                    \
+        if (aliquot_is_inner() || aliquot_ready() != RT_OK)                                        \
             return REAL(symbol)(pointer);                                                          \
-        uint64_t number =                                                                          \
-            aliquot_ready() == RT_OK ? aliquot_physical_unmap((uintptr_t)pointer) : 0;             \
+        struct aliquot_unmapping unmapping;                                                        \
+        aliquot_physical_unmap(&unmapping, (uintptr_t)pointer, 0);                                 \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, (pointer));                                                   \
-        aliquot_physical_unmapped(number, (uintptr_t)pointer, result == RT_OK);                    \
+        aliquot_physical_unmapped(&unmapping, result == RT_OK);                                    \
         return result;                                                                             \
     }
 UNMAP(rtUnmapMem)
@@ -111,10 +122,14 @@ UNMAP(aclrtUnmapMemImpl)
     rtError_t aliquot_##symbol(void *pointer, rtDrvMemHandle *handle) {                            \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(pointer, handle);                                                  \
+        bool ready = aliquot_ready() == RT_OK;                                                     \
         rtError_t result;                                                                          \
+        if (ready)                                                                                 \
+            aliquot_physical_retain();                                                             \
         ALIQUOT_CALL(result, symbol, (pointer, handle));                                           \
-        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
-            aliquot_physical_retained((uintptr_t)pointer, (uintptr_t)*handle);                     \
+        if (ready)                                                                                 \
+            aliquot_physical_retained((uintptr_t)pointer,                                          \
+                                      result == RT_OK ? (uintptr_t)*handle : 0);                   \
         return result;                                                                             \
     }
 RETAIN(rtMemRetainAllocationHandle)
@@ -133,10 +148,10 @@ static uint64_t key_of(const void *shareable, uint32_t kind) {
     rtError_t aliquot_##symbol parameters {                                                        \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
+        uint32_t number = aliquot_ready() == RT_OK ? aliquot_physical_keep((uintptr_t)handle) : 0; \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
-        if (result == RT_OK && aliquot_ready() == RT_OK)                                           \
-            aliquot_physical_exported((uintptr_t)handle, key_of(shareable, kind));                 \
+        aliquot_physical_exported(number, result == RT_OK ? key_of(shareable, kind) : 0, -1);      \
         return result;                                                                             \
     }
 EXPORT(rtMemExportToShareableHandle, RT_MEM_SHARE_HANDLE_DEFAULT,
@@ -160,7 +175,7 @@ EXPORT(aclrtMemExportToShareableHandleV2Impl, kind,
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
         bool ready = aliquot_ready() == RT_OK;                                                     \
-        uint64_t wanted = ready ? (key) : 0, held = wanted ? aliquot_physical_import(wanted) : 0;  \
+        uint64_t held = aliquot_physical_import(ready ? (key) : 0);                                \
         rtError_t result;                                                                          \
         ALIQUOT_CALL(result, symbol, arguments);                                                   \
         if (ready)                                                                                 \

@@ -1,5 +1,9 @@
 /* Pools of memory that is given in the order of a stream: what is charged for a pool is what it has reserved,
  * as the runtime tells it.
+ *
+ * CANN's pools grow by what is asked of them in whole pages, so that charging that beforehand holds the cap. A
+ * runtime whose pools grow by more is found out when one does: what has come above the cap is given back, and
+ * all that such growth may bring is charged beforehand from then on.
  */
 #include "shim.h"
 
@@ -13,10 +17,8 @@ static struct pool {
     rtMemPool_t handle; /* NULL: a free place */
     uint32_t device;
     uint64_t charged; /* bytes */
+    bool doomed;      /* the program has destroyed it, and the runtime is told when it is empty */
 } pools[POOLS];
-
-/* The handle of pools that are gone, but not all that they gave. */
-static char outlived[1];
 
 /* Held over the runtime's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -66,13 +68,28 @@ static void settle(struct pool *pool, uint64_t ahead) {
     pool->charged = bytes;
 }
 
+/* Under the mutex: the end of a pool that the program has destroyed, if it is empty by now. */
+static void look_at_doomed(struct pool *pool) {
+    rtError_t ignored;
+    uint64_t used;
+    if (!pool->doomed)
+        return;
+    ALIQUOT_CALL(ignored, rtMemPoolTrimTo, (pool->handle, 0));
+    settle(pool, 0);
+    if (pool->charged || !tells(pool->handle, RT_MEM_POOL_USED, &used) || used)
+        return;
+    ALIQUOT_CALL(ignored, rtMemPoolDestroy, (pool->handle));
+    (void)ignored;
+    *pool = (struct pool){0};
+}
+
 /* Charges what the pools of a device have now. `trim`: they give back first what nobody uses. */
 static void settle_device(uint32_t device, bool trim) {
     if (!atomic_load_explicit(&any, memory_order_relaxed))
         return;
     pthread_mutex_lock(&mutex);
     for (uint32_t i = 0; i < POOLS; i++) {
-        if (!pools[i].handle || pools[i].handle == outlived || pools[i].device != device)
+        if (!pools[i].handle || pools[i].device != device)
             continue;
         if (trim) {
             rtError_t ignored;
@@ -80,6 +97,7 @@ static void settle_device(uint32_t device, bool trim) {
             (void)ignored;
         }
         settle(&pools[i], 0);
+        look_at_doomed(&pools[i]);
     }
     pthread_mutex_unlock(&mutex);
 }
@@ -105,17 +123,20 @@ struct growth {
 
 static rtError_t begin(struct growth *growth, rtMemPool_t handle, uint64_t size) {
     *growth = (struct growth){.pool = handle, .device = -2};
-    if (aliquot_ready() != RT_OK || !handle)
+    rtError_t result = aliquot_ready();
+    if (result == RT_NO_DEVICE || (result == RT_OK && !handle))
         return RT_OK;
+    if (result != RT_OK)
+        return result;
     pthread_mutex_lock(&mutex);
     const struct pool *known = find(handle);
     growth->device = known ? (int)known->device : -2;
     pthread_mutex_unlock(&mutex);
     /* (One that we did not see made is the thread's device's.) */
     if (growth->device == -2)
-        growth->device = aliquot_device_current();
+        result = aliquot_device_ask(&growth->device);
     if (growth->device == -2)
-        return RT_OK;
+        return result;
     if (growth->device < 0)
         return RT_MEMORY_ALLOCATION;
     uint32_t device = (uint32_t)growth->device;
@@ -125,13 +146,34 @@ static rtError_t begin(struct growth *growth, rtMemPool_t handle, uint64_t size)
     if (!aliquot_charge(device, growth->bytes))
         return RT_MEMORY_ALLOCATION;
     pthread_mutex_lock(&mutex);
+    known = find(handle);
+    if (known && known->doomed) {
+        pthread_mutex_unlock(&mutex);
+        aliquot_withdraw(device, growth->bytes);
+        return RT_PARAM_INVALID;
+    }
     return RT_OK;
 }
 
-static rtError_t finish(const struct growth *growth, rtError_t result) {
+/* Gives back at once what a pool has given, and what it has kept of it. Where the stream comes to it later, it
+ * stays charged until then. */
+static void undo(struct pool *pool, void *pointer, rtStream_t stream) {
+    rtError_t result;
+    ALIQUOT_CALL(result, rtMemPoolFreeAsync, (pointer, stream));
+    if (result == RT_OK)
+        ALIQUOT_CALL(result, rtMemPoolTrimTo, (pool->handle, 0));
+    (void)result;
+    settle(pool, 0);
+}
+
+/* Books the runtime's answer. False: the pool has grown by more than was charged, to above the cap; nothing was
+ * given, and it is to be asked for once more. */
+static bool finish(const struct growth *growth, rtError_t result, void **pointer,
+                   rtStream_t stream) {
     if (growth->device < 0)
-        return result;
+        return true;
     uint32_t device = (uint32_t)growth->device;
+    bool kept = true;
     if (result != RT_OK) {
         aliquot_withdraw(device, growth->bytes);
     } else {
@@ -140,11 +182,17 @@ static rtError_t finish(const struct growth *growth, rtError_t result) {
         if (pool)
             settle(pool, growth->bytes);
         uint64_t grown = pool && pool->charged > before ? pool->charged - before : 0;
-        if (grown > growth->bytes)
+        if (grown > growth->bytes) {
             atomic_store_explicit(&slack[device], grown - growth->asked, memory_order_relaxed);
+            kept = aliquot_used(device) <= aliquot_cap(device);
+        }
+        if (!kept) {
+            undo(pool, *pointer, stream);
+            *pointer = NULL;
+        }
     }
     pthread_mutex_unlock(&mutex);
-    return result;
+    return kept;
 }
 
 #define TAKE(symbol, parameters, arguments)                                                        \
@@ -152,11 +200,14 @@ static rtError_t finish(const struct growth *growth, rtError_t result) {
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol) arguments;                                                         \
         struct growth growth;                                                                      \
-        rtError_t result = begin(&growth, pool, size);                                             \
-        if (result != RT_OK)                                                                       \
-            return result;                                                                         \
-        ALIQUOT_RETRY(result, symbol, arguments);                                                  \
-        return finish(&growth, result);                                                            \
+        rtError_t result;                                                                          \
+        do { /* ends: what is charged beforehand is more each time, and the cap an end of that */  \
+            result = begin(&growth, pool, size);                                                   \
+            if (result != RT_OK)                                                                   \
+                return result;                                                                     \
+            ALIQUOT_RETRY(result, symbol, arguments);                                              \
+        } while (!finish(&growth, result, pointer, stream));                                       \
+        return result;                                                                             \
     }
 TAKE(rtMemPoolMallocAsync,
      (void **pointer, const uint64_t size, const rtMemPool_t pool, const rtStream_t stream),
@@ -167,33 +218,37 @@ TAKE(aclrtMemPoolMallocAsyncImpl,
 
 /* -- Pools themselves ---------------------------------------------------------------------------------------- */
 
-static rtError_t made(rtError_t result, const rtMemPool_t *pool, int64_t number) {
-    if (result != RT_OK || aliquot_ready() != RT_OK)
+/* A pool is to give memory of that device. RT_OK: go on to the runtime. */
+static rtError_t makes(int64_t number, int *device) {
+    *device = -2;
+    if (number < 0 || aliquot_ready() != RT_OK)
+        return RT_OK;
+    *device = aliquot_device_index((int32_t)number);
+    return *device == -1 ? RT_MEMORY_ALLOCATION : RT_OK;
+}
+
+static rtError_t made(rtError_t result, const rtMemPool_t *pool, int device) {
+    if (result != RT_OK || device < 0)
         return result;
-    int device = number < 0 ? -1 : aliquot_device_index((int32_t)number);
-    if (device >= 0) {
-        pthread_mutex_lock(&mutex);
-        find_or_add(*pool, (uint32_t)device);
-        pthread_mutex_unlock(&mutex);
-    }
+    pthread_mutex_lock(&mutex);
+    find_or_add(*pool, (uint32_t)device);
+    pthread_mutex_unlock(&mutex);
     return result;
 }
 
-rtError_t aliquot_rtMemPoolCreate(rtMemPool_t *pool, const rtMemPoolProps *properties) {
-    if (aliquot_is_inner())
-        return REAL(rtMemPoolCreate)(pool, properties);
-    rtError_t result;
-    ALIQUOT_CALL(result, rtMemPoolCreate, (pool, properties));
-    return made(result, pool, properties ? (int64_t)properties->devId : -1);
-}
-
-rtError_t aliquot_aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolProps *properties) {
-    if (aliquot_is_inner())
-        return REAL(aclrtMemPoolCreateImpl)(pool, properties);
-    rtError_t result;
-    ALIQUOT_CALL(result, aclrtMemPoolCreateImpl, (pool, properties));
-    return made(result, pool, properties ? (int64_t)properties->location.id : -1);
-}
+#define CREATE(symbol, type, number)                                                               \
+    rtError_t aliquot_##symbol(rtMemPool_t *pool, const type *properties) {                        \
+        if (aliquot_is_inner())                                                                    \
+            return REAL(symbol)(pool, properties);                                                 \
+        int device;                                                                                \
+        rtError_t result = makes(properties ? (int64_t)properties->number : -1, &device);          \
+        if (result != RT_OK)                                                                       \
+            return result;                                                                         \
+        ALIQUOT_CALL(result, symbol, (pool, properties));                                          \
+        return made(result, pool, device);                                                         \
+    }
+CREATE(rtMemPoolCreate, rtMemPoolProps, devId)
+CREATE(aclrtMemPoolCreateImpl, aclrtMemPoolProps, location.id)
 
 #define TRIM(symbol, type)                                                                         \
     rtError_t aliquot_##symbol(rtMemPool_t pool, type keep) {                                      \
@@ -207,33 +262,26 @@ rtError_t aliquot_aclrtMemPoolCreateImpl(rtMemPool_t *pool, const aclrtMemPoolPr
 TRIM(rtMemPoolTrimTo, uint64_t)
 TRIM(aclrtMemPoolTrimToImpl, size_t)
 
-/* What is not given back yet outlives the pool, with all that is reserved around it, and cannot be asked after
- * any more: it stays charged while the device is open.
- */
-static void destroyed(struct pool *pool, bool used) {
-    if (used) {
-        pool->handle = outlived;
-        return;
-    }
-    aliquot_withdraw(pool->device, pool->charged);
-    *pool = (struct pool){0};
-}
-
+/* What is not given back yet outlives the pool, which cannot be asked any more how much it has reserved: so
+ * the runtime is told only when it is empty. */
 #define DESTROY(symbol)                                                                            \
     rtError_t aliquot_##symbol(const rtMemPool_t handle) {                                         \
         if (aliquot_is_inner())                                                                    \
             return REAL(symbol)(handle);                                                           \
-        uint64_t used = 0;                                                                         \
+        uint64_t used;                                                                             \
+        rtError_t result = RT_OK;                                                                  \
         pthread_mutex_lock(&mutex);                                                                \
         struct pool *pool = handle && aliquot_prepared() ? find(handle) : NULL;                    \
-        if (pool) {                                                                                \
-            settle(pool, 0);                                                                       \
-            used = !tells(handle, RT_MEM_POOL_USED, &used) || used;                                \
+        if (pool && pool->doomed)                                                                  \
+            result = RT_PARAM_INVALID;                                                             \
+        else if (pool && (!tells(handle, RT_MEM_POOL_USED, &used) || used))                        \
+            pool->doomed = true;                                                                   \
+        else                                                                                       \
+            ALIQUOT_CALL(result, symbol, (handle));                                                \
+        if (pool && !pool->doomed && result == RT_OK) {                                            \
+            aliquot_withdraw(pool->device, pool->charged);                                         \
+            *pool = (struct pool){0};                                                              \
         }                                                                                          \
-        rtError_t result;                                                                          \
-        ALIQUOT_CALL(result, symbol, (handle));                                                    \
-        if (pool && result == RT_OK)                                                               \
-            destroyed(pool, used);                                                                 \
         pthread_mutex_unlock(&mutex);                                                              \
         return result;                                                                             \
     }
@@ -242,9 +290,12 @@ DESTROY(aclrtMemPoolDestroyImpl)
 
 void aliquot_pools_device_gone(uint32_t device) {
     pthread_mutex_lock(&mutex);
-    for (uint32_t i = 0; i < POOLS; i++)
-        if (pools[i].handle && pools[i].device == device)
-            destroyed(&pools[i], false);
+    for (uint32_t i = 0; i < POOLS; i++) {
+        if (!pools[i].handle || pools[i].device != device)
+            continue;
+        aliquot_withdraw(device, pools[i].charged);
+        pools[i] = (struct pool){0};
+    }
     pthread_mutex_unlock(&mutex);
 }
 

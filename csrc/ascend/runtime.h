@@ -413,6 +413,30 @@ rtError_t aclrtFreeWithDevSyncImpl(void *pointer);
 rtError_t aclrtMallocHostImpl(void **pointer, size_t size);
 rtError_t aclrtFreeHostImpl(void *pointer);
 rtError_t aclrtGetMemInfoImpl(uint32_t attribute, size_t *free, size_t *total);
+
+/* What is told of a device's memory: its pages of each size, bytes; of a kind that is memory, up to
+ * RT_MEM_INFO_LAST_SIZE. */
+enum { RT_MEM_INFO_LAST_SIZE = 4 };
+typedef struct {
+    uint64_t total, free;
+} rtMemPhyPages;
+typedef union {
+    rtMemPhyPages pages[3];
+    struct {
+        uint32_t nodeCnt;
+        int32_t nodeId[64];
+    } numaInfo; /* the longest of what else there is */
+} rtMemInfo_t;
+static_assert(sizeof(rtMemPhyPages) == 16 && sizeof(rtMemInfo_t) == 264, "as the vendor has it");
+rtError_t rtMemGetInfoByType(const int32_t device, const uint32_t type, rtMemInfo_t *const info);
+
+/* Attributes of a device. */
+enum {
+    RT_DEV_ATTR_AICORE_CORE_NUM = 101,
+    RT_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE = 301, /* bytes */
+};
+rtError_t rtsDeviceGetInfo(uint32_t device, uint32_t attribute, int64_t *value);
+rtError_t aclrtGetDeviceInfoImpl(uint32_t device, uint32_t attribute, int64_t *value);
 rtError_t aclrtMemcpyImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind);
 rtError_t aclrtMemcpyAsyncImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind,
                                rtStream_t stream);
@@ -549,6 +573,109 @@ rtError_t aclrtValueWaitImpl(void *address, uint64_t value, uint32_t flag, rtStr
 rtError_t aclrtHostRegisterImpl(void *pointer, uint64_t size, uint32_t kind, void **mapped);
 rtError_t aclrtHostUnregisterImpl(void *pointer);
 rtError_t aclmdlRICaptureThreadExchangeModeImpl(uint32_t *mode);
+
+rtError_t rtMemsetD32(void *pointer, uint64_t room, uint32_t value, uint64_t count);
+rtError_t rtMemsetD32Async(void *pointer, uint64_t room, uint32_t value, uint64_t count,
+                           rtStream_t stream);
+rtError_t rtStreamBeginCaptureToModel(rtStream_t stream, rtModel_t model, const uint32_t mode);
+rtError_t aclmdlRICaptureToModelRIBeginImpl(rtStream_t stream, rtModel_t model, uint32_t mode);
+
+rtError_t rtsMemcpy2DAsync(void *rows, void *config, rtStream_t stream);
+rtError_t rtMemcpyAsyncWithOffset(void **to, uint64_t room, uint64_t to_offset, const void **from,
+                                  uint64_t size, uint64_t from_offset, uint32_t kind,
+                                  rtStream_t stream);
+rtError_t aclrtMemcpyAsyncWithOffsetImpl(void **to, size_t room, size_t to_offset,
+                                         const void **from, size_t size, size_t from_offset,
+                                         uint32_t kind, rtStream_t stream);
+rtError_t rtsMemcpyAsyncWithDesc(void *description, uint32_t kind, void *config, rtStream_t stream);
+rtError_t aclrtMemcpyAsyncWithDescImpl(void *description, uint32_t kind, rtStream_t stream);
+rtError_t rtsMemcpyBatchAsync(void **to, size_t *rooms, void **from, size_t *sizes, size_t count,
+                              void *attributes, size_t *places, size_t attribute_count,
+                              size_t *failed, rtStream_t stream);
+rtError_t aclrtMemcpyBatchAsyncImpl(void **to, size_t *rooms, void **from, size_t *sizes,
+                                    size_t count, void *attributes, size_t *places,
+                                    size_t attribute_count, size_t *failed, rtStream_t stream);
+rtError_t aclrtMemcpyBatchAsyncV2Impl(void **to, size_t *rooms, void **from, size_t *sizes,
+                                      size_t count, void *attributes, size_t *places,
+                                      size_t attribute_count, rtStream_t stream);
+rtError_t aclrtMemcpyToSymbolAsyncImpl(const void *symbol, const void *from, size_t size,
+                                       size_t offset, uint32_t kind, rtStream_t stream);
+rtError_t aclrtMemcpyFromSymbolAsyncImpl(void *to, size_t room, const void *symbol, size_t size,
+                                         size_t offset, uint32_t kind, rtStream_t stream);
+typedef struct {
+    uint32_t type, id;
+} aclrtMemManagedLocation;
+static_assert(sizeof(aclrtMemManagedLocation) == 8, "as the vendor has it");
+rtError_t aclrtMemManagedPrefetchAsyncImpl(const void *pointer, size_t size,
+                                           aclrtMemManagedLocation place, uint32_t flags,
+                                           rtStream_t stream);
+rtError_t aclrtMemManagedPrefetchBatchAsyncImpl(const void **pointers, size_t *sizes, size_t count,
+                                                aclrtMemManagedLocation *places, size_t *which,
+                                                size_t place_count, uint64_t flags,
+                                                rtStream_t stream);
+rtError_t rtCntNotifyWaitWithTimeout(rtNotify_t notify, rtStream_t stream, const void *until);
+rtError_t rtsCntNotifyWaitWithTimeout(rtNotify_t notify, rtStream_t stream, void *until);
+rtError_t aclrtCntNotifyWaitWithTimeoutImpl(rtNotify_t notify, rtStream_t stream, void *until);
+
+rtError_t rtCpuKernelLaunch(const void *library, const void *kernel, uint32_t blocks,
+                            const void *args, uint32_t size, void *shared, rtStream_t stream);
+rtError_t rtAicpuKernelLaunch(const void *names, uint32_t blocks, const void *args, uint32_t size,
+                              void *shared, rtStream_t stream);
+rtError_t rtFftsTaskLaunch(void *task, rtStream_t stream);
+rtError_t rtFftsTaskLaunchWithFlag(void *task, rtStream_t stream, uint32_t flag);
+rtError_t rtMultipleTaskInfoLaunchWithFlag(const void *tasks, rtStream_t stream,
+                                           const uint32_t flag);
+rtError_t rtLaunchDvppTask(const void *task, uint32_t size, rtStream_t stream, void *config);
+rtError_t rtFusionLaunch(void *task, const rtStream_t stream, void *args);
+rtError_t rtCCULaunch(void *task, const rtStream_t stream);
+/* One function for several: which, by its number; its arguments are words, in their order. */
+enum {
+    RT_CONTROL_COPY = 0,
+    RT_CONTROL_REDUCE = 1,
+    RT_CONTROL_FFTS_FLAG = 2,
+    RT_CONTROL_FFTS = 3,
+    RT_CONTROL_STARS = 6,
+    RT_CONTROL_STARS_FLAG = 11,
+    RT_CONTROL_MULTIPLE = 13,
+    RT_CONTROL_MULTIPLE_FLAG = 16,
+};
+rtError_t rtGeneralCtrl(uintptr_t *words, uint32_t count, uint32_t type);
+
+/* What kernels' arguments are put together with. */
+rtError_t rtCreateLaunchArgs(size_t size, size_t host_size, size_t host_count, void *data,
+                             rtLaunchArgsHandle *handle);
+rtError_t rtDestroyLaunchArgs(rtLaunchArgsHandle handle);
+rtError_t rtResetLaunchArgs(rtLaunchArgsHandle handle);
+rtError_t rtAppendLaunchAddrInfo(rtLaunchArgsHandle handle, void *address);
+rtError_t rtAppendLaunchHostInfo(rtLaunchArgsHandle handle, size_t size, void **at);
+rtError_t rtsKernelArgsInit(rtFuncHandle function, void **handle);
+rtError_t rtsKernelArgsAppend(void *handle, void *piece, size_t size, void **place);
+rtError_t rtsKernelArgsFinalize(void *handle);
+rtError_t aclrtKernelArgsInitImpl(rtFuncHandle function, void **handle);
+rtError_t aclrtKernelArgsAppendImpl(void *handle, void *piece, size_t size, void **place);
+rtError_t aclrtKernelArgsFinalizeImpl(void *handle);
+/* Copies that a description in the device's memory says. */
+rtError_t rtsGetMemcpyDescSize(uint32_t kind, size_t *size);
+rtError_t rtsSetMemcpyDesc(void *at, uint32_t kind, void *from, void *to, size_t size,
+                           void *config);
+rtError_t aclrtGetMemcpyDescSizeImpl(uint32_t kind, size_t *size);
+rtError_t aclrtSetMemcpyDescImpl(void *at, uint32_t kind, void *from, void *to, size_t size,
+                                 void *config);
+rtError_t rtCntNotifyCreateWithFlag(int32_t device, rtNotify_t *notify, uint32_t flags);
+rtError_t rtCntNotifyDestroy(rtNotify_t notify);
+rtError_t rtsCntNotifyRecord(rtNotify_t notify, rtStream_t stream, void *how);
+rtError_t aclrtCntNotifyCreateImpl(rtNotify_t *notify, uint64_t flag);
+rtError_t aclrtCntNotifyDestroyImpl(rtNotify_t notify);
+rtError_t aclrtCntNotifyRecordImpl(rtNotify_t notify, rtStream_t stream, void *how);
+
+/* Buffers of the program's. */
+typedef struct aclDataBuffer aclDataBuffer;
+aclDataBuffer *aclCreateDataBufferImpl(void *data, size_t size);
+rtError_t aclDestroyDataBufferImpl(const aclDataBuffer *buffer);
+rtError_t aclUpdateDataBufferImpl(aclDataBuffer *buffer, void *data, size_t size);
+void *aclGetDataBufferAddrImpl(const aclDataBuffer *buffer);
+size_t aclGetDataBufferSizeV2Impl(const aclDataBuffer *buffer);
+uint32_t aclGetDataBufferSizeImpl(const aclDataBuffer *buffer);
 
 /* Pools of memory that is given in the order of a stream. */
 typedef void *rtMemPool_t;

@@ -53,7 +53,7 @@ static inline bool aliquot_is_inner(void) {
 
 /* Attaches this process to its region, and maps its devices. RT_OK: it is. RT_NO_DEVICE: the runtime
  * shows none, let it speak for itself. Else: what was asked for must fail with this code (one line was
- * printed). */
+ * printed, or it is the runtime's own). */
 rtError_t aliquot_prepare(void);
 static inline rtError_t aliquot_ready(void) {
     return __builtin_expect(aliquot_prepared(), 1) ? RT_OK : aliquot_prepare();
@@ -63,8 +63,10 @@ static inline rtError_t aliquot_ready(void) {
  * of that number. */
 int aliquot_device_index(int32_t device);
 
-/* Index of the calling thread's device, -1 when it is not in the slice, -2 when there is none. */
+/* Index of the calling thread's device, -1 when it is not in the slice, -2 when there is none, or the runtime
+ * does not tell: then the one that asks says with which error. */
 int aliquot_device_current(void);
+rtError_t aliquot_device_ask(int *index);
 
 /* -- memory.c ------------------------------------------------------------------------------------------ */
 

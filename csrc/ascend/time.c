@@ -95,6 +95,8 @@ void *aliquot_vendor_context(uint64_t lane) {
 int aliquot_vendor_watch(void *context, uint64_t lane) {
     int device = aliquot_device_current();
     (void)lane; /* of the current context, which this is */
+    if (device < -1)
+        return ALIQUOT_UNTOLD;
     aliquot_lock(&lock);
     unsigned place = 0;
     while (place < CONTEXTS && contexts[place].handle && contexts[place].handle != context)

@@ -209,6 +209,96 @@ enum { CN_ATOMIC_REQUEST_ADD, CN_ATOMIC_REQUEST_SET, CN_ATOMIC_REQUEST_CLEAR };
 /* Until `first` is equal to what is at the address, not more, or less. */
 enum { CN_ATOMIC_COMPARE_EQUAL, CN_ATOMIC_COMPARE_LESS_EQUAL, CN_ATOMIC_COMPARE_LESS };
 
+/* -- What can be asked ----------------------------------------------------------------------------------- */
+
+/* Of a device. The computing ones say whether cores know the type; sizes are bytes, or MiB where it is
+ * said; clocks kHz. */
+enum {
+    CN_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 0x01,
+    CN_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 0x02,
+    CN_DEVICE_ATTRIBUTE_SPARSE_COMPUTING_SUPPORTED = 0x03,
+    CN_DEVICE_ATTRIBUTE_FP16_COMPUTING_SUPPORTED = 0x04,
+    CN_DEVICE_ATTRIBUTE_INT4_COMPUTING_SUPPORTED = 0x05,
+    CN_DEVICE_ATTRIBUTE_INT8_COMPUTING_SUPPORTED = 0x06,
+    CN_DEVICE_ATTRIBUTE_BF16_COMPUTING_SUPPORTED = 0x07,
+    CN_DEVICE_ATTRIBUTE_TF32_COMPUTING_SUPPORTED = 0x08,
+    CN_DEVICE_ATTRIBUTE_COMPUTE_MODE = 0x09,
+    CN_DEVICE_ATTRIBUTE_MAX_QUEUE_COUNT = 0x101,
+    CN_DEVICE_ATTRIBUTE_MAX_NOTIFIER_COUNT = 0x102,
+    CN_DEVICE_ATTRIBUTE_QUEUE_PRIORITIES_SUPPORTED = 0x103,
+    CN_DEVICE_ATTRIBUTE_TINY_CORE_SUPPORTED = 0x104,
+    CN_DEVICE_ATTRIBUTE_MULTI_CTX_NOTIFIER_WAIT_SUPPORTED = 0x109,
+    CN_DEVICE_ATTRIBUTE_IPCNOTIFIER_SUPPORTED = 0x10a,
+    CN_DEVICE_ATTRIBUTE_MAX_BLOCK_TASK_DIM_X = 0x201,
+    CN_DEVICE_ATTRIBUTE_MAX_BLOCK_TASK_DIM_Y = 0x202,
+    CN_DEVICE_ATTRIBUTE_MAX_BLOCK_TASK_DIM_Z = 0x203,
+    CN_DEVICE_ATTRIBUTE_MAX_CLUSTER_COUNT_PER_UNION_TASK = 0x204,
+    CN_DEVICE_ATTRIBUTE_MAX_CLUSTER_COUNT = 0x205,
+    CN_DEVICE_ATTRIBUTE_MAX_CORE_COUNT_PER_CLUSTER = 0x206,
+    CN_DEVICE_ATTRIBUTE_MAX_QUADRANT_COUNT = 0x207,
+    CN_DEVICE_ATTRIBUTE_MAX_CLUSTERS_PER_UNION_LIMIT_TASK = 0x209,
+    CN_DEVICE_ATTRIBUTE_MLU_ISA_VERSION = 0x20a,
+    CN_DEVICE_ATTRIBUTE_IS_MULTIPLE_TENSOR_PROCESSOR = 0x20b,
+    CN_DEVICE_ATTRIBUTE_MAX_L2_CACHE_SIZE = 0x301,
+    CN_DEVICE_ATTRIBUTE_NRAM_SIZE_PER_CORE = 0x302,
+    CN_DEVICE_ATTRIBUTE_WEIGHT_RAM_SIZE_PER_CORE = 0x303,
+    CN_DEVICE_ATTRIBUTE_MAX_SHARED_RAM_SIZE_PER_CLUSTER = 0x306,
+    CN_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_NODE_COUNT = 0x307,
+    CN_DEVICE_ATTRIBUTE_MAX_PERSISTING_L2_CACHE_SIZE = 0x309,
+    CN_DEVICE_ATTRIBUTE_VIRTUAL_ADDRESS_MANAGEMENT_SUPPORTED = 0x30b,
+    CN_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED = 0x30c,
+    CN_DEVICE_ATTRIBUTE_GENERIC_COMPRESSION_SUPPORTED = 0x30d,
+    CN_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM = 0x30e,
+    CN_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY = 0x30f,
+    CN_DEVICE_ATTRIBUTE_LINEAR_MAPPING_SUPPORTED = 0x310,
+    CN_DEVICE_ATTRIBUTE_LINEAR_RECOMMEND_GRANULARITY = 0x311,
+    CN_DEVICE_ATTRIBUTE_AVAILABLE_GLOBAL_MEMORY_SIZE = 0x312, /* MiB */
+    CN_DEVICE_ATTRIBUTE_DMA_BUF_SUPPORTED = 0x313,
+    CN_DEVICE_ATTRIBUTE_ECC_ENABLED = 0x401,
+    CN_DEVICE_ATTRIBUTE_CLUSTER_CLOCK_RATE = 0x402,
+    CN_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE = 0x403,
+    CN_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH = 0x404,  /* bits */
+    CN_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_TOTAL_SIZE = 0x405, /* MiB */
+    CN_DEVICE_ATTRIBUTE_PCI_BUS_ID = 0x406,
+    CN_DEVICE_ATTRIBUTE_PCI_DEVICE_ID = 0x407,
+    CN_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID = 0x408,
+};
+
+/* Of an address. */
+enum {
+    CN_MEM_ATTRIBUTE_TYPE = 0x1, /* CN_MEMORYTYPE_*, int */
+    CN_MEM_ATTRIBUTE_CONTEXT = 0x6,
+    CN_MEM_ATTRIBUTE_DEVICE_ORDINAL = 0x7,    /* int */
+    CN_MEM_ATTRIBUTE_RANGE_START_ADDR = 0x11, /* CNaddr */
+    CN_MEM_ATTRIBUTE_RANGE_SIZE = 0x12,       /* uint64_t, bytes */
+    CN_MEM_ATTRIBUTE_MAPPED = 0x16,           /* int */
+    CN_MEM_ATTRIBUTE_ISLINEAR = 0x18,         /* int */
+};
+enum { CN_MEMORYTYPE_UNKNOWN, CN_MEMORYTYPE_HOST, CN_MEMORYTYPE_DEVICE };
+
+/* Of a kernel. Sizes are bytes, the version is major * 100 + minor. */
+enum {
+    CN_KERNEL_ATTRIBUTE_NRAM_SIZE_BYTES,
+    CN_KERNEL_ATTRIBUTE_WEIGHT_RAM_SIZE_BYTES,
+    CN_KERNEL_ATTRIBUTE_SHARED_SIZE_BYTES,
+    CN_KERNEL_ATTRIBUTE_CONST_SIZE_BYTES,
+    CN_KERNEL_ATTRIBUTE_BINARY_VERSION,
+    CN_KERNEL_ATTRIBUTE_MAX,
+};
+
+/* How much of its device a context's kernels may take: each thread's own (_pt), or the process's (_pp). */
+enum {
+    CN_CTX_CONFIG_VISIBLE_CLUSTER, /* a bit each */
+    CN_CTX_CONFIG_VISIBLE_CLUSTER_NUM,
+    CN_CTX_CONFIG_UNION_LIMIT,
+};
+typedef union {
+    uint64_t visibleCluster;
+    uint64_t visibleClusterNumber;
+    KernelClass unionLimit;
+} CNctxConfigParam;
+static_assert(sizeof(CNctxConfigParam) == 8, "layout of CNctxConfigParam");
+
 /* -- TaskTopo: graphs -------------------------------------------------------------------------------- */
 
 typedef enum {
@@ -281,6 +371,9 @@ CNresult cnDeviceGetUuidStr(char *text, int length, CNdev device);
 CNresult cnDeviceGetByUuidStr(CNdev *device, const char *text);
 CNresult cnDeviceGetByPCIBusId(CNdev *device, const char *text);
 CNresult cnDeviceCanPeerAble(int *can, CNdev from, CNdev to);
+CNresult cnDeviceGetAttribute(int *value, int attribute, CNdev device);
+CNresult cnProfilerStart(void);
+CNresult cnProfilerStop(void);
 
 /* -- Contexts ----------------------------------------------------------------------------------------- */
 
@@ -291,6 +384,11 @@ CNresult cnCtxSetCurrent(CNcontext context);
 CNresult cnCtxGetDevice(CNdev *device);
 CNresult cnCtxSync(void);
 CNresult cnCtxGetQueuePriorityRange(int *least, int *greatest);
+CNresult cnGetCtxConfigParam_pt(CNcontext context, int type, CNctxConfigParam *value);
+CNresult cnGetCtxConfigParam_pp(CNcontext context, int type, CNctxConfigParam *value);
+CNresult cnSetCtxConfigParam_pt(CNcontext context, int type, CNctxConfigParam *value);
+CNresult cnSetCtxConfigParam_pp(CNcontext context, int type, CNctxConfigParam *value);
+CNresult cnGetCtxMaxParallelUnionTasks(CNcontext context, KernelClass kind, int *number);
 CNresult cnSharedContextGetState(CNdev device, unsigned int *flags, int *state);
 CNresult cnSharedContextAcquire(CNcontext *context, CNdev device);
 CNresult cnSharedContextRelease(CNdev device);
@@ -311,6 +409,8 @@ CNresult cnMallocFrameBuffer(CNaddr *address, uint64_t bytes, int node);
 CNresult cnZmallocNode(CNaddr *address, uint64_t bytes, int node);
 CNresult cnFree(CNaddr address);
 CNresult cnMemMerge(CNaddr *merged, unsigned int count, const CNaddr *addresses);
+CNresult cnGetMemAttribute(void *value, int attribute, CNaddr address);
+CNresult cnGetMemAttributes(unsigned int count, int *attributes, void **values, CNaddr address);
 CNresult cnMemGetAddressRange(CNaddr *base, uint64_t *bytes, CNaddr address);
 CNresult cnMallocHost(void **address, uint64_t bytes);
 CNresult cnFreeHost(void *address);
@@ -432,6 +532,7 @@ CNresult cnModuleUnload(CNmodule module);
 CNresult cnModuleQueryMemoryUsage(const char *path, size_t *bytes);
 CNresult cnModuleQueryFatBinaryMemoryUsage(const void *image, size_t *bytes);
 CNresult cnModuleGetKernel(CNmodule module, const char *name, CNkernel *kernel);
+CNresult cnKernelGetAttribute(int64_t *value, int attribute, CNkernel kernel);
 CNresult cnInvokeKernel(CNkernel kernel, unsigned int x, unsigned int y, unsigned int z,
                         KernelClass kind, unsigned int reserved, CNqueue queue, void **parameters,
                         void **extra);

@@ -58,27 +58,29 @@ static void gone(uint64_t index) {
 /* A context takes no place of ours: without one it is as if it were of no slice. */
 static const struct aliquot_context unknown = {.device = -1};
 
-const struct aliquot_context *aliquot_context_of(CNcontext handle) {
+/* Of a context that is current, in a process that is attached. */
+static CNresult find(CNcontext handle, const struct aliquot_context **found) {
     uint64_t index;
     CNdev ordinal;
-    if (!handle || aliquot_ready() != CN_SUCCESS)
-        return NULL;
     /* acquire: pairs with the release in gone(). */
     uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
     if (__builtin_expect(
-            contexts[aliquot_own.context].handle == handle && aliquot_own.generation == now, 1))
-        return &contexts[aliquot_own.context];
+            contexts[aliquot_own.context].handle == handle && aliquot_own.generation == now, 1)) {
+        *found = &contexts[aliquot_own.context];
+        return CN_SUCCESS;
+    }
     if (__builtin_expect(aliquot_table_get(&handles, (uintptr_t)handle, &index), 1)) {
         aliquot_own.generation = now;
         aliquot_own.context = (uint16_t)index;
-        return &contexts[index];
+        *found = &contexts[index];
+        return CN_SUCCESS;
     }
-    if (REAL(cnCtxGetDevice)(&ordinal) != CN_SUCCESS)
-        return NULL;
+    CNresult result = REAL(cnCtxGetDevice)(&ordinal);
+    if (result != CN_SUCCESS)
+        return result;
     pthread_mutex_lock(&mutex);
-    const struct aliquot_context *found;
     if (aliquot_table_get(&handles, (uintptr_t)handle, &index))
-        found = &contexts[index];
+        *found = &contexts[index];
     else {
         /* It was made before we were there, or behind our back: it is there, so it is charged. */
         int device = aliquot_device_index(ordinal);
@@ -86,29 +88,53 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle) {
             device < 0 ? 0
                        : aliquot_whole_pages((uint32_t)device,
                                              aliquot_slice.grant->device[device].context_bytes);
-        found = enter(handle, ordinal, false, base);
-        if (found && device >= 0)
+        *found = enter(handle, ordinal, false, base);
+        if (*found && device >= 0)
             aliquot_charge_given((uint32_t)device, base);
     }
     pthread_mutex_unlock(&mutex);
-    return found ? found : &unknown;
+    *found = *found ? *found : &unknown;
+    return CN_SUCCESS;
+}
+
+CNresult aliquot_context_ask(const struct aliquot_context **found) {
+    CNcontext handle = NULL;
+    *found = NULL;
+    CNresult result = aliquot_ready();
+    if (result == CN_SUCCESS)
+        result = REAL(cnCtxGetCurrent)(&handle);
+    if (result != CN_SUCCESS || !handle)
+        return result == CN_ERROR_NOT_INITIALIZED ? CN_SUCCESS : result;
+    return find(handle, found);
+}
+
+const struct aliquot_context *aliquot_context_of(CNcontext handle) {
+    const struct aliquot_context *found = NULL;
+    if (handle && aliquot_ready() == CN_SUCCESS)
+        find(handle, &found);
+    return found;
 }
 
 const struct aliquot_context *aliquot_context_current(void) {
-    CNcontext handle = NULL;
-    return REAL(cnCtxGetCurrent)(&handle) == CN_SUCCESS ? aliquot_context_of(handle) : NULL;
+    const struct aliquot_context *found;
+    aliquot_context_ask(&found);
+    return found;
 }
 
-/* What a context on the device costs, charged. False: there is no room. `*base` is 0 where the device
- * is none of the slice: the driver decides, and memory there is refused. */
-static bool charge(CNdev ordinal, uint64_t *base) {
-    int device = aliquot_ready() == CN_SUCCESS ? aliquot_device_index(ordinal) : -1;
+/* What a context on the device costs, charged. `*base` is 0 where the device is none of the slice: the
+ * driver decides, and memory there is refused; or where the driver is not initialised. Errors: NO_ROOM; why
+ * the process is not ready. */
+static CNresult charge(CNdev ordinal, uint64_t *base) {
+    CNresult result = aliquot_ready();
     *base = 0;
+    if (result != CN_SUCCESS)
+        return result == CN_ERROR_NOT_INITIALIZED ? CN_SUCCESS : result;
+    int device = aliquot_device_index(ordinal);
     if (device < 0)
-        return true;
+        return CN_SUCCESS;
     *base =
         aliquot_whole_pages((uint32_t)device, aliquot_slice.grant->device[device].context_bytes);
-    return aliquot_charge((uint32_t)device, *base);
+    return aliquot_charge((uint32_t)device, *base) ? CN_SUCCESS : NO_ROOM;
 }
 
 static void give_back(CNdev ordinal, uint64_t base) {
@@ -121,8 +147,9 @@ CNresult aliquot_cnCtxCreate(CNcontext *context, unsigned int flags, CNdev ordin
     uint64_t base;
     if (OWN_CALL())
         return REAL(cnCtxCreate)(context, flags, ordinal);
-    if (!charge(ordinal, &base))
-        return NO_ROOM;
+    result = charge(ordinal, &base);
+    if (result != CN_SUCCESS)
+        return result;
     ALIQUOT_CALL_AGAIN_ON(NO_ROOM, result, REAL(cnCtxCreate)(context, flags, ordinal));
     if (result != CN_SUCCESS) {
         give_back(ordinal, base);
@@ -152,11 +179,22 @@ CNresult aliquot_cnCtxDestroy(CNcontext context) {
 
 /* -- The shared context of a device ------------------------------------------------------------------ */
 
-static bool shared_active(CNdev ordinal) {
+/* `otherwise`: what is taken for true where the driver does not tell. */
+static bool shared_active(CNdev ordinal, bool otherwise) {
     unsigned int flags;
     int state = 0;
     return HAVE(cnSharedContextGetState) &&
-           REAL(cnSharedContextGetState)(ordinal, &flags, &state) == CN_SUCCESS && state;
+                   REAL(cnSharedContextGetState)(ordinal, &flags, &state) == CN_SUCCESS
+               ? state
+               : otherwise;
+}
+
+/* Under the mutex: the place of a device's shared context, 0: there is none. */
+static uint64_t shared_of(CNdev ordinal) {
+    for (uint64_t i = 1; i < CONTEXTS; i++)
+        if (contexts[i].shared && contexts[i].ordinal == ordinal)
+            return i;
+    return 0;
 }
 
 CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
@@ -165,15 +203,17 @@ CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
     if (OWN_CALL())
         return REAL(cnSharedContextAcquire)(context, ordinal);
     /* Room is found first, since finding it may take the mutex. */
-    if (!charge(ordinal, &base)) {
-        if (!shared_active(ordinal))
-            return NO_ROOM;
+    result = charge(ordinal, &base);
+    if (result != CN_SUCCESS && (result != NO_ROOM || !shared_active(ordinal, false)))
+        return result;
+    if (result != CN_SUCCESS)
         base = 0;
-    }
     pthread_mutex_lock(&mutex);
     ALIQUOT_CALL_AGAIN_ON(NO_ROOM, result, REAL(cnSharedContextAcquire)(context, ordinal));
     bool fresh = result == CN_SUCCESS && aliquot_prepared() &&
                  !aliquot_table_get(&handles, (uintptr_t)*context, &index);
+    if (fresh && (index = shared_of(ordinal)))
+        gone(index); /* whose end was not told */
     if (fresh)
         enter(*context, ordinal, true, base);
     else
@@ -182,19 +222,17 @@ CNresult aliquot_cnSharedContextAcquire(CNcontext *context, CNdev ordinal) {
     return result;
 }
 
-static CNresult shared_leaves(CNdev ordinal, CNresult (*leave)(CNdev)) {
+static CNresult shared_leaves(CNdev ordinal, CNresult (*leave)(CNdev), bool reset) {
     if (aliquot_ready() != CN_SUCCESS)
         return leave(ordinal);
     CNcontext handle = NULL;
     uint64_t index = 0;
     pthread_mutex_lock(&mutex);
-    for (uint64_t i = 1; i < CONTEXTS && !index; i++)
-        if (contexts[i].shared && contexts[i].ordinal == ordinal)
-            index = i;
+    index = shared_of(ordinal);
     handle = contexts[index].handle;
     aliquot_marks_context_leaves(handle);
     CNresult result = leave(ordinal);
-    bool ended = index && result == CN_SUCCESS && !shared_active(ordinal);
+    bool ended = index && result == CN_SUCCESS && !shared_active(ordinal, !reset);
     if (ended)
         gone(index);
     pthread_mutex_unlock(&mutex);
@@ -203,11 +241,11 @@ static CNresult shared_leaves(CNdev ordinal, CNresult (*leave)(CNdev)) {
 }
 
 CNresult aliquot_cnSharedContextRelease(CNdev ordinal) {
-    return shared_leaves(ordinal, REAL(cnSharedContextRelease));
+    return shared_leaves(ordinal, REAL(cnSharedContextRelease), false);
 }
 
 CNresult aliquot_cnSharedContextReset(CNdev ordinal) {
-    return shared_leaves(ordinal, REAL(cnSharedContextReset));
+    return shared_leaves(ordinal, REAL(cnSharedContextReset), true);
 }
 
 void aliquot_context_forget(void) {

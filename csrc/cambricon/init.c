@@ -1,6 +1,7 @@
 /* Initialisation: the region, the devices, and the routing of look-ups. */
 #include "shim.h"
 
+#include "shim/memory/physical.h"
 #include "shim/memory/shared.h"
 
 #include <string.h>
@@ -17,7 +18,7 @@ static uint32_t handle_count;
 static void forget(void) {
     aliquot_context_forget();
     aliquot_table_reset(&aliquot_pointers);
-    aliquot_vmm_forget();
+    aliquot_physical_forget();
     aliquot_shared_forget();
     aliquot_pool_forget();
     aliquot_module_forget();
@@ -27,7 +28,7 @@ static void forget(void) {
 /* Before a refusal. */
 static void settle(uint32_t device) {
     aliquot_pools_settle(device);
-    aliquot_vmm_settle();
+    aliquot_physical_settle();
 }
 
 static bool device_uuid(int ordinal, unsigned char uuid[16]) {
@@ -50,8 +51,10 @@ const struct aliquot_vendor aliquot_vendor = {
 CNresult aliquot_prepare(void) {
     int count;
     /* Without an initialised driver there is nothing to guard, and no slot to take. */
-    if (!HAVE(cnDeviceGetCount) || REAL(cnDeviceGetCount)(&count) != CN_SUCCESS)
-        return CN_ERROR_NOT_INITIALIZED;
+    CNresult result =
+        HAVE(cnDeviceGetCount) ? REAL(cnDeviceGetCount)(&count) : CN_ERROR_NOT_INITIALIZED;
+    if (result != CN_SUCCESS)
+        return result;
     if (!aliquot_join())
         return CN_ERROR_OPERATING_SYSTEM;
     handle_count = count < 0 ? 0 : count < ALIQUOT_ORDINALS ? (uint32_t)count : ALIQUOT_ORDINALS;

@@ -1,6 +1,10 @@
 /* Linear memory, and what a program may know of the device's memory. */
 #include "shim.h"
 
+#include "shim/memory/physical.h"
+
+#include <stdlib.h>
+
 /* Allocations of at most this part of a page may lie together in one. */
 #define SHARED_PART 2u
 
@@ -15,9 +19,10 @@ struct request {
 };
 
 static CNresult begin(struct request *request, uint64_t bytes) {
-    *request = (struct request){.context = aliquot_context_current()};
+    *request = (struct request){.context = NULL};
+    CNresult told = aliquot_context_ask(&request->context);
     if (!request->context)
-        return CN_SUCCESS;
+        return told;
     if (request->context->device < 0)
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
@@ -97,21 +102,38 @@ CNresult aliquot_cnMemFreeAsync(CNaddr address, CNqueue queue) {
     return result;
 }
 
-/* What several were charged, the one that they make is. */
+/* What several were charged, the one that they make is. Their entries go before the driver takes their
+ * addresses, which it may give out again at once. */
 CNresult aliquot_cnMemMerge(CNaddr *merged, unsigned int count, const CNaddr *addresses) {
+    if (!merged || !addresses || !count || aliquot_ready() != CN_SUCCESS || OWN_CALL())
+        return REAL(cnMemMerge)(merged, count, addresses);
+    struct aliquot_departure *parts = calloc(count, sizeof *parts);
+    if (!parts)
+        return CN_ERROR_SYSTEM_OUT_OF_MEMORY;
+    for (unsigned int i = 0; i < count; i++)
+        parts[i] = depart(addresses[i]);
     CNresult result = REAL(cnMemMerge)(merged, count, addresses);
-    if (result != CN_SUCCESS || aliquot_ready() != CN_SUCCESS)
-        return result;
     struct aliquot_allocation whole = {.kind = 0};
-    uint64_t pages = 0, value;
+    uint64_t pages = 0;
     for (unsigned int i = 0; i < count; i++) {
-        enum aliquot_tenancy tenancy =
-            aliquot_pointer_take(&aliquot_pointers, addresses[i], &value);
-        if (tenancy == ALIQUOT_TENANT_NONE)
+        if (parts[i].tenancy == ALIQUOT_TENANT_NONE)
             continue;
-        whole = aliquot_unpack_inline(value);
-        pages += tenancy == ALIQUOT_TENANT_EDGE ? whole.pages : 0;
+        if (result != CN_SUCCESS) {
+            aliquot_stays(&parts[i]);
+            continue;
+        }
+        whole = aliquot_unpack_inline(parts[i].value);
+        if (aliquot_pointer_gone(&aliquot_pointers, parts[i].pointer, parts[i].page) !=
+            ALIQUOT_TENANT_EDGE)
+            continue;
+        pages += whole.pages;
+        if (parts[i].name) { /* nobody can open it by that any more: whoever has, has it besides */
+            uint64_t bytes = whole.pages * aliquot_page_bytes_inline(whole.device);
+            aliquot_charge_given(whole.device, bytes);
+            aliquot_hold_drop(parts[i].name, whole.device, bytes);
+        }
     }
+    free(parts);
     if (!whole.kind)
         return result;
     whole.pages = pages;
@@ -135,19 +157,20 @@ static CNresult shown(CNresult result, uint64_t *free_bytes, uint64_t *total) {
     const struct aliquot_context *context;
     if (result != CN_SUCCESS || !free_bytes || !total)
         return result;
-    context = aliquot_context_current();
-    if (!context)
+    CNresult told = aliquot_context_ask(&context);
+    /* Where it cannot be told which device it is of, it is of the only one. */
+    if (!context && (told == CN_SUCCESS || aliquot_slice.device_count != 1))
         return result;
-    if (context->device < 0) {
+    if (context && context->device < 0) {
         *free_bytes = 0;
         return result;
     }
-    uint32_t device = (uint32_t)context->device;
+    uint32_t device = context ? (uint32_t)context->device : 0;
     uint64_t cap = aliquot_cap(device);
     if (cap >= *total)
         return result;
     aliquot_synchronised();
-    aliquot_vmm_settle();
+    aliquot_physical_settle();
     uint64_t used = aliquot_used(device);
     *total = cap;
     *free_bytes = used < cap ? cap - used : 0;
@@ -162,12 +185,29 @@ CNresult aliquot_cnMemGetNodeInfo(uint64_t *free_bytes, uint64_t *total, int nod
     return shown(REAL(cnMemGetNodeInfo)(free_bytes, total, node), free_bytes, total);
 }
 
+/* Bytes. */
+static uint64_t slice_of(CNdev ordinal) {
+    int device = aliquot_device_index(ordinal);
+    return device < 0 ? 0 : aliquot_cap((uint32_t)device);
+}
+
 CNresult aliquot_cnDeviceTotalMem(uint64_t *bytes, CNdev ordinal) {
     CNresult result = REAL(cnDeviceTotalMem)(bytes, ordinal);
     if (result != CN_SUCCESS || !bytes || aliquot_ready() != CN_SUCCESS)
         return result;
-    int device = aliquot_device_index(ordinal);
-    uint64_t cap = device < 0 ? 0 : aliquot_cap((uint32_t)device);
+    uint64_t cap = slice_of(ordinal);
     *bytes = cap < *bytes ? cap : *bytes;
+    return result;
+}
+
+CNresult aliquot_cnDeviceGetAttribute(int *value, int attribute, CNdev ordinal) {
+    CNresult result = REAL(cnDeviceGetAttribute)(value, attribute, ordinal);
+    if ((attribute != CN_DEVICE_ATTRIBUTE_AVAILABLE_GLOBAL_MEMORY_SIZE &&
+         attribute != CN_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_TOTAL_SIZE) ||
+        result != CN_SUCCESS || !value || aliquot_ready() != CN_SUCCESS)
+        return result;
+    uint64_t mib = slice_of(ordinal) >> 20;
+    if (*value > 0 && mib < (uint64_t)*value)
+        *value = (int)mib;
     return result;
 }

@@ -9,19 +9,56 @@ struct load {
     uint64_t bytes;
 };
 
-static CNresult begin(struct load *load, CNresult told, size_t bytes) {
-    *load = (struct load){.context = aliquot_context_current()};
-    if (load->context && load->context->device < 0)
-        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
-    /* An image of which the driver tells nothing is none that it can load. */
-    if (!load->context || told != CN_SUCCESS)
-        return CN_SUCCESS;
-    uint32_t device = (uint32_t)load->context->device;
-    load->bytes = aliquot_whole_pages(device, bytes);
-    return aliquot_charge(device, load->bytes) ? CN_SUCCESS : CN_MEMORY_ERROR_OUT_OF_MEMORY;
+/* What the driver says that an image takes, a file's or one in memory. */
+static CNresult usage_of(const char *path, const void *image, size_t *bytes) {
+    *bytes = 0;
+    if (path && HAVE(cnModuleQueryMemoryUsage))
+        return REAL(cnModuleQueryMemoryUsage)(path, bytes);
+    if (image && HAVE(cnModuleQueryFatBinaryMemoryUsage))
+        return REAL(cnModuleQueryFatBinaryMemoryUsage)(image, bytes);
+    return CN_OPS_ERROR_NOT_SUPPORTED;
 }
 
-static CNresult finish(const struct load *load, CNresult result, const CNmodule *module) {
+static CNresult charge(struct load *load, size_t bytes) {
+    uint32_t device = (uint32_t)load->context->device;
+    load->bytes = aliquot_whole_pages(device, bytes);
+    if (aliquot_charge(device, load->bytes))
+        return CN_SUCCESS;
+    load->bytes = 0;
+    return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+}
+
+static CNresult begin(struct load *load, const char *path, const void *image) {
+    size_t bytes;
+    *load = (struct load){.context = NULL};
+    CNresult told = aliquot_context_ask(&load->context);
+    if (!load->context)
+        return told;
+    if (load->context->device < 0)
+        return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    /* An image of which the driver tells nothing is mostly none that it can load. */
+    return usage_of(path, image, &bytes) == CN_SUCCESS ? charge(load, bytes) : CN_SUCCESS;
+}
+
+/* What it loaded although it had not told of it is charged now, or goes again; a driver that never tells has
+ * what nobody claims. */
+static CNresult charge_late(struct load *load, const char *path, const void *image,
+                            CNmodule module) {
+    size_t bytes;
+    CNresult result = usage_of(path, image, &bytes);
+    if (result == CN_OPS_ERROR_NOT_SUPPORTED)
+        return CN_SUCCESS;
+    if (result == CN_SUCCESS)
+        result = charge(load, bytes);
+    if (result != CN_SUCCESS)
+        REAL(cnModuleUnload)(module);
+    return result;
+}
+
+static CNresult finish(struct load *load, const char *path, const void *image, CNresult result,
+                       const CNmodule *module) {
+    if (load->context && !load->bytes && result == CN_SUCCESS)
+        result = charge_late(load, path, image, *module);
     if (!load->context || !load->bytes)
         return result;
     uint32_t device = (uint32_t)load->context->device;
@@ -36,32 +73,24 @@ static CNresult finish(const struct load *load, CNresult result, const CNmodule 
 
 CNresult aliquot_cnModuleLoadFatBinary(const void *image, CNmodule *module) {
     struct load load;
-    size_t bytes = 0;
-    CNresult told = CN_OPS_ERROR_NOT_SUPPORTED;
     if (OWN_CALL())
         return REAL(cnModuleLoadFatBinary)(image, module);
-    if (HAVE(cnModuleQueryFatBinaryMemoryUsage) && image)
-        told = REAL(cnModuleQueryFatBinaryMemoryUsage)(image, &bytes);
-    CNresult result = begin(&load, told, bytes);
+    CNresult result = begin(&load, NULL, image);
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnModuleLoadFatBinary)(image, module));
-    return finish(&load, result, module);
+    return finish(&load, NULL, image, result, module);
 }
 
 CNresult aliquot_cnModuleLoad(const char *path, CNmodule *module) {
     struct load load;
-    size_t bytes = 0;
-    CNresult told = CN_OPS_ERROR_NOT_SUPPORTED;
     if (OWN_CALL())
         return REAL(cnModuleLoad)(path, module);
-    if (HAVE(cnModuleQueryMemoryUsage) && path)
-        told = REAL(cnModuleQueryMemoryUsage)(path, &bytes);
-    CNresult result = begin(&load, told, bytes);
+    CNresult result = begin(&load, path, NULL);
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnModuleLoad)(path, module));
-    return finish(&load, result, module);
+    return finish(&load, path, NULL, result, module);
 }
 
 static void give_back(uint64_t value) {

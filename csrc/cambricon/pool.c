@@ -1,6 +1,8 @@
 /* Pools: what is charged for a pool is what it has reserved, as the driver tells it. */
 #include "shim.h"
 
+#include "shim/memory/growth.h"
+
 #include <pthread.h>
 #include <string.h>
 
@@ -15,24 +17,6 @@ struct pool {
         doomed; /* the program has destroyed it; the driver is told when it is empty: until then it has
                   * what it reserved, and can be asked how much that is */
 };
-
-/* By how much more than was asked for pools of each device have grown at once, bytes, plus 1; 0: none has
- * grown yet, and it may be by a whole step. That much is charged beforehand too. relaxed: a guess. */
-#define FIRST_STEP (32ull << 20)
-static _Atomic uint64_t slack[ALIQUOT_MAX_DEVICES];
-
-static uint64_t slack_of(uint32_t device) {
-    uint64_t known = atomic_load_explicit(&slack[device], memory_order_relaxed);
-    return known ? known - 1 : FIRST_STEP - aliquot_page_bytes(device);
-}
-
-/* `asked` bytes made a pool that had `before` grow by `grown`. */
-static void learn(uint32_t device, uint64_t before, uint64_t asked, uint64_t grown) {
-    uint64_t more = grown > asked ? grown - asked : 0;
-    uint64_t known = atomic_load_explicit(&slack[device], memory_order_relaxed);
-    if (more + 1 > known && (more || !before)) /* what was there may have served a part */
-        atomic_store_explicit(&slack[device], more + 1, memory_order_relaxed);
-}
 
 /* Held over the driver's calls that let a pool grow. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -91,7 +75,7 @@ static void look_at_doomed(struct pool *pool) {
     if (HAVE(cnMemPoolTrimTo))
         REAL(cnMemPoolTrimTo)(pool->handle, 0);
     settle(pool, 0);
-    if (pool->charged || (reads(pool->handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && used))
+    if (pool->charged || !reads(pool->handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) || used)
         return;
     REAL(cnMemPoolDestroy)(pool->handle);
     *pool = (struct pool){0};
@@ -126,45 +110,118 @@ void aliquot_synchronised(void) {
         settle_device(d, false);
 }
 
-/* The device that a pool is of: a default one's, unless we saw it made. -1: nobody can tell. */
-static int device_of(CNmemoryPool handle) {
-    int count = 0, found = -1;
-    pthread_mutex_lock(&mutex);
-    const struct pool *known = find(handle);
-    if (known)
-        found = (int)known->device;
-    pthread_mutex_unlock(&mutex);
-    REAL(cnDeviceGetCount)(&count);
-    for (int i = 0; found < 0 && i < count; i++) {
-        CNdev ordinal;
-        CNmemoryPool pool = NULL;
-        if (REAL(cnDeviceGet)(&ordinal, i) == CN_SUCCESS && HAVE(cnDeviceGetDefaultMemPool) &&
-            REAL(cnDeviceGetDefaultMemPool)(&pool, ordinal) == CN_SUCCESS && pool == handle)
-            found = aliquot_device_index(ordinal);
-        else if (HAVE(cnDeviceGetMemPool) &&
-                 REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS && pool == handle)
-            found = aliquot_device_index(ordinal);
-    }
-    return found;
+/* Whether a device that the driver shows has the pool for its own; the driver's answer, if it has not told. */
+static bool is_of(CNmemoryPool handle, CNdev ordinal, CNresult *told) {
+    CNmemoryPool pool = NULL;
+    CNresult result = CN_SUCCESS;
+    if (HAVE(cnDeviceGetDefaultMemPool))
+        result = REAL(cnDeviceGetDefaultMemPool)(&pool, ordinal);
+    if (pool != handle && HAVE(cnDeviceGetMemPool) && result == CN_SUCCESS)
+        result = REAL(cnDeviceGetMemPool)(&pool, ordinal);
+    if (result != CN_SUCCESS)
+        *told = result;
+    return result == CN_SUCCESS && pool == handle;
 }
 
-/* The pool from which a queue's device allocates; NULL: it cannot be told. */
-static CNmemoryPool pool_of(CNqueue queue) {
+/* The device that a pool is of: a default one's, unless we saw it made. `*found` is -1 where nobody can tell.
+ * Errors: the driver's, where it has not told. */
+static CNresult device_of(CNmemoryPool handle, int *found) {
+    pthread_mutex_lock(&mutex);
+    const struct pool *known = find(handle);
+    *found = known ? (int)known->device : -1;
+    pthread_mutex_unlock(&mutex);
+    int count = 0;
+    CNdev ordinal;
+    CNresult told = *found < 0 ? REAL(cnDeviceGetCount)(&count) : CN_SUCCESS;
+    for (int i = 0; *found < 0 && i < count; i++) {
+        CNresult result = REAL(cnDeviceGet)(&ordinal, i);
+        if (result != CN_SUCCESS)
+            told = result;
+        else if (is_of(handle, ordinal, &told))
+            *found = aliquot_device_index(ordinal);
+    }
+    return *found < 0 ? told : CN_SUCCESS;
+}
+
+/* The pool from which a queue's device allocates; NULL: this driver does not tell. Errors: the driver's. */
+static CNresult pool_of(CNqueue queue, CNmemoryPool *pool) {
     CNcontext before = NULL, context = NULL;
     CNdev ordinal;
-    CNmemoryPool pool = NULL;
-    bool known;
+    CNresult result = CN_SUCCESS;
+    *pool = NULL;
     if (!HAVE(cnDeviceGetMemPool))
-        return NULL;
+        return CN_SUCCESS;
     if (queue > CN_QUEUE_TYPE_LEGACY && HAVE(cnQueueGetContext) &&
-        REAL(cnQueueGetContext)(queue, &context) == CN_SUCCESS &&
-        REAL(cnCtxGetCurrent)(&before) == CN_SUCCESS && before != context) {
-        REAL(cnCtxSetCurrent)(context);
-        known = REAL(cnCtxGetDevice)(&ordinal) == CN_SUCCESS;
+        REAL(cnQueueGetContext)(queue, &context) == CN_SUCCESS)
+        result = REAL(cnCtxGetCurrent)(&before);
+    if (result != CN_SUCCESS)
+        return result;
+    if (before != context)
+        result = REAL(cnCtxSetCurrent)(context);
+    if (result != CN_SUCCESS)
+        return result;
+    result = REAL(cnCtxGetDevice)(&ordinal);
+    if (before != context)
         REAL(cnCtxSetCurrent)(before);
-    } else
-        known = REAL(cnCtxGetDevice)(&ordinal) == CN_SUCCESS;
-    return known && REAL(cnDeviceGetMemPool)(&pool, ordinal) == CN_SUCCESS ? pool : NULL;
+    return result == CN_SUCCESS ? REAL(cnDeviceGetMemPool)(pool, ordinal) : result;
+}
+
+/* -- Growing ------------------------------------------------------------------------------------------- */
+
+/* Under the mutex: the end of a pool of ours, which may have to wait for its queue; answers what it keeps. */
+static uint64_t end_trial(CNmemoryPool handle, uint32_t device) {
+    uint64_t bytes;
+    if (HAVE(cnMemPoolTrimTo))
+        REAL(cnMemPoolTrimTo)(handle, 0);
+    bool told = reads(handle, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &bytes);
+    struct pool *pool = told && bytes ? find_or_add(handle, device) : NULL;
+    if (!pool) {
+        REAL(cnMemPoolDestroy)(handle);
+        return 0;
+    }
+    pool->doomed = true;
+    pool->charged = aliquot_whole_pages(device, bytes);
+    return pool->charged;
+}
+
+/* See growth.h. */
+static enum aliquot_trial try_pool(uint32_t device, uint64_t most, uint64_t *step, uint64_t *kept) {
+    enum aliquot_trial found = ALIQUOT_TRIAL_NONE;
+    CNmemPoolProps properties = {
+        .type = CN_MEM_ALLOCATION_TYPE_DEFAULT,
+        .location = {CN_MEM_LOCATION_TYPE_DEVICE, (uint32_t)aliquot_mapped_from(device)},
+        .maxSize = most,
+    };
+    CNmemoryPool pool;
+    CNqueue queue;
+    CNaddr address;
+    if (!HAVE(cnMemPoolCreate) || !HAVE(cnMemPoolDestroy) || !HAVE(cnMemAllocFromPoolAsync))
+        return found;
+    CNqueueCaptureMode mode = aliquot_capture_mode(CN_QUEUE_CAPTURE_MODE_RELAXED);
+    aliquot_own.depth++;
+    pthread_mutex_lock(&mutex);
+    if (REAL(cnMemPoolCreate)(&pool, &properties) == CN_SUCCESS) {
+        /* A queue of its own: what waits in the program's is not waited for. */
+        if (REAL(cnCreateQueue)(&queue, 0) == CN_SUCCESS) {
+            CNresult result = REAL(cnMemAllocFromPoolAsync)(&address, aliquot_page_bytes(device),
+                                                            pool, queue);
+            if (result == CN_SUCCESS) {
+                if (reads(pool, CN_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, step))
+                    found = ALIQUOT_TRIAL_GREW;
+                *step = aliquot_whole_pages(device, *step);
+                REAL(cnMemFreeAsync)(address, queue);
+            } else if (result == CN_MEMORY_ERROR_OUT_OF_MEMORY ||
+                       result == CN_ERROR_SYSTEM_OUT_OF_MEMORY)
+                found = ALIQUOT_TRIAL_REFUSED;
+            REAL(cnQueryQueue)(queue); /* which lets the driver see that it is done */
+            REAL(cnDestroyQueue)(queue);
+        }
+        *kept = end_trial(pool, device);
+    }
+    pthread_mutex_unlock(&mutex);
+    aliquot_own.depth--;
+    aliquot_capture_mode(mode);
+    return found;
 }
 
 /* An allocation from the pool, charged as if the pool had to grow by all of it: only so can it never
@@ -178,18 +235,21 @@ struct growth {
 };
 
 static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
+    int device;
     *growth = (struct growth){.pool = pool};
-    if (aliquot_ready() != CN_SUCCESS || !pool)
+    CNresult result = aliquot_ready();
+    if (result == CN_ERROR_NOT_INITIALIZED || (result == CN_SUCCESS && !pool))
         return CN_SUCCESS;
-    int device = device_of(pool);
+    if (result == CN_SUCCESS)
+        result = device_of(pool, &device);
+    if (result != CN_SUCCESS)
+        return result;
     growth->stray = device < 0;
     if (growth->stray)
         return CN_SUCCESS;
     growth->device = (uint32_t)device;
     growth->asked = aliquot_whole_pages(growth->device, bytes);
-    growth->bytes = growth->asked;
-    if (growth->asked <= UINT64_MAX / 2) /* more is refused, and must not wrap */
-        growth->bytes += slack_of(growth->device);
+    growth->bytes = aliquot_growth_ahead(growth->device, growth->asked, try_pool);
     /* The mutex comes after it, for a refusal settles. */
     if (!aliquot_charge(growth->device, growth->bytes))
         return CN_MEMORY_ERROR_OUT_OF_MEMORY;
@@ -204,6 +264,18 @@ static CNresult begin(struct growth *growth, CNmemoryPool pool, size_t bytes) {
     return CN_SUCCESS;
 }
 
+/* Under the mutex: books what the pool has grown by. Whether the slice may have that: a driver whose steps
+ * differ may have given more than was foreseen, and that is taken back. */
+static bool grew(const struct growth *growth, struct pool *pool) {
+    uint64_t before = pool->charged;
+    settle(pool, growth->bytes);
+    if (pool->charged <= before)
+        return true;
+    uint64_t grown = pool->charged - before;
+    aliquot_growth_seen(growth->device, before, growth->asked, grown);
+    return grown <= growth->bytes || aliquot_used(growth->device) <= aliquot_cap(growth->device);
+}
+
 static CNresult finish(const struct growth *growth, CNresult result, const CNaddr *address,
                        CNqueue queue) {
     /* The driver knew it: what nobody can charge is not to be had. */
@@ -216,11 +288,12 @@ static CNresult finish(const struct growth *growth, CNresult result, const CNadd
     struct pool *pool = find_or_add(growth->pool, growth->device);
     if (result != CN_SUCCESS)
         aliquot_withdraw(growth->device, growth->bytes);
-    else if (pool) {
-        uint64_t before = pool->charged;
-        settle(pool, growth->bytes);
-        if (pool->charged > before)
-            learn(growth->device, before, growth->asked, pool->charged - before);
+    else if (pool && !grew(growth, pool)) {
+        REAL(cnMemFreeAsync)(*address, queue);
+        if (HAVE(cnMemPoolTrimTo))
+            REAL(cnMemPoolTrimTo)(growth->pool, 0);
+        settle(pool, 0);
+        result = CN_MEMORY_ERROR_OUT_OF_MEMORY;
     }
     pthread_mutex_unlock(&mutex);
     return result;
@@ -228,9 +301,12 @@ static CNresult finish(const struct growth *growth, CNresult result, const CNadd
 
 CNresult aliquot_cnMemAllocAsync(CNaddr *address, size_t bytes, CNqueue queue) {
     struct growth growth;
+    CNmemoryPool pool;
     if (OWN_CALL())
         return REAL(cnMemAllocAsync)(address, bytes, queue);
-    CNresult result = begin(&growth, pool_of(queue), bytes);
+    CNresult result = pool_of(queue, &pool);
+    if (result == CN_SUCCESS)
+        result = begin(&growth, pool, bytes);
     if (result != CN_SUCCESS)
         return result;
     ALIQUOT_RETRY(result, REAL(cnMemAllocAsync)(address, bytes, queue));
@@ -291,7 +367,7 @@ CNresult aliquot_cnMemPoolDestroy(CNmemoryPool handle) {
     CNresult result = CN_SUCCESS;
     if (pool && pool->doomed)
         result = CN_ERROR_INVALID_VALUE;
-    else if (pool && reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && used) {
+    else if (pool && (!reads(handle, CN_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) || used)) {
         pool->doomed = true;
         detach(handle);
     } else
@@ -306,6 +382,7 @@ CNresult aliquot_cnMemPoolDestroy(CNmemoryPool handle) {
 
 void aliquot_pool_forget(void) {
     pthread_mutex_init(&mutex, NULL);
+    aliquot_growth_forget();
     memset(pools, 0, sizeof pools);
     atomic_store_explicit(&any, false, memory_order_relaxed);
 }

@@ -44,14 +44,14 @@ extern __thread struct aliquot_own aliquot_own __attribute__((tls_model("initial
 
 /* Whether this process is attached to its region and knows its devices; attaches it if the driver
  * is initialised. CN_SUCCESS: yes. CN_ERROR_NOT_INITIALIZED: the driver is not initialised, let it
- * speak for itself. Else: initialisation must fail with this code (one line was printed). */
+ * speak for itself. Else: initialisation must fail with this code, and so what would take memory (one
+ * line was printed, or it is the driver's own). */
 CNresult aliquot_prepare(void);
 static inline CNresult aliquot_ready(void) {
     return __builtin_expect(aliquot_prepared(), 1) ? CN_SUCCESS : aliquot_prepare();
 }
 
 /* Index into the grant of a device, by its handle or its ordinal; -1 when it is not in the slice. */
-enum { ALIQUOT_NO_SUCH_DEVICE = -2 }; /* by its ordinal only */
 int aliquot_device_index(CNdev device);
 int aliquot_ordinal_index(uint32_t ordinal);
 
@@ -67,7 +67,10 @@ struct aliquot_context {
 };
 
 /* The calling thread's context, attaching the process if need be; NULL when there is none or the
- * driver is not initialised: the driver will say so itself. */
+ * driver is not initialised: the driver will say so itself. Errors: the driver's own, where it cannot
+ * tell; what would take memory must fail with it. */
+CNresult aliquot_context_ask(const struct aliquot_context **context);
+/* The same, and NULL also where it cannot be told. */
 const struct aliquot_context *aliquot_context_current(void);
 
 /* Notices a context of which nothing is known yet, which is current. */
@@ -86,9 +89,6 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 #define ALIQUOT_RETRY(result, call)                                                                \
     ALIQUOT_CALL_AGAIN_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
-/* What only a descriptor kept is given back once that is closed. Cheap when there is none. */
-void aliquot_vmm_settle(void);
-
 /* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
  * Cheap when there are none. */
 void aliquot_pools_settle(uint32_t device);
@@ -98,7 +98,6 @@ void aliquot_modules_context_gone(uint16_t context);
 
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_context_forget(void);
-void aliquot_vmm_forget(void);
 void aliquot_pool_forget(void);
 void aliquot_module_forget(void);
 

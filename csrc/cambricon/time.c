@@ -2,6 +2,8 @@
  * functions, after which it looks. */
 #include "shim.h"
 
+#include "shim/memory/physical.h"
+
 /* The lane of a queue; that of a default one depends on the context where there are several
  * devices. */
 static uint64_t lane_of(CNqueue queue, const struct aliquot_thread *thread) {
@@ -61,10 +63,11 @@ CNqueueCaptureMode aliquot_capture_mode(CNqueueCaptureMode mode) {
 bool aliquot_vendor_enter(struct aliquot_visit *visit, void *context) {
     CNcontext current = NULL;
     visit->mode = (int)aliquot_capture_mode(CN_QUEUE_CAPTURE_MODE_RELAXED);
-    REAL(cnCtxGetCurrent)(&current);
+    /* (Where that is not known there is no way back.) */
+    bool known = REAL(cnCtxGetCurrent)(&current) == CN_SUCCESS;
     visit->before = current;
     visit->moved = current != context;
-    if (!visit->moved || REAL(cnCtxSetCurrent)(context) == CN_SUCCESS)
+    if (known && (!visit->moved || REAL(cnCtxSetCurrent)(context) == CN_SUCCESS))
         return true;
     aliquot_capture_mode((CNqueueCaptureMode)visit->mode);
     return false;
@@ -87,10 +90,10 @@ int aliquot_vendor_watch(void *context, uint64_t lane) {
     struct aliquot_visit visit;
     (void)lane;
     if (!aliquot_vendor_enter(&visit, context))
-        return -1;
+        return ALIQUOT_UNTOLD;
     const struct aliquot_context *found = aliquot_context_of(context);
     aliquot_vendor_leave(&visit);
-    return found ? found->device : -1;
+    return found ? found->device : ALIQUOT_UNTOLD;
 }
 
 void *aliquot_vendor_event(void) {
@@ -136,7 +139,7 @@ static CNresult asked(CNresult result) {
 
 static CNresult waited(CNresult result) {
     aliquot_synchronised();
-    aliquot_vmm_settle();
+    aliquot_physical_settle();
     return asked(result);
 }
 

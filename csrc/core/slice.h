@@ -121,9 +121,9 @@ static inline void aliquot_charge_given(uint32_t device, uint64_t bytes) {
     aliquot_raise_peak(device, sum < cap ? sum : cap);
 }
 
-/* Adds, sums, withdraws. Returns whether it fitted, without the second chance of aliquot_charge. While a
- * charge passes from one word to another the sum may have met it in neither, and does not count. */
-static inline bool aliquot_charge_once(uint32_t device, uint64_t bytes) {
+/* Adds, sums, withdraws. Returns whether it fitted; `*sum` is what all hold then. While a charge passes from
+ * one word to another the sum may have met it in neither, and does not count. */
+static inline bool aliquot_add_once(uint32_t device, uint64_t bytes, uint64_t *sum) {
     uint64_t cap = aliquot_cap(device);
     /* No sum of 1,024 charges under 2^53 can wrap, and no device has as much. */
     if (__builtin_expect(bytes > cap || bytes >> 53, 0))
@@ -131,11 +131,20 @@ static inline bool aliquot_charge_once(uint32_t device, uint64_t bytes) {
     /* seq_cst, both loads: what is equal here and there had none between; see region.h. */
     uint64_t moved = atomic_load(&aliquot_slice.usage->moves_ended);
     atomic_fetch_add(&aliquot_slice.usage->charge[device][aliquot_slice.slot], bytes);
-    uint64_t sum = aliquot_used(device);
-    if (__builtin_expect(sum > cap || moved != atomic_load(&aliquot_slice.usage->moves_begun), 0)) {
+    *sum = aliquot_used(device);
+    if (__builtin_expect(*sum > cap || moved != atomic_load(&aliquot_slice.usage->moves_begun),
+                         0)) {
         aliquot_withdraw(device, bytes);
         return false;
     }
+    return true;
+}
+
+/* The same for what is to be held, without the second chance of aliquot_charge. */
+static inline bool aliquot_charge_once(uint32_t device, uint64_t bytes) {
+    uint64_t sum;
+    if (!aliquot_add_once(device, bytes, &sum))
+        return false;
     /* relaxed: a figure for people. */
     if (__builtin_expect(sum > atomic_load_explicit(&aliquot_slice.usage->device[device].peak,
                                                     memory_order_relaxed),

@@ -97,43 +97,55 @@ static void gone(uint16_t index) {
     pthread_mutex_unlock(&mutex);
 }
 
-static bool primary_active(CUdevice ordinal) {
+static CUresult primary_active(CUdevice ordinal, bool *active) {
     unsigned flags;
-    int active = 0;
-    return REAL(cuDevicePrimaryCtxGetState)(ordinal, &flags, &active) == CUDA_SUCCESS && active;
+    int state = 0;
+    CUresult result = REAL(cuDevicePrimaryCtxGetState)(ordinal, &flags, &state);
+    *active = state != 0;
+    return result;
 }
 
-static CUcontext primary_handle(CUdevice ordinal) {
-    CUcontext handle = NULL;
-    if (!primary_active(ordinal) ||
-        REAL(cuDevicePrimaryCtxRetain)(&handle, ordinal) != CUDA_SUCCESS)
-        return NULL;
+/* NULL: it is not active. */
+static CUresult primary_handle(CUdevice ordinal, CUcontext *handle) {
+    bool active;
+    *handle = NULL;
+    CUresult result = primary_active(ordinal, &active);
+    if (result != CUDA_SUCCESS || !active)
+        return result;
+    result = REAL(cuDevicePrimaryCtxRetain)(handle, ordinal);
+    if (result != CUDA_SUCCESS)
+        return result;
     if (HAVE(cuDevicePrimaryCtxRelease_v2))
         REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
     else
         REAL(cuDevicePrimaryCtxRelease)(ordinal);
-    return handle;
+    return result;
 }
 
-static bool context_device(CUcontext handle, CUdevice *ordinal) {
+static CUresult context_device(CUcontext handle, CUdevice *ordinal) {
     CUcontext current = NULL, popped;
     REAL(cuCtxGetCurrent)(&current);
     if (current == handle)
-        return REAL(cuCtxGetDevice)(ordinal) == CUDA_SUCCESS;
-    if (REAL(cuCtxPushCurrent_v2)(handle) != CUDA_SUCCESS)
-        return false;
-    bool known = REAL(cuCtxGetDevice)(ordinal) == CUDA_SUCCESS;
+        return REAL(cuCtxGetDevice)(ordinal);
+    CUresult result = REAL(cuCtxPushCurrent_v2)(handle);
+    if (result != CUDA_SUCCESS)
+        return result;
+    result = REAL(cuCtxGetDevice)(ordinal);
     REAL(cuCtxPopCurrent_v2)(&popped);
-    return known;
+    return result;
 }
 
 /* A context that the program has from elsewhere than our wrappers (a private table of the driver).
  * It exists: its cost is charged without asking. */
-static uint32_t adopt(CUcontext handle) {
+static CUresult adopt(CUcontext handle, uint32_t *place) {
     CUdevice ordinal;
-    if (!context_device(handle, &ordinal))
-        return 0;
-    bool is_primary = primary_handle(ordinal) == handle;
+    CUcontext of_device = NULL;
+    CUresult result = context_device(handle, &ordinal);
+    if (result == CUDA_SUCCESS)
+        result = primary_handle(ordinal, &of_device);
+    if (result != CUDA_SUCCESS)
+        return result;
+    bool is_primary = of_device == handle;
     int device = aliquot_device_index(ordinal);
     uint64_t index = 0, base = 0, image = 0, whole = 0;
     aliquot_libraries_hold();
@@ -154,39 +166,59 @@ static uint32_t adopt(CUcontext handle) {
     }
     pthread_mutex_unlock(&mutex);
     aliquot_libraries_drop();
-    return (uint32_t)index;
+    *place = (uint32_t)index;
+    return CUDA_SUCCESS;
 }
 
-static uint32_t index_of(CUcontext handle) {
-    uint64_t index;
-    return aliquot_table_get(&handles, (uintptr_t)handle, &index) ? (uint32_t)index : adopt(handle);
+/* `*index` is 0 where there is no place for it, or it cannot be told what it is. */
+static CUresult index_of(CUcontext handle, uint32_t *index) {
+    uint64_t known;
+    *index = 0;
+    if (!aliquot_table_get(&handles, (uintptr_t)handle, &known))
+        return adopt(handle, index);
+    *index = (uint32_t)known;
+    return CUDA_SUCCESS;
 }
 
-static const struct aliquot_context *remember(CUcontext handle, uint32_t now) {
-    uint32_t index = index_of(handle);
+static CUresult remember(CUcontext handle, uint32_t now, const struct aliquot_context **found) {
+    uint32_t index;
+    CUresult result = index_of(handle, &index);
     if (!index)
-        return NULL;
+        return result;
     last.generation = now;
     last.index = index;
-    return &context[index];
+    *found = &context[index];
+    return CUDA_SUCCESS;
 }
 
-const struct aliquot_context *aliquot_context_current(void) {
+CUresult aliquot_context_ask(const struct aliquot_context **found) {
     CUcontext handle = NULL;
-    if (aliquot_ready() != CUDA_SUCCESS || REAL(cuCtxGetCurrent)(&handle) != CUDA_SUCCESS ||
-        !handle)
-        return NULL;
+    CUresult result = aliquot_ready();
+    *found = NULL;
+    if (result == CUDA_SUCCESS)
+        result = REAL(cuCtxGetCurrent)(&handle);
+    if (!handle)
+        return result == CUDA_ERROR_NOT_INITIALIZED ? CUDA_SUCCESS : result;
     /* acquire: pairs with the release in gone(). */
     uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
     /* The place is that of a context that lives, for it is current. (A green context has its
      * primary's, and is looked up.) */
-    if (__builtin_expect(context[last.index].handle == handle && last.generation == now, 1))
-        return &context[last.index];
-    return remember(handle, now);
+    if (__builtin_expect(context[last.index].handle == handle && last.generation == now, 1)) {
+        *found = &context[last.index];
+        return CUDA_SUCCESS;
+    }
+    return remember(handle, now, found);
+}
+
+const struct aliquot_context *aliquot_context_current(void) {
+    const struct aliquot_context *found;
+    return aliquot_context_ask(&found) == CUDA_SUCCESS ? found : NULL;
 }
 
 const struct aliquot_context *aliquot_context_of(CUcontext handle) {
-    uint32_t index = handle ? index_of(handle) : 0;
+    uint32_t index = 0;
+    if (handle)
+        index_of(handle, &index);
     return index ? &context[index] : NULL;
 }
 
@@ -238,12 +270,9 @@ static CUresult begin(CUdevice ordinal, struct creation *creation) {
     CUresult ready = aliquot_ready();
     if (ready != CUDA_SUCCESS)
         return ready == CUDA_ERROR_NOT_INITIALIZED ? CUDA_SUCCESS : ready;
-    int count = 0;
-    if (ordinal < 0 || REAL(cuDeviceGetCount)(&count) != CUDA_SUCCESS || ordinal >= count)
-        return CUDA_SUCCESS;
-    creation->device = aliquot_device_index(ordinal);
+    creation->device = aliquot_mapped(ordinal);
     if (creation->device < 0)
-        return CUDA_ERROR_OUT_OF_MEMORY;
+        return creation->device == ALIQUOT_NO_SUCH_DEVICE ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)creation->device;
     aliquot_libraries_hold();
     creation->image = aliquot_library_image_bytes();
@@ -382,31 +411,44 @@ static pthread_mutex_t *primary_mutex(CUdevice ordinal) {
                : NULL;
 }
 
+/* Under the primary's mutex: it is not active, but may have been. */
+static void primary_gone(CUdevice ordinal) {
+    uint16_t index = primary[ordinal].index;
+    primary[ordinal].index = 0;
+    gone(index);
+}
+
+/* Under the primary's mutex, after one has let go of it: takes up its end. `otherwise`: whether it has ended
+ * where the driver does not tell; who makes it anew takes up what was overlooked. */
+static bool primary_ended(CUdevice ordinal, bool otherwise) {
+    bool active;
+    if (primary_active(ordinal, &active) != CUDA_SUCCESS)
+        active = !otherwise;
+    if (!active)
+        primary_gone(ordinal);
+    return !active;
+}
+
 /* Under the primary's mutex: charges its creation unless it is active. */
 static CUresult primary_begin(CUdevice ordinal, struct creation *creation) {
+    bool active;
     *creation = (struct creation){.ordinal = ordinal, .device = -1};
-    return primary_active(ordinal) ? CUDA_SUCCESS : begin(ordinal, creation);
+    CUresult result = primary_active(ordinal, &active);
+    if (result != CUDA_SUCCESS || active)
+        return result;
+    primary_gone(ordinal);
+    return begin(ordinal, creation);
 }
 
 /* Under the primary's mutex: books what became of it. */
 static void primary_finish(const struct creation *creation, CUresult result, CUcontext handle) {
-    CUdevice ordinal = creation->ordinal;
-    if (creation->charged) {
-        if (result == CUDA_SUCCESS && !handle)
-            handle = primary_handle(ordinal);
-        primary[ordinal].index =
-            finish(creation, handle ? result : CUDA_ERROR_UNKNOWN, handle, true);
-    } else if (result == CUDA_SUCCESS && handle)
-        index_of(handle);
+    uint32_t index;
+    if (creation->charged)
+        primary[creation->ordinal].index = finish(creation, result, handle, true);
+    else if (result == CUDA_SUCCESS && handle)
+        index_of(handle, &index);
 }
 
-static void primary_ended(CUdevice ordinal) {
-    uint16_t index = primary[ordinal].index;
-    if (index && !primary_active(ordinal)) {
-        primary[ordinal].index = 0;
-        gone(index);
-    }
-}
 
 CUresult aliquot_cuDevicePrimaryCtxRetain(CUcontext *handle, CUdevice ordinal) {
     pthread_mutex_t *held = primary_mutex(ordinal);
@@ -423,7 +465,6 @@ CUresult aliquot_cuDevicePrimaryCtxRetain(CUcontext *handle, CUdevice ordinal) {
     return result;
 }
 
-/* `reset`: the context ends whoever still retains it. */
 static CUresult primary_end(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
     pthread_mutex_t *held = primary_mutex(ordinal);
     if (!held)
@@ -432,9 +473,8 @@ static CUresult primary_end(CUdevice ordinal, CUresult (*end)(CUdevice), bool re
     CUcontext handle = context[primary[ordinal].index].handle;
     aliquot_marks_context_leaves(handle);
     CUresult result = end(ordinal);
-    aliquot_marks_context_left(handle,
-                               result == CUDA_SUCCESS && (reset || !primary_active(ordinal)));
-    primary_ended(ordinal);
+    bool ended = result == CUDA_SUCCESS && primary_ended(ordinal, reset);
+    aliquot_marks_context_left(handle, ended);
     pthread_mutex_unlock(held);
     return result;
 }
@@ -467,7 +507,15 @@ CUresult aliquot_cuGreenCtxCreate(CUgreenCtx *green, CUdevResourceDesc resources
     CUresult result = primary_begin(ordinal, &creation);
     if (result == CUDA_SUCCESS) {
         ALIQUOT_RETRY(result, REAL(cuGreenCtxCreate)(green, resources, ordinal, flags));
-        primary_finish(&creation, result, NULL);
+        CUcontext whole = NULL;
+        CUresult told = result == CUDA_SUCCESS && creation.charged ? primary_handle(ordinal, &whole)
+                                                                   : CUDA_SUCCESS;
+        if (told != CUDA_SUCCESS) {
+            /* What it made of the device is not known, and could not be charged. */
+            REAL(cuGreenCtxDestroy)(*green);
+            result = told;
+        }
+        primary_finish(&creation, result, whole);
         if (result == CUDA_SUCCESS)
             aliquot_table_put(&greens, (uintptr_t)*green, (uint64_t)ordinal + 1);
     }
@@ -492,7 +540,7 @@ CUresult aliquot_cuGreenCtxDestroy(CUgreenCtx green) {
     aliquot_marks_context_left(handle, result == CUDA_SUCCESS);
     if (result == CUDA_SUCCESS) {
         atomic_fetch_add_explicit(&generation, 1, memory_order_release);
-        primary_ended(ordinal);
+        primary_ended(ordinal, false);
     } else {
         aliquot_table_put(&greens, (uintptr_t)green, value);
         if (known)
@@ -516,18 +564,26 @@ CUresult aliquot_cuCtxFromGreenCtx(CUcontext *handle, CUgreenCtx green) {
 
 /* -- Limits ----------------------------------------------------------------------------------- */
 
-/* Device memory that a limit takes beyond what a new context has, bytes. */
-static uint64_t limit_bytes(const struct aliquot_context *of, CUlimit limit, size_t value) {
-    uint64_t base, factor = 1;
+/* How many threads have a stack. */
+static CUresult stacks(const struct aliquot_context *of, uint64_t *count) {
     int processors = 0, threads = 0;
+    CUresult result = REAL(cuDeviceGetAttribute)(
+        &processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, of->ordinal);
+    if (result == CUDA_SUCCESS)
+        result = REAL(cuDeviceGetAttribute)(
+            &threads, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, of->ordinal);
+    *count = (uint64_t)processors * (uint64_t)threads;
+    return result;
+}
+
+/* Device memory that a limit takes beyond what a new context has, bytes. */
+static uint64_t limit_bytes(const struct aliquot_context *of, CUlimit limit, uint64_t stacks,
+                            size_t value) {
+    uint64_t base, factor = 1;
     switch (limit) {
     case CU_LIMIT_STACK_SIZE:
         base = DEFAULT_STACK;
-        REAL(cuDeviceGetAttribute)
-        (&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, of->ordinal);
-        REAL(cuDeviceGetAttribute)
-        (&threads, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, of->ordinal);
-        factor = (uint64_t)processors * (uint64_t)threads;
+        factor = stacks;
         break;
     case CU_LIMIT_MALLOC_HEAP_SIZE:
         base = DEFAULT_HEAP;
@@ -547,27 +603,36 @@ static uint64_t limit_bytes(const struct aliquot_context *of, CUlimit limit, siz
 }
 
 CUresult aliquot_cuCtxSetLimit(CUlimit limit, size_t value) {
-    const struct aliquot_context *of = aliquot_context_current();
-    if (!of || of->device < 0)
+    const struct aliquot_context *of;
+    bool takes = limit == CU_LIMIT_STACK_SIZE || limit == CU_LIMIT_MALLOC_HEAP_SIZE ||
+                 limit == CU_LIMIT_PRINTF_FIFO_SIZE;
+    CUresult result = takes ? aliquot_context_ask(&of) : CUDA_SUCCESS;
+    if (result != CUDA_SUCCESS)
+        return result;
+    if (!takes || !of || of->device < 0)
         return REAL(cuCtxSetLimit)(limit, value);
     uint32_t device = (uint32_t)of->device;
-    pthread_mutex_lock(&limit_mutex);
+    uint64_t count = 0;
     size_t now = 0;
-    CUresult result = REAL(cuCtxGetLimit)(&now, limit);
+    pthread_mutex_lock(&limit_mutex);
+    result = REAL(cuCtxGetLimit)(&now, limit);
+    if (result == CUDA_SUCCESS && limit == CU_LIMIT_STACK_SIZE)
+        result = stacks(of, &count);
     if (result != CUDA_SUCCESS) {
         pthread_mutex_unlock(&limit_mutex);
-        return REAL(cuCtxSetLimit)(limit, value);
+        return result;
     }
-    uint64_t before = limit_bytes(of, limit, now), wanted = limit_bytes(of, limit, value);
+    uint64_t before = limit_bytes(of, limit, count, now);
+    uint64_t wanted = limit_bytes(of, limit, count, value);
     uint64_t charged = wanted > before ? wanted - before : 0;
     if (charged && !aliquot_charge(device, charged))
         result = CUDA_ERROR_OUT_OF_MEMORY;
     else {
         ALIQUOT_RETRY(result, REAL(cuCtxSetLimit)(limit, value));
         /* The driver may have rounded, or refused. */
-        size_t then = now;
+        size_t then = result == CUDA_SUCCESS ? value : now;
         REAL(cuCtxGetLimit)(&then, limit);
-        uint64_t after = limit_bytes(of, limit, then);
+        uint64_t after = limit_bytes(of, limit, count, then);
         if (after > before + charged)
             aliquot_charge_given(device, after - before - charged);
         else if (after < before + charged)

@@ -46,17 +46,21 @@ static uint32_t epoch = 1;
  * pool must not be touched meanwhile. */
 static pthread_rwlock_t launching = PTHREAD_RWLOCK_INITIALIZER;
 
-static uint64_t attribute(uint32_t device, CUgraphMem_attribute which) {
-    cuuint64_t value = 0;
-    if (HAVE(cuDeviceGetGraphMemAttribute))
-        REAL(cuDeviceGetGraphMemAttribute)(aliquot_device_ordinal(device), which, &value);
-    return value;
+/* Whether the driver tells it; a driver that cannot has no such memory. */
+static bool tells(uint32_t device, CUgraphMem_attribute which, cuuint64_t *value) {
+    *value = 0;
+    return !HAVE(cuDeviceGetGraphMemAttribute) ||
+           REAL(cuDeviceGetGraphMemAttribute)(aliquot_device_ordinal(device), which, value) ==
+               CUDA_SUCCESS;
 }
 
-/* Under the mutex: makes the charge what the pool has reserved, of which `ahead` is charged besides. */
+/* Under the mutex: makes the charge what the pool has reserved, of which `ahead` is charged besides. Where
+ * the driver does not tell, all of it stays charged until it does. */
 static void settle(uint32_t device, uint64_t ahead) {
     uint64_t booked = charged[device] + ahead;
-    uint64_t now = attribute(device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT);
+    cuuint64_t now;
+    if (!tells(device, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &now))
+        now = booked;
     if (now > booked)
         aliquot_charge_given(device, now - booked);
     else if (now < booked)
@@ -87,42 +91,47 @@ void aliquot_graph_settle(uint32_t device) {
 
 /* -- What a graph may take ---------------------------------------------------------------------- */
 
-static void add_node(CUgraphNode node, struct demand *demand) {
+static CUresult add_graph(CUgraph graph, struct demand *demand, unsigned depth);
+
+static CUresult add_node(CUgraphNode node, struct demand *demand, unsigned depth) {
     CUDA_MEM_ALLOC_NODE_PARAMS allocation;
-    if (REAL(cuGraphMemAllocNodeGetParams)(node, &allocation) != CUDA_SUCCESS ||
-        allocation.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
-        return;
+    CUgraphNodeType type;
+    CUgraph child;
+    CUresult result = REAL(cuGraphNodeGetType)(node, &type);
+    if (result == CUDA_SUCCESS && type == CU_GRAPH_NODE_TYPE_GRAPH) {
+        result = REAL(cuGraphChildGraphNodeGetGraph)(node, &child);
+        return result == CUDA_SUCCESS ? add_graph(child, demand, depth + 1) : result;
+    }
+    if (result != CUDA_SUCCESS || type != CU_GRAPH_NODE_TYPE_MEM_ALLOC)
+        return result;
+    result = REAL(cuGraphMemAllocNodeGetParams)(node, &allocation);
+    if (result != CUDA_SUCCESS || allocation.poolProps.location.type != CU_MEM_LOCATION_TYPE_DEVICE)
+        return result;
     int device = aliquot_device_index(allocation.poolProps.location.id);
     if (device >= 0) {
         demand->bytes[device] += aliquot_whole_pages((uint32_t)device, allocation.bytesize);
         demand->nodes[device]++;
     }
+    return result;
 }
 
-/* Sums the allocation nodes of a graph and of its child graphs. */
-static void add_graph(CUgraph graph, struct demand *demand, unsigned depth) {
+/* Sums the allocation nodes of a graph and of its child graphs. Errors: the driver's, where it does not
+ * tell what is in them; OUT_OF_MEMORY. */
+static CUresult add_graph(CUgraph graph, struct demand *demand, unsigned depth) {
     size_t count = 0;
-    if (depth > 16 || REAL(cuGraphGetNodes)(graph, NULL, &count) != CUDA_SUCCESS || !count)
-        return;
+    CUresult result = REAL(cuGraphGetNodes)(graph, NULL, &count);
+    if (result != CUDA_SUCCESS || !count || depth > 16)
+        return result;
     size_t size = count * sizeof(CUgraphNode);
     CUgraphNode *node =
         mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (node == MAP_FAILED)
-        return;
-    if (REAL(cuGraphGetNodes)(graph, node, &count) != CUDA_SUCCESS)
-        count = 0;
-    for (size_t i = 0; i < count; i++) {
-        CUgraphNodeType type;
-        CUgraph child;
-        if (REAL(cuGraphNodeGetType)(node[i], &type) != CUDA_SUCCESS)
-            continue;
-        if (type == CU_GRAPH_NODE_TYPE_MEM_ALLOC)
-            add_node(node[i], demand);
-        else if (type == CU_GRAPH_NODE_TYPE_GRAPH &&
-                 REAL(cuGraphChildGraphNodeGetGraph)(node[i], &child) == CUDA_SUCCESS)
-            add_graph(child, demand, depth + 1);
-    }
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    result = REAL(cuGraphGetNodes)(graph, node, &count);
+    for (size_t i = 0; i < count && result == CUDA_SUCCESS; i++)
+        result = add_node(node[i], demand, depth);
     munmap(node, size);
+    return result;
 }
 
 /* Under the mutex. A place for an executable graph, perhaps that of one whose last launch is done. */
@@ -146,18 +155,19 @@ static struct exec *free_place(void) {
     return exec_mark < EXECS ? &execs[exec_mark++] : NULL;
 }
 
-/* Writes down what an executable graph may take. False: too many of them. */
-static bool remember(CUgraphExec handle, CUgraph graph) {
+/* Writes down what an executable graph may take. Errors: as add_graph; OUT_OF_MEMORY, for too many of
+ * them. */
+static CUresult remember(CUgraphExec handle, CUgraph graph) {
     struct demand demand = {{0}, {0}};
     if (aliquot_ready() != CUDA_SUCCESS || !HAVE(cuGraphMemAllocNodeGetParams))
-        return true;
+        return CUDA_SUCCESS;
     CUstreamCaptureMode mode = aliquot_capture_relax();
-    add_graph(graph, &demand, 0);
+    CUresult result = add_graph(graph, &demand, 0);
     uint64_t any = 0;
     for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++)
         any |= demand.bytes[d];
     struct exec *exec = NULL;
-    if (any) {
+    if (any && result == CUDA_SUCCESS) {
         pthread_mutex_lock(&mutex);
         exec = free_place();
         if (exec) {
@@ -169,7 +179,9 @@ static bool remember(CUgraphExec handle, CUgraph graph) {
         pthread_mutex_unlock(&mutex);
     }
     aliquot_capture_restore(mode);
-    return !any || exec;
+    if (result == CUDA_SUCCESS && any && !exec)
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    return result;
 }
 
 /* -- Launching ---------------------------------------------------------------------------------- */
@@ -204,10 +216,10 @@ static bool foresee(struct exec *exec, uint64_t growth[ALIQUOT_MAX_DEVICES]) {
 
 /* Under the mutex: an event behind the launch, so that one can see when its memory is free. */
 static void mark(struct exec *exec, const struct launch *launch) {
-    const struct aliquot_context *context = aliquot_stream_context(launch->stream);
+    const struct aliquot_context *context;
     const struct aliquot_context *current = aliquot_context_current();
     CUcontext popped;
-    if (!context || !current)
+    if (aliquot_stream_context(launch->stream, &context) != CUDA_SUCCESS || !context || !current)
         return;
     bool push = context->handle != current->handle;
     if (push && REAL(cuCtxPushCurrent_v2)(context->handle) != CUDA_SUCCESS)
@@ -265,19 +277,24 @@ static bool wait_for_all(void) {
 /* There is no room for the pools to grow: launches if what graphs have that do not run suffices. */
 static CUresult squeeze(const struct launch *launch) {
     static const uint64_t nothing[ALIQUOT_MAX_DEVICES];
+    uint64_t growth[ALIQUOT_MAX_DEVICES];
     CUresult result = CUDA_ERROR_OUT_OF_MEMORY;
     CUstreamCaptureMode mode = aliquot_capture_relax();
     pthread_rwlock_wrlock(&launching);
     bool fits = wait_for_all();
     pthread_mutex_lock(&mutex);
     struct exec *exec = find(launch->handle);
+    /* Counted again where the pools were trimmed since: what it is about to hold is not there for others. */
+    if (exec)
+        foresee(exec, growth);
     for (uint32_t d = 0; exec && d < aliquot_slice.device_count && fits; d++) {
         if (!exec->demand.bytes[d])
             continue;
-        uint64_t used = attribute(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT);
+        cuuint64_t used;
+        fits = tells(d, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &used);
         /* The counter counts bytes; each allocation may have a page that it does not fill. */
         used += used ? spread.nodes[d] * aliquot_page_bytes(d) : 0;
-        fits = used + exec->demand.bytes[d] <= charged[d];
+        fits &= used + exec->demand.bytes[d] <= charged[d];
     }
     pthread_mutex_unlock(&mutex);
     aliquot_capture_restore(mode);
@@ -346,10 +363,9 @@ CUresult aliquot_cuGraphUpload_ptsz(CUgraphExec exec, CUstream stream) {
 /* -- Instantiation ------------------------------------------------------------------------------ */
 
 static CUresult instantiated(CUresult result, CUgraphExec *exec, CUgraph graph) {
-    if (result == CUDA_SUCCESS && !remember(*exec, graph)) {
+    if (result == CUDA_SUCCESS && (result = remember(*exec, graph)) != CUDA_SUCCESS) {
         REAL(cuGraphExecDestroy)(*exec);
         *exec = NULL;
-        result = CUDA_ERROR_OUT_OF_MEMORY;
     }
     return result;
 }
@@ -407,9 +423,13 @@ with_parameters(CUgraphExec *exec, CUgraph graph, CUDA_GRAPH_INSTANTIATE_PARAMS 
                 CUresult (*instantiate)(CUgraphExec *, CUgraph, CUDA_GRAPH_INSTANTIATE_PARAMS *),
                 CUresult (*upload)(CUgraphExec, CUstream), bool per_thread) {
     struct demand demand = {{0}, {0}};
-    if (parameters && parameters->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD && upload &&
-        HAVE(cuGraphMemAllocNodeGetParams) && aliquot_ready() == CUDA_SUCCESS)
-        add_graph(graph, &demand, 0);
+    /* (Of what is no graph the driver says so itself.) */
+    if (parameters && parameters->flags & CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD && upload && graph &&
+        HAVE(cuGraphMemAllocNodeGetParams) && aliquot_ready() == CUDA_SUCCESS) {
+        CUresult told = add_graph(graph, &demand, 0);
+        if (told != CUDA_SUCCESS)
+            return told;
+    }
     uint64_t any = 0;
     for (uint32_t d = 0; d < ALIQUOT_MAX_DEVICES; d++)
         any |= demand.bytes[d];

@@ -46,17 +46,11 @@ const struct aliquot_vendor aliquot_vendor = {
     .uuid = device_uuid,
 };
 
-/* How many devices there are; without an initialised driver there is nothing to guard, and no slot to
- * take. */
-static CUresult count_devices(int *count) {
-    return HAVE(cuDeviceGetCount) && REAL(cuDeviceGetCount)(count) == CUDA_SUCCESS
-               ? CUDA_SUCCESS
-               : CUDA_ERROR_NOT_INITIALIZED;
-}
-
 CUresult aliquot_prepare(void) {
     int count;
-    CUresult result = count_devices(&count);
+    /* Without an initialised driver there is nothing to guard, and no slot to take. */
+    CUresult result =
+        HAVE(cuDeviceGetCount) ? REAL(cuDeviceGetCount)(&count) : CUDA_ERROR_NOT_INITIALIZED;
     if (result != CUDA_SUCCESS)
         return result;
     if (!aliquot_join())

@@ -9,9 +9,10 @@
 /* -- Allocation ------------------------------------------------------------------------------- */
 
 ALIQUOT_INLINE CUresult begin(struct aliquot_request *request, uint64_t bytes) {
-    *request = (struct aliquot_request){.context = aliquot_context_current()};
+    *request = (struct aliquot_request){.context = NULL};
+    CUresult told = aliquot_context_ask(&request->context);
     if (!request->context)
-        return CUDA_SUCCESS;
+        return told;
     if (request->context->device < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)request->context->device;
@@ -181,14 +182,16 @@ static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread
         return result;
     }
     uint64_t leaving = aliquot_as_kind(value, ALIQUOT_LEAVING);
-    bool ours = aliquot_unpack_inline(value).kind == ALIQUOT_LINEAR &&
-                !aliquot_capturing(stream, per_thread) &&
+    /* In a stream of which that cannot be told no event is put. */
+    bool capturing;
+    bool told = aliquot_capture_status(stream, per_thread, &capturing) == CUDA_SUCCESS;
+    bool ours = aliquot_unpack_inline(value).kind == ALIQUOT_LINEAR && !(told && capturing) &&
                 aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, value, leaving);
     /* Before the driver may carry it out, and give the address to another thread. */
     uint32_t debt = ours ? aliquot_debt_begin(pointer, aliquot_unpack_inline(value).owner) : 0;
     CUresult result = free(pointer, stream);
     if (ours && result == CUDA_SUCCESS)
-        aliquot_debt_queued(debt, stream, per_thread);
+        aliquot_debt_queued(debt, stream, per_thread, told);
     else if (ours) {
         aliquot_debt_end(debt);
         aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, leaving, value);
@@ -217,14 +220,16 @@ void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }
 /* The slice in place of the device: as much as it may hold, less what it holds. The neighbours'
  * comings and goings do not show. */
 static void show_slice(uint64_t *free_bytes, uint64_t *total) {
-    const struct aliquot_context *context = aliquot_context_current();
-    if (!context)
+    const struct aliquot_context *context;
+    CUresult told = aliquot_context_ask(&context);
+    /* Where it cannot be told which device it is of, it is of the only one. */
+    if (!context && (told == CUDA_SUCCESS || aliquot_slice.device_count != 1))
         return;
-    if (context->device < 0) {
+    if (context && context->device < 0) {
         *free_bytes = 0;
         return;
     }
-    uint32_t device = (uint32_t)context->device;
+    uint32_t device = context ? (uint32_t)context->device : 0;
     uint64_t cap = aliquot_cap(device);
     if (cap >= *total)
         return;

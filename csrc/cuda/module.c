@@ -61,9 +61,10 @@ struct load {
 };
 
 static CUresult begin(struct load *load, const void *image, const char *path) {
-    *load = (struct load){.context = aliquot_context_current()};
+    *load = (struct load){.context = NULL};
+    CUresult told = aliquot_context_ask(&load->context);
     if (!load->context)
-        return CUDA_SUCCESS;
+        return told;
     if (load->context->device < 0)
         return CUDA_ERROR_OUT_OF_MEMORY;
     load->bytes = source_bytes(&(struct source){image, path}, load->context->ordinal);

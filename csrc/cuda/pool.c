@@ -53,19 +53,21 @@ uint64_t aliquot_queue_sequence(void) {
 
 uint64_t aliquot_queue_next(void) { return atomic_fetch_add(&sequence, 1) + 1; }
 
-static uint64_t attribute(CUmemoryPool pool, CUmemPool_attribute which) {
-    cuuint64_t value = 0;
-    REAL(cuMemPoolGetAttribute)(pool, which, &value);
-    return value;
+/* Whether the driver tells it. */
+static bool tells(const struct pool *pool, CUmemPool_attribute which, cuuint64_t *value) {
+    *value = 0;
+    return REAL(cuMemPoolGetAttribute)(pool->handle, which, value) == CUDA_SUCCESS;
 }
 
-static uint64_t reserved(const struct pool *pool) {
-    return attribute(pool->handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT);
-}
-
-/* Makes the pool's charge what it has reserved, of which `ahead` is charged besides. */
+/* Makes the pool's charge what it has reserved, of which `ahead` is charged besides. Where the driver does
+ * not tell, all of it stays charged until it does. */
 static void settle_pool(struct pool *pool, uint64_t ahead) {
-    uint64_t booked = pool->charged + ahead, now = reserved(pool);
+    uint64_t booked = pool->charged + ahead;
+    cuuint64_t now;
+    if (!tells(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &now)) {
+        pool->charged = booked;
+        return;
+    }
     if (now > booked)
         aliquot_charge_given(pool->device, now - booked);
     else if (now < booked)
@@ -156,15 +158,18 @@ static struct pool *enter_pool(CUmemoryPool handle, int device) {
     return NULL;
 }
 
-const struct aliquot_context *aliquot_stream_context(CUstream stream) {
-    const struct aliquot_context *current = aliquot_context_current();
+CUresult aliquot_stream_context(CUstream stream, const struct aliquot_context **context) {
+    CUresult result = aliquot_context_ask(context);
+    const struct aliquot_context *current = *context;
     if (!current || !stream || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD)
-        return current;
+        return result;
     CUcontext handle = NULL;
     if (REAL(cuStreamGetCtx)(stream, &handle) != CUDA_SUCCESS || handle == current->handle)
-        return current;
-    const struct aliquot_context *context = aliquot_context_of(handle);
-    return context ? context : current;
+        return CUDA_SUCCESS;
+    *context = aliquot_context_of(handle);
+    if (!*context)
+        *context = current;
+    return CUDA_SUCCESS;
 }
 
 /* The four allocation calls differ in how the driver is called. */
@@ -187,14 +192,16 @@ static CUresult call(const struct request *request) {
 
 /* Under the mutex: the pool of an allocation, the one that was named or the device's. `*pool` NULL:
  * not ours to charge. Errors: OUT_OF_MEMORY, for a device outside the slice, or too many pools;
- * INVALID_VALUE, a pool that was destroyed. */
+ * INVALID_VALUE, a pool that was destroyed; the driver's, where it does not tell. */
 static CUresult find_pool(const struct request *request, const struct aliquot_context *context,
                           struct pool **pool) {
     CUmemoryPool handle = request->pool;
     uint64_t index;
     *pool = NULL;
-    if (!handle && REAL(cuDeviceGetMemPool)(&handle, context->ordinal) != CUDA_SUCCESS)
-        return CUDA_SUCCESS;
+    CUresult told =
+        handle ? CUDA_SUCCESS : REAL(cuDeviceGetMemPool)(&handle, context->ordinal);
+    if (told != CUDA_SUCCESS)
+        return told;
     if (aliquot_table_get(&handles, (uintptr_t)handle, &index)) {
         *pool = &pools[index];
         if (pools[index].fate == DOOMED)
@@ -219,7 +226,9 @@ static CUresult find_pool(const struct request *request, const struct aliquot_co
  * allocation that is in it and one at the start of each piece. Allocators that sort gaps by size
  * classes may miss one that just fits: an eighth more is asked for. */
 static bool has_gap(const struct pool *pool, uint64_t bytes) {
-    uint64_t used = attribute(pool->handle, CU_MEMPOOL_ATTR_USED_MEM_CURRENT);
+    cuuint64_t used;
+    if (!tells(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used))
+        return false;
     uint64_t mine = pool->units * UNIT, queued = used > mine ? pool->queued : 0;
     uint64_t gaps = pool->live + queued + pool->growths;
     used = used > mine ? used : mine;
@@ -228,19 +237,19 @@ static bool has_gap(const struct pool *pool, uint64_t bytes) {
 }
 
 /* A pool may shrink at any time, when another thread synchronises. Under the mutex, which guards
- * against trims: forbids it and returns the threshold that is to be allowed again. */
-static cuuint64_t forbid_shrinking(const struct pool *pool) {
-    cuuint64_t before = 0, all = UINT64_MAX;
-    REAL(cuMemPoolGetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &before);
-    REAL(cuMemPoolSetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &all);
-    return before;
+ * against trims: forbids it; `*before` is the threshold that is to be allowed again. False: the driver
+ * does not let us. */
+static bool forbid_shrinking(const struct pool *pool, cuuint64_t *before) {
+    cuuint64_t all = UINT64_MAX;
+    return tells(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, before) &&
+           REAL(cuMemPoolSetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &all) ==
+               CUDA_SUCCESS;
 }
 
 static void allow_shrinking(const struct pool *pool, cuuint64_t before) {
-    cuuint64_t now = 0;
-    REAL(cuMemPoolGetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &now);
+    cuuint64_t now;
     /* Else the program has set another one meanwhile. */
-    if (now == UINT64_MAX)
+    if (!tells(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &now) || now == UINT64_MAX)
         REAL(cuMemPoolSetAttribute)(pool->handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &before);
 }
 
@@ -311,7 +320,8 @@ static CUresult grow_and_call(const struct request *request, struct pool *pool,
         return CUDA_ERROR_OUT_OF_MEMORY;
     cuuint64_t threshold = 0;
     if (!ahead) {
-        threshold = forbid_shrinking(pool);
+        if (!forbid_shrinking(pool, &threshold))
+            return CUDA_ERROR_OUT_OF_MEMORY;
         settle_pool(pool, 0);
         if (!has_gap(pool, request->bytes)) {
             allow_shrinking(pool, threshold);
@@ -344,10 +354,15 @@ static CUresult grow_and_call(const struct request *request, struct pool *pool,
 }
 
 static CUresult allocate(const struct request *request) {
-    const struct aliquot_context *context = aliquot_stream_context(request->stream);
+    const struct aliquot_context *context;
+    bool capturing = false;
+    CUresult told = aliquot_stream_context(request->stream, &context);
+    if (told == CUDA_SUCCESS)
+        told = aliquot_capture_status(request->stream, request->per_thread, &capturing);
+    if (told != CUDA_SUCCESS)
+        return told;
     /* Within a capture nothing is allocated: the graph is charged when it is launched. */
-    if (!context || !request->bytes || !HAVE(cuMemPoolGetAttribute) ||
-        aliquot_capturing(request->stream, request->per_thread))
+    if (!context || !request->bytes || !HAVE(cuMemPoolGetAttribute) || capturing)
         return call(request);
     if (context->device < 0 && !request->pool)
         return CUDA_ERROR_OUT_OF_MEMORY;

@@ -16,7 +16,7 @@ struct debt {
     uint16_t context;  /* of the event */
     uint16_t owner;    /* context of the allocation */
     uint64_t pointer;  /* 0: given out again meanwhile */
-    CUevent event;     /* NULL: only a wait for the whole context tells */
+    CUevent event;     /* NULL, or it cannot be asked: only a wait for the whole context tells */
     uint64_t sequence; /* when it was queued, see aliquot_queue_next */
 };
 
@@ -38,14 +38,20 @@ void aliquot_capture_restore(CUstreamCaptureMode mode) {
         REAL(cuThreadExchangeStreamCaptureMode)(&mode);
 }
 
-bool aliquot_capturing(CUstream stream, bool per_thread) {
+CUresult aliquot_capture_status(CUstream stream, bool per_thread, bool *capturing) {
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
     CUresult result = CUDA_SUCCESS;
     if (per_thread && HAVE(cuStreamIsCapturing_ptsz))
         result = REAL(cuStreamIsCapturing_ptsz)(stream, &status);
     else if (HAVE(cuStreamIsCapturing))
         result = REAL(cuStreamIsCapturing)(stream, &status);
-    return result != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
+    *capturing = status != CU_STREAM_CAPTURE_STATUS_NONE;
+    return result;
+}
+
+bool aliquot_capturing(CUstream stream, bool per_thread) {
+    bool capturing;
+    return aliquot_capture_status(stream, per_thread, &capturing) != CUDA_SUCCESS || capturing;
 }
 
 /* -- Debts ---------------------------------------------------------------------------------------- */
@@ -114,13 +120,16 @@ void aliquot_debt_end(uint32_t id) {
     pthread_mutex_unlock(&mutex);
 }
 
-void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread) {
+void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread, bool may_mark) {
     if (!id)
         return;
-    const struct aliquot_context *context = aliquot_stream_context(stream);
+    const struct aliquot_context *context;
+    /* Asked twice: of which context it is nobody can tell later. */
+    if (aliquot_stream_context(stream, &context) != CUDA_SUCCESS)
+        aliquot_stream_context(stream, &context);
     uint64_t now = aliquot_queue_next();
     CUstreamCaptureMode mode = aliquot_capture_relax();
-    CUevent event = mark_stream(context, stream, per_thread);
+    CUevent event = context && may_mark ? mark_stream(context, stream, per_thread) : NULL;
     aliquot_capture_restore(mode);
     pthread_mutex_lock(&mutex);
     struct debt *debt = &debts[id - 1];
@@ -152,7 +161,7 @@ static void pay(struct debt *debt) {
 static void settle_debts(void) {
     pthread_mutex_lock(&mutex);
     for (uint32_t i = 0; i < debt_mark; i++)
-        if (debts[i].event && REAL(cuEventQuery)(debts[i].event) != CUDA_ERROR_NOT_READY)
+        if (debts[i].event && REAL(cuEventQuery)(debts[i].event) == CUDA_SUCCESS)
             pay(&debts[i]);
     lower_mark();
     pthread_mutex_unlock(&mutex);
@@ -177,8 +186,7 @@ void aliquot_debts_context_gone(uint16_t context) {
 static void context_drained(uint16_t context, uint64_t before) {
     pthread_mutex_lock(&mutex);
     for (uint32_t i = 0; i < debt_mark; i++)
-        if (debts[i].queued && !debts[i].event && debts[i].context == context &&
-            debts[i].sequence <= before)
+        if (debts[i].queued && debts[i].context == context && debts[i].sequence <= before)
             pay(&debts[i]);
     lower_mark();
     pthread_mutex_unlock(&mutex);

@@ -18,7 +18,8 @@
 
 /* Whether this process is attached to its region and knows its devices; attaches it if the driver
  * is initialised. CUDA_SUCCESS: yes. CUDA_ERROR_NOT_INITIALIZED: the driver is not initialised, let
- * it speak for itself. Else: initialisation must fail with this code (one line was printed). */
+ * it speak for itself. Else: initialisation must fail with this code, and so what would take memory
+ * (one line was printed, or it is the driver's own). */
 CUresult aliquot_prepare(void);
 static inline CUresult aliquot_ready(void) {
     return __builtin_expect(aliquot_prepared(), 1) ? CUDA_SUCCESS : aliquot_prepare();
@@ -44,7 +45,10 @@ struct aliquot_context {
 
 /* The calling thread's context, attaching the process if need be; NULL when there is none or the
  * driver is not initialised: the driver will say so itself. A context of a device that is not in
- * the slice has device -1. */
+ * the slice has device -1. Errors: the driver's own, where it cannot tell; what would take memory
+ * must fail with it. */
+CUresult aliquot_context_ask(const struct aliquot_context **context);
+/* The same, and NULL also where it cannot be told. */
 const struct aliquot_context *aliquot_context_current(void);
 
 /* The same for any context handle; adopts a context that was made behind our back. */
@@ -99,14 +103,14 @@ void aliquot_pools_drained(uint64_t before);
 uint64_t aliquot_queue_next(void);
 uint64_t aliquot_queue_sequence(void);
 
-/* The context that a stream's work runs in. */
-const struct aliquot_context *aliquot_stream_context(CUstream stream);
+/* The context that a stream's work runs in, as aliquot_context_ask tells of a thread's. */
+CUresult aliquot_stream_context(CUstream stream, const struct aliquot_context **context);
 
 /* The free of a linear allocation of the context `owner`, whose entry is LEAVING: is about to be
- * queued; was queued in a stream; could not be queued. The first returns a number for the others; 0
+ * queued; was queued in a stream, where an event may follow or not; could not be queued. The first returns a number for the others; 0
  * when there are too many, and then the charge stays until the address is given out again. */
 uint32_t aliquot_debt_begin(uint64_t pointer, uint16_t owner);
-void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread);
+void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread, bool may_mark);
 void aliquot_debt_end(uint32_t id);
 
 /* The events of a context are gone with it. */
@@ -135,7 +139,9 @@ static inline void aliquot_synchronised(void) {
 CUstreamCaptureMode aliquot_capture_relax(void);
 void aliquot_capture_restore(CUstreamCaptureMode mode);
 
-/* The driver's answer whether the stream is being captured; true also when it cannot tell. */
+/* Whether the stream is being captured. Errors: the driver's own, where it does not tell. */
+CUresult aliquot_capture_status(CUstream stream, bool per_thread, bool *capturing);
+/* The same, and true also when it cannot tell. */
 bool aliquot_capturing(CUstream stream, bool per_thread);
 
 /* -- graph.c, vmm.c, module.c ------------------------------------------------------------------- */

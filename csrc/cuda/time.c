@@ -78,10 +78,10 @@ int aliquot_vendor_watch(void *context, uint64_t lane) {
     if (!is_green(lane))
         aliquot_context_of(context);
     if (!aliquot_vendor_enter(&visit, context))
-        return -1;
+        return ALIQUOT_UNTOLD;
     bool known = REAL(cuCtxGetDevice)(&ordinal) == CUDA_SUCCESS;
     aliquot_vendor_leave(&visit);
-    return known ? aliquot_device_index(ordinal) : -1;
+    return known ? aliquot_device_index(ordinal) : ALIQUOT_UNTOLD;
 }
 
 void *aliquot_vendor_event(void) {

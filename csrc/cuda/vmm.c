@@ -1,456 +1,285 @@
-/* Virtual memory management: physical memory is charged from its creation until its last handle,
- * mapping and multicast binding is gone. Address reservations cost nothing; memory on the host and
- * memory that another process created are not charged.
+/* Virtual memory management: see shim/memory/physical.h. Memory on the host is not charged. Memory that is bound
+ * to multicast objects is kept by them.
  */
 #include "shim.h"
 
 #include "shim/memory/descriptor.h"
+#include "shim/memory/physical.h"
+#include "shim/memory/shared.h"
 
 #include <pthread.h>
 #include <string.h>
-#include <sys/mman.h>
 
-/* Physical allocations alive at once that are told apart, and bindings to multicast objects. */
-#define OBJECTS (1u << 20)
-#define BINDINGS 4096u
-
-/* One physical allocation, or a multicast object (no bytes). */
-struct object {
-    uint64_t bytes; /* charged */
-    uint64_t key;   /* of the region's holds; 0: neither exported nor imported */
-    uint64_t handle;
-    uint32_t device;
-    uint32_t references; /* handles that the program holds */
-    uint32_t holds;      /* references, mappings and bindings that the driver still has */
-    int32_t fd;          /* exported as this descriptor; -1: not */
-    uint32_t next;       /* of the free or lingering list; 0: none */
-    bool imported, multicast, used;
-};
-
-struct binding {
-    uint32_t multicast, memory; /* object indices; memory 0: free place */
-    CUdevice ordinal;
-    uint64_t offset;
-};
-
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct object
-    *object; /* OBJECTS of them, committed as they are touched; [0] is never used */
-static uint32_t object_mark = 1, object_free, lingering;
-static struct aliquot_table handles; /* handle to object */
-static struct aliquot_table mapped;  /* address to object, and size in 4 KiB units << 20 */
-static struct binding bindings[BINDINGS];
-
-#define OBJECT_BITS 20
-static_assert(OBJECTS == 1u << OBJECT_BITS, "an object's index is packed in so many bits");
-
-/* Under the mutex. 0: no place. */
-static uint32_t new_object(const struct object *content) {
-    if (!object) {
-        void *at = mmap(NULL, OBJECTS * sizeof *object, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (at == MAP_FAILED)
-            return 0;
-        object = at;
-    }
-    uint32_t index = object_free;
-    if (index)
-        object_free = object[index].next;
-    else if (object_mark < OBJECTS)
-        index = object_mark++;
-    else
-        return 0;
-    object[index] = *content;
-    object[index].used = true;
-    aliquot_table_put(&handles, content->handle, index);
-    return index;
+uint64_t aliquot_mapping_base(uint64_t address) {
+    CUdeviceptr base;
+    size_t bytes;
+    return REAL(cuMemGetAddressRange_v2)(&base, &bytes, address) == CUDA_SUCCESS ? base : 0;
 }
 
-static void free_object(uint32_t index) {
-    object[index] = (struct object){.next = object_free};
-    object_free = index;
-}
-
-/* Whether the process has the memory in a descriptor, though it may hold no handle of it. */
-static bool is_exported(struct object *of) {
-    return of->key && aliquot_descriptor_open(&of->fd, of->key);
-}
-
-static void settle_object(uint32_t index);
-
-static void unbind(uint32_t multicast, CUdevice ordinal, uint64_t from, uint64_t size) {
-    for (uint32_t i = 0; i < BINDINGS; i++) {
-        struct binding *binding = &bindings[i];
-        if (!binding->memory || binding->multicast != multicast ||
-            (ordinal >= 0 && binding->ordinal != ordinal) || binding->offset < from ||
-            binding->offset - from >= size)
-            continue;
-        uint32_t memory = binding->memory;
-        *binding = (struct binding){0};
-        object[memory].holds--;
-        settle_object(memory);
-    }
-}
-
-/* Under the mutex: gives an object's charge back if nothing holds it any more. */
-static void settle_object(uint32_t index) {
-    struct object *of = &object[index];
-    if (of->holds)
-        return;
-    if (of->multicast)
-        unbind(index, -1, 0, UINT64_MAX);
-    if (is_exported(of)) {
-        of->next = lingering;
-        lingering = index;
+/* After whatever lets go of memory: what only a descriptor keeps is looked at later. */
+static CUresult let_go(CUresult result) {
+    if (__builtin_expect(aliquot_physical_lingers(), 0))
         atomic_fetch_or_explicit(&aliquot_lazy, ALIQUOT_LAZY_EXPORTS, memory_order_relaxed);
-        return;
-    }
-    if (of->key)
-        aliquot_hold_drop(of->key, of->device, of->bytes);
-    else if (of->bytes)
-        aliquot_withdraw(of->device, of->bytes);
-    free_object(index);
+    return result;
 }
 
 void aliquot_vmm_settle(void) {
-    pthread_mutex_lock(&mutex);
-    uint32_t index = lingering;
-    lingering = 0;
-    while (index) {
-        uint32_t next = object[index].next;
-        settle_object(index);
-        index = next;
-    }
-    if (!lingering)
+    aliquot_physical_settle();
+    if (!aliquot_physical_lingers())
         atomic_fetch_and_explicit(&aliquot_lazy, ~ALIQUOT_LAZY_EXPORTS, memory_order_relaxed);
-    pthread_mutex_unlock(&mutex);
 }
 
-/* -- Handles ------------------------------------------------------------------------------------ */
+/* -- Handles and mappings ------------------------------------------------------------------------ */
 
 CUresult aliquot_cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size,
                              const CUmemAllocationProp *properties, unsigned long long flags) {
     /* Host memory and malformed requests are between the program and the driver. */
-    if (!properties || properties->location.type != CU_MEM_LOCATION_TYPE_DEVICE ||
-        aliquot_ready() != CUDA_SUCCESS)
+    bool here = properties && properties->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
+    CUresult result = here ? aliquot_ready() : CUDA_SUCCESS;
+    if (!here || result == CUDA_ERROR_NOT_INITIALIZED)
         return REAL(cuMemCreate)(handle, size, properties, flags);
-    int index = aliquot_device_index(properties->location.id);
-    if (index < 0) {
-        int count = 0;
-        REAL(cuDeviceGetCount)(&count);
-        return properties->location.id >= 0 && properties->location.id < count
-                   ? CUDA_ERROR_OUT_OF_MEMORY
-                   : REAL(cuMemCreate)(handle, size, properties, flags);
-    }
+    if (result != CUDA_SUCCESS)
+        return result;
+    int index = aliquot_mapped(properties->location.id);
+    if (index < 0)
+        return index == ALIQUOT_NO_SUCH_DEVICE ? REAL(cuMemCreate)(handle, size, properties, flags)
+                                               : CUDA_ERROR_OUT_OF_MEMORY;
     uint32_t device = (uint32_t)index;
     uint64_t bytes = aliquot_whole_pages(device, size);
     if (!aliquot_charge(device, bytes)) {
         /* What the driver would not give in any case gets its own answer. */
         size_t step;
-        bool possible = REAL(cuMemGetAllocationGranularity)(
-                            &step, properties, CU_MEM_ALLOC_GRANULARITY_MINIMUM) == CUDA_SUCCESS &&
-                        step && size && size % step == 0;
-        return possible ? CUDA_ERROR_OUT_OF_MEMORY
-                        : REAL(cuMemCreate)(handle, size, properties, flags);
+        result = REAL(cuMemGetAllocationGranularity)(&step, properties,
+                                                     CU_MEM_ALLOC_GRANULARITY_MINIMUM);
+        if (result != CUDA_SUCCESS)
+            return result;
+        return step && size && size % step == 0
+                   ? CUDA_ERROR_OUT_OF_MEMORY
+                   : REAL(cuMemCreate)(handle, size, properties, flags);
     }
-    CUresult result;
     ALIQUOT_RETRY(result, REAL(cuMemCreate)(handle, size, properties, flags));
     if (result != CUDA_SUCCESS) {
         aliquot_withdraw(device, bytes);
         return result;
     }
-    struct object content = {
-        .bytes = bytes, .handle = *handle, .device = device, .references = 1, .holds = 1, .fd = -1};
-    pthread_mutex_lock(&mutex);
-    new_object(&content);
-    pthread_mutex_unlock(&mutex);
+    aliquot_physical_created(*handle, device, bytes);
     return result;
-}
-
-/* Under the mutex: the object of a handle, 0 when it is not ours. */
-static uint32_t object_of(uint64_t handle) {
-    uint64_t index;
-    return handle && aliquot_table_get(&handles, handle, &index) ? (uint32_t)index : 0;
-}
-
-/* The object mapped at an address, which may lie inside the mapping. */
-static uint32_t object_at(CUdeviceptr address) {
-    uint64_t value;
-    CUdeviceptr base;
-    size_t bytes;
-    if (aliquot_table_get(&mapped, address, &value) ||
-        (REAL(cuMemGetAddressRange_v2)(&base, &bytes, address) == CUDA_SUCCESS &&
-         aliquot_table_get(&mapped, base, &value)))
-        return value & (OBJECTS - 1);
-    return 0;
 }
 
 CUresult aliquot_cuMemRelease(CUmemGenericAllocationHandle handle) {
-    pthread_mutex_lock(&mutex);
-    uint32_t index = object_of(handle);
-    uint64_t taken;
-    /* The driver may give the number out again at once: the last release takes it from the table. */
-    bool last = index && --object[index].references == 0;
-    if (last)
-        aliquot_table_take(&handles, handle, &taken);
-    pthread_mutex_unlock(&mutex);
+    uint32_t number = aliquot_physical_release(handle);
     CUresult result = REAL(cuMemRelease)(handle);
-    if (!index)
-        return result;
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS) {
-        object[index].holds--;
-        settle_object(index);
-    } else {
-        object[index].references++;
-        if (last)
-            aliquot_table_put(&handles, handle, index);
-    }
-    pthread_mutex_unlock(&mutex);
-    return result;
+    aliquot_physical_released(number, handle, result == CUDA_SUCCESS);
+    return let_go(result);
 }
 
 CUresult aliquot_cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *address) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMemRetainAllocationHandle)(handle, address);
+    aliquot_physical_retain();
     CUresult result = REAL(cuMemRetainAllocationHandle)(handle, address);
-    if (result != CUDA_SUCCESS)
-        return result;
-    pthread_mutex_lock(&mutex);
-    uint32_t index = object_of(*handle);
-    if (!index && (index = object_at((uintptr_t)address)))
-        aliquot_table_put(&handles, *handle, index);
-    if (index) {
-        object[index].references++;
-        object[index].holds++;
-    }
-    pthread_mutex_unlock(&mutex);
+    aliquot_physical_retained((uintptr_t)address, result == CUDA_SUCCESS ? *handle : 0);
     return result;
 }
 
 CUresult aliquot_cuMemMap(CUdeviceptr address, size_t size, size_t offset,
                           CUmemGenericAllocationHandle handle, unsigned long long flags) {
-    /* Before the driver: while it maps, another thread may release the last handle. */
-    pthread_mutex_lock(&mutex);
-    uint32_t index = object_of(handle);
-    if (index)
-        object[index].holds++;
-    pthread_mutex_unlock(&mutex);
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMemMap)(address, size, offset, handle, flags);
+    uint32_t number = aliquot_physical_map(handle);
     CUresult result = REAL(cuMemMap)(address, size, offset, handle, flags);
-    if (!index)
-        return result;
-    pthread_mutex_lock(&mutex);
-    if (result != CUDA_SUCCESS ||
-        !aliquot_table_put(&mapped, address, (uint64_t)size >> 12 << OBJECT_BITS | index)) {
-        object[index].holds--;
-        settle_object(index);
-    }
-    pthread_mutex_unlock(&mutex);
-    return result;
-}
-
-/* Mappings that an unmap covers leave the table before it, in a list through this many at a time. */
-#define UNMAP_BATCH 256u
-
-struct unmapping {
-    CUdeviceptr address;
-    uint64_t value;
-};
-
-static CUdeviceptr collect(CUdeviceptr at, CUdeviceptr end, struct unmapping *list,
-                           uint32_t *count) {
-    for (*count = 0; at < end && *count < UNMAP_BATCH;) {
-        uint64_t value;
-        if (aliquot_table_take(&mapped, at, &value)) {
-            list[(*count)++] = (struct unmapping){at, value};
-            at += value >> OBJECT_BITS << 12;
-        } else
-            at += aliquot_page_bytes(0);
-    }
-    return at;
+    aliquot_physical_mapped(number, address, size, result == CUDA_SUCCESS);
+    return let_go(result);
 }
 
 CUresult aliquot_cuMemUnmap(CUdeviceptr address, size_t size) {
-    if (aliquot_ready() != CUDA_SUCCESS || size > UINT64_MAX - address)
+    if (aliquot_ready() != CUDA_SUCCESS || !size || size > UINT64_MAX - address)
         return REAL(cuMemUnmap)(address, size);
-    struct unmapping list[UNMAP_BATCH];
-    uint32_t count;
-    CUdeviceptr end = address + size;
-    pthread_mutex_lock(&mutex);
-    CUdeviceptr at = collect(address, end, list, &count);
-    pthread_mutex_unlock(&mutex);
+    struct aliquot_unmapping unmapping;
+    aliquot_physical_unmap(&unmapping, address, size);
     CUresult result = REAL(cuMemUnmap)(address, size);
-    pthread_mutex_lock(&mutex);
-    for (;;) {
-        for (uint32_t i = 0; i < count; i++) {
-            uint32_t index = list[i].value & (OBJECTS - 1);
-            if (result == CUDA_SUCCESS) {
-                object[index].holds--;
-                settle_object(index);
-            } else
-                aliquot_table_put(&mapped, list[i].address, list[i].value);
-        }
-        if (result != CUDA_SUCCESS || at >= end)
-            break;
-        /* More than one batch: the addresses are the program's own reservation, so nobody else
-         * maps there until it is freed. */
-        at = collect(at, end, list, &count);
-    }
-    pthread_mutex_unlock(&mutex);
-    return result;
+    aliquot_physical_unmapped(&unmapping, result == CUDA_SUCCESS);
+    return let_go(result);
 }
 
 /* -- Sharing ------------------------------------------------------------------------------------ */
 
-static uint64_t shared_key(const void *shareable, CUmemAllocationHandleType type) {
-    if (type == CU_MEM_HANDLE_TYPE_FABRIC) {
-        uint64_t hash = 0xcbf29ce484222325ull;
-        for (size_t i = 0; i < sizeof(CUmemFabricHandle); i++)
-            hash = (hash ^ ((const unsigned char *)shareable)[i]) * 0x100000001b3ull;
-        return hash | 1;
-    }
-    return 0;
+/* `shareable`: what was exported, or as it is given to an import. 0: nothing knows it by that. */
+static uint64_t key_of(const void *shareable, int fd, CUmemAllocationHandleType type) {
+    if (type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR)
+        return aliquot_descriptor_key(fd);
+    return type == CU_MEM_HANDLE_TYPE_FABRIC && shareable
+               ? aliquot_shared_key(shareable, sizeof(CUmemFabricHandle))
+               : 0;
 }
 
 CUresult aliquot_cuMemExportToShareableHandle(void *shareable, CUmemGenericAllocationHandle handle,
                                               CUmemAllocationHandleType type,
                                               unsigned long long flags) {
+    uint32_t number = aliquot_ready() == CUDA_SUCCESS ? aliquot_physical_keep(handle) : 0;
     CUresult result = REAL(cuMemExportToShareableHandle)(shareable, handle, type, flags);
-    if (result != CUDA_SUCCESS)
-        return result;
-    bool file = type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-    uint64_t key = file ? aliquot_descriptor_key(*(int *)shareable) : shared_key(shareable, type);
-    pthread_mutex_lock(&mutex);
-    uint32_t index = key ? object_of(handle) : 0;
-    if (index && object[index].bytes && !object[index].key) {
-        object[index].key = key;
-        aliquot_hold_export(key, object[index].device, object[index].bytes);
-    }
-    if (index && file && object[index].key == key)
-        object[index].fd = *(int *)shareable;
-    pthread_mutex_unlock(&mutex);
-    return result;
+    bool done = number && result == CUDA_SUCCESS;
+    int fd = done && type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR ? *(int *)shareable : -1;
+    aliquot_physical_exported(number, done ? key_of(shareable, fd, type) : 0, fd);
+    return let_go(result);
 }
 
 CUresult aliquot_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *handle,
                                                 void *shareable, CUmemAllocationHandleType type) {
-    uint64_t key = type == CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR
-                       ? aliquot_descriptor_key((int)(intptr_t)shareable)
-                       : (shareable ? shared_key(shareable, type) : 0);
-    /* Written down before: an exporter that lets go meanwhile passes the charge on. */
-    key = key && aliquot_ready() == CUDA_SUCCESS ? aliquot_hold_import(key) : 0;
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMemImportFromShareableHandle)(handle, shareable, type);
+    uint64_t held =
+        aliquot_physical_import(key_of(shareable, (int)(intptr_t)shareable, type));
     CUresult result = REAL(cuMemImportFromShareableHandle)(handle, shareable, type);
-    if (key && result != CUDA_SUCCESS)
-        aliquot_hold_drop(key, 0, 0);
-    if (result != CUDA_SUCCESS)
-        return result;
-    struct object content = {
-        .handle = *handle, .key = key, .references = 1, .holds = 1, .fd = -1, .imported = true};
-    pthread_mutex_lock(&mutex);
-    uint32_t index = object_of(*handle);
-    if (index) {
-        /* The driver gave the handle that the process has already, and that is written down. */
-        object[index].references++;
-        object[index].holds++;
-    } else if (key && new_object(&content))
-        key = 0;
-    pthread_mutex_unlock(&mutex);
-    if (key)
-        aliquot_hold_drop(key, 0, 0);
+    aliquot_physical_imported(held, result == CUDA_SUCCESS ? *handle : 0);
     return result;
 }
 
 /* -- Multicast: the object is fabric address space; it keeps the memory bound to it -------------- */
 
+#define BINDINGS 4096u
+
+/* Numbers of the book's; memory 0: a free place. The mutex is taken after the book's. */
+static struct binding {
+    uint32_t multicast, memory;
+    CUdevice ordinal;
+    uint64_t offset;
+} bindings[BINDINGS];
+static pthread_mutex_t bindings_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+/* Ends bindings, of one device (-1: of any); what they kept is dropped. */
+static void unbind(uint32_t multicast, CUdevice ordinal, uint64_t from, uint64_t size,
+                   void (*drop)(uint32_t number)) {
+    for (uint32_t i = 0; i < BINDINGS; i++) {
+        struct binding *binding = &bindings[i];
+        uint32_t memory = 0;
+        pthread_mutex_lock(&bindings_mutex);
+        if (binding->memory && binding->multicast == multicast &&
+            (ordinal < 0 || binding->ordinal == ordinal) && binding->offset >= from &&
+            binding->offset - from < size) {
+            memory = binding->memory;
+            *binding = (struct binding){0};
+        }
+        pthread_mutex_unlock(&bindings_mutex);
+        if (memory)
+            drop(memory);
+    }
+}
+
+static void multicast_ended(uint32_t number) {
+    unbind(number, -1, 0, UINT64_MAX, aliquot_physical_drop);
+}
+
 CUresult aliquot_cuMulticastCreate(CUmemGenericAllocationHandle *handle,
                                    const CUmulticastObjectProp *properties) {
     CUresult result = REAL(cuMulticastCreate)(handle, properties);
-    if (result != CUDA_SUCCESS || aliquot_ready() != CUDA_SUCCESS)
-        return result;
-    struct object content = {
-        .handle = *handle, .references = 1, .holds = 1, .fd = -1, .multicast = true};
-    pthread_mutex_lock(&mutex);
-    new_object(&content);
-    pthread_mutex_unlock(&mutex);
+    if (result == CUDA_SUCCESS && aliquot_ready() == CUDA_SUCCESS)
+        aliquot_physical_noted(*handle, multicast_ended);
     return result;
 }
 
-static void bound(uint64_t multicast, CUdevice ordinal, uint64_t offset, uint32_t memory) {
-    uint32_t index = object_of(multicast);
-    for (uint32_t i = 0; index && memory && i < BINDINGS; i++)
+/* What a binding is about, kept over the driver's call. */
+struct binding_ends {
+    bool ready;
+    uint32_t multicast, memory; /* 0: not ours */
+};
+
+static struct binding_ends bind_memory(uint64_t multicast, uint64_t memory) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return (struct binding_ends){0};
+    aliquot_layout_read();
+    return (struct binding_ends){true, aliquot_physical_keep(multicast),
+                                 aliquot_physical_keep(memory)};
+}
+
+static struct binding_ends bind_address(uint64_t multicast, CUdeviceptr address) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return (struct binding_ends){0};
+    aliquot_layout_write();
+    return (struct binding_ends){true, aliquot_physical_keep(multicast),
+                                 aliquot_physical_keep_mapped(address)};
+}
+
+/* Whether the binding goes on keeping the memory. */
+static bool place_binding(const struct binding_ends *ends, CUdevice ordinal, uint64_t offset) {
+    bool placed = false;
+    if (!ends->multicast || !ends->memory)
+        return false;
+    if (ordinal < 0)
+        ordinal = aliquot_device_ordinal(aliquot_physical_device(ends->memory));
+    pthread_mutex_lock(&bindings_mutex);
+    for (uint32_t i = 0; i < BINDINGS && !placed; i++)
         if (!bindings[i].memory) {
-            if (ordinal < 0)
-                ordinal = aliquot_device_ordinal(object[memory].device);
-            bindings[i] = (struct binding){index, memory, ordinal, offset};
-            object[memory].holds++;
-            return;
+            bindings[i] = (struct binding){ends->multicast, ends->memory, ordinal, offset};
+            placed = true;
         }
+    pthread_mutex_unlock(&bindings_mutex);
+    return placed;
+}
+
+/* `ordinal` -1: the device of the memory. */
+static CUresult bound(const struct binding_ends *ends, CUresult result, CUdevice ordinal,
+                      uint64_t offset) {
+    if (!ends->ready)
+        return result;
+    if (result != CUDA_SUCCESS || !place_binding(ends, ordinal, offset))
+        aliquot_physical_let_go(ends->memory);
+    aliquot_physical_let_go(ends->multicast);
+    aliquot_layout_end();
+    return let_go(result);
 }
 
 CUresult aliquot_cuMulticastBindMem(CUmemGenericAllocationHandle multicast, size_t offset,
                                     CUmemGenericAllocationHandle memory, size_t memory_offset,
                                     size_t size, unsigned long long flags) {
+    struct binding_ends ends = bind_memory(multicast, memory);
     CUresult result =
         REAL(cuMulticastBindMem)(multicast, offset, memory, memory_offset, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, -1, offset, object_of(memory));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, -1, offset);
 }
 
 CUresult aliquot_cuMulticastBindMem_v2(CUmemGenericAllocationHandle multicast, CUdevice ordinal,
                                        size_t offset, CUmemGenericAllocationHandle memory,
                                        size_t memory_offset, size_t size,
                                        unsigned long long flags) {
+    struct binding_ends ends = bind_memory(multicast, memory);
     CUresult result =
         REAL(cuMulticastBindMem_v2)(multicast, ordinal, offset, memory, memory_offset, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, ordinal, offset, object_of(memory));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, ordinal, offset);
 }
 
 CUresult aliquot_cuMulticastBindAddr(CUmemGenericAllocationHandle multicast, size_t offset,
                                      CUdeviceptr address, size_t size, unsigned long long flags) {
+    struct binding_ends ends = bind_address(multicast, address);
     CUresult result = REAL(cuMulticastBindAddr)(multicast, offset, address, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, -1, offset, object_at(address));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, -1, offset);
 }
 
 CUresult aliquot_cuMulticastBindAddr_v2(CUmemGenericAllocationHandle multicast, CUdevice ordinal,
                                         size_t offset, CUdeviceptr address, size_t size,
                                         unsigned long long flags) {
+    struct binding_ends ends = bind_address(multicast, address);
     CUresult result =
         REAL(cuMulticastBindAddr_v2)(multicast, ordinal, offset, address, size, flags);
-    pthread_mutex_lock(&mutex);
-    if (result == CUDA_SUCCESS)
-        bound(multicast, ordinal, offset, object_at(address));
-    pthread_mutex_unlock(&mutex);
-    return result;
+    return bound(&ends, result, ordinal, offset);
 }
 
 CUresult aliquot_cuMulticastUnbind(CUmemGenericAllocationHandle multicast, CUdevice ordinal,
                                    size_t offset, size_t size) {
+    if (aliquot_ready() != CUDA_SUCCESS)
+        return REAL(cuMulticastUnbind)(multicast, ordinal, offset, size);
+    aliquot_layout_write();
+    uint32_t number = aliquot_physical_keep(multicast);
     CUresult result = REAL(cuMulticastUnbind)(multicast, ordinal, offset, size);
-    pthread_mutex_lock(&mutex);
-    uint32_t index = result == CUDA_SUCCESS ? object_of(multicast) : 0;
-    if (index)
-        unbind(index, ordinal, offset, size);
-    pthread_mutex_unlock(&mutex);
-    return result;
+    if (number && result == CUDA_SUCCESS)
+        unbind(number, ordinal, offset, size, aliquot_physical_let_go);
+    aliquot_physical_let_go(number);
+    aliquot_layout_end();
+    return let_go(result);
 }
 
 void aliquot_vmm_forget(void) {
-    pthread_mutex_init(&mutex, NULL);
-    if (object)
-        munmap(object, OBJECTS * sizeof *object);
-    object = NULL;
-    object_mark = 1;
-    object_free = lingering = 0;
+    pthread_mutex_init(&bindings_mutex, NULL);
     memset(bindings, 0, sizeof bindings);
-    aliquot_table_reset(&handles);
-    aliquot_table_reset(&mapped);
+    aliquot_physical_forget();
 }

@@ -70,6 +70,14 @@ CUresult cuDeviceTotalMem_v2(size_t *bytes, CUdevice dev) {
     return CUDA_SUCCESS;
 }
 
+CUresult cuDeviceTotalMem(unsigned int *bytes, CUdevice dev) {
+    size_t wide;
+    CUresult result = cuDeviceTotalMem_v2(bytes ? &wide : NULL, dev);
+    if (result == CUDA_SUCCESS)
+        *bytes = wide > UINT32_MAX ? UINT32_MAX : (unsigned int)wide;
+    return result;
+}
+
 CUresult cuDeviceComputeCapability(int *major, int *minor, CUdevice dev) {
     CUresult result = check(dev);
     if (result != CUDA_SUCCESS)

@@ -512,7 +512,8 @@ static bool next_event(void) {
 }
 
 /* Looks at the words that are waited for, at growing intervals: what the host or another process
- * writes gives no sign. */
+ * writes gives no sign. It was written before the look ended, and perhaps after it began: `now_ns`
+ * goes on to then, lest it count as written before what was queued ahead of it. */
 static void look_at_words(void) {
     if (sim_engine.polling == NULL) {
         atomic_store_explicit(&sim_engine.words, 0, memory_order_relaxed);
@@ -523,6 +524,7 @@ static void look_at_words(void) {
     for (struct sim_item *item = sim_engine.polling, *next; item != NULL; item = next) {
         next = item->next;
         if (sim_effect(item->op)) {
+            sim_engine.now_ns = most(sim_engine.now_ns, sim_now_ns());
             delist(item);
             item->end_ns = most(sim_engine.now_ns, item->ready_ns);
             enlist(item, SIM_ITEM_TIMED);
@@ -534,6 +536,7 @@ static void look_at_words(void) {
 
 uint64_t sim_engine_advance(void) {
     sim_engine.now_ns = most(sim_engine.now_ns, sim_now_ns());
+    look_at_words();
     for (int dev = 0; dev < SIM_DEVICES_MAX; dev++) {
         struct sim_engine_device *device = &sim_engine.devices[dev];
         if (device->running != NULL) {
@@ -542,7 +545,6 @@ uint64_t sim_engine_advance(void) {
         }
     }
     take_incoming();
-    look_at_words();
     uint64_t need_ns;
     do {
         do {

@@ -371,6 +371,21 @@ CUresult CUDAAPI cuMemGetInfo_v2(size_t *free_bytes, size_t *total) {
     return CUDA_SUCCESS;
 }
 
+/* For programs that were built before there was more than 4 GiB. */
+static unsigned int as_much_as_fits(size_t bytes) {
+    return bytes > UINT32_MAX ? UINT32_MAX : (unsigned int)bytes;
+}
+
+CUresult CUDAAPI cuMemGetInfo(unsigned int *free_bytes, unsigned int *total) {
+    size_t wide_free, wide_total;
+    CUresult result = cuMemGetInfo_v2(free_bytes ? &wide_free : NULL, total ? &wide_total : NULL);
+    if (result != CUDA_SUCCESS)
+        return result;
+    *free_bytes = as_much_as_fits(wide_free);
+    *total = as_much_as_fits(wide_total);
+    return CUDA_SUCCESS;
+}
+
 CUresult CUDAAPI cuMemGetAddressRange_v2(CUdeviceptr *base, size_t *bytes, CUdeviceptr ptr) {
     struct sim_context *ctx;
     CUresult result = sim_enter(&ctx);

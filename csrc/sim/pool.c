@@ -320,6 +320,58 @@ void pool_abandon(struct pool *pool) {
     unlock_or_end(pool);
 }
 
+/* Under heap.lock. */
+static void give_all(struct pool *pool) {
+    for (struct pool_free *entry = pool->pending; entry; entry = entry->after) {
+        entry->block->pending = NULL;
+        entry->block = NULL;
+    }
+    pool->pending = NULL;
+    for (struct extent *chunk = pool->heap.chunks; chunk; chunk = chunk->chunk.after)
+        for (uint32_t number = chunk->chunk.first; number;) {
+            struct block *block = heap_block(number);
+            number = block->after;
+            /* A free one behind it is joined to it when it goes; what follows that is live. */
+            if (number && !heap_block(number)->bytes)
+                number = heap_block(number)->after;
+            if (!block->bytes)
+                continue;
+            pool->used -= block_bytes(block);
+            if (heap_give(&pool->heap, block)) {
+                count_idle(1);
+                break;
+            }
+        }
+}
+
+/* A program's own pool of the device that still gives or holds something, or NULL. */
+static struct pool *next_of(CUdevice dev) {
+    pthread_mutex_lock(&pools_lock);
+    struct pool *pool = pools;
+    for (bool found = false; pool && !found;) {
+        if (pool->dev == dev && !pool->builtin && !pool->imported) {
+            pthread_mutex_lock(&pool->heap.lock);
+            found = !pool->destroyed || pool->heap.live;
+            pthread_mutex_unlock(&pool->heap.lock);
+        }
+        if (!found)
+            pool = pool->next;
+    }
+    pthread_mutex_unlock(&pools_lock);
+    return pool;
+}
+
+void sim_pools_end(CUdevice dev) {
+    struct pool *pool;
+    while ((pool = next_of(dev))) {
+        (void)sim_handle_drop(SIM_HANDLE_POOL, pool);
+        pthread_mutex_lock(&pool->heap.lock);
+        give_all(pool);
+        pool->destroyed = true;
+        unlock_or_end(pool);
+    }
+}
+
 void pool_import_gone(struct pool *pool) {
     pthread_mutex_lock(&pool->heap.lock);
     pool->imports--;

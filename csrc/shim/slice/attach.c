@@ -15,6 +15,7 @@
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int indices[ALIQUOT_ORDINALS];
 static int ordinals[ALIQUOT_MAX_DEVICES];
+static int shown; /* devices that the driver shows; those above ALIQUOT_ORDINALS are of no slice */
 
 static void say(const struct aliquot_error *error) {
     static _Atomic int said;
@@ -53,7 +54,9 @@ void aliquot_map_devices(int count) {
     pthread_mutex_lock(&mutex);
     for (int i = 0; i < ALIQUOT_ORDINALS; i++) {
         unsigned char uuid[16];
-        indices[i] = i >= count ? -2 : aliquot_vendor.uuid(i, uuid) ? index_of(uuid) : -1;
+        /* Asked twice: what it is not known by now stays unknown. */
+        bool told = i < count && (aliquot_vendor.uuid(i, uuid) || aliquot_vendor.uuid(i, uuid));
+        indices[i] = told ? index_of(uuid) : -1;
         found |= indices[i] >= 0;
     }
     if (!found && aliquot_vendor.otherwise)
@@ -63,6 +66,7 @@ void aliquot_map_devices(int count) {
     for (int i = 0; i < ALIQUOT_ORDINALS; i++)
         if (indices[i] >= 0)
             ordinals[indices[i]] = i;
+    shown = count;
     uint64_t page = aliquot_slice.grant->device[0].page_bytes;
     aliquot_pointers.page_shift = (unsigned)__builtin_ctzll(page);
     if (aliquot_vendor.settle)
@@ -73,7 +77,9 @@ void aliquot_map_devices(int count) {
 }
 
 int aliquot_mapped(int ordinal) {
-    return ordinal >= 0 && ordinal < ALIQUOT_ORDINALS ? indices[ordinal] : -2;
+    if (ordinal < 0 || ordinal >= shown)
+        return ALIQUOT_NO_SUCH_DEVICE;
+    return ordinal < ALIQUOT_ORDINALS ? indices[ordinal] : -1;
 }
 
 int aliquot_mapped_from(uint32_t device) {

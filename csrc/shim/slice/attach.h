@@ -37,7 +37,9 @@ bool aliquot_join(void);
  * (aliquot_prepared). Only after aliquot_join. */
 void aliquot_map_devices(int count);
 
-/* Index into the grant of a device of the driver's; -1: not in the slice, -2: no such device. */
+/* Index into the grant of a device of the driver's; -1: not in the slice, ALIQUOT_NO_SUCH_DEVICE: there is
+ * none of that ordinal. */
+enum { ALIQUOT_NO_SUCH_DEVICE = -2 };
 int aliquot_mapped(int ordinal);
 
 /* The ordinal of a device of the grant; -1: the driver does not show it. */

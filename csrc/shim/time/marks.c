@@ -101,8 +101,9 @@ static struct pool *pool_of(uint64_t lane) {
     aliquot_lock(&lock);
     struct pool *pool = find_pool(handle);
     aliquot_unlock(&lock);
-    if (!pool)
-        pool = add_pool(handle, aliquot_vendor_watch(handle, lane));
+    int device = pool ? pool->device : aliquot_vendor_watch(handle, lane);
+    if (!pool && device != ALIQUOT_UNTOLD) /* else it is asked with the next launch */
+        pool = add_pool(handle, device);
     if (pool)
         aliquot_table_put(&lanes, lane, (uint64_t)(pool - pools) + 1);
     return pool;
@@ -186,7 +187,8 @@ static struct event *record(struct pool *pool, uint64_t lane) {
     return NULL;
 }
 
-/* The pool's first epoch, in a stream of our own, since that has nothing else to do. */
+/* The pool's first epoch, in a stream of our own, since that has nothing else to do. Without one the next
+ * launch tries. */
 static void calibrate(struct pool *pool) {
     uint64_t lane = aliquot_vendor_lane_new();
     struct event *event = lane ? record(pool, lane) : NULL;
@@ -211,6 +213,10 @@ static void calibrate(struct pool *pool) {
         if (found)
             pool->base_ns += (pool->high_ns - pool->low_ns) / 2;
         pool->updated_ns = pool->based_ns = event->recorded_ns;
+        aliquot_unlock(&lock);
+    } else {
+        aliquot_lock(&lock);
+        pool->calibrated = false;
         aliquot_unlock(&lock);
     }
     if (lane)

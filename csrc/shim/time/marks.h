@@ -46,7 +46,8 @@ void aliquot_vendor_leave(const struct aliquot_visit *visit);
 /* The context of a lane of the calling thread's; NULL where there is none. */
 void *aliquot_vendor_context(uint64_t lane);
 /* A context is seen for the first time here, by way of that lane: its end will be told of. Returns its
- * device (index into the grant, or -1). */
+ * device (index into the grant, or -1), or ALIQUOT_UNTOLD: the driver does not tell now. */
+enum { ALIQUOT_UNTOLD = -2 };
 int aliquot_vendor_watch(void *context, uint64_t lane);
 
 /* All within a context that was entered. An event is made, NULL where it cannot be, and put behind

@@ -26,7 +26,16 @@ rtError_t acl_stream(rtStream_t stream, CUstream *found);
 
 /* -- What streams are given to do ---------------------------------------------------------------------- */
 
-enum acl_kind { ACL_KERNEL, ACL_COPY, ACL_FILL, ACL_HOST, ACL_WRITE, ACL_WAIT };
+enum acl_kind { ACL_KERNEL, ACL_COPY, ACL_INDIRECT, ACL_FILL, ACL_HOST, ACL_WRITE, ACL_WAIT };
+
+/* A copy between addresses that are read where it stands in the stream, as its size is when there is a
+ * place for it. */
+struct acl_indirect {
+    const uint64_t *to, *from;
+    uint64_t to_offset, from_offset, size;
+    const uint32_t *size_at; /* or NULL */
+};
+
 struct acl_work {
     enum acl_kind kind;
     union {
@@ -35,9 +44,11 @@ struct acl_work {
             CUdeviceptr to, from;
             size_t size;
         } copy;
+        struct acl_indirect indirect;
         struct {
             CUdeviceptr at;
             uint32_t value;
+            bool words; /* of 32 bits, else the value's lowest byte */
             size_t size;
         } fill;
         struct {
@@ -61,6 +72,15 @@ rtError_t acl_do(const struct acl_work *work, rtStream_t stream);
 /* A kernel becomes part of what is recorded of a stream that is captured (model.c). Errors:
  * RT_CAPTURE_INVALIDATED. */
 rtError_t acl_record_kernel(CUstream stream, uint32_t sms, uint64_t ns);
+
+/* kernel.c: a launch of a kernel that is only known by its name, with the arguments, or NULL. */
+rtError_t acl_launch_named(const char *name, uint32_t blocks, const void *args, rtStream_t stream);
+
+/* Of a function that the program has registered by an address, or got a handle for. */
+rtError_t acl_launch(const void *function, uint32_t blocks, const void *args, rtStream_t stream);
+
+/* args.c: the arguments that a handle stands for, or NULL. */
+const void *acl_args_of(const void *handle);
 
 /* model.c: whether the stream is bound and so records, and then what came of it. */
 bool acl_records(rtStream_t stream, const struct acl_work *work, rtError_t *result);

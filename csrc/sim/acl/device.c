@@ -129,7 +129,9 @@ static rtError_t unuse(int32_t device, uint32_t uses) {
     atomic_store_explicit(&place->primary.live, false, memory_order_relaxed);
     atomic_fetch_add_explicit(&place->generation, 1, memory_order_relaxed);
     place->stream = NULL;
-    return acl_error(cuDevicePrimaryCtxRelease(device));
+    CUresult result = cuDevicePrimaryCtxRelease(device);
+    sim_pools_end(device);
+    return acl_error(result);
 }
 
 rtError_t rtGetDeviceCount(int32_t *count) {
@@ -157,6 +159,25 @@ rtError_t rtGetDeviceUuid(int32_t device, rtUuid_t *uuid) {
     if (result == RT_OK)
         memcpy(uuid->bytes, sim_device_config(device)->uuid, sizeof uuid->bytes);
     return result;
+}
+
+rtError_t rtsDeviceGetInfo(uint32_t device, uint32_t attribute, int64_t *value) {
+    rtError_t result = check(device < INT32_MAX ? (int32_t)device : -1);
+    if (result == RT_OK && !value)
+        result = RT_PARAM_INVALID;
+    if (result != RT_OK)
+        return result;
+    const struct sim_device_config *config = sim_device_config((int32_t)device);
+    switch (attribute) {
+    case RT_DEV_ATTR_AICORE_CORE_NUM:
+        *value = (int64_t)config->sms;
+        return RT_OK;
+    case RT_DEV_ATTR_TOTAL_GLOBAL_MEM_SIZE:
+        *value = (int64_t)(config->memory - config->reserved);
+        return RT_OK;
+    default:
+        return RT_FEATURE_NOT_SUPPORT;
+    }
 }
 
 rtError_t rtSetDevice(int32_t device) {

@@ -79,6 +79,9 @@ rtError_t aclrtFreeHostImpl(void *pointer) { return rtFreeHost(pointer); }
 rtError_t aclrtGetMemInfoImpl(uint32_t attribute, size_t *free, size_t *total) {
     return rtMemGetInfoEx(attribute, free, total);
 }
+rtError_t aclrtGetDeviceInfoImpl(uint32_t device, uint32_t attribute, int64_t *value) {
+    return rtsDeviceGetInfo(device, attribute, value);
+}
 rtError_t aclrtMemcpyImpl(void *to, size_t room, const void *from, size_t size, uint32_t kind) {
     return rtMemcpy(to, room, from, size, kind);
 }

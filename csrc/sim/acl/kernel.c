@@ -123,6 +123,27 @@ static rtError_t launch(const struct function *function, uint32_t blocks, const 
     return acl_submit(&work, stream);
 }
 
+/* The function of that name that nobody has registered, made when it is first asked for. */
+static const struct function *named(const char *name) {
+    static struct binary nobody;
+    const struct function *function = atomic_load_explicit(&functions, memory_order_acquire);
+    while (function && (function->binary != &nobody || strcmp(function->name, name) != 0))
+        function = function->next;
+    struct function *made = NULL;
+    if (!function && add(NULL, &nobody, name, &made) == RT_OK)
+        function = made;
+    return function;
+}
+
+rtError_t acl_launch_named(const char *name, uint32_t blocks, const void *args, rtStream_t stream) {
+    return name && *name ? launch(named(name), blocks, args, stream) : RT_PARAM_INVALID;
+}
+
+rtError_t acl_launch(const void *which, uint32_t blocks, const void *args, rtStream_t stream) {
+    const struct function *function = which ? find(which, true) : NULL;
+    return launch(function ? function : find(which, false), blocks, args, stream);
+}
+
 /* In two steps: what the thread's next launch is like. */
 static _Thread_local struct {
     uint32_t blocks;
@@ -181,6 +202,26 @@ rtError_t rtKernelLaunchWithHandleV2(void *handle, const uint64_t key, uint32_t 
     while (function && function->binary != handle)
         function = function->next;
     return launch(function, blocks, args_of(args), stream);
+}
+
+rtError_t rtKernelLaunchWithHandle(void *handle, const uint64_t key, uint32_t blocks,
+                                   rtArgsEx_t *args, void *shared, rtStream_t stream,
+                                   const void *info) {
+    (void)info;
+    return rtKernelLaunchWithHandleV2(handle, key, blocks, args, shared, stream, NULL);
+}
+
+/* On the vector cores, of which nothing else is known here. */
+rtError_t rtVectorCoreKernelLaunch(const void *stub, uint32_t blocks, rtArgsEx_t *args,
+                                   void *shared, rtStream_t stream, uint32_t flags,
+                                   const void *config) {
+    return rtKernelLaunchWithFlagV2(stub, blocks, args, shared, stream, flags, config);
+}
+
+rtError_t rtVectorCoreKernelLaunchWithHandle(void *handle, const uint64_t key, uint32_t blocks,
+                                             rtArgsEx_t *args, void *shared, rtStream_t stream,
+                                             const void *config) {
+    return rtKernelLaunchWithHandleV2(handle, key, blocks, args, shared, stream, config);
 }
 
 rtError_t rtLaunchKernelByFuncHandleV3(rtFuncHandle function, uint32_t blocks,

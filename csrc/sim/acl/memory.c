@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Memory on a device: the current one, or the one that is named. */
 static rtError_t allocate(void **pointer, uint64_t size, int64_t device) {
@@ -102,6 +103,21 @@ rtError_t rtsMemGetInfo(uint32_t type, size_t *free, size_t *total) {
     return rtMemGetInfoEx(type, free, total);
 }
 
+rtError_t rtMemGetInfoByType(const int32_t device, const uint32_t type, rtMemInfo_t *const info) {
+    size_t left, whole;
+    int32_t current;
+    rtError_t result = acl_enter(&current);
+    if (result == RT_OK && (!info || !type || type > RT_MEM_INFO_LAST_SIZE || device != current))
+        result = RT_PARAM_INVALID;
+    if (result == RT_OK)
+        result = acl_error(cuMemGetInfo_v2(&left, &whole));
+    if (result != RT_OK)
+        return result;
+    memset(info, 0, sizeof *info);
+    info->pages[0] = info->pages[1] = (rtMemPhyPages){.total = whole, .free = left};
+    return RT_OK;
+}
+
 rtError_t rtMemGetAddressRange(void *pointer, void **base, size_t *size) {
     rtError_t result = acl_begin();
     if (result != RT_OK)
@@ -120,59 +136,6 @@ rtError_t rtMallocHost(void **pointer, uint64_t size, const uint16_t module) {
 rtError_t rtFreeHost(void *pointer) {
     rtError_t result = acl_enter(NULL);
     return result == RT_OK ? acl_error(cuMemFreeHost(pointer)) : result;
-}
-
-/* -- Copies ---------------------------------------------------------------------------------------- */
-
-rtError_t rtMemcpy(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind) {
-    (void)kind;
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    return size > room ? RT_PARAM_INVALID
-                       : acl_error(cuMemcpy((CUdeviceptr)to, (CUdeviceptr)from, size));
-}
-
-rtError_t rtMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
-                        rtStream_t stream) {
-    (void)kind;
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    if (size > room)
-        return RT_PARAM_INVALID;
-    struct acl_work work = {.kind = ACL_COPY, .copy = {(CUdeviceptr)to, (CUdeviceptr)from, size}};
-    return acl_submit(&work, stream);
-}
-
-rtError_t rtMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
-    rtError_t result = rtMemsetAsync(pointer, room, value, size, NULL);
-    return result == RT_OK ? rtStreamSynchronize(NULL) : result; /* done when it returns */
-}
-
-rtError_t rtMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
-                        rtStream_t stream) {
-    rtError_t result = acl_enter(NULL);
-    if (result != RT_OK)
-        return result;
-    if (size > room)
-        return RT_PARAM_INVALID;
-    struct acl_work work = {.kind = ACL_FILL, .fill = {(CUdeviceptr)pointer, value, size}};
-    return acl_submit(&work, stream);
-}
-
-rtError_t rtsMemset(void *pointer, uint64_t room, uint32_t value, uint64_t size) {
-    return rtMemset(pointer, room, value, size);
-}
-
-rtError_t rtsMemsetAsync(void *pointer, uint64_t room, uint32_t value, uint64_t size,
-                         rtStream_t stream) {
-    return rtMemsetAsync(pointer, room, value, size, stream);
-}
-
-rtError_t rtsMemcpyAsync(void *to, uint64_t room, const void *from, uint64_t size, uint32_t kind,
-                         void *config, rtStream_t stream) {
-    return config ? RT_PARAM_INVALID : rtMemcpyAsync(to, room, from, size, kind, stream);
 }
 
 /* -- Physical memory and addresses ------------------------------------------------------------------- */

@@ -155,3 +155,45 @@ rtError_t rtsNotifyImportByKey(rtNotify_t *handle, const char *name, uint64_t fl
     (void)flag;
     return rtIpcOpenNotify(handle, name);
 }
+
+/* -- Those that count: the word is a number -------------------------------------------------------- */
+
+enum { RECORD_SET = 0, WAIT_EQUAL = 1, WAIT_AT_LEAST = 3, WAIT_LAST = 4 };
+
+rtError_t rtCntNotifyCreateWithFlag(int32_t device, rtNotify_t *handle, uint32_t flags) {
+    return flags ? RT_PARAM_INVALID : rtNotifyCreate(device, handle);
+}
+rtError_t rtCntNotifyDestroy(rtNotify_t handle) { return rtNotifyDestroy(handle); }
+
+/* (The streams of this device set words and add nothing to them.) */
+rtError_t rtsCntNotifyRecord(rtNotify_t handle, rtStream_t stream, void *how) {
+    const struct { uint32_t mode, value; } *record = how;
+    if (!record)
+        return RT_PARAM_INVALID;
+    return record->mode == RECORD_SET ? put(handle, stream, ACL_WRITE, record->value)
+                                      : RT_FEATURE_NOT_SUPPORT;
+}
+
+rtError_t rtsCntNotifyWaitWithTimeout(rtNotify_t handle, rtStream_t stream, void *until) {
+    const struct {
+        uint32_t mode, value, timeout;
+        uint8_t clears;
+    } *wait = until;
+    struct notify *notify = notify_of(handle);
+    rtError_t result = acl_enter(NULL);
+    if (result != RT_OK)
+        return result;
+    if (!wait || !notify || wait->mode > WAIT_LAST)
+        return RT_PARAM_INVALID;
+    if (wait->mode != WAIT_EQUAL && wait->mode != WAIT_AT_LEAST)
+        return RT_FEATURE_NOT_SUPPORT;
+    const struct acl_work work = {
+        .kind = ACL_WAIT,
+        .word = {(CUdeviceptr)notify->word, wait->value,
+                 wait->mode == WAIT_EQUAL ? RT_VALUE_WAIT_EQ : RT_VALUE_WAIT_GEQ}};
+    result = acl_submit(&work, stream);
+    return result == RT_OK && wait->clears ? put(handle, stream, ACL_WRITE, 0) : result;
+}
+rtError_t rtCntNotifyWaitWithTimeout(rtNotify_t handle, rtStream_t stream, const void *until) {
+    return rtsCntNotifyWaitWithTimeout(handle, stream, (void *)(uintptr_t)until);
+}

@@ -1,5 +1,5 @@
 /* What a device reads now: memory, how busy it is, power and heat, health, and its settings. */
-#include "cndev_sim.h"
+#include "share.h"
 
 #include <stdio.h>
 
@@ -13,10 +13,28 @@ static int64_t mib_used(const struct sim_look *look) {
 }
 
 #if SIM_CNDEV_VERSION >= 6
+/* An instance of the hardware's (MIM), by its handle, is asked as a card is. */
+static cndevRet_t of_instance(const struct sim_look *look, uint32_t instance,
+                              cndevMemoryInfoV2_t *memory) {
+    struct sim_share_info found;
+    cndevRet_t result = sim_instance_read(look, instance, &found);
+    if (result != CNDEV_SUCCESS)
+        return CNDEV_ERROR_INVALID_DEVICE_ID;
+    *memory = (cndevMemoryInfoV2_t){
+        .physicalMemoryTotal = mib(found.bytes),
+        .physicalMemoryUsed = mib(found.used),
+        .virtualMemoryTotal = INT64_C(1) << 20,
+        .virtualMemoryUsed = mib(found.used),
+        .globalMemory = (uint64_t)mib(found.bytes),
+    };
+    return CNDEV_SUCCESS;
+}
+
 cndevRet_t cndevGetMemoryUsageV2(cndevMemoryInfoV2_t *memory, cndevDevice_t device) {
-    SIM_LOOK look = sim_look_at(__func__, device, memory);
-    if (!look.device)
-        return look.result;
+    uint32_t instance;
+    SIM_LOOK look = sim_look_at_instance(__func__, device, memory, &instance);
+    if (!look.device || instance)
+        return look.device ? of_instance(&look, instance, memory) : look.result;
     *memory = (cndevMemoryInfoV2_t){
         .physicalMemoryTotal = mib(look.device->memory),
         .physicalMemoryUsed = mib_used(&look),
@@ -56,7 +74,18 @@ cndevRet_t cndevGetDeviceUtilizationInfo(cndevUtilizationInfo_t *utilization,
     int32_t percent = (int32_t)sim_percent(usage.run_ns, &usage);
     utilization->averageCoreUtilization = percent;
     for (uint32_t c = 0; c < CORES; c++)
-        utilization->coreUtilization[c] = c < look.device->sms ? percent : 0;
+        utilization->coreUtilization[c] = c < look.device->sms && !sim_mim_is_on(&look) ? percent : 0;
+    /* Each instance of the hardware's keeps cores of its own busy. */
+    for (uint32_t i = 1; i <= SIM_SHARE_IDS; i++) {
+        struct sim_share_info found;
+        uint32_t first;
+        if (sim_instance_read(&look, i, &found) != CNDEV_SUCCESS)
+            continue;
+        uint32_t cores = sim_instance_cores(&look, &found, &first);
+        int32_t busy = found.quota ? (int32_t)(found.permille * 10 / found.quota) : 0;
+        for (uint32_t c = first; c < first + cores && c < CORES; c++)
+            utilization->coreUtilization[c] = busy < 100 ? busy : 100;
+    }
     return CNDEV_SUCCESS;
 }
 

@@ -302,3 +302,40 @@ bool sim_mim_is_on(const struct sim_look *look) { return is_mim(look); }
 cndevRet_t sim_mim_switch(const struct sim_look *look, bool on) {
     return switch_to(look, &mlu_of(look)->mim, on);
 }
+
+uint32_t sim_instance_cores(const struct sim_look *look, const struct sim_share_info *instance,
+                            uint32_t *first) {
+    struct sim_share_info before;
+    *first = 0;
+    for (uint32_t i = 1; i < instance->id; i++)
+        if (sim_instance_read(look, i, &before) == CNDEV_SUCCESS)
+            *first += look->device->sms * before.quota / 100;
+    return look->device->sms * instance->quota / 100;
+}
+
+/* ---- Instances of either kind ------------------------------------------------------------------- */
+
+struct sim_look sim_look_at_instance(const char *function, cndevMluInstance_t handle,
+                                     const void *out, uint32_t *instance) {
+    *instance = (uint32_t)handle >> 8;
+    return sim_look_at(function, handle & 0xff, out);
+}
+
+cndevRet_t sim_list_instances(const struct sim_look *look, int32_t *count, void *rows, size_t row,
+                              sim_tell_instance *tell) {
+    _Alignas(16) uint8_t one[SIM_INSTANCE_BYTES];
+    int32_t found = 0;
+    for (uint32_t i = 1; i <= SIM_SHARE_IDS; i++) {
+        cndevRet_t result = tell(look, i, one);
+        if (result == CNDEV_ERROR_NOT_FOUND)
+            continue;
+        if (result != CNDEV_SUCCESS)
+            return result;
+        if (found < *count)
+            memcpy((uint8_t *)rows + (size_t)found * row, one, row);
+        found++;
+    }
+    bool fits = found <= *count;
+    *count = found;
+    return fits ? CNDEV_SUCCESS : CNDEV_ERROR_INSUFFICIENT_SPACE;
+}

@@ -37,8 +37,35 @@ cndevRet_t sim_share_switch(const struct sim_look *look, bool on);
 bool sim_mim_is_on(const struct sim_look *look);
 cndevRet_t sim_mim_switch(const struct sim_look *look, bool on);
 cndevRet_t sim_instance_read(const struct sim_look *look, uint32_t id, struct sim_share_info *out);
+/* The cores that an instance has: from the first on, so many. */
+uint32_t sim_instance_cores(const struct sim_look *look, const struct sim_share_info *instance,
+                            uint32_t *first);
 
-/* Instances are numbered from 1 to this. */
+/* Instances are numbered from 1 to this; a handle is instanceId << 8 | slot. */
 enum { SIM_SHARE_IDS = SIM_PARTITIONS_MAX };
+
+/* Looks at the device of an instance. */
+struct sim_look sim_look_at_instance(const char *function, cndevMluInstance_t handle,
+                                     const void *out, uint32_t *instance);
+
+/* What both kinds of instances tell, by the same names. */
+#define SIM_TELL_INSTANCE(look, found, info)                                                       \
+    do {                                                                                           \
+        (info)->version = SIM_CNDEV_VERSION;                                                       \
+        (info)->instanceId = (int32_t)(found)->id;                                                 \
+        (info)->domain = (int32_t)(look)->device->pci_domain;                                      \
+        (info)->bus = (int32_t)(look)->device->pci_bus;                                            \
+        (info)->device = (int32_t)(look)->device->pci_device;                                      \
+        sim_uuid((found)->uuid, (info)->uuid);                                                     \
+        memcpy((info)->instanceName, (found)->name, sizeof(info)->instanceName);                   \
+        memcpy((info)->devNodeName, (found)->file, sizeof(info)->devNodeName);                     \
+    } while (0)
+
+/* Tells of an instance in a row, which has no more bytes than this. */
+enum { SIM_INSTANCE_BYTES = 2048 };
+typedef cndevRet_t sim_tell_instance(const struct sim_look *look, uint32_t instance, void *row);
+/* All instances: `*count` is the caller's room, and gets what there is. */
+cndevRet_t sim_list_instances(const struct sim_look *look, int32_t *count, void *rows, size_t row,
+                              sim_tell_instance *tell);
 
 #endif

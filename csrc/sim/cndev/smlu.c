@@ -1,6 +1,7 @@
 /* sMLU: profiles and instances, by the interface's functions (share.c has what they do). */
 #include "share.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -79,13 +80,7 @@ cndevRet_t cndevGetSMluProfileInfo(cndevSMluProfileInfo_t *info, int32_t profile
     return CNDEV_SUCCESS;
 }
 
-/* ---- Instances: instanceId << 8 | slot ------------------------------------------------------- */
-
-static struct sim_look look_at_instance(const char *function, cndevMluInstance_t handle,
-                                        const void *out, uint32_t *instance) {
-    *instance = (uint32_t)handle >> 8;
-    return sim_look_at(function, handle & 0xff, out);
-}
+/* ---- Instances --------------------------------------------------------------------------------- */
 
 cndevRet_t cndevCreateSMluInstanceByProfileId(cndevMluInstance_t *handle, uint32_t profile,
                                               cndevDevice_t device, char *name) {
@@ -101,64 +96,44 @@ cndevRet_t cndevCreateSMluInstanceByProfileId(cndevMluInstance_t *handle, uint32
 
 cndevRet_t cndevDestroySMluInstanceByHandle(cndevMluInstance_t handle) {
     uint32_t instance;
-    SIM_LOOK look = look_at_instance(__func__, handle, "", &instance);
+    SIM_LOOK look = sim_look_at_instance(__func__, handle, "", &instance);
     return look.device ? sim_share_destroy(&look, instance) : look.result;
 }
 
-static cndevRet_t fill(const struct sim_look *look, uint32_t instance, cndevSMluInfo_t *info) {
+static cndevRet_t tell(const struct sim_look *look, uint32_t instance, void *row) {
+    cndevSMluInfo_t *info = row;
     struct sim_share_info found;
     cndevRet_t result = sim_share_read(look, instance, &found);
     if (result != CNDEV_SUCCESS)
         return result;
-    *info = (cndevSMluInfo_t){.version = SIM_CNDEV_VERSION,
-                              .profileId = (int32_t)found.profile,
-                              .instanceId = (int32_t)instance,
-                              .domain = (int32_t)look->device->pci_domain,
-                              .bus = (int32_t)look->device->pci_bus,
-                              .device = (int32_t)look->device->pci_device,
+    *info = (cndevSMluInfo_t){.profileId = (int32_t)found.profile,
                               .mluQuota = {found.quota, (found.permille + 5) / 10},
                               .memorySize = {found.bytes, found.used}};
-    sim_uuid(found.uuid, info->uuid);
+    SIM_TELL_INSTANCE(look, &found, info);
     name_profile(info->profileName, found.quota, found.bytes);
-    memcpy(info->instanceName, found.name, sizeof info->instanceName);
-    memcpy(info->devNodeName, found.file, sizeof info->devNodeName);
     return CNDEV_SUCCESS;
 }
+static_assert(sizeof(cndevSMluInfo_t) <= SIM_INSTANCE_BYTES, "room for one");
 
 cndevRet_t cndevGetSMluInstanceInfo(cndevSMluInfo_t *info, cndevMluInstance_t handle) {
     uint32_t instance;
-    SIM_LOOK look = look_at_instance(__func__, handle, info, &instance);
+    SIM_LOOK look = sim_look_at_instance(__func__, handle, info, &instance);
     if (!look.device || !sim_speaks(&look, info->version))
         return look.result;
-    return fill(&look, instance, info);
+    return tell(&look, instance, info);
 }
 
-/* `*count` is the caller's room, and gets what there is. */
 cndevRet_t cndevGetAllSMluInstanceInfo(int32_t *count, cndevSMluInfo_t *infos,
                                        cndevDevice_t device) {
     SIM_LOOK look = sim_look_at(__func__, device, count);
     if (!look.device || !infos || !sim_speaks(&look, infos->version))
         return look.result ? look.result : CNDEV_ERROR_INVALID_ARGUMENT;
-    int32_t found = 0;
-    for (uint32_t i = 1; i <= SIM_SHARE_IDS; i++) {
-        cndevSMluInfo_t one;
-        cndevRet_t result = fill(&look, i, &one);
-        if (result == CNDEV_ERROR_NOT_FOUND)
-            continue;
-        if (result != CNDEV_SUCCESS)
-            return result;
-        if (found < *count)
-            infos[found] = one;
-        found++;
-    }
-    bool fits = found <= *count;
-    *count = found;
-    return fits ? CNDEV_SUCCESS : CNDEV_ERROR_INSUFFICIENT_SPACE;
+    return sim_list_instances(&look, count, infos, sizeof *infos, tell);
 }
 
 cndevRet_t cndevUpdateSMluInstanceQuotaByHandle(cndevMluInstance_t handle, cndevSMluSet_t *set) {
     uint32_t instance;
-    SIM_LOOK look = look_at_instance(__func__, handle, set, &instance);
+    SIM_LOOK look = sim_look_at_instance(__func__, handle, set, &instance);
     if (!look.device || !sim_speaks(&look, set->version))
         return look.result;
     return sim_share_update(&look, instance, set->mluQuota, set->memorySize);
@@ -171,7 +146,7 @@ static cndevMluInstance_t named(cndevDevice_t device, const char *name) {
     SIM_LOOK look = sim_look_at(__func__, device, name);
     for (uint32_t i = 1; look.device && i <= SIM_SHARE_IDS; i++) {
         cndevSMluInfo_t one;
-        if (fill(&look, i, &one) == CNDEV_SUCCESS && strcmp(one.instanceName, name) == 0)
+        if (tell(&look, i, &one) == CNDEV_SUCCESS && strcmp(one.instanceName, name) == 0)
             return (cndevMluInstance_t)(i << 8 | (uint32_t)look.slot);
     }
     return 0;

@@ -48,6 +48,13 @@ CNresult cn_launch(struct cn_launch *launch, const CN_KERNEL_NODE_PARAMS *what);
 /* The other way round, for a node of a graph. */
 void cn_launched(const CUDA_KERNEL_NODE_PARAMS *node, CN_KERNEL_NODE_PARAMS *what);
 
+/* What follows from a device's model (attribute.c): the number in its name (0: none), its clusters, each of
+ * so many cores, and the class of a kernel that takes most of so many. */
+enum { CN_CLUSTER_CORES = 4 };
+unsigned cn_model(const struct sim_device_config *config);
+uint32_t cn_clusters(const struct sim_device_config *config);
+KernelClass cn_widest(uint32_t clusters);
+
 /* What a copy of whole bytes is as one of the driver's (copy.c). */
 CUDA_MEMCPY3D cn_copy(const CNmemcpy3dParam *what);
 

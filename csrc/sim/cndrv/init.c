@@ -3,6 +3,7 @@
 
 #include "../exec_impl.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,6 +66,27 @@ int cn_unsupported(const char *name);
 int cn_unsupported(const char *name) { return (int)cn_error(sim_unsupported(name)); }
 
 CNresult cnInit(unsigned int flags) { return cn_error(cuInit(flags)); }
+
+/* Of the vendor's private functions there are none here: it gives out those that all know. */
+CNresult cnGetExportFunction(const char *name, const void **function) {
+    static _Atomic uintptr_t own; /* this library. relaxed: whoever finds it first finds the same */
+    if (!name || !function)
+        return CN_ERROR_INVALID_VALUE;
+    uintptr_t library = atomic_load_explicit(&own, memory_order_relaxed);
+    Dl_info here;
+    if (!library && dladdr(&own, &here) && here.dli_fname) {
+        library = (uintptr_t)dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+        atomic_store_explicit(&own, library, memory_order_relaxed);
+    }
+    const void *found = library ? dlsym((void *)library, name) : NULL;
+    if (!found)
+        return CN_ERROR_NOT_FOUND;
+    *function = found;
+    return CN_SUCCESS;
+}
+
+CNresult cnProfilerStart(void) { return cn_begin(); }
+CNresult cnProfilerStop(void) { return cn_begin(); }
 
 /* ---- Versions and errors ------------------------------------------------------------------------ */
 

@@ -235,6 +235,19 @@ CNresult cnModuleGetKernel(CNmodule module, const char *name, CNkernel *kernel) 
     return CN_SUCCESS;
 }
 
+/* The images say nothing of what a kernel takes of its cores. */
+CNresult cnKernelGetAttribute(int64_t *value, int attribute, CNkernel kernel) {
+    enum { BINARY_VERSION = 201 };
+    CNresult result = cn_begin();
+    if (result != CN_SUCCESS)
+        return result;
+    if (!value || attribute < 0 || attribute >= CN_KERNEL_ATTRIBUTE_MAX ||
+        !sim_handle_check((enum sim_handle_kind)HANDLE_KERNEL, (const void *)kernel))
+        return CN_ERROR_INVALID_VALUE;
+    *value = attribute == CN_KERNEL_ATTRIBUTE_BINARY_VERSION ? BINARY_VERSION : 0;
+    return CN_SUCCESS;
+}
+
 /* ---- Launches --------------------------------------------------------------------------------------- */
 
 CNresult cn_launch(struct cn_launch *launch, const CN_KERNEL_NODE_PARAMS *what) {

@@ -128,6 +128,19 @@ static int start(struct sim_state *state) {
     return DCMI_OK;
 }
 
+/* Whether somebody subscribed to the same: doing it twice is doing it once. Under the lock. */
+static bool is_subscribed(const struct subscription *wanted) {
+    for (unsigned s = 0; s < subscribed; s++) {
+        const struct subscription *one = &subscriptions[s];
+        if (one->number == wanted->number && one->handler == wanted->handler &&
+            one->filter.filter_flag == wanted->filter.filter_flag &&
+            one->filter.event_id == wanted->filter.event_id &&
+            one->filter.severity == wanted->filter.severity)
+            return true;
+    }
+    return false;
+}
+
 /* A card of -1 is every device of the node. */
 int dcmi_subscribe_fault_event(int card_id, int device_id, struct dcmi_event_filter filter,
                                void (*handler)(struct dcmi_event *event)) {
@@ -137,14 +150,14 @@ int dcmi_subscribe_fault_event(int card_id, int device_id, struct dcmi_event_fil
         return look.result;
     if (!handler)
         return DCMI_PARAMETER;
+    struct subscription wanted = {.number = look.device ? look.number : SIM_DEVICES_MAX,
+                                  .filter = filter,
+                                  .handler = handler};
     pthread_mutex_lock(&lock);
-    int result = subscribed < SUBSCRIPTIONS ? start(look.state) : DCMI_OCCUPIED;
-    if (result == DCMI_OK)
-        subscriptions[subscribed++] = (struct subscription){
-            .number = look.device ? look.number : SIM_DEVICES_MAX,
-            .filter = filter,
-            .handler = handler,
-        };
+    bool known = is_subscribed(&wanted);
+    int result = known || subscribed < SUBSCRIPTIONS ? start(look.state) : DCMI_OCCUPIED;
+    if (result == DCMI_OK && !known)
+        subscriptions[subscribed++] = wanted;
     pthread_mutex_unlock(&lock);
     return result;
 }

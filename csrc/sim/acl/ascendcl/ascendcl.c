@@ -77,6 +77,10 @@ rtError_t aclrtMallocHost(void **pointer, size_t size) {
 }
 rtError_t aclrtFreeHost(void *pointer);
 rtError_t aclrtFreeHost(void *pointer) { return aclrtFreeHostImpl(pointer); }
+rtError_t aclrtGetDeviceInfo(uint32_t device, uint32_t attribute, int64_t *value);
+rtError_t aclrtGetDeviceInfo(uint32_t device, uint32_t attribute, int64_t *value) {
+    return aclrtGetDeviceInfoImpl(device, attribute, value);
+}
 rtError_t aclrtGetMemInfo(uint32_t attribute, size_t *free, size_t *total);
 rtError_t aclrtGetMemInfo(uint32_t attribute, size_t *free, size_t *total) {
     return aclrtGetMemInfoImpl(attribute, free, total);
