@@ -114,6 +114,8 @@ class Kind:
     # Some of the codes, each of its own kind, and functions that are tried whatever was tried of them.
     few: tuple[int, ...] = ()
     again: frozenset[str] = frozenset()
+    # Whether a fault is over before its device was reset.
+    ends: bool = True
     # How many devices the first card is.
     parts: int = 0
     # What functions answer that the stand-in lacks.
@@ -204,7 +206,7 @@ class Kind:
         raise NotImplementedError
 
     def tells_events(self, vendor: Vendor) -> bool:
-        """Whether a fault is told by its event; it is over afterwards."""
+        """Whether a fault is told by its event; it is over afterwards, if that ``ends``."""
         raise NotImplementedError
 
 
@@ -400,7 +402,7 @@ class NvidiaKind(Kind):
         """Tell the odd library how to answer."""
         file = Path(os.environ["ODD_NVML"])
         fresh = file.with_suffix(".new")
-        fresh.write_text(" ".join((self.words, f"events={self.events} samples=3", *more)))
+        fresh.write_text(" ".join((self.words, f"events={self.events} samples=3 fresh=1", *more)))
         fresh.replace(file)
 
     def prepare(self, folder: Path, root: Path) -> None:
@@ -524,6 +526,7 @@ def _nvidia(name: str, words: str, **more: Any) -> NvidiaKind:
             12345,
         ),
         ended=nvml.ENDED,
+        ends=False,
         few=(
             pynvml.NVML_ERROR_UNKNOWN,
             pynvml.NVML_ERROR_UNINITIALIZED,

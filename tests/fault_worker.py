@@ -403,6 +403,9 @@ class Explorer:
             vendor, _ = self.begin()
         elif whole and not self.kind.tells_events(vendor):
             self.wrong("events are not told after it was mended")
+        if vendor is not None and whole and not self.kind.ends:
+            vendor.close()
+            vendor, _ = self.begin()
         if vendor is None:
             self.wrong("no module can be made any more")
             return

@@ -222,11 +222,16 @@ class Nvidia(Undivided):
         for index in range(count):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                cards.append((index, handle, pynvml.nvmlDeviceGetUUID(handle)))
+                uuid = pynvml.nvmlDeviceGetUUID(handle)
             except (pynvml.NVMLError, UnicodeDecodeError) as error:
                 if nvml.code_of(error) in nvml.ENDED:
                     raise
                 faults.append(f"device {index}: {nvml.describe(error)}")
+                continue
+            if any(uuid == other for _, _, other in cards):
+                faults.append(f"device {index}: another has the same UUID: update the driver")
+            else:
+                cards.append((index, handle, uuid))
         links = _links(cards)
         driver = nvml.reading(pynvml.nvmlSystemGetDriverVersion) or ""
         found: list[_Known] = []
@@ -422,6 +427,8 @@ def _list(handle: nvml.Handle, kind: str) -> Sequence[Any] | None:
                 if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
                     break
                 return None
+            except nvml.UNREADABLE:
+                return None
     return None
 
 
@@ -439,6 +446,8 @@ def _utilisation(handle: nvml.Handle, since: int) -> Sequence[Any] | None:
                 return ()
             if code != pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
                 return None
+        except nvml.UNREADABLE:
+            return None
     return ()
 
 
