@@ -599,6 +599,12 @@ KINDS: dict[str, Kind] = {
         ),
         _cambricon("cambricon-older", devices=2, splits=False),
         _nvidia("nvidia", "driver=615", devices=2),
-        _nvidia("nvidia-mig", "mig=0", devices=3),
+        _nvidia(
+            "nvidia-mig",
+            "mig=0",
+            devices=3,
+            parts=2,
+            again=frozenset({"nvmlDeviceGetMigMode"} | {n for n in _of_nvml() if "Mig" in n}),
+        ),
     )
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,8 @@ from .registry import Settings
 PAGE_BYTES: Final = 2 << 20
 
 _MOST_DEVICES: Final = 256
+# Of a card; NVIDIA's own have seven.
+_MOST_PARTS: Final = 64
 _PROCESS_KINDS: Final = ("Compute", "Graphics", "MPSCompute")
 # Processes may start between the call that counts them and the one that lists them.
 _LIST_TRIES: Final = 4
@@ -253,7 +255,13 @@ class Nvidia(Undivided):
                 else:
                     found.append(replace(known, device=device))
                 place += 1
-        self._known, self._faults = tuple(found), tuple(faults)
+        # Links to what is no device of its own lead nowhere.
+        known_here = {one.device.uuid for one in found}
+        self._known = tuple(
+            replace(one, device=replace(one.device, links=_only(one.device.links, known_here)))
+            for one in found
+        )
+        self._faults = tuple(faults)
 
     def _of_card(
         self,
@@ -279,10 +287,13 @@ class Nvidia(Undivided):
         blank = replace(blank, numa_node=_numa_node(handle, blank.pci_address))
         minor = nvml.reading(pynvml.nvmlDeviceGetMinorNumber, handle)
         modes = nvml.reading(pynvml.nvmlDeviceGetMigMode, handle)
-        if not modes or modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
-            yield _Known(blank, uuid, index, minor)
+        whole = _Known(blank, uuid, index, minor)
+        if modes and modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+            yield whole
             return
-        for place in range(nvml.reading(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        divided = False
+        most = nvml.reading(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+        for place in range(min(most, _MOST_PARTS)):
             part = nvml.reading(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place)
             name = None if part is None else nvml.reading(pynvml.nvmlDeviceGetUUID, part)
             if not name:
@@ -294,7 +305,12 @@ class Nvidia(Undivided):
             )
             instances = None if own[0] is None or own[1] is None else (own[0], own[1])
             blank = replace(blank, uuid=name, links={})
+            divided = True
             yield _Known(blank, uuid, index, minor, place, instances)
+
+        # One that does not tell its mode is divided where it has partitions.
+        if not modes and not divided:
+            yield whole
 
     def _described(self, known: _Known, index: int, driver: str) -> Device:
         """Return the device with all that it says of itself.
@@ -382,6 +398,10 @@ class Nvidia(Undivided):
                 shares = _share(sample.smUtil), _share(sample.memUtil)
                 self._busy[uuid, pid] = _Busy(*shares)
         return True
+
+
+def _only(links: Mapping[str, int], known: Container[str]) -> dict[str, int]:
+    return {uuid: count for uuid, count in links.items() if uuid in known}
 
 
 def _share(percent: int) -> float | None:
