@@ -86,7 +86,7 @@ def read(
             continue
         else:
             assert source == HAMI
-            if HAMI_CORES in environment or any(_is_hamis(name) for name in environment):
+            if has_hamis(environment):
                 return _read_hami(environment, config)
             continue
         if said:
@@ -314,6 +314,11 @@ def _vendor(said: tuple[str, str] | None) -> str:
 
 def _is_hamis(name: str) -> bool:
     return name == HAMI_LIMIT or name.startswith(f"{HAMI_LIMIT}_")
+
+
+def has_hamis(environment: Mapping[str, str]) -> bool:
+    """Say whether any of the variables is there by which HAMi limits memory or time."""
+    return HAMI_CORES in environment or any(_is_hamis(name) for name in environment)
 
 
 def _read_hami(environment: Mapping[str, str], config: Config) -> Request | None:

@@ -15,7 +15,18 @@ import aliquot.shim
 import click
 from aliquot.shim import region
 
-from . import config, contexts, drivers, launch, makes, policies, rundir, sizes, visible
+from . import (
+    config,
+    contexts,
+    drivers,
+    launch,
+    makes,
+    policies,
+    requests,
+    rundir,
+    sizes,
+    visible,
+)
 from .errors import AliquotError, BadRequestError, NoNamespaceError
 from .namespace import Cover
 
@@ -117,20 +128,22 @@ def run_command(
     """Make a slice, run CMD in it, and end as CMD ends."""
     voice = _Voice(as_json)
     try:
-        limits = (
-            sizes.parse_limits(memory)
-            if memory is not None
-            else sizes.limits_from_environment(os.environ)
-        )
-        most = _cores(cores, os.environ)
+        limits = None if memory is None else sizes.parse_limits(memory)
+        most = None if cores is None else policies.parse_cores(cores, "--cores")
+        if limits is None and most is None and vendor is None:
+            # HAMi's variables are about NVIDIA's devices, as in a container.
+            vendor = makes.NVIDIA.vendor if requests.has_hamis(os.environ) else None
+            if vendor is None:
+                raise _no_cap()
+        installation = _find(os.environ, vendor)
+        if installation.make is makes.NVIDIA:
+            limits = limits or sizes.limits_from_environment(os.environ)
+            most = most or _hami_cores(os.environ)
         if limits is None and most is None:
-            raise BadRequestError(
-                "no cap is given: add --memory, such as --memory 4GiB, "
-                "or --cores, such as --cores 30"
-            )
+            raise _no_cap()
         if limits is None:
             limits = sizes.parse_limits("100%")
-        wanted = _plan(limits, most or policies.ALL_CORES, device, name, vendor, voice)
+        wanted = _plan(installation, limits, most or policies.ALL_CORES, device, name, voice)
         status = _run(wanted, mode, command, voice)
     except AliquotError as error:
         if not as_json:
@@ -140,27 +153,30 @@ def run_command(
     context.exit(status)
 
 
-def _cores(said: str | None, environment: Mapping[str, str]) -> int | None:
-    """Return the most of a device's time, None when nothing says it. Raises BadRequestError."""
-    if said is not None:
-        return policies.parse_cores(said, "--cores")
+def _no_cap() -> BadRequestError:
+    return BadRequestError(
+        "no cap is given: add --memory, such as --memory 4GiB, or --cores, such as --cores 30"
+    )
+
+
+def _hami_cores(environment: Mapping[str, str]) -> int | None:
+    """Return the most of a device's time that HAMi's variable says, None when it says nothing."""
     name = policies.HAMI_CORES
     return policies.parse_hami_cores(environment[name], name) if name in environment else None
 
 
 def _plan(
+    installation: drivers.Installation,
     limits: sizes.Limits,
     cores: int,
     device: str | None,
     name: str | None,
-    vendor: str | None,
     voice: _Voice,
 ) -> _Slice:
     """Decide what the slice gets. Nothing is made yet, but for the memory of context costs."""
     if name is not None:
         rundir.check_name(name)
     environment = os.environ
-    installation = _find(environment, vendor)
     make = installation.make
     shim = Path(environment.get("ALIQUOT_SHIM") or aliquot.shim.library(make.soname))
     if not shim.is_file():

@@ -278,8 +278,8 @@ def write_terms(
 ) -> None:
     """Write into ``grant``, open for writing, what the slice has of device ``device``'s time.
 
-    All are as RegionDevice says. Running processes keep to ``cores`` from when they next look, which
-    arbiter.Runner.change has them do at once; the others are for people. Raises OSError.
+    All are as RegionDevice says. Running processes keep to ``cores`` from when they next look,
+    which arbiter.Runner.change has them do at once; the others are for people. Raises OSError.
     """
     _write_word(fd, "device", device, "cores", value=cores)
     _write_word(fd, "device", device, "cores_min", value=cores_min)

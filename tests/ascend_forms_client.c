@@ -175,6 +175,16 @@ struct place {
     X(rtMultipleTaskInfoLaunch, (const void *, void *))                                            \
     X(rtsLaunchRandomNumTask, (const void *, void *, void *))                                      \
     X(rtsLaunchReduceAsyncTask, (const void *, void *, void *))                                    \
+    X(rtMultipleTaskInfoLaunchWithFlag, (const void *, void *, uint32_t))                          \
+    X(rtFftsTaskLaunch, (void *, void *))                                                          \
+    X(rtFftsTaskLaunchWithFlag, (void *, void *, uint32_t))                                        \
+    X(rtLaunchDvppTask, (const void *, uint32_t, void *, void *))                                  \
+    X(rtFusionLaunch, (void *, void *, void *))                                                    \
+    X(rtCCULaunch, (void *, void *))                                                               \
+    X(rtCpuKernelLaunch,                                                                           \
+      (const void *, const void *, uint32_t, const void *, uint32_t, void *, void *))              \
+    X(rtAicpuKernelLaunch, (const void *, uint32_t, const void *, uint32_t, void *, void *))       \
+    X(rtGeneralCtrl, (uintptr_t *, uint32_t, uint32_t))                                            \
     X(rtModelCreate, (void **, uint32_t))                                                          \
     X(rtModelBindStream, (void *, void *, uint32_t))                                               \
     X(rtModelUnbindStream, (void *, void *))                                                       \
@@ -192,6 +202,11 @@ static void *stream, *other, *event, *notify, *counter, *file, *kernel, *code, *
 static uint8_t *from, *to, *words, *entry; /* of the device */
 static uint64_t task[16];                  /* of which only that there is one is looked at */
 static void *pieces[] = {&ns};
+static struct { uint32_t what, value[2]; } attribute = {0, {1, 0}};
+static struct {
+    void *attributes;
+    uint32_t count;
+} blocks = {&attribute, 1};
 static const struct grid one = {1, 1, 1};
 static const struct {
     const char *library, *kernel, *operator;
@@ -333,6 +348,14 @@ static void *kernel_args(void) {
     return must(aclrtKernelArgsFinalize(handle), handle);
 }
 
+/* What one function does for several: which, and the words of that one. */
+static int control(uint32_t type, uint32_t count, uintptr_t *with) {
+    return rtGeneralCtrl(with, count, type);
+}
+#define W(pointer) (uintptr_t)(pointer)
+#define WORDS(...) (sizeof((uintptr_t[]){__VA_ARGS__}) / sizeof(uintptr_t))
+#define CONTROL(type, ...) control(type, WORDS(__VA_ARGS__), (uintptr_t[]){__VA_ARGS__})
+
 static void *recorded(void) { return must(aclrtRecordEvent(event, other), event); }
 static void *told(void) { return must(rtNotifyRecord(notify, other), notify); }
 static void *counted(void) {
@@ -453,7 +476,7 @@ static const void *spots[1];
     X(rtLaunchKernelByFuncHandleV3,                                                                \
       rtLaunchKernelByFuncHandleV3(kernel, 1, &arguments, stream, NULL))                           \
     X(rtLaunchKernelExByFuncHandle,                                                                \
-      rtLaunchKernelExByFuncHandle(kernel, task, launch_args(), stream))                           \
+      rtLaunchKernelExByFuncHandle(kernel, &blocks, launch_args(), stream))                        \
     X(rtLaunchKernelWithArgsArray, rtLaunchKernelWithArgsArray(kernel, 1, stream, NULL, pieces))   \
     X(aclrtLaunchKernelWithArgsArray,                                                              \
       aclrtLaunchKernelWithArgsArray(kernel, 1, stream, NULL, pieces))                             \
@@ -482,6 +505,23 @@ static const void *spots[1];
     X(rtStarsTaskLaunch, rtStarsTaskLaunch(task, 64, stream))                                      \
     X(rtStarsTaskLaunchWithFlag, rtStarsTaskLaunchWithFlag(task, 64, stream, 0))                   \
     X(rtMultipleTaskInfoLaunch, rtMultipleTaskInfoLaunch(task, stream))                            \
+    X(rtMultipleTaskInfoLaunchWithFlag, rtMultipleTaskInfoLaunchWithFlag(task, stream, 0))         \
+    X(rtFftsTaskLaunch, rtFftsTaskLaunch(task, stream))                                            \
+    X(rtFftsTaskLaunchWithFlag, rtFftsTaskLaunchWithFlag(task, stream, 0))                         \
+    X(rtLaunchDvppTask, rtLaunchDvppTask(task, 64, stream, NULL))                                  \
+    X(rtFusionLaunch, rtFusionLaunch(task, stream, task))                                          \
+    X(rtCCULaunch, rtCCULaunch(task, stream))                                                      \
+    X(rtCpuKernelLaunch,                                                                           \
+      rtCpuKernelLaunch(names.library, names.kernel, 1, &ns, sizeof ns, NULL, stream))             \
+    X(rtAicpuKernelLaunch, rtAicpuKernelLaunch(&names, 1, &ns, sizeof ns, NULL, stream))           \
+    X(rtGeneralCtrl_reduce, CONTROL(1, W(to), BYTES, W(from), BYTES, SUM, 0, W(stream), 0))        \
+    X(rtGeneralCtrl_ffts_flag, CONTROL(2, W(task), W(stream), 0))                                  \
+    X(rtGeneralCtrl_ffts, CONTROL(3, W(task), W(stream)))                                          \
+    X(rtGeneralCtrl_stars, CONTROL(6, W(task), 64, W(stream)))                                     \
+    X(rtGeneralCtrl_stars_flag, CONTROL(11, W(task), 64, W(stream), 0))                            \
+    X(rtGeneralCtrl_multiple, CONTROL(13, W(task), W(stream)))                                     \
+    X(rtGeneralCtrl_multiple_flag, CONTROL(16, W(task), W(stream), 0))                             \
+    X(rtGeneralCtrl_copy, COPIED(CONTROL(0, W(to), BYTES, W(from), BYTES, BETWEEN, W(stream), 0))) \
     X(rtModelExecuteAsync, rtModelExecuteAsync(model, stream, 0))                                  \
     X(rtStreamBeginCaptureToModel, rtStreamBeginCaptureToModel(stream, model, 2))                  \
     X(aclmdlRICaptureToModelRIBegin, aclmdlRICaptureToModelRIBegin(stream, model, 2))              \

@@ -1,5 +1,6 @@
 /* A program whose driver fails on demand (fault_driver.c), so that a test sees what its shim makes of that.
- * Usage: fault_client DRIVER, the file of the failing driver; one command a line on standard input, one
+ * Usage: fault_client LIBRARY DRIVER WAY BOX, where DRIVER is the file of the failing driver, WAY how functions
+ * are looked up (symbol or address) and BOX two descriptors, OUT,IN. One command a line on standard input, one
  * answer a line:
  *
  *   begin AT FROM_THEN CODE ONLY       starts the tenant of the vendor that it is linked with
@@ -10,7 +11,7 @@
  *   end                                gives everything back
  *
  * The AT-th call of the driver fails with CODE (0: none), and all after it where FROM_THEN is 1; of the calls
- * of ONLY, where that is a function. The answer is
+ * of ONLY, where that is a function. Where it is 2, all calls of other threads fail. The answer is
  *   WHAT calls=N failed=N first=FUNCTION in=FUNCTION answer=CODE text=TEXT
  * WHAT is `done`, `refused` where the thing could not be got, or `gave-up` where the tenant found what it
  * did not expect, with what that was as the text. `first` is the function of the driver that failed first,
@@ -134,10 +135,14 @@ static const struct fault_plan nothing = {.only = -1};
 /* AT FROM_THEN CODE ONLY. */
 static struct fault_plan plan_of(char **word) {
     return (struct fault_plan){.at = strtoll(word[0], NULL, 10),
-                               .from_then = word[1][0] == '1',
+                               .from_then = word[1][0] != '0',
+                               .others = word[1][0] == '2',
                                .code = (int32_t)strtoll(word[2], NULL, 10),
                                .only = driver.number(word[3])};
 }
+
+/* Where the tenant has a context that it got, beside its primary one. */
+static void **context_got;
 
 /* What was seen until the plan was dropped. */
 static struct fault_seen last_seen;
@@ -150,12 +155,22 @@ static void arm(const struct fault_plan *plan) {
     driver.plan(plan);
 }
 
+/* What could not be told when it was asked for is taken up with the next wait; what was freed in the order of
+ * a stream, when that has come to it. */
+static void settle(void) {
+    void *other = context_got ? *context_got : NULL;
+    if (other && vendor.enter(other) == 0) {
+        vendor.synchronise();
+        vendor.enter(tenant.primary);
+    }
+    vendor.synchronise();
+}
+
 static void report(const char *what) {
     struct fault_seen seen = last_seen.failed ? last_seen : driver.seen();
-    /* What could not be told when it was asked for is taken up with the next wait. */
     driver.plan(&nothing);
     if (seen.failed)
-        vendor.synchronise();
+        settle();
     printf("%s calls=%lld failed=%lld first=%s in=%s answer=%u text=%s\n", what,
            (long long)seen.calls, (long long)seen.failed,
            seen.first >= 0 ? driver.name(seen.first) : "-",
@@ -179,7 +194,7 @@ static void pause_holding(void) {
     char line[16];
     last_seen = driver.seen();
     driver.plan(&nothing);
-    MUST(vendor.synchronise());
+    settle();
     printf("holding\n");
     fflush(stdout);
     if (!fgets(line, sizeof line, stdin))
@@ -196,8 +211,9 @@ static void try(char **word) {
     struct fault_plan plan = plan_of(word + 4);
     uint64_t dice = strtoull(word[2], NULL, 10);
     int rounds = atoi(word[3]), result;
-    struct thing *volatile at = &thing[things % 4];
-    at->kind = NULL;
+    struct thing *const at = &thing[things % 4];
+    memset(at, 0, sizeof *at);
+    context_got = strcmp(word[0], "context") ? NULL : &at->object[0];
     things++;
     arm(&plan);
     if (setjmp(way_out)) {
@@ -237,8 +253,8 @@ static void end(void) {
 static char (*places)[PLACE];
 
 static void call(char **word) {
-    typedef int function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
-                         uint64_t, uint64_t, uint64_t, uint64_t);
+    typedef int function(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t,
+                         uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
     uint64_t argument[ARGUMENTS] = {0};
     void *found = dlsym(RTLD_DEFAULT, word[0]);
     struct fault_plan plan = {.at = 1, .from_then = true, .only = driver.number(word[0])};
@@ -265,16 +281,18 @@ static void call(char **word) {
         }
     arm(&plan);
     function *called = (function *)found;
-    within.answer = (uint32_t)called(argument[0], argument[1], argument[2], argument[3], argument[4],
-                                     argument[5], argument[6], argument[7], argument[8], argument[9],
-                                     argument[10], argument[11]);
+    within.answer = (uint32_t)called(argument[0], argument[1], argument[2], argument[3],
+                                     argument[4], argument[5], argument[6], argument[7],
+                                     argument[8], argument[9], argument[10], argument[11]);
     report("called");
 }
 
 int main(int argc, char **argv) {
     char line[512];
-    places = mmap(NULL, ARGUMENTS * PLACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (argc < 4 || places == MAP_FAILED)
+    places =
+        mmap(NULL, ARGUMENTS * PLACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (argc != 5 || places == MAP_FAILED ||
+        sscanf(argv[4], "%d,%d", &tenant.outbox, &tenant.inbox) != 2)
         return 2;
     vendor.load(argv[1], RTLD_NOW | RTLD_GLOBAL, !strcmp(argv[3], "address"));
     void *failing = dlopen(argv[2], RTLD_NOW | RTLD_NOLOAD);

@@ -22,6 +22,20 @@ TURN = lib.ALIQUOT_GATE_TURN
 CLOSED = lib.ALIQUOT_GATE_CLOSED
 
 
+def _flows(usage: Path, device: int) -> Iterator[int]:
+    """What each process says of a device; region.h has the bits."""
+    size = 8 * region.MAX_SLOTS
+    with usage.open("rb") as file:
+        start = ffi.offsetof("struct aliquot_usage", "flow", device)
+        words = os.pread(file.fileno(), size, start)
+    return (int.from_bytes(words[at : at + 8], "little") for at in range(0, size, 8))
+
+
+def active(usage: Path, device: int = 0) -> bool:
+    """Say whether any process has work on a device, or work that it has not booked yet."""
+    return any(flow >> 10 & 1 for flow in _flows(usage, device))
+
+
 class Gate:
     """The gate of a slice's devices, in the folder ``.aliquot`` of its files."""
 
@@ -67,12 +81,7 @@ class Gate:
 
     def waiting(self, device: int = 0) -> int:
         """Count the threads that wait for the gate of a device."""
-        start = ffi.offsetof("struct aliquot_usage", "flow", device)
-        size = 8 * region.MAX_SLOTS
-        with self.usage_path.open("rb") as file:
-            words = os.pread(file.fileno(), size, start)
-        flows = (int.from_bytes(words[at : at + 8], "little") for at in range(0, size, 8))
-        return sum(flow & 0x3FF for flow in flows)
+        return sum(flow & 0x3FF for flow in _flows(self.usage_path, device))
 
     def used(self, device: int = 0) -> region.UsedDevice:
         """Return what the slice used of a device."""

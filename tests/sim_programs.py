@@ -7,6 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+# A module with variables of every kind, texture references and kernels.
+PTX = b""".version 7.0
+.target sm_70
+.address_size 64
+.visible .global .align 8 .u64 answers[2] = {17, 42};
+.global .align 4 .b8 zeros[4096];
+.visible .const .align 4 .f32 weights[2] = {1.5, 0.25};
+.global .attribute(.managed) .align 4 .u32 shared_by_all = 5;
+.global .texref tex;
+.global .surfref surf;
+.visible .entry plain(.param .u32 a, .param .u64 p, .param .f32 f) { ret; }
+.visible .entry limited(.param .u64 p) .maxntid 128 {
+    .shared .align 4 .b8 own[256]; .reg .b32 %r; mov.u32 %r, own; ret;
+}
+.visible .entry aliquot_spin_ns(.param .u64 ns) { ret; }
+"""
+
 PRELUDE = """
 import ctypes
 from ctypes import POINTER, byref, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p

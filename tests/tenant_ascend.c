@@ -4,7 +4,7 @@
 #include <dlfcn.h>
 
 struct npu npu;
-struct ascend ascend;
+struct ascend ascend = {.capturing = PTHREAD_RWLOCK_INITIALIZER};
 
 /* -- What is told of its memory ------------------------------------------------------------------- */
 
@@ -184,7 +184,7 @@ static void expect_nothing(address of_parent) {
         fail("a child can use its parent's runtime");
 }
 
-static const struct kind *const kinds[] = {linear_kinds, pool_kinds, share_kinds, NULL};
+static const struct kind *const kinds[] = {linear_kinds, pool_kinds, share_kinds, work_kinds, NULL};
 
 const struct vendor vendor = {
     .library = "libascendcl.so",

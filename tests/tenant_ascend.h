@@ -94,6 +94,15 @@ struct pages_told {
     F(aclrtMemPoolTrimTo, (void *, size_t))                                                        \
     F(aclrtMemPoolMallocAsync, (void **, size_t, void *, void *))                                  \
     F(aclrtMemPoolFreeAsync, (void *, void *))                                                     \
+    F(aclrtBinaryLoadFromFile, (const char *, void *, void **))                                    \
+    F(aclrtBinaryGetFunction, (void *, const char *, void **))                                     \
+    F(aclrtBinaryUnLoad, (void *))                                                                 \
+    F(aclrtLaunchKernel, (void *, uint32_t, const void *, size_t, void *))                         \
+    F(aclmdlRICaptureBegin, (void *, int))                                                         \
+    F(aclmdlRICaptureEnd, (void *, void **))                                                       \
+    F(aclmdlRIExecuteAsync, (void *, void *))                                                      \
+    F(aclmdlRIDestroy, (void *))                                                                   \
+    F(aclrtDestroyStream, (void *))                                                                \
     F(aclrtCreateStream, (void **))                                                                \
     F(aclrtSynchronizeStream, (void *))                                                            \
     F(aclrtSynchronizeDevice, (void))
@@ -120,6 +129,14 @@ struct pages_told {
     F(rtMemGetInfoByType, (int32_t, uint32_t, struct pages_told *))                                \
     F(rtsDeviceGetInfo, (uint32_t, uint32_t, int64_t *))                                           \
     F(rtMallocPhysical, (void **, size_t, struct driver_property *, uint64_t))                     \
+    F(rtsBinaryLoadFromFile, (const char *, const void *, void **))                                \
+    F(rtsFuncGetByName, (void *, const char *, void **))                                           \
+    F(rtBinaryUnLoad, (void *))                                                                    \
+    F(rtModelCreate, (void **, uint32_t))                                                          \
+    F(rtModelBindStream, (void *, void *, uint32_t))                                               \
+    F(rtModelUnbindStream, (void *, void *))                                                       \
+    F(rtModelLoadComplete, (void *))                                                               \
+    F(rtModelDestroy, (void *))                                                                    \
     F(rtMemPoolCreate, (void **, const struct driver_pool_property *))                             \
     F(rtMemPoolDestroy, (void *))                                                                  \
     F(rtMemPoolSetAttr, (void *, int, void *))                                                     \
@@ -144,8 +161,11 @@ extern struct npu {
 } npu;
 #undef MEMBER
 
-extern const struct kind linear_kinds[], pool_kinds[], share_kinds[];
+extern const struct kind linear_kinds[], pool_kinds[], share_kinds[], work_kinds[];
 
-extern struct ascend { void *stream[2]; /* of the device's own context */ } ascend;
+extern struct ascend {
+    void *stream[2];            /* of the device's own context */
+    pthread_rwlock_t capturing; /* nobody waits for the whole device meanwhile */
+} ascend;
 
 #endif

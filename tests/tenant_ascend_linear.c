@@ -101,10 +101,10 @@ static void linear_give(struct thing *thing, uint64_t dice) {
         MUST(npu.aclrtFree(pointer));
         break;
     case 1:
-        MUST(npu.rtFreeWithDevSync(pointer));
-        break;
     case 2:
-        MUST(npu.aclrtFreeWithDevSync(pointer));
+        pthread_rwlock_rdlock(&ascend.capturing);
+        MUST(roll(&dice, 2) ? npu.rtFreeWithDevSync(pointer) : npu.aclrtFreeWithDevSync(pointer));
+        pthread_rwlock_unlock(&ascend.capturing);
         break;
     default:
         MUST(npu.rtFree(pointer));

@@ -164,8 +164,8 @@ static void expect_nothing(address of_parent) {
         fail("a child can use its parent's driver");
 }
 
-static const struct kind *const kinds[] = {linear_kinds, pool_kinds, share_kinds, context_kinds,
-                                           NULL};
+static const struct kind *const kinds[] = {linear_kinds,  pool_kinds, share_kinds,
+                                           context_kinds, topo_kinds, NULL};
 
 const struct vendor vendor = {
     .library = "libcndrv.so",

@@ -27,6 +27,13 @@ struct pool_properties {
 enum { BY_DESCRIPTOR = 1 };
 enum { THRESHOLD = 4, RESERVED = 5, RESERVED_MOST = 6, USED = 7 }; /* of pools */
 
+struct memset_node {
+    address at;
+    size_t pitch;
+    unsigned value, element_bytes;
+    size_t width, height;
+};
+
 #define FUNCTIONS(F)                                                                               \
     F(cnInit, (unsigned))                                                                          \
     F(cnDeviceGet, (uint64_t *, int))                                                              \
@@ -84,6 +91,15 @@ enum { THRESHOLD = 4, RESERVED = 5, RESERVED_MOST = 6, USED = 7 }; /* of pools *
     F(cnCreateQueue, (handle *, unsigned))                                                         \
     F(cnDestroyQueue, (handle))                                                                    \
     F(cnQueueSync, (handle))                                                                       \
+    F(cnQueueBeginCapture, (handle, int))                                                          \
+    F(cnQueueEndCapture, (handle, handle *))                                                       \
+    F(cnTaskTopoCreate, (handle *, unsigned))                                                      \
+    F(cnTaskTopoDestroy, (handle))                                                                 \
+    F(cnTaskTopoAddMemsetNode, (handle *, handle, const handle *, size_t, struct memset_node *))   \
+    F(cnTaskTopoInstantiate, (handle *, handle, handle *, char *, size_t))                         \
+    F(cnTaskTopoUpload, (handle, handle))                                                          \
+    F(cnTaskTopoEntityInvoke, (handle, handle))                                                    \
+    F(cnTaskTopoEntityDestroy, (handle))                                                           \
     F(cnModuleLoad, (const char *, handle *))                                                      \
     F(cnModuleLoadFatBinary, (const void *, handle *))                                             \
     F(cnModuleUnload, (handle))
@@ -92,7 +108,7 @@ enum { THRESHOLD = 4, RESERVED = 5, RESERVED_MOST = 6, USED = 7 }; /* of pools *
 extern struct cn { FUNCTIONS(MEMBER) } cn;
 #undef MEMBER
 
-extern const struct kind linear_kinds[], pool_kinds[], share_kinds[], context_kinds[];
+extern const struct kind linear_kinds[], pool_kinds[], share_kinds[], context_kinds[], topo_kinds[];
 
 extern struct cambricon {
     uint64_t device;

@@ -85,6 +85,7 @@ ASCEND = Vendor(
         "tenant_ascend_linear.c",
         "tenant_ascend_pool.c",
         "tenant_ascend_share.c",
+        "tenant_ascend_work.c",
     ),
     library="libascendcl.so",
     names=("libruntime.so", "libruntime-driver.so"),
@@ -92,9 +93,11 @@ ASCEND = Vendor(
     out_of_memory=207001,
     kinds=(
         *("linear", "padded", "managed", "dvpp", "pinned", "pool"),
-        *("pages", "elsewhere", "addresses", "shared", "context"),
+        *("pages", "elsewhere", "addresses", "shared", "context", "module", "recording"),
     ),
-    dies_with_context=frozenset({"linear", "padded", "managed", "dvpp", "pinned", "pool"}),
+    dies_with_context=frozenset(
+        {"linear", "padded", "managed", "dvpp", "pinned", "pool", "module", "recording"}
+    ),
     contexts_hold=False,
     inside=("linear", "padded", "managed", "dvpp", "pinned", "pages"),
     keep_primary=("context", "shared"),
@@ -117,6 +120,7 @@ CAMBRICON = Vendor(
         "tenant_cambricon_pool.c",
         "tenant_cambricon_share.c",
         "tenant_cambricon_context.c",
+        "tenant_cambricon_topo.c",
     ),
     library="libcndrv.so",
     names=("libcndrv.so", "libcndrv-driver.so"),
@@ -124,15 +128,16 @@ CAMBRICON = Vendor(
     out_of_memory=100100,
     kinds=(
         *("linear", "pinned", "async", "pool", "pages", "elsewhere", "addresses", "shared"),
-        *("module", "context"),
+        *("module", "context", "recording"),
     ),
-    dies_with_context=frozenset({"linear", "pinned", "elsewhere", "module"}),
+    dies_with_context=frozenset({"linear", "pinned", "elsewhere", "module", "recording"}),
     contexts_hold=True,
     inside=("linear", "pages", "module"),
     keep_primary=("shared",),
     whole=(*(("linear", way) for way in range(9)), ("pages", 0), ("pages", 1)),
     shown={"linear": 1, "pages": 4},
     sends=frozenset({"pages"}),
+    pools_keep=True,
     loads=("cnMalloc", "cnFree", "cnMallocHost"),
     table="cambricon",
 )
@@ -150,10 +155,9 @@ ABSENT: dict[str, dict[str, str]] = {
         "async": "devices have no pool of their own: all are made by programs",
         **dict.fromkeys(("array", "deep", "mipmap"), NO_ARRAYS),
         "team": NO_TEAM,
-        "module": "code of operators is small, and charged as what nobody claims",
-        "library": "code of operators is small, and charged as what nobody claims",
+        "library": "code is loaded as a module, of every context",
         "green": NO_GREEN,
-        "graph": "what is recorded into a model takes no memory of its own",
+        "graph": "a model takes no memory when it is launched: a recording is one",
     },
     "cambricon": {
         "pitch": "the interface has no rows with a pitch: they are linear memory",
@@ -162,7 +166,7 @@ ABSENT: dict[str, dict[str, str]] = {
         "team": NO_TEAM,
         "library": "code is loaded into a context, as a module",
         "green": NO_GREEN,
-        "graph": "nodes of a graph are kernels, copies and host functions: none takes memory",
+        "graph": "a topology takes no memory when it is launched: a recording is one",
     },
 }
 NOT_SENT: dict[str, dict[str, str]] = {

@@ -8,7 +8,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from aliquot.sim.node import Device, Node
 from aliquot.sim.state import GroupTruth, State, create
 
 import nvidia_files
+from commands import wait_for
 from slices import MIB, lay_out
 from tenant_vendors import COMMON, VENDORS, Vendor
 
@@ -214,10 +214,7 @@ class Slice:
 
     def wait_until_empty(self) -> None:
         """Wait until the simulator has given back everything; killed processes take a while."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while self.truth().used_bytes[0]:
-            assert time.monotonic() < deadline, f"{self.truth()} does not become empty"
-            time.sleep(0.01)
+        wait_for(lambda: not self.truth().used_bytes[0], "an empty device")
 
 
 class Box:

@@ -441,7 +441,13 @@ def test_terms_reach_the_container_and_its_threads(
 def test_terms_out_of_range_change_nothing(runner: Runner, make: Callable[..., Container]) -> None:
     one = make("one").join(runner)
     before = one.cores(), one.told()
-    for wrong in (Terms(500, 400), Terms(0, 0), Terms(0, 1000, 0), Terms(0, 1000, 100, 101), Terms(0, 1000, group=3)):
+    for wrong in (
+        Terms(500, 400),
+        Terms(0, 0),
+        Terms(0, 1000, 0),
+        Terms(0, 1000, 100, 101),
+        Terms(0, 1000, group=3),
+    ):
         with pytest.raises(OSError, match="Invalid argument"):
             runner.change(one.number, 0, wrong)
     for number, column in ((one.number + 1, 0), (-1, 0), (one.number, 1)):
@@ -510,6 +516,23 @@ def test_whatever_comes_and_goes_the_thread_serves(tmp_path: Path, sanitizer: st
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+def test_whatever_containers_write_one_that_keeps_to_the_rules_has_its_part(tmp_path: Path) -> None:
+    program = tmp_path / "fuzz"
+    sources = [ROOT / "tests/look_fuzz.c", ROOT / "csrc/region/region.c"]
+    sources += [
+        ROOT / f"csrc/arbiter/{name}.c" for name in ("arbiter", "gates", "look", "seen", "shares", "step")
+    ]
+    command = ["gcc", "-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}"]
+    command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", str(program)]
+    subprocess.run([*command, *map(str, sources)], check=True)
+    done = subprocess.run(
+        [program, "1", "10"], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    # What others say that they have under way is believed once, and paid for.
+    assert int(done.stdout) >= 700
 
 
 def test_a_stopped_arbiter_answers_nothing(make: Callable[..., Container]) -> None:

@@ -37,7 +37,9 @@ def names(client: Path, node: SimNode, of: str) -> list[str]:
 
 def kinds() -> dict[str, str]:
     """The class of each function, by the name that programs call it by."""
-    return {row.function: row.kind for row in cuda_table.read_table(cuda_table.ASCEND_TABLE)}
+    found = {row.function: row.kind for row in cuda_table.read_table(cuda_table.ASCEND_TABLE)}
+    # Of what one function does for several, copies are no launches.
+    return found | {"rtGeneralCtrl_copy": "copy"}
 
 
 def test_every_form_answers_as_it_does_without_the_shim(
@@ -65,7 +67,7 @@ def test_a_closed_gate_holds_what_launches_and_nothing_else(
         assert tenant.do("do", "rtDeviceSynchronize") == OK
         for name in names(client, node, "forms"):
             gate.write(gates.CLOSED, others=1)
-            if of[name] == "launch":
+            if (of.get(name) or of[name.partition("_")[0]]) == "launch":
                 tenant.say(f"do {name}")
                 wait_for(lambda: gate.waiting() > 0, f"{name} to wait")
                 gate.write(gates.OPEN)

@@ -67,6 +67,16 @@ CONSTANTS = {
 NOT_IN_THE_HEADERS = {
     "RT_MEM_HOST_SIDE": "where memory of rtDrvMemProp_t is",
     "RT_MEM_DEV_SIDE": "where memory of rtDrvMemProp_t is",
+    **dict.fromkeys(
+        (
+            f"RT_CONTROL_{one}"
+            for one in (
+                *("COPY", "REDUCE", "FFTS_FLAG", "FFTS", "STARS", "STARS_FLAG"),
+                *("MULTIPLE", "MULTIPLE_FLAG"),
+            )
+        ),
+        "what rtGeneralCtrl is to do",
+    ),
     "RT_MEM_INFO_LAST_SIZE": "which kinds of what rtMemGetInfoByType tells are sizes",
     "RT_IPC_NAME_BYTES": "how long names are, which programs ask for with a constant of their own",
 }

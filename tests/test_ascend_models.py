@@ -70,12 +70,10 @@ def measured_ns(here: Slice) -> int:
 
 
 def settled_ns(here: Slice) -> int:
-    """What was measured once everything that has ended is booked."""
-    before = -1
-    while (now := measured_ns(here)) != before:
-        before = now
-        time.sleep(0.2)
-    return now
+    """What was measured once everything that has ended is booked: then nobody is active."""
+    usage = here.library.parent / ".aliquot/usage"
+    wait_for(lambda: not gates.active(usage), "all is booked")
+    return measured_ns(here)
 
 
 # -- Time -----------------------------------------------------------------------------------------

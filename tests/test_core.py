@@ -12,6 +12,7 @@ SOURCES = [
     ROOT / "tests/core_stress.c",
     *sorted((ROOT / "csrc/core").glob("*.c")),
     ROOT / "csrc/region/region.c",
+    ROOT / "csrc/shim/memory/descriptor.c",
     ROOT / "csrc/shim/memory/physical.c",
 ]
 FLAGS = ["-std=gnu11", "-g", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}", "-lpthread"]

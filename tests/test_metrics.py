@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import cast
 
 import prometheus_client
 import pytest
-from aliquot.agent import daemon, metrics
-from aliquot.agent.devices import DeviceProcess, Sample
-from aliquot.agent.errors import AliquotError
+from aliquot.agent import metrics
+from aliquot.agent.devices import Sample
 from aliquot.agent.slices import Container
 from aliquot.shim import region
 from prometheus_client.parser import text_string_to_metric_families
 
-from commands import PATIENCE_SECONDS
+from metrics_parts import ask, busy_node, get, samples, scrape, serving, value
 from reading_parts import ACCOUNT, GIB, MIB, Board, Node, device, part
-from slots import Slot, write_figures, write_time
+from slots import write_figures, write_time
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
@@ -50,82 +46,6 @@ def node(tmp_path: Path, board: Board) -> Iterator[Node]:
     made = Node(tmp_path, board)
     yield made
     made.readings._grants.close()
-
-
-def serving(node: Node, story: Callable[[int], Awaitable[None]]) -> None:
-    """Serve metrics while a story, which is told the port, happens."""
-
-    async def whole() -> None:
-        async with metrics.serve(node) as port:
-            await asyncio.wait_for(story(port), PATIENCE_SECONDS)
-
-    asyncio.run(whole())
-
-
-async def ask(port: int, request: bytes) -> tuple[str, dict[str, str], str]:
-    """Send something; the status line, the fields in lower case, and the body of the answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request)
-    answer = (await reader.read()).decode()
-    writer.close()
-    await writer.wait_closed()
-    head, _, body = answer.partition("\r\n\r\n")
-    status, *lines = head.split("\r\n")
-    fields = dict(line.lower().split(": ", 1) for line in lines)
-    return status, fields, body
-
-
-def get(path: str, *fields: str) -> bytes:
-    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
-
-
-def scrape(node: Node, *fields: str) -> str:
-    """What Prometheus gets."""
-    found: list[str] = []
-
-    async def story(port: int) -> None:
-        status, _, body = await ask(port, get("/metrics", *fields))
-        assert status == "HTTP/1.1 200 OK"
-        found.append(body)
-
-    serving(node, story)
-    return found[0]
-
-
-def samples(text: str) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
-    """The values in a scrape by name and labels; no series is there twice."""
-    found: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            rows = found.setdefault(sample.name, {})
-            labels = frozenset(sample.labels.items())
-            assert labels not in rows, f"{sample.name}{sample.labels} is there twice"
-            rows[labels] = sample.value
-    return found
-
-
-def value(text: str, name: str, **labels: str) -> float:
-    """The one value of a metric whose labels have these."""
-    rows = samples(text)[name]
-    (found,) = (one for told, one in rows.items() if set(labels.items()) <= told)
-    return found
-
-
-def busy_node(node: Node, board: Board) -> None:
-    """Give a node a slice with every reading that there is."""
-    line = Path("/proc/self/cgroup").read_text().splitlines()[0]
-    promised = part(ZERO, 4 * GIB, 25, cores_max=60, weight=300, priority=-7)
-    node.ledger.add("one", promised, cgroups=(line,))
-    node.accounts["one", ZERO.uuid] = ACCOUNT
-    usage = node.ledger.region("one") / "usage"
-    write_figures(usage, 0, peak=700 * MIB, refusals=3)
-    write_time(usage, 0, 2_500_000_000, 750_000_000, waits=40, let_through=6)
-    slot = Slot(usage, 0)
-    slot.charge(0, 600 * MIB)
-    board.rows = [DeviceProcess(ZERO.uuid, os.getpid(), 640 * MIB, 0.25, 0.1)]
-    node.sample()
-    node.sample()
-    slot.die()
 
 
 # -- The names -----------------------------------------------------------------------------------
@@ -427,176 +347,6 @@ def test_the_page_shows_devices_and_slices_and_leads_to_the_metrics(
 def test_an_empty_node_has_a_page(tmp_path: Path) -> None:
     text = metrics.page(Node(tmp_path).readings.latest())
     assert text.count("<p>None.</p>") == 2
-
-
-# -- HTTP ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("request_", "status"),
-    [
-        (get("/other"), "404 Not Found"),
-        (get("/metrics/"), "404 Not Found"),
-        (get("//metrics"), "404 Not Found"),
-        (get("/../metrics"), "404 Not Found"),
-        (get("http://127.0.0.1/metrics"), "404 Not Found"),
-        (get("/metrics?name[]=x"), "200 OK"),
-        (b"GET /metrics HTTP/1.0\r\n\r\n", "200 OK"),
-        (b"POST /metrics HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc", "405 Method Not Allowed"),
-        (b"GET /metrics\r\n\r\n", "400 Bad Request"),
-        (b"\x16\x03\x01\x02\x00\r\n\r\n", "400 Bad Request"),
-        (get("/", "X: " + "x" * 70000), "431 Request Header Fields Too Large"),
-        (get("/metrics", "Accept: " + ";q=,," * 1000), "200 OK"),
-        (get("/metrics", "Accept: application/openmetrics-text;version=é;escaping=\xff"), "200 OK"),
-    ],
-)
-def test_a_request_is_answered_by_what_it_is(node: Node, request_: bytes, status: str) -> None:
-    async def story(port: int) -> None:
-        first, fields, body = await ask(port, request_)
-        assert first == f"HTTP/1.1 {status}"
-        assert int(fields["content-length"]) == len(body.encode())
-        assert ("allow" in fields) == (status[:3] == "405")
-
-    serving(node, story)
-
-
-def test_a_head_has_no_body(node: Node) -> None:
-    async def story(port: int) -> None:
-        status, fields, body = await ask(port, b"HEAD /metrics HTTP/1.1\r\n\r\n")
-        assert (status, body) == ("HTTP/1.1 200 OK", "")
-        assert int(fields["content-length"]) > 100
-
-    serving(node, story)
-
-
-@contextlib.asynccontextmanager
-async def connected(port: int, count: int) -> AsyncIterator[list[Connection]]:
-    """Connections on which nothing is said."""
-    made: list[Connection] = []
-    try:
-        while len(made) < count:
-            made.append(await asyncio.open_connection("127.0.0.1", port))
-        yield made
-    finally:
-        for _, writer in made:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
-
-
-async def hung_up(connection: Connection) -> bool:
-    """Whether the other end goes without a word."""
-    try:
-        return await connection[0].read() == b""
-    except ConnectionError:
-        return True
-
-
-def test_who_says_nothing_keeps_nobody_waiting_and_is_dropped(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def story(port: int) -> None:
-        async with connected(port, 5) as slow:
-            for _, writer in slow:
-                writer.write(b"GET / HT")
-            assert (await ask(port, get("/")))[0] == "HTTP/1.1 200 OK"
-        monkeypatch.setattr(metrics, "_REQUEST_SECONDS", 0.05)
-        async with connected(port, 5) as slow:
-            for connection in slow:
-                connection[1].write(b"GET / HT")
-                assert await hung_up(connection)
-
-    serving(node, story)
-
-
-def test_more_connections_than_there_are_seats_are_sent_away(node: Node) -> None:
-    async def story(port: int) -> None:
-        async with connected(port, metrics._MOST_CONNECTIONS) as idle:
-            async with connected(port, 1) as more:
-                assert await hung_up(more[0])
-            reader, writer = idle[-1]
-            writer.write(get("/"))
-            writer.write_eof()
-            assert (await reader.read()).startswith(b"HTTP/1.1 200 OK")
-        # Seats are free again once they are left.
-        while True:
-            async with connected(port, 1) as ((reader, writer),):
-                writer.write(get("/"))
-                with contextlib.suppress(ConnectionError):
-                    if await reader.read():
-                        break
-
-    serving(node, story)
-
-
-def test_the_end_does_not_wait_for_anybody(node: Node) -> None:
-    async def whole() -> None:
-        async with contextlib.AsyncExitStack() as stack:
-            async with metrics.serve(node) as port:
-                (idle,) = await stack.enter_async_context(connected(port, 1))
-                assert (await ask(port, get("/")))[0] == "HTTP/1.1 200 OK"
-            assert await hung_up(idle)
-            with pytest.raises(OSError, match="Connect call failed"):
-                await asyncio.open_connection("127.0.0.1", port)
-
-    asyncio.run(asyncio.wait_for(whole(), PATIENCE_SECONDS))
-
-
-def cannot_serve(node: Node) -> str:
-    async def whole() -> None:
-        async with metrics.serve(node):
-            pass
-
-    with pytest.raises(AliquotError) as caught:
-        asyncio.run(whole())
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
-def test_a_port_in_use_names_the_key_to_change(node: Node) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        node.config.metrics_port = other.getsockname()[1]
-        text = cannot_serve(node)
-    assert text.startswith(f"metrics_port: 127.0.0.1:{node.config.metrics_port} is in use")
-
-
-def test_a_port_in_use_is_served_once_it_is_free(
-    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(daemon, "_AGAIN_SECONDS", 0.01)
-
-    async def serve(other: socket.socket) -> str:
-        begun = asyncio.Event()
-
-        @contextlib.asynccontextmanager
-        async def service(node: daemon.Daemon) -> AsyncIterator[None]:
-            async with metrics.serve(node):
-                begun.set()
-                yield
-
-        async with daemon._serving("metrics", service, cast("daemon.Daemon", node)):
-            (told,) = [one.getMessage() for one in caplog.records]
-            other.close()
-            await begun.wait()
-            _, writer = await asyncio.open_connection("127.0.0.1", node.config.metrics_port)
-            writer.close()
-            return told
-
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        node.config.metrics_port = other.getsockname()[1]
-        told = asyncio.run(asyncio.wait_for(serve(other), PATIENCE_SECONDS))
-    assert told.startswith(f"metrics_port: 127.0.0.1:{node.config.metrics_port} is in use")
-    assert "\n" not in told
-
-
-def test_an_address_of_another_node_names_the_key_to_change(node: Node) -> None:
-    node.config.metrics_address = "192.0.2.1"
-    assert cannot_serve(node).startswith("metrics_address: 192.0.2.1:0 cannot be listened on")
 
 
 def test_a_reading_that_is_odd_does_not_spoil_the_page(node: Node, board: Board) -> None:

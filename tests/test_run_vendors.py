@@ -185,6 +185,26 @@ def test_the_only_vendor_that_is_found_is_meant(machine: Machine, tmp_path: Path
     assert json.loads(result.stderr.splitlines()[0])["vendor"] == machine.vendor
 
 
+def test_hamis_variables_are_about_nvidias_devices(machine: Machine, tmp_path: Path) -> None:
+    hami = {"CUDA_DEVICE_MEMORY_LIMIT": "256m", "CUDA_DEVICE_SM_LIMIT": "x"}
+    # As in a container, they mean whose devices, too; and of others they say nothing.
+    only(machine, tmp_path, machine.vendor)
+    result = machine.desk.run("run", "--", "true", env=hami)
+    assert "CUDA driver" in one_line(result)
+    named = ("--vendor", machine.vendor)
+    result = machine.desk.run("run", *named, "--", "true", env=hami)
+    assert "no cap is given" in one_line(result)
+    for options in ((), named):
+        result = machine.desk.run(
+            "run", "--json", *options, "--memory", "512MiB", "--", "true", env=hami
+        )
+        assert result.returncode == 0, result.stderr
+        started = json.loads(result.stderr.splitlines()[0])
+        assert started["vendor"] == machine.vendor
+        shown = {(row["cap_bytes"], row["cores_max"]) for row in started["devices"]}
+        assert shown == {(CAP, 100)}
+
+
 def test_of_several_vendors_one_has_to_be_named(machine: Machine, tmp_path: Path) -> None:
     only(machine, tmp_path, *LIBRARIES)
     result = machine.desk.run("run", "--memory", "256MiB", "--", "true")

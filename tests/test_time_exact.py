@@ -310,7 +310,7 @@ def lost(run: Run, share: float, came: float, end: float) -> float:
 
 
 def comes(kind: str, length_us: int, depth: int, share: int, came: float) -> list[str]:
-    """Return a program that has the device alone and queues all that the driver takes, and another."""
+    """Return a program that has the device alone and queues what the driver takes, and another."""
     return [
         f"kind={kind},ns={length_us * 1000},min={1000 - 10 * share},depth={depth}",
         f"{BUSY},min={10 * share},joins_ms={round(came * 1000)}",
@@ -338,7 +338,7 @@ def test_what_was_queued_before_somebody_came_is_given_back_to_him(
     came, queued = 0.5, length_us * depth / 1e6
     lanes = 4 if kind == "streams" else 1
     for share in (30, 50, 70):
-        # Beside it he has half the device, and what he is short of then comes from the other's part.
+        # Beside it he has half the device; what he is short of comes from the other's part then.
         short = share / 100 * 0.1 + max(0, share / 100 - 0.5) * 2 * queued
         even = 0.1 + 2 * queued + short / (1 - share / 100)
         words = comes(kind, length_us, depth // lanes, share, came)

@@ -11,7 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 _LIMITER = ("limiter", "around", "ledger", "meter", "observe", "lock")
-_ARBITER = ("arbiter", "shares", "step", "seen")
+_ARBITER = ("arbiter", "shares", "gates", "step", "seen")
 LIMITER = tuple(ROOT / "csrc/core" / f"{name}.c" for name in _LIMITER)
 SOURCES = (
     *sorted((ROOT / "tests").glob("harness*.c")),

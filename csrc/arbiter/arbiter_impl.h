@@ -20,6 +20,8 @@
 #define HANDOVER_NS (100 * US)
 /* Who is overtaken falls no further behind, in virtual time. */
 #define LONGEST_DEBT_NS (2000 * MS)
+/* Who has several devices takes none of them from somebody whom he owes more, in virtual time. */
+#define MOST_OWED_NS (200 * MS)
 /* Turns are so long that of any 200 ms nobody has more than 2 hundredths more or less than is due to
  * him (with rounds of 5 ms): with a share of s, a turn that brings ahead by t makes s (1 - s) t. In parts
  * of a round, where all go in the same order in each round; and where their rounds differ. */
@@ -169,12 +171,35 @@ int32_t arbiter_served(const struct device *device, uint64_t now, const struct p
 /* Whether a lower priority may go by what it was left. */
 bool arbiter_floor_allows(const struct aliquot_arbiter *arbiter, const struct device *device);
 
+/* -- gates.c ----------------------------------------------------------------------------------- */
+
+/* Gives all gates of a party one state. */
+void arbiter_set_gates(struct aliquot_arbiter *arbiter, const struct party *party, unsigned state,
+                       uint64_t turn_ns);
+
+/* A party has its devices from now on, for a turn where others want them; `from_floor`: no longer. */
+void arbiter_open(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
+                  uint64_t from_floor);
+
+/* Closes the gates of a party that holds: it drains. */
+void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
+
+/* A party has drained: its devices are anybody's. */
+void arbiter_release(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
+
+/* Whether anybody else wants what the party has, and goes before it (`*higher`: at once). */
+bool arbiter_contended(const struct aliquot_arbiter *arbiter, const struct party *party,
+                       bool *higher);
+
+/* Whether a lower priority waits for any of what the party has. */
+bool arbiter_courted(const struct aliquot_arbiter *arbiter, const struct party *party);
+
+/* The virtual time up to which those who ask for a device, and perhaps one more, have had their parts. */
+double arbiter_even(const struct device *device, const struct stake *more);
+
 /* -- step.c ------------------------------------------------------------------------------------ */
 
 /* A party goes on with its devices until somebody else wants them. */
 void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
-
-/* Closes the gates of a party that holds: it drains. */
-void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now);
 
 #endif

@@ -1,4 +1,4 @@
-/* The thread, and who is there. Looking and telling are in look.c. See runner.h. */
+/* The thread. Looking and telling are in look.c, who is there in runner_join.c. See runner.h. */
 #include "runner_impl.h"
 
 #include <errno.h>
@@ -7,10 +7,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/timerfd.h>
@@ -26,26 +24,6 @@ enum {
     COMMAND = INT32_MAX - 1,
 };
 
-struct aliquot_runner {
-    pthread_t thread;
-    pthread_mutex_t lock; /* of all below, but for descriptors and what the thread alone uses */
-    struct aliquot_arbiter *arbiter;
-    struct container **container; /* by number; NULL: free */
-    uint32_t container_room;
-    struct container **owner; /* by the arbiter's members */
-    uint32_t owner_room;
-    bool ending, gathering;
-    bool asked; /* somebody came, left or has other terms */
-    bool edges; /* the kernel tells of each ring, also where a bell was not emptied */
-    int epoll, timer, command;
-    /* The thread's own. */
-    struct container *news; /* those that are to be looked at whatever the time is */
-    uint64_t alarm_ns;      /* when the timer goes off */
-    uint64_t tend_ns;       /* when somebody is to be tended; not later */
-    uint64_t doubt_ns;      /* when somebody is to be doubted; not later */
-    uint64_t beat_ns, figures_ns;
-};
-
 /* -- What is due -------------------------------------------------------------------------------- */
 
 static bool watched(const struct aliquot_runner *runner, const struct container *container) {
@@ -55,13 +33,13 @@ static bool watched(const struct aliquot_runner *runner, const struct container 
     return false;
 }
 
-static uint32_t bell_events(const struct aliquot_runner *runner) {
+uint32_t runner_bell_events(const struct aliquot_runner *runner) {
     return runner->edges ? EPOLLIN | EPOLLET : EPOLLIN;
 }
 
 static uint64_t soonest(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
-static void note(struct aliquot_runner *runner, struct container *container) {
+void runner_note(struct aliquot_runner *runner, struct container *container) {
     if (container->noted)
         return;
     container->noted = true;
@@ -70,7 +48,7 @@ static void note(struct aliquot_runner *runner, struct container *container) {
 }
 
 static void listen_to(struct aliquot_runner *runner, struct container *container, bool on) {
-    struct epoll_event event = {.events = on ? bell_events(runner) : 0,
+    struct epoll_event event = {.events = on ? runner_bell_events(runner) : 0,
                                 .data.u64 = container->number};
     epoll_ctl(runner->epoll, EPOLL_CTL_MOD, container->bell, &event);
     container->deaf = !on;
@@ -91,7 +69,7 @@ static void rung(struct aliquot_runner *runner, struct container *container, uin
     }
     container->rung = true;
     if (!aliquot_arbiter_rang(runner->arbiter, container->column[0].member, now))
-        note(runner, container);
+        runner_note(runner, container);
 }
 
 /* Looks at a container, and has it pay for the time. */
@@ -124,7 +102,7 @@ static bool is_due(const struct aliquot_runner *runner, const struct container *
 static void note_due(struct aliquot_runner *runner, uint64_t now) {
     for (uint32_t i = 0; i < runner->container_room; i++)
         if (runner->container[i] && is_due(runner, runner->container[i], now))
-            note(runner, runner->container[i]);
+            runner_note(runner, runner->container[i]);
 }
 
 static void look_at_news(struct aliquot_runner *runner) {
@@ -154,7 +132,7 @@ static uint64_t decide(struct aliquot_runner *runner) {
             runner->doubt_ns = soonest(runner->doubt_ns, one->again_ns);
             /* What was closed is looked at; what was opened rings. */
             if (one->told)
-                note(runner, one);
+                runner_note(runner, one);
             again |= one->told;
         }
         if (!again)
@@ -170,7 +148,7 @@ static void beat(struct aliquot_runner *runner) {
             atomic_fetch_add_explicit(&runner->container[i]->grant->beat, 1, memory_order_relaxed);
 }
 
-static void read_account(struct aliquot_runner *runner, const struct column *column, uint64_t now,
+void runner_read_account(struct aliquot_runner *runner, const struct column *column, uint64_t now,
                          struct aliquot_account *account) {
     aliquot_arbiter_read(runner->arbiter, now, column->member, account);
     /* Of who is alone nothing is seen. */
@@ -183,12 +161,12 @@ static void tell_figures(struct aliquot_runner *runner, uint64_t now) {
         struct container *one = runner->container[i];
         for (uint32_t j = 0; one && j < one->column_count; j++) {
             struct aliquot_account account;
-            read_account(runner, &one->column[j], now, &account);
+            runner_read_account(runner, &one->column[j], now, &account);
             column_tell(one, j, &account);
         }
         if (one) {
             one->rung = true;
-            note(runner, one);
+            runner_note(runner, one);
         }
     }
 }
@@ -199,7 +177,7 @@ static uint64_t tend(struct aliquot_runner *runner, struct container *container,
     if (container->bell < 0) {
         if (now >= container->listen_ns) {
             container->rung = true;
-            note(runner, container);
+            runner_note(runner, container);
             container->listen_ns = now + NO_BELL_NS;
         }
         next = container->listen_ns;
@@ -312,7 +290,7 @@ static void *run(void *argument) {
     return NULL;
 }
 
-static void call(struct aliquot_runner *runner) {
+void runner_call(struct aliquot_runner *runner) {
     uint64_t one = 1;
     (void)!write(runner->command, &one, sizeof one);
 }
@@ -391,7 +369,7 @@ struct aliquot_runner *aliquot_runner_start(const struct aliquot_arbiter_setting
 void aliquot_runner_stop(struct aliquot_runner *runner) {
     pthread_mutex_lock(&runner->lock);
     runner->ending = true;
-    call(runner);
+    runner_call(runner);
     pthread_mutex_unlock(&runner->lock);
     pthread_join(runner->thread, NULL);
     free_all(runner);
@@ -400,215 +378,6 @@ void aliquot_runner_stop(struct aliquot_runner *runner) {
 void aliquot_runner_gather(struct aliquot_runner *runner, bool on) {
     pthread_mutex_lock(&runner->lock);
     runner->gathering = on;
-    call(runner);
+    runner_call(runner);
     pthread_mutex_unlock(&runner->lock);
-}
-
-/* -- Coming and going --------------------------------------------------------------------------- */
-
-/* Makes `*array` have a place at `index`. */
-static bool place(struct container ***array, uint32_t *room, uint32_t index) {
-    if (index < *room)
-        return true;
-    uint32_t more = *room ? 2 * *room : 64;
-    more = more > index ? more : index + 1;
-    struct container **fresh = realloc(*array, more * sizeof *fresh);
-    if (!fresh)
-        return false;
-    memset(fresh + *room, 0, (more - *room) * sizeof *fresh);
-    *array = fresh;
-    *room = more;
-    return true;
-}
-
-/* Descriptors of our own, and the grant mapped. */
-static int take(struct container *container, int grant, int usage, int bell, uint32_t count) {
-    struct aliquot_grant copy;
-    ssize_t size = pread(grant, &copy, sizeof copy, 0);
-    if (size < 0)
-        return -errno;
-    if (aliquot_grant_check(&copy, (size_t)size) || copy.device_count != count)
-        return -EINVAL;
-    void *map = mmap(NULL, sizeof copy, PROT_READ | PROT_WRITE, MAP_SHARED, grant, 0);
-    if (map == MAP_FAILED)
-        return -errno;
-    container->grant = map;
-    container->usage = fcntl(usage, F_DUPFD_CLOEXEC, 3);
-    if (container->usage < 0)
-        return -errno;
-    if (bell >= 0) {
-        container->bell = fcntl(bell, F_DUPFD_CLOEXEC, 3);
-        if (container->bell < 0)
-            return -errno;
-        /* One read empties it, and nobody's bell takes much of the kernel's memory. */
-        fcntl(container->bell, F_SETPIPE_SZ, 4096);
-    }
-    return 0;
-}
-
-static void leave(struct aliquot_runner *runner, uint64_t now, int first, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++)
-        aliquot_arbiter_leave(runner->arbiter, now, first + (int)i);
-}
-
-static int join(struct aliquot_runner *runner, struct container *container, uint64_t now,
-                const uint32_t *device, const struct aliquot_terms *terms) {
-    int first = aliquot_arbiter_join(runner->arbiter, now, container->column_count, device, terms);
-    if (first < 0)
-        return first;
-    if (!place(&runner->owner, &runner->owner_room,
-               (uint32_t)first + container->column_count - 1)) {
-        leave(runner, now, first, container->column_count);
-        return -ENOMEM;
-    }
-    bool found = false;
-    for (uint32_t i = 0; i < container->column_count; i++) {
-        struct column *column = &container->column[i];
-        column->member = first + (int)i;
-        /* relaxed: nobody else writes it. */
-        column->gate =
-            atomic_load_explicit(&container->grant->device[i].gate, memory_order_relaxed);
-        column->shift = aliquot_gate_number(column->gate) -
-                        aliquot_gate_number(aliquot_arbiter_gate(runner->arbiter, column->member)) +
-                        1;
-        column->told_wanted = column->told_received = ALIQUOT_UNKNOWN - 1;
-        runner->owner[column->member] = container;
-        found |= aliquot_gate_state(column->gate) != ALIQUOT_GATE_CLOSED;
-    }
-    container->rung = true;
-    container_look(container, runner->arbiter, now);
-    for (uint32_t i = 0; i < container->column_count; i++)
-        for (uint32_t slot = 0; slot < container->slots; slot++)
-            found |= aliquot_flow_active(container->column[i].flow[slot]) != 0;
-    if (found)
-        aliquot_arbiter_found(runner->arbiter, now, first);
-    return 0;
-}
-
-static int free_number(struct aliquot_runner *runner) {
-    uint32_t number = 0;
-    while (number < runner->container_room && runner->container[number])
-        number++;
-    return place(&runner->container, &runner->container_room, number) ? (int)number : -ENOMEM;
-}
-
-static int add(struct aliquot_runner *runner, struct container *container, const uint32_t *device,
-               const struct aliquot_terms *terms) {
-    int number = free_number(runner);
-    if (number < 0)
-        return number;
-    container->number = (uint32_t)number;
-    struct epoll_event event = {.events = bell_events(runner), .data.u64 = container->number};
-    if (container->bell >= 0 &&
-        epoll_ctl(runner->epoll, EPOLL_CTL_ADD, container->bell, &event) < 0)
-        return -errno;
-    int error = join(runner, container, runner_now(), device, terms);
-    if (error) {
-        if (container->bell >= 0)
-            epoll_ctl(runner->epoll, EPOLL_CTL_DEL, container->bell, NULL);
-        return error;
-    }
-    container->rung = true;
-    runner->container[number] = container;
-    note(runner, container);
-    /* Its processes know at once that somebody is there. relaxed: as in beat. */
-    atomic_fetch_add_explicit(&container->grant->beat, 1, memory_order_relaxed);
-    return number;
-}
-
-int aliquot_runner_add(struct aliquot_runner *runner, int grant, int usage, int bell,
-                       uint32_t count, const uint32_t *device, const struct aliquot_terms *terms) {
-    if (count < 1 || count > ALIQUOT_MAX_DEVICES)
-        return -EINVAL;
-    struct container *container = calloc(1, sizeof *container);
-    if (!container)
-        return -ENOMEM;
-    container->usage = container->bell = -1;
-    container->column_count = count;
-    container->again_ns = NEVER;
-    int number = take(container, grant, usage, bell, count);
-    if (!number) {
-        pthread_mutex_lock(&runner->lock);
-        number = add(runner, container, device, terms);
-        if (number >= 0)
-            call(runner);
-        pthread_mutex_unlock(&runner->lock);
-    }
-    if (number < 0)
-        container_free(container);
-    return number;
-}
-
-/* The lock is held. */
-static struct container *find(struct aliquot_runner *runner, int number, uint32_t column) {
-    if (number < 0 || (uint32_t)number >= runner->container_room || !runner->container[number] ||
-        column >= runner->container[number]->column_count)
-        return NULL;
-    return runner->container[number];
-}
-
-void aliquot_runner_remove(struct aliquot_runner *runner, int number) {
-    pthread_mutex_lock(&runner->lock);
-    struct container *container = find(runner, number, 0);
-    if (container) {
-        leave(runner, runner_now(), container->column[0].member, container->column_count);
-        if (container->bell >= 0)
-            epoll_ctl(runner->epoll, EPOLL_CTL_DEL, container->bell, NULL);
-        runner->container[number] = NULL;
-        struct container **at = &runner->news;
-        while (*at && *at != container)
-            at = &(*at)->next;
-        if (*at)
-            *at = container->next;
-        call(runner);
-    }
-    pthread_mutex_unlock(&runner->lock);
-    if (container)
-        container_free(container);
-}
-
-int aliquot_runner_change(struct aliquot_runner *runner, int number, uint32_t index,
-                          const struct aliquot_terms *terms) {
-    pthread_mutex_lock(&runner->lock);
-    struct container *container = find(runner, number, index);
-    struct column *column = container ? &container->column[index] : NULL;
-    int error = column
-                    ? aliquot_arbiter_change(runner->arbiter, runner_now(), column->member, terms)
-                    : -EINVAL;
-    if (!error) {
-        /* What threads were given for a turn is short, and a new number would be a new turn. */
-        unsigned state = aliquot_gate_state(column->gate);
-        if (state == ALIQUOT_GATE_FREE || state == ALIQUOT_GATE_OPEN) {
-            column->shift++;
-            column_write(container, index, aliquot_arbiter_gate(runner->arbiter, column->member));
-        }
-        call(runner);
-    }
-    pthread_mutex_unlock(&runner->lock);
-    return error;
-}
-
-int aliquot_runner_read(struct aliquot_runner *runner, int number, uint32_t column,
-                        struct aliquot_account *account) {
-    pthread_mutex_lock(&runner->lock);
-    struct container *container = find(runner, number, column);
-    if (container)
-        read_account(runner, &container->column[column], runner_now(), account);
-    pthread_mutex_unlock(&runner->lock);
-    return container ? 0 : -EINVAL;
-}
-
-int aliquot_runner_write_window(struct aliquot_runner *runner, int number, uint32_t index,
-                                uint32_t window_us) {
-    pthread_mutex_lock(&runner->lock);
-    struct container *container = find(runner, number, index);
-    if (container) {
-        _Atomic uint32_t *word = &container->grant->device[index].window_us;
-        /* relaxed: it counts from the next launch on that sees it. The page is shared: what stays as it
-         * is is not written. */
-        if (atomic_load_explicit(word, memory_order_relaxed) != window_us)
-            atomic_store_explicit(word, window_us, memory_order_relaxed);
-    }
-    pthread_mutex_unlock(&runner->lock);
-    return container ? 0 : -EINVAL;
 }

@@ -1,5 +1,5 @@
-/* What the parts of the runner share: runner.c (the thread, who is there) and look.c (reading a
- * container, writing its gates). */
+/* What the parts of the runner share: runner.c (the thread), runner_join.c (who is there) and look.c
+ * (reading a container, writing its gates). */
 #ifndef ALIQUOT_RUNNER_IMPL_H
 #define ALIQUOT_RUNNER_IMPL_H
 
@@ -7,6 +7,8 @@
 #include "seen.h"
 
 #include "../region/region.h"
+
+#include <pthread.h>
 
 #define US 1000ull
 #define MS 1000000ull
@@ -85,9 +87,44 @@ struct container {
     struct column column[ALIQUOT_MAX_DEVICES];
 };
 
-struct aliquot_runner;
+struct aliquot_runner {
+    pthread_t thread;
+    pthread_mutex_t lock; /* of all below, but for descriptors and what the thread alone uses */
+    struct aliquot_arbiter *arbiter;
+    struct container **container; /* by number; NULL: free */
+    uint32_t container_room;
+    struct container **owner; /* by the arbiter's members */
+    uint32_t owner_room;
+    bool ending, gathering;
+    bool asked; /* somebody came, left or has other terms */
+    bool edges; /* the kernel tells of each ring, also where a bell was not emptied */
+    int epoll, timer, command;
+    /* The thread's own. */
+    struct container *news; /* those that are to be looked at whatever the time is */
+    uint64_t alarm_ns;      /* when the timer goes off */
+    uint64_t tend_ns;       /* when somebody is to be tended; not later */
+    uint64_t doubt_ns;      /* when somebody is to be doubted; not later */
+    uint64_t beat_ns, figures_ns;
+};
 
 uint64_t runner_now(void);
+
+/* -- runner.c; the lock is held --------------------------------------------------------------- */
+
+/* Has a container looked at, whatever the time is. */
+void runner_note(struct aliquot_runner *runner, struct container *container);
+
+/* Has the thread decide anew. */
+void runner_call(struct aliquot_runner *runner);
+
+/* What is to be heard of a bell. */
+uint32_t runner_bell_events(const struct aliquot_runner *runner);
+
+/* What was counted of a column up to now. */
+void runner_read_account(struct aliquot_runner *runner, const struct column *column, uint64_t now,
+                         struct aliquot_account *account);
+
+/* -- look.c ------------------------------------------------------------------------------------- */
 
 /* Makes room for `slots` words of each column. False: no memory; it stays as it is. */
 bool container_room(struct container *container, uint32_t slots);

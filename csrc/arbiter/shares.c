@@ -41,10 +41,12 @@ void arbiter_account_device(struct device *device, uint64_t round_ns, uint64_t n
         struct stake *stake = device->stakes[i];
         if (!occupies(stake->party))
             continue;
-        stake->v += (uint64_t)((double)(passed / sharers) / stake->share);
-        /* Who does not drain may have been stopped, and run nothing: he owes for a while only. */
+        uint64_t v = stake->v + (uint64_t)((double)(passed / sharers) / stake->share);
+        /* Who does not drain may have been stopped, and run nothing: he owes for a while only. (What he
+         * had before, by what he said himself, he owes in full.) */
         if (stake->party->overtaken)
-            stake->v = least(stake->v, device->v + LONGEST_DEBT_NS);
+            v = most(stake->v, least(v, device->v + LONGEST_DEBT_NS));
+        stake->v = v;
     }
     /* While nobody has to wait, nobody falls behind; nor is he owed anything who has the device all the
      * while, by a gate that is no turn. */

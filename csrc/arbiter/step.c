@@ -1,25 +1,6 @@
 /* Whose turn it is. See arbiter.h. */
 #include "arbiter_impl.h"
 
-static void set_gate(struct member *member, unsigned state, unsigned others, uint64_t turn_ns) {
-    uint64_t old = member->gate;
-    uint32_t number = aliquot_gate_number(old);
-    uint64_t fresh = aliquot_gate_word(state, others, number, turn_ns);
-    /* Each turn has a number of its own, even if it is as long as the one before. */
-    if (fresh == old && state != ALIQUOT_GATE_TURN)
-        return;
-    member->gate = aliquot_gate_word(state, others, number + 1, turn_ns);
-    member->dirty = true;
-}
-
-static void set_gates(struct aliquot_arbiter *arbiter, const struct party *party, unsigned state,
-                      uint64_t turn_ns) {
-    for (uint32_t i = 0; i < party->member_count; i++) {
-        struct member *member = &arbiter->members[party->members[i]];
-        set_gate(member, state, aliquot_gate_others(member->gate), turn_ns);
-    }
-}
-
 /* -- What was seen of a party ------------------------------------------------------------------- */
 
 static bool any_waiting(const struct aliquot_arbiter *arbiter, const struct party *party) {
@@ -34,197 +15,6 @@ static uint64_t longest_left(const struct aliquot_arbiter *arbiter, const struct
     for (uint32_t i = 0; i < party->member_count; i++)
         left_ns = most(left_ns, arbiter->members[party->members[i]].seen.left_ns);
     return left_ns;
-}
-
-/* -- Opening and closing ------------------------------------------------------------------------ */
-
-static void count_others(struct aliquot_arbiter *arbiter, uint32_t d) {
-    const struct device *device = &arbiter->device[d];
-    unsigned sharers = 0;
-    for (uint32_t i = 0; i < device->stake_count; i++)
-        sharers += occupies(device->stakes[i]->party) && !device->stakes[i]->party->native;
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        const struct party *party = device->stakes[i]->party;
-        for (uint32_t j = 0; j < party->member_count; j++) {
-            struct member *member = &arbiter->members[party->members[j]];
-            unsigned others = occupies(party) && sharers > 1 ? sharers - 1 : 0;
-            if (member->device != d || aliquot_gate_others(member->gate) == others)
-                continue;
-            /* The number stays: it is the same turn. */
-            member->gate = (member->gate & ~(15ull << 2)) | (uint64_t)(others & 15u) << 2;
-            member->dirty = true;
-        }
-    }
-}
-
-/* A little of a turn passes before its first launch and after its last: by how many turns somebody
- * has, he must not lose. */
-static void forgive(const struct aliquot_arbiter *arbiter, struct party *party, uint64_t held_ns) {
-    for (uint32_t i = 0; i < party->stake_count; i++) {
-        struct stake *stake = party->stakes[i];
-        uint64_t used_ns = 0;
-        for (uint32_t j = 0; j < party->member_count; j++) {
-            const struct member *member = &arbiter->members[party->members[j]];
-            if (member->device == stake->device && member->seen.device_ns > member->used_ns)
-                used_ns += member->seen.device_ns - member->used_ns;
-        }
-        if (!used_ns || used_ns >= held_ns)
-            continue;
-        double more = (double)least(held_ns - used_ns, HANDOVER_NS) / stake->share;
-        stake->v -= least(stake->v, (uint64_t)more);
-    }
-}
-
-static void release(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
-    bool was_overtaken = party->overtaken;
-    if (party->turn && !was_overtaken)
-        forgive(arbiter, party, now - party->opened_ns);
-    party->turn = false;
-    party->state = RESTING;
-    party->overtaken = party->courted = party->gave_way = false;
-    party->from_floor = 0;
-    for (uint32_t i = 0; i < party->stake_count; i++) {
-        struct device *device = &arbiter->device[party->stakes[i]->device];
-        if (device->holder == party)
-            device->holder = NULL;
-        if (was_overtaken)
-            count_others(arbiter, party->stakes[i]->device);
-    }
-}
-
-void arbiter_close(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now) {
-    party->state = DRAINING;
-    party->closed_ns = now;
-    party->left_ns = 0;
-    set_gates(arbiter, party, ALIQUOT_GATE_CLOSED, 0);
-    /* Until somebody looks, after the gates were closed: a process that becomes active writes so, and
-     * then reads the gate again. */
-    for (uint32_t i = 0; i < party->member_count; i++)
-        arbiter->members[party->members[i]].seen.active = true;
-}
-
-/* The virtual time up to which those who ask for a device, and perhaps one more, have had their parts. */
-static double even(const struct device *device, const struct stake *more) {
-    double shares = 0, sum = 0;
-    uint64_t first = UINT64_MAX;
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        const struct stake *stake = device->stakes[i];
-        if (stake == more || (stake->shares && asks(stake->party)))
-            first = least(first, stake->v);
-    }
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        const struct stake *stake = device->stakes[i];
-        if (stake != more && (!stake->shares || !asks(stake->party)))
-            continue;
-        shares += stake->share;
-        sum += stake->share * (double)(stake->v - first);
-    }
-    return shares > 0 ? (double)first + sum / shares : 0;
-}
-
-/* How long a party's turn on a device is. */
-static uint64_t turn_on(const struct aliquot_arbiter *arbiter, const struct device *device,
-                        const struct stake *stake) {
-    uint64_t next = UINT64_MAX;
-    for (uint32_t i = 0; i < device->stake_count; i++) {
-        const struct stake *other = device->stakes[i];
-        if (other != stake && asks(other->party))
-            next = least(next, other->v);
-    }
-    double ahead_ns = stake->due - (double)stake->v;
-    if (device->rotates) {
-        /* Before his turn everybody is half a round behind, less what he makes of it himself. Who is
-         * elsewhere has a longer turn or a shorter one: the order stays. */
-        double half_ns = stake->round_ns / 2;
-        double off_ns = (even(device, stake) - half_ns * (1 - stake->share) - (double)stake->v) / 2;
-        ahead_ns = stake->round_ns + larger(-half_ns, smaller(off_ns, half_ns));
-    }
-    /* Nobody comes before him until then. */
-    if (next != UINT64_MAX && next > stake->v)
-        ahead_ns = larger(ahead_ns, (double)(next - stake->v));
-    double ns = stake->share * ahead_ns;
-    return most(arbiter->settings.least_ns, ns < (double)LONGEST_NS ? (uint64_t)ns : LONGEST_NS);
-}
-
-/* Whether anybody else wants what the party has. */
-static bool contended(const struct aliquot_arbiter *arbiter, const struct party *party,
-                      bool *higher) {
-    bool any = false;
-    *higher = false;
-    for (uint32_t i = 0; i < party->stake_count; i++) {
-        const struct device *device = &arbiter->device[party->stakes[i]->device];
-        for (uint32_t j = 0; j < device->stake_count; j++) {
-            const struct party *other = device->stakes[j]->party;
-            if (other == party || !asks(other))
-                continue;
-            if (other->priority > party->priority)
-                any = true, *higher = *higher || !party->from_floor;
-            else if (other->priority == party->priority || party->from_floor)
-                any = true;
-            else if (arbiter_floor_allows(arbiter, device))
-                any = true;
-        }
-    }
-    return any;
-}
-
-/* Whether a lower priority waits for any of what the party has. */
-static bool courted(const struct aliquot_arbiter *arbiter, const struct party *party) {
-    for (uint32_t i = 0; i < party->stake_count; i++) {
-        const struct device *device = &arbiter->device[party->stakes[i]->device];
-        for (uint32_t j = 0; j < device->stake_count; j++) {
-            const struct party *other = device->stakes[j]->party;
-            if (other != party && asks(other) && other->priority < party->priority)
-                return true;
-        }
-    }
-    return false;
-}
-
-static void open_gates(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
-                       uint64_t from_floor) {
-    uint64_t turn_ns = UINT64_MAX;
-    bool higher;
-    party->state = HOLDING;
-    party->overtaken = false;
-    party->from_floor = from_floor;
-    party->pausing = false;
-    bool equals = contended(arbiter, party, &higher) || from_floor;
-    /* Under an open gate a container does not notice soon that it has nothing to do. */
-    party->unrivalled = !equals && courted(arbiter, party);
-    party->turn = equals || party->unrivalled;
-    party->opened_ns = now;
-    for (uint32_t i = 0; i < party->stake_count; i++) {
-        struct stake *stake = party->stakes[i];
-        struct device *device = &arbiter->device[stake->device];
-        device->holder = party;
-        device->claimed = device->claimed == party ? NULL : device->claimed;
-        device->v = most(device->v, stake->v);
-        turn_ns = least(turn_ns, turn_on(arbiter, device, stake));
-    }
-    if (party->unrivalled)
-        turn_ns = LONGEST_NS;
-    if (from_floor)
-        turn_ns = least(turn_ns, from_floor);
-    /* A container counts its turn from when it sees it, and stops by itself. */
-    party->end_ns = now + turn_ns + turn_ns / 8 + 300 * US;
-    party->ring_ns = now + turn_ns - turn_ns / 8;
-    party->rang = false;
-    uint64_t start_ns = arbiter->settings.start_ns;
-    party->late_ns = party->end_ns + (party->prompt ? turn_ns : 0);
-    party->due_ns =
-        least(party->late_ns, now + (party->prompt ? PROMPT_STARTS * start_ns : start_ns));
-    set_gates(arbiter, party, party->turn ? ALIQUOT_GATE_TURN : ALIQUOT_GATE_OPEN,
-              party->turn ? turn_ns : 0);
-    for (uint32_t i = 0; i < party->member_count; i++) {
-        struct member *member = &arbiter->members[party->members[i]];
-        member->account.turns++;
-        member->used_ns = member->seen.device_ns;
-        member->seen.begun = false;
-        member->seen.late = member->seen.waiting;
-    }
-    for (uint32_t i = 0; i < party->stake_count; i++)
-        count_others(arbiter, party->stakes[i]->device);
 }
 
 /* -- The step ----------------------------------------------------------------------------------- */
@@ -258,7 +48,8 @@ bool aliquot_arbiter_rang(struct aliquot_arbiter *arbiter, int member, uint64_t 
     struct party *party = arbiter->members[member].party;
     bool higher;
     if (party->state != HOLDING || !party->turn || party->unrivalled || !party->prompt ||
-        party->member_count > 1 || now < party->ring_ns || !contended(arbiter, party, &higher))
+        party->member_count > 1 || now < party->ring_ns ||
+        !arbiter_contended(arbiter, party, &higher))
         return false;
     party->rang = true;
     arbiter_touch(arbiter, party);
@@ -271,7 +62,7 @@ bool aliquot_arbiter_rang(struct aliquot_arbiter *arbiter, int member, uint64_t 
 static bool pauses(struct aliquot_arbiter *arbiter, struct party *party, uint64_t now,
                    uint64_t *next) {
     uint64_t quiet_ns = party->busy_ns + party->quiet_ns;
-    party->pausing = courted(arbiter, party);
+    party->pausing = arbiter_courted(arbiter, party);
     party->gave_way = party->pausing && now >= quiet_ns;
     if (!party->pausing || party->gave_way)
         return false;
@@ -279,7 +70,7 @@ static bool pauses(struct aliquot_arbiter *arbiter, struct party *party, uint64_
         party->unrivalled = true;
         party->end_ns = now + LONGEST_NS;
         party->late_ns = party->end_ns;
-        set_gates(arbiter, party, ALIQUOT_GATE_TURN, LONGEST_NS);
+        arbiter_set_gates(arbiter, party, ALIQUOT_GATE_TURN, LONGEST_NS);
     }
     *next = least(*next, least(quiet_ns, party->end_ns - LONGEST_NS / 2));
     return true;
@@ -289,8 +80,8 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
                            uint64_t *next) {
     bool higher;
     if (party->state == HOLDING) {
-        bool others = contended(arbiter, party, &higher);
-        party->courted = !party->turn && !others && courted(arbiter, party);
+        bool others = arbiter_contended(arbiter, party, &higher);
+        party->courted = !party->turn && !others && arbiter_courted(arbiter, party);
         if (party->courted) {
             uint64_t quiet_ns = most(party->busy_ns + party->quiet_ns,
                                      party->opened_ns + arbiter->settings.start_ns);
@@ -311,7 +102,7 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
                     return;
                 if (!party->gave_way) {
                     party->turn = false;
-                    set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+                    arbiter_set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
                     *next = least(*next, now + COURT_NS);
                     return;
                 }
@@ -322,7 +113,7 @@ static void look_at_holder(struct aliquot_arbiter *arbiter, struct party *party,
     if (party->state != DRAINING)
         return;
     if (!any_active(arbiter, party)) {
-        release(arbiter, party, now);
+        arbiter_release(arbiter, party, now);
         return;
     }
     if (party->overtaken)
@@ -364,6 +155,23 @@ static bool all_free(const struct aliquot_arbiter *arbiter, const struct party *
     return true;
 }
 
+/* Whether somebody wants one of a party's devices to whom it owes more there than turns even out.
+ * (Who has several himself may wait for others in turn, and is waited for by nobody.) */
+static bool owes(const struct aliquot_arbiter *arbiter, const struct party *party) {
+    for (uint32_t i = 0; i < party->stake_count; i++) {
+        const struct stake *stake = party->stakes[i];
+        const struct device *device = &arbiter->device[stake->device];
+        for (uint32_t j = 0; j < device->stake_count; j++) {
+            const struct stake *other = device->stakes[j];
+            const struct party *rival = other->party;
+            if (rival->stake_count == 1 && rival->priority == party->priority &&
+                (asks(rival) || occupies(rival)) && stake->v > other->v + MOST_OWED_NS)
+                return true;
+        }
+    }
+    return false;
+}
+
 /* Of two who share a device, who goes first. `even_ns`: of the device. */
 static bool goes_before(const struct device *device, const struct stake *one,
                         const struct stake *other, double even_ns) {
@@ -390,12 +198,12 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
         if (!device->claimed->wanting)
             device->claimed = NULL;
         else if (all_free(arbiter, device->claimed)) {
-            open_gates(arbiter, device->claimed, now, 0);
+            arbiter_open(arbiter, device->claimed, now, 0);
             return;
         } else
             return;
     }
-    double even_ns = even(device, NULL);
+    double even_ns = arbiter_even(device, NULL);
     for (;;) {
         struct stake *best = NULL;
         for (uint32_t i = 0; i < device->stake_count; i++) {
@@ -425,13 +233,14 @@ static void give(struct aliquot_arbiter *arbiter, struct device *device, uint64_
             from_floor = (uint64_t)device->floor_ns;
             device->floor_ns = 0;
         }
-        if (party->stake_count == 1 || (claim(arbiter, party) && all_free(arbiter, party))) {
-            open_gates(arbiter, party, now, from_floor);
+        bool gang = party->stake_count > 1;
+        if (!gang || (!owes(arbiter, party) && claim(arbiter, party) && all_free(arbiter, party))) {
+            arbiter_open(arbiter, party, now, from_floor);
             return;
         }
         if (device->claimed == party)
             return;
-        /* Its other devices are somebody's who gathers: the next one goes. */
+        /* Its other devices are somebody's who gathers, or is owed them: the next one goes. */
         best->open = true;
     }
 }
@@ -475,7 +284,7 @@ void arbiter_keep(struct aliquot_arbiter *arbiter, struct party *party, uint64_t
     party->state = HOLDING;
     party->turn = false;
     party->opened_ns = now;
-    set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
+    arbiter_set_gates(arbiter, party, ALIQUOT_GATE_OPEN, 0);
     for (uint32_t i = 0; i < party->stake_count; i++)
         arbiter->device[party->stakes[i]->device].holder = party;
 }
@@ -490,8 +299,8 @@ static void free_the_lone(struct aliquot_arbiter *arbiter, struct party *party, 
     bool is_free =
         aliquot_gate_state(arbiter->members[party->members[0]].gate) == ALIQUOT_GATE_FREE;
     if (alone || party->native) {
-        release(arbiter, party, now);
-        set_gates(arbiter, party, ALIQUOT_GATE_FREE, 0);
+        arbiter_release(arbiter, party, now);
+        arbiter_set_gates(arbiter, party, ALIQUOT_GATE_FREE, 0);
     } else if (is_free) {
         arbiter_keep(arbiter, party, now);
     }

@@ -89,6 +89,9 @@ ASIDE(rtsMemcpyAsyncWithDesc, (void *description, uint32_t kind, void *config, r
 ASIDE(aclrtMemcpyAsyncWithDescImpl, (void *description, uint32_t kind, rtStream_t stream),
       (description, kind, stream))
 
+/* Between devices, by the engine that is for that. */
+ASIDE(rtCCULaunch, (void *entry, const rtStream_t stream), (entry, stream))
+
 /* To and from what code calls by a name. */
 ASIDE(aclrtMemcpyToSymbolAsyncImpl,
       (const void *symbol, const void *from, size_t size, size_t offset, uint32_t kind,

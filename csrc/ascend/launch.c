@@ -166,6 +166,14 @@ LAUNCH(rtAicpuKernelLaunchWithFlag, kernel(names, blocks), stream,
        (const void *names, uint32_t blocks, const rtArgsEx_t *args, void *shared, rtStream_t stream,
         uint32_t flags),
        (names, blocks, args, shared, stream, flags))
+LAUNCH(rtCpuKernelLaunch, kernel(name, blocks), stream,
+       (const void *library, const void *name, uint32_t blocks, const void *args, uint32_t size,
+        void *shared, rtStream_t stream),
+       (library, name, blocks, args, size, shared, stream))
+LAUNCH(rtAicpuKernelLaunch, kernel(names, blocks), stream,
+       (const void *names, uint32_t blocks, const void *args, uint32_t size, void *shared,
+        rtStream_t stream),
+       (names, blocks, args, size, shared, stream))
 LAUNCH(rtAicpuKernelLaunchExWithArgs, keyed(name, type, blocks), stream,
        (const uint32_t type, const char *const name, const uint32_t blocks, const void *args,
         void *shared, const rtStream_t stream, const uint32_t flags),
@@ -176,6 +184,9 @@ LAUNCH(rtAicpuKernelLaunchExWithArgs, keyed(name, type, blocks), stream,
 LAUNCH(rtFftsPlusTaskLaunch, task(2, 0), stream, (void *entry, rtStream_t stream), (entry, stream))
 LAUNCH(rtFftsPlusTaskLaunchWithFlag, task(2, 0), stream,
        (void *entry, rtStream_t stream, uint32_t flag), (entry, stream, flag))
+LAUNCH(rtFftsTaskLaunch, task(7, 0), stream, (void *entry, rtStream_t stream), (entry, stream))
+LAUNCH(rtFftsTaskLaunchWithFlag, task(7, 0), stream,
+       (void *entry, rtStream_t stream, uint32_t flag), (entry, stream, flag))
 LAUNCH(rtStarsTaskLaunch, task(3, size), stream,
        (const void *entry, uint32_t size, rtStream_t stream), (entry, size, stream))
 LAUNCH(rtStarsTaskLaunchWithFlag, task(3, size), stream,
@@ -183,6 +194,13 @@ LAUNCH(rtStarsTaskLaunchWithFlag, task(3, size), stream,
        (entry, size, stream, flag))
 LAUNCH(rtMultipleTaskInfoLaunch, task(4, 0), stream, (const void *entries, rtStream_t stream),
        (entries, stream))
+LAUNCH(rtMultipleTaskInfoLaunchWithFlag, task(4, 0), stream,
+       (const void *entries, rtStream_t stream, const uint32_t flag), (entries, stream, flag))
+LAUNCH(rtLaunchDvppTask, task(8, size), stream,
+       (const void *entry, uint32_t size, rtStream_t stream, void *config),
+       (entry, size, stream, config))
+LAUNCH(rtFusionLaunch, task(9, 0), stream, (void *entry, const rtStream_t stream, void *args),
+       (entry, stream, args))
 LAUNCH(rtsLaunchRandomNumTask, task(5, 0), stream,
        (const void *entry, const rtStream_t stream, void *reserve), (entry, stream, reserve))
 LAUNCH(rtsLaunchReduceAsyncTask, task(6, 0), stream,
@@ -205,6 +223,42 @@ LAUNCH(rtReduceAsyncWithCfgV2, task(6, size), stream, (REDUCE_PARAMETERS, const 
        (to, room, from, size, kind, type, stream, config))
 LAUNCH(rtReduceAsyncV2, task(6, size), stream, (REDUCE_PARAMETERS, void *overflow),
        (to, room, from, size, kind, type, stream, overflow))
+
+/* One function for several, by numbers: what each of those that launch has of words, where its stream is among
+ * them, which task that is, and where its size is (0: it has none). */
+static const struct control {
+    uint8_t words, stream, task, size;
+} controls[] = {
+    [RT_CONTROL_REDUCE] = {8, 6, 6, 3},        [RT_CONTROL_FFTS_FLAG] = {3, 1, 2, 0},
+    [RT_CONTROL_FFTS] = {2, 1, 2, 0},          [RT_CONTROL_STARS] = {3, 2, 3, 1},
+    [RT_CONTROL_STARS_FLAG] = {4, 2, 3, 1},    [RT_CONTROL_MULTIPLE] = {2, 1, 4, 0},
+    [RT_CONTROL_MULTIPLE_FLAG] = {3, 1, 4, 0},
+};
+
+static rtError_t control(uintptr_t *words, uint32_t count, uint32_t type) {
+    rtError_t result;
+    ALIQUOT_CALL(result, rtGeneralCtrl, (words, count, type));
+    return result;
+}
+
+rtError_t aliquot_rtGeneralCtrl(uintptr_t *words, uint32_t count, uint32_t type) {
+    if (aliquot_is_inner())
+        return REAL(rtGeneralCtrl)(words, count, type);
+    const struct control *of = type < sizeof controls / sizeof *controls ? &controls[type] : NULL;
+    if (type == RT_CONTROL_COPY)
+        aliquot_note_aside();
+    /* (With another number of words the runtime refuses it.) */
+    if (!words || !of || !of->words || of->words != count)
+        return control(words, count, type);
+    rtStream_t stream = (rtStream_t)words[of->stream];
+    uint64_t what = task(of->task, of->size ? words[of->size] : 0);
+    if (__builtin_expect(aliquot_passes(what, stream), 1))
+        return control(words, count, type);
+    struct aliquot_gated gated = aliquot_hold_back(what, stream);
+    rtError_t result = control(words, count, type);
+    aliquot_gone_on(&gated, result == RT_OK);
+    return result;
+}
 
 LAUNCH(rtModelExecute, (uintptr_t)model, stream,
        (rtModel_t model, rtStream_t stream, uint32_t flag), (model, stream, flag))

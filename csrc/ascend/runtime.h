@@ -617,6 +617,30 @@ rtError_t rtCntNotifyWaitWithTimeout(rtNotify_t notify, rtStream_t stream, const
 rtError_t rtsCntNotifyWaitWithTimeout(rtNotify_t notify, rtStream_t stream, void *until);
 rtError_t aclrtCntNotifyWaitWithTimeoutImpl(rtNotify_t notify, rtStream_t stream, void *until);
 
+rtError_t rtCpuKernelLaunch(const void *library, const void *kernel, uint32_t blocks,
+                            const void *args, uint32_t size, void *shared, rtStream_t stream);
+rtError_t rtAicpuKernelLaunch(const void *names, uint32_t blocks, const void *args, uint32_t size,
+                              void *shared, rtStream_t stream);
+rtError_t rtFftsTaskLaunch(void *task, rtStream_t stream);
+rtError_t rtFftsTaskLaunchWithFlag(void *task, rtStream_t stream, uint32_t flag);
+rtError_t rtMultipleTaskInfoLaunchWithFlag(const void *tasks, rtStream_t stream,
+                                           const uint32_t flag);
+rtError_t rtLaunchDvppTask(const void *task, uint32_t size, rtStream_t stream, void *config);
+rtError_t rtFusionLaunch(void *task, const rtStream_t stream, void *args);
+rtError_t rtCCULaunch(void *task, const rtStream_t stream);
+/* One function for several: which, by its number; its arguments are words, in their order. */
+enum {
+    RT_CONTROL_COPY = 0,
+    RT_CONTROL_REDUCE = 1,
+    RT_CONTROL_FFTS_FLAG = 2,
+    RT_CONTROL_FFTS = 3,
+    RT_CONTROL_STARS = 6,
+    RT_CONTROL_STARS_FLAG = 11,
+    RT_CONTROL_MULTIPLE = 13,
+    RT_CONTROL_MULTIPLE_FLAG = 16,
+};
+rtError_t rtGeneralCtrl(uintptr_t *words, uint32_t count, uint32_t type);
+
 /* What kernels' arguments are put together with. */
 rtError_t rtCreateLaunchArgs(size_t size, size_t host_size, size_t host_count, void *data,
                              rtLaunchArgsHandle *handle);

@@ -182,14 +182,16 @@ static CUresult free_async(CUdeviceptr pointer, CUstream stream, bool per_thread
         return result;
     }
     uint64_t leaving = aliquot_as_kind(value, ALIQUOT_LEAVING);
-    bool ours = aliquot_unpack_inline(value).kind == ALIQUOT_LINEAR &&
-                !aliquot_capturing(stream, per_thread) &&
+    /* In a stream of which that cannot be told no event is put. */
+    bool capturing;
+    bool told = aliquot_capture_status(stream, per_thread, &capturing) == CUDA_SUCCESS;
+    bool ours = aliquot_unpack_inline(value).kind == ALIQUOT_LINEAR && !(told && capturing) &&
                 aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, value, leaving);
     /* Before the driver may carry it out, and give the address to another thread. */
     uint32_t debt = ours ? aliquot_debt_begin(pointer, aliquot_unpack_inline(value).owner) : 0;
     CUresult result = free(pointer, stream);
     if (ours && result == CUDA_SUCCESS)
-        aliquot_debt_queued(debt, stream, per_thread);
+        aliquot_debt_queued(debt, stream, per_thread, told);
     else if (ours) {
         aliquot_debt_end(debt);
         aliquot_pointer_change(&aliquot_pointers, pointer, UINT64_MAX, leaving, value);

@@ -120,14 +120,16 @@ void aliquot_debt_end(uint32_t id) {
     pthread_mutex_unlock(&mutex);
 }
 
-void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread) {
+void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread, bool may_mark) {
     if (!id)
         return;
     const struct aliquot_context *context;
-    aliquot_stream_context(stream, &context);
+    /* Asked twice: of which context it is nobody can tell later. */
+    if (aliquot_stream_context(stream, &context) != CUDA_SUCCESS)
+        aliquot_stream_context(stream, &context);
     uint64_t now = aliquot_queue_next();
     CUstreamCaptureMode mode = aliquot_capture_relax();
-    CUevent event = context ? mark_stream(context, stream, per_thread) : NULL;
+    CUevent event = context && may_mark ? mark_stream(context, stream, per_thread) : NULL;
     aliquot_capture_restore(mode);
     pthread_mutex_lock(&mutex);
     struct debt *debt = &debts[id - 1];

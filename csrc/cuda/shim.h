@@ -107,10 +107,10 @@ uint64_t aliquot_queue_sequence(void);
 CUresult aliquot_stream_context(CUstream stream, const struct aliquot_context **context);
 
 /* The free of a linear allocation of the context `owner`, whose entry is LEAVING: is about to be
- * queued; was queued in a stream; could not be queued. The first returns a number for the others; 0
+ * queued; was queued in a stream, where an event may follow or not; could not be queued. The first returns a number for the others; 0
  * when there are too many, and then the charge stays until the address is given out again. */
 uint32_t aliquot_debt_begin(uint64_t pointer, uint16_t owner);
-void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread);
+void aliquot_debt_queued(uint32_t id, CUstream stream, bool per_thread, bool may_mark);
 void aliquot_debt_end(uint32_t id);
 
 /* The events of a context are gone with it. */

@@ -201,6 +201,24 @@ CUresult sim_module_load_data(const void *data, size_t size, struct sim_jit *jit
     return result;
 }
 
+CUresult sim_module_load_own(const char *ptx, CUmodule *handle) {
+    struct sim_context *ctx;
+    struct sim_image *image;
+    struct sim_module *module;
+
+    CUresult result = sim_enter(&ctx);
+    if (result == CUDA_SUCCESS)
+        result = sim_jit_parse(ptx, SIZE_MAX, sim_device_cc(ctx->dev), false, NULL, &image);
+    if (result != CUDA_SUCCESS)
+        return result;
+    image->bytes = 0;
+    result = sim_module_load(ctx, image, NULL, &module);
+    sim_image_release(image);
+    if (result == CUDA_SUCCESS)
+        *handle = (CUmodule)module;
+    return result;
+}
+
 CUresult CUDAAPI cuModuleLoadData(CUmodule *module, const void *image) {
     return sim_module_load_data(image, SIZE_MAX, NULL, module);
 }

@@ -228,6 +228,10 @@ void sim_graph_memory_unback(int dev, CUdeviceptr ptr);
  * sim_exec_on_sync; here so that tests can call it. `dev` is the device that was waited for. */
 void sim_pool_trim_all(CUdevice dev);
 
+/* Code of a library above the driver, which the program knows nothing of: it takes nothing of the device, no
+ * time, and no part in captures. Errors: as cuModuleLoadData. */
+CUresult sim_module_load_own(const char *ptx, CUmodule *module);
+
 /* The pools that the program made of a device end at once, with all that they gave: for libraries whose
  * pools go with their device. Nothing of the device is under way. */
 void sim_pools_end(CUdevice dev);

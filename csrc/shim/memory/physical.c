@@ -16,7 +16,7 @@ struct physical {
     uint64_t bytes; /* charged here, unless it has a key */
     uint64_t key;   /* of the region's holds; 0: neither exported nor imported */
     uint32_t device, handles;
-    uint32_t holds;   /* mappings, calls of the driver that are about it, and whatever else keeps it */
+    uint32_t holds;   /* mappings, calls of the driver about it, and whatever else keeps it */
     uint32_t leaving; /* of the handles: the driver is being asked to end them */
     uint32_t next;    /* of a free or lingering place: the next one + 1 */
     int32_t fd;       /* exported as this descriptor; -1: not */
@@ -29,7 +29,8 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct physical *places;        /* reserved for MOST, once */
 static uint32_t mark, spare;           /* used up to; the first free place + 1 */
 static struct aliquot_table by_handle; /* to the place + 1 */
-static struct aliquot_table by_address; /* to the place + 1, and the size in units << PLACE_BITS + 1 */
+/* To the place + 1, and the size in units << PLACE_BITS + 1. */
+static struct aliquot_table by_address;
 /* The first that only a descriptor keeps, + 1. relaxed where it is read without the mutex: whoever let go of
  * the last one knows. */
 static _Atomic uint32_t lingering;
@@ -202,7 +203,7 @@ void aliquot_physical_mapped(uint32_t number, uint64_t address, uint64_t bytes, 
 static void collect(struct aliquot_unmapping *unmapping) {
     unmapping->count = 0;
     while (unmapping->at < unmapping->end && unmapping->count < ALIQUOT_UNMAP_BATCH) {
-        uint64_t value, step = aliquot_page_bytes(0);
+        uint64_t value, step = aliquot_page_bytes_inline(0);
         if (aliquot_table_take(&by_address, unmapping->at, &value)) {
             unmapping->taken[unmapping->count].address = unmapping->at;
             unmapping->taken[unmapping->count++].value = value;
@@ -218,7 +219,7 @@ void aliquot_physical_unmap(struct aliquot_unmapping *unmapping, uint64_t addres
     unmapping->at = address;
     unmapping->end = address ? address + (bytes ? bytes : 1) : 0;
     /* Where one batch may not do, nobody else maps there before the last. */
-    if (bytes / aliquot_page_bytes(0) < ALIQUOT_UNMAP_BATCH)
+    if (bytes / aliquot_page_bytes_inline(0) < ALIQUOT_UNMAP_BATCH)
         aliquot_layout_read();
     else
         aliquot_layout_write();

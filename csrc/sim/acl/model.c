@@ -219,7 +219,7 @@ rtError_t rtStreamBeginCapture(rtStream_t stream, uint32_t mode) {
     struct model *model = new_model();
     if (!model)
         return RT_INTERNAL_ERROR;
-    CUresult made = cuModuleLoadData(&model->module, code);
+    CUresult made = sim_module_load_own(code, &model->module);
     if (made == CUDA_SUCCESS)
         made = cuModuleGetFunction(&model->spin, model->module, "aliquot_spin_ns");
     if (made == CUDA_SUCCESS)
