@@ -220,21 +220,7 @@ class Nvidia(Undivided):
 
     def _discover(self) -> None:
         faults: list[str] = []
-        cards: list[tuple[int, nvml.Handle, str]] = []
-        count = min(pynvml.nvmlDeviceGetCount(), _MOST_DEVICES)
-        for index in range(count):
-            try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = pynvml.nvmlDeviceGetUUID(handle)
-            except (pynvml.NVMLError, UnicodeDecodeError) as error:
-                if nvml.code_of(error) in nvml.ENDED:
-                    raise
-                faults.append(f"device {index}: {nvml.describe(error)}")
-                continue
-            if any(uuid == other for _, _, other in cards):
-                faults.append(f"device {index}: another has the same UUID: update the driver")
-            else:
-                cards.append((index, handle, uuid))
+        cards = _cards(faults)
         links = _links(cards)
         driver = nvml.reading(pynvml.nvmlSystemGetDriverVersion) or ""
         found: list[_Known] = []
@@ -398,6 +384,28 @@ class Nvidia(Undivided):
                 shares = _share(sample.smUtil), _share(sample.memUtil)
                 self._busy[uuid, pid] = _Busy(*shares)
         return True
+
+
+def _cards(faults: list[str]) -> list[tuple[int, nvml.Handle, str]]:
+    """Return the cards that can be told apart: number, handle and UUID.
+
+    ``faults`` gets a line for each other one. Raises pynvml.NVMLError.
+    """
+    cards: list[tuple[int, nvml.Handle, str]] = []
+    for index in range(min(pynvml.nvmlDeviceGetCount(), _MOST_DEVICES)):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = pynvml.nvmlDeviceGetUUID(handle)
+        except (pynvml.NVMLError, UnicodeDecodeError) as error:
+            if nvml.code_of(error) in nvml.ENDED:
+                raise
+            faults.append(f"device {index}: {nvml.describe(error)}")
+            continue
+        if any(uuid == other for _, _, other in cards):
+            faults.append(f"device {index}: another has the same UUID: update the driver")
+        else:
+            cards.append((index, handle, uuid))
+    return cards
 
 
 def _only(links: Mapping[str, int], known: Container[str]) -> dict[str, int]:
