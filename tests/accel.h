@@ -53,6 +53,8 @@ bool accel_refuses(accel_queue queue);
 accel_event accel_record(accel_queue queue);
 void accel_wait_event(accel_queue queue, accel_event event);
 bool accel_done(accel_event event);
+/* Milliseconds of the device from one to another, both done. */
+double accel_between(accel_event from, accel_event to);
 /* Nothing waits for it any more. */
 void accel_event_end(accel_event event);
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument);

@@ -23,6 +23,7 @@ int aclrtCreateEvent(void **);
 int aclrtRecordEvent(void *, void *);
 int aclrtStreamWaitEvent(void *, void *);
 int aclrtQueryEventStatus(void *, int *);
+int aclrtEventElapsedTime(float *, void *, void *);
 int aclrtDestroyEvent(void *);
 int aclrtLaunchHostFunc(void *, void (*)(void *), void *);
 int aclrtCreateNotify(void **, uint64_t);
@@ -139,6 +140,12 @@ bool accel_done(accel_event event) {
     int complete;
     OK(aclrtQueryEventStatus(event, &complete));
     return complete != 0;
+}
+
+double accel_between(accel_event from, accel_event to) {
+    float ms;
+    OK(aclrtEventElapsedTime(&ms, from, to));
+    return (double)ms;
 }
 
 void accel_event_end(accel_event event) { OK(aclrtDestroyEvent(event)); }

@@ -28,6 +28,7 @@ int cnCreateNotifier(handle *, unsigned);
 int cnPlaceNotifier(handle, handle);
 int cnQueueWaitNotifier(handle, handle);
 int cnQueryNotifier(handle);
+int cnNotifierElapsedTime(float *, handle, handle);
 int cnDestroyNotifier(handle);
 int cnInvokeHostFunc(handle, void (*)(void *), void *);
 int cnQueueAtomicOperation(handle, uint64_t, uint64_t, uint64_t, int, uint64_t);
@@ -163,6 +164,12 @@ bool accel_done(accel_event event) {
     if (result != NOT_READY)
         OK(result);
     return result == 0;
+}
+
+double accel_between(accel_event from, accel_event to) {
+    float ms;
+    OK(cnNotifierElapsedTime(&ms, from, to));
+    return (double)ms;
 }
 
 void accel_event_end(accel_event event) { OK(cnDestroyNotifier(event)); }

@@ -121,6 +121,12 @@ bool accel_done(accel_event event) {
     return result == CUDA_SUCCESS;
 }
 
+double accel_between(accel_event from, accel_event to) {
+    float ms;
+    OK(cuEventElapsedTime(&ms, from, to));
+    return (double)ms;
+}
+
 void accel_event_end(accel_event event) { OK(cuEventDestroy(event)); }
 
 void accel_host_call(accel_queue queue, void (*call)(void *), void *argument) {

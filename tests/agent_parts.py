@@ -29,6 +29,7 @@ from aliquot.agent.devices import (
     Health,
     Partition,
     Sample,
+    UntoldError,
     VendorError,
 )
 from aliquot.agent.errors import AliquotError
@@ -68,6 +69,7 @@ class PaperVendor:
     refuses: str = ""
     before: Callable[[str], None] = lambda _: None
     name: str = "paper"
+    hide: tuple[str, ...] = ()
     # Where the partitions are that it has, which outlive it: a file for each.
     paper: Path | None = None
 
@@ -131,8 +133,15 @@ class PaperVendor:
         return made
 
     def partitions(self) -> Sequence[Partition]:
-        """Read what is written down."""
+        """Read what is written down; of devices that ``hide`` only that it cannot be read."""
         self._say("partitions")
+        found = self._partitions()
+        if self.hide:
+            told = [one for one in found if one.uuid not in self.hide]
+            raise UntoldError("paper is wet: dry it", told, self.hide)
+        return found
+
+    def _partitions(self) -> Sequence[Partition]:
         if self.paper is None or not self.paper.is_dir():
             return ()
         found = [path for path in sorted(self.paper.iterdir()) if path.name[0] != "."]

@@ -1,4 +1,4 @@
-"""Arguments for functions of which only the prototype is known: enough to reach the driver through a shim.
+"""Arguments for functions of which only the prototype is known: enough to reach the driver.
 
 A letter stands for an argument, as fault_client.c has it.
 """
@@ -50,7 +50,7 @@ def _letter(parameter: str, handles: frozenset[str], handle: str, number: str) -
 
 
 def arguments_of(vendor: Vendor, name: str) -> list[str]:
-    """Some ways to call the function: its handles none or places of zeros, its numbers 0, 1 or 4096."""
+    """Some ways to call it: its handles none or places of zeros, its numbers 0, 1 or 4096."""
     text = _read(vendor.name)
     prototypes = _prototypes(vendor.name, text)
     base = _PER_THREAD.sub("", name)

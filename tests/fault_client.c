@@ -1,5 +1,6 @@
 /* A program whose driver fails on demand (fault_driver.c), so that a test sees what its shim makes of that.
- * Usage: fault_client DRIVER, the file of the failing driver; one command a line on standard input, one
+ * Usage: fault_client LIBRARY DRIVER WAY BOX, where DRIVER is the file of the failing driver, WAY how functions
+ * are looked up (symbol or address) and BOX two descriptors, OUT,IN. One command a line on standard input, one
  * answer a line:
  *
  *   begin AT FROM_THEN CODE ONLY       starts the tenant of the vendor that it is linked with
@@ -10,7 +11,7 @@
  *   end                                gives everything back
  *
  * The AT-th call of the driver fails with CODE (0: none), and all after it where FROM_THEN is 1; of the calls
- * of ONLY, where that is a function. The answer is
+ * of ONLY, where that is a function. Where it is 2, all calls of other threads fail. The answer is
  *   WHAT calls=N failed=N first=FUNCTION in=FUNCTION answer=CODE text=TEXT
  * WHAT is `done`, `refused` where the thing could not be got, or `gave-up` where the tenant found what it
  * did not expect, with what that was as the text. `first` is the function of the driver that failed first,
@@ -134,7 +135,8 @@ static const struct fault_plan nothing = {.only = -1};
 /* AT FROM_THEN CODE ONLY. */
 static struct fault_plan plan_of(char **word) {
     return (struct fault_plan){.at = strtoll(word[0], NULL, 10),
-                               .from_then = word[1][0] == '1',
+                               .from_then = word[1][0] != '0',
+                               .others = word[1][0] == '2',
                                .code = (int32_t)strtoll(word[2], NULL, 10),
                                .only = driver.number(word[3])};
 }
@@ -289,7 +291,8 @@ int main(int argc, char **argv) {
     char line[512];
     places =
         mmap(NULL, ARGUMENTS * PLACE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (argc < 4 || places == MAP_FAILED)
+    if (argc != 5 || places == MAP_FAILED ||
+        sscanf(argv[4], "%d,%d", &tenant.outbox, &tenant.inbox) != 2)
         return 2;
     vendor.load(argv[1], RTLD_NOW | RTLD_GLOBAL, !strcmp(argv[3], "address"));
     void *failing = dlopen(argv[2], RTLD_NOW | RTLD_NOLOAD);

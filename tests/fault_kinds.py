@@ -114,6 +114,10 @@ class Kind:
     # Some of the codes, each of its own kind, and functions that are tried whatever was tried of them.
     few: tuple[int, ...] = ()
     again: frozenset[str] = frozenset()
+    # What is an answer though it is an error's code: there is none of that, or nothing new.
+    answers: frozenset[tuple[str, int]] = frozenset()
+    # Whether a fault is over before its device was reset.
+    ends: bool = True
     # How many devices the first card is.
     parts: int = 0
     # What functions answer that the stand-in lacks.
@@ -139,13 +143,24 @@ class Kind:
         """The names of the functions."""
         return tuple(self.functions)
 
+    def had_by(self, real: Path) -> tuple[str, ...]:
+        """The functions that a stand-in has; where it answers for others, all."""
+        library = ctypes.CDLL(str(real))
+        return tuple(
+            name
+            for name in self.bound
+            if self.lacking or hasattr(library, self.called.get(name, name))
+        )
+
     def before(self, folder: Path, real: Path) -> Path:
         """Put a library before the stand-in that reads no zeros."""
         if not self.readings:
             return real
-        names = [self.called.get(name, name) for name in self.bound]
+        names = [self.called.get(name, name) for name in self.had_by(real)]
         made = FailingLibrary(folder, real, names)
         for name, out, value, size, offset in self.readings:
+            if name not in names:
+                continue
             made.write(name, out, value, size, offset)
         return made.path
 
@@ -204,7 +219,7 @@ class Kind:
         raise NotImplementedError
 
     def tells_events(self, vendor: Vendor) -> bool:
-        """Whether a fault is told by its event; it is over afterwards."""
+        """Whether a fault is told by its event; it is over afterwards, if that ``ends``."""
         raise NotImplementedError
 
 
@@ -400,7 +415,7 @@ class NvidiaKind(Kind):
         """Tell the odd library how to answer."""
         file = Path(os.environ["ODD_NVML"])
         fresh = file.with_suffix(".new")
-        fresh.write_text(" ".join((self.words, f"events={self.events} samples=3", *more)))
+        fresh.write_text(" ".join((self.words, f"events={self.events} samples=3 fresh=1", *more)))
         fresh.replace(file)
 
     def prepare(self, folder: Path, root: Path) -> None:
@@ -431,7 +446,7 @@ class NvidiaKind(Kind):
         if not arguments or arguments[0][0] not in ("nvmlDevice_t", "unsigned int"):
             return None
         if arguments[0][0] == "unsigned int":
-            return Only(0, place)
+            return Only(0, place) if "ByIndex" in name else None
         if self.devices > 2:
             # (Partitions have handles of their own.)
             return None
@@ -524,6 +539,19 @@ def _nvidia(name: str, words: str, **more: Any) -> NvidiaKind:
             12345,
         ),
         ended=nvml.ENDED,
+        ends=False,
+        answers=frozenset(
+            {("nvmlDeviceGetProcessUtilization", pynvml.NVML_ERROR_NOT_FOUND)}
+            | {
+                (f"nvmlDeviceGet{kind}RunningProcesses{version}", code)
+                for kind in ("Compute", "Graphics")
+                for version in ("_v2", "_v3")
+                for code in (
+                    pynvml.NVML_ERROR_NOT_SUPPORTED,
+                    pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+                )
+            }
+        ),
         few=(
             pynvml.NVML_ERROR_UNKNOWN,
             pynvml.NVML_ERROR_UNINITIALIZED,
@@ -569,6 +597,7 @@ KINDS: dict[str, Kind] = {
             again=frozenset({"cndevGetMimMode", "cndevGetAllMluInstanceInfo"}),
             models=("MLU", "MLU MIM 50m.0gb", "MLU MIM 25m.0gb"),
         ),
+        _cambricon("cambricon-older", devices=2, splits=False),
         _nvidia("nvidia", "driver=615", devices=2),
         _nvidia("nvidia-mig", "mig=0", devices=3),
     )

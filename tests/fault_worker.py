@@ -75,11 +75,16 @@ class Explorer:
         self.findings: list[str] = []
         self.made_to_fail: set[str] = set()
         self.cases = self.failures = 0
+        # Whether what fails is an answer all the same.
+        self.answered = False
+        # Functions that are called anyway, and those that are where another one fails.
+        self.seen: set[str] = set()
+        self.later: dict[str, tuple[str, int]] = {}
         self.case = ""
         self.library = FailingLibrary(
             folder / "failing",
             kind.before(folder / "telling", real),
-            kind.bound,
+            kind.had_by(real),
             called=kind.called,
             lacking=kind.lacking,
             soname=kind.file,
@@ -154,6 +159,8 @@ class Explorer:
             answer = told["partitions"]
             if isinstance(answer, Refused) and place is not None and not answer.untold <= ill:
                 self.wrong(f"partitions of {answer.untold} are not told: {answer.text}")
+        if self.answered:
+            return
         self._devices(told, usual, ill)
         self._samples(told, usual, ill)
         self._processes(told, usual, ill)
@@ -240,7 +247,9 @@ class Explorer:
                 for name in ("memory_bytes", "busy", "memory_busy"):
                     value, before = getattr(other, name), getattr(row, name)
                     if value not in (before, None):
-                        self.wrong(f"{name} of process {key} is {value!r}, usually {before!r}")
+                        if key[0] not in told["unlisted"]:
+                            text = f"{value!r}, usually {before!r}"
+                            self.wrong(f"{name} of process {key} is {text}")
         for key in found.keys() - known.keys():
             self.wrong(f"process {key} is told, which there is not")
         for uuid in {uuid for uuid, _ in known.keys() - found.keys()} & told.rows("enumerate").keys():
@@ -337,10 +346,12 @@ class Explorer:
 
     # -- cases -------------------------------------------------------------------------------------
 
-    def from_the_start(self, name: str, place: int | None, *, ended: bool) -> Vendor | None:
+    def from_the_start(
+        self, name: str, code: int, place: int | None, *, ended: bool
+    ) -> Vendor | None:
         """A function fails from before a module is made; then it is mended."""
         vendor, told = self.begin()
-        self.note(name)
+        self.note(name, code)
         self.compare(told, self.usual, place, ended=ended)
         self.library.mend(name)
         if vendor is not None:
@@ -378,8 +389,11 @@ class Explorer:
             if told[what] != self.usual[what]:
                 self.wrong(f"{what} stays {told[what]!r} after it was mended")
 
-    def note(self, name: str) -> None:
-        """Take note whether a function did fail."""
+    def note(self, name: str, code: int | None = None) -> None:
+        """Take note whether a function did fail, and what is called then alone."""
+        if code is not None:
+            for other in self.library.calls().keys() - self.seen - self.later.keys():
+                self.later[other] = (name, code)
         if self.library.failed(name):
             self.failures += 1
             self.made_to_fail.add(name)
@@ -390,6 +404,7 @@ class Explorer:
         if only is None:
             return
         self.cases += 1
+        self.answered = (name, code) in self.kind.answers
         self.case = f"{setting}{name}={code}" + ("" if place is None else f" of device {place}")
         ended = code in self.kind.ended and (place is None or not self.kind.tells_ends_apart)
 
@@ -397,12 +412,15 @@ class Explorer:
             self.library.fail(name, code, only)
 
         tell()
-        vendor = self.from_the_start(name, place, ended=ended)
+        vendor = self.from_the_start(name, code, place, ended=ended)
         if vendor is None:
             # (Without this function the library is none.)
             vendor, _ = self.begin()
         elif whole and not self.kind.tells_events(vendor):
             self.wrong("events are not told after it was mended")
+        if vendor is not None and whole and not self.kind.ends:
+            vendor.close()
+            vendor, _ = self.begin()
         if vendor is None:
             self.wrong("no module can be made any more")
             return
@@ -410,7 +428,13 @@ class Explorer:
         self.meanwhile(vendor, name, code, place, ended=ended)
         if whole:
             self.whole(vendor, name, code, only)
-        vendor.close()
+            # At the end, too.
+            tell()
+            self.ask(Told(), "close", vendor.close)
+            self.note(name)
+            self.library.mend(name)
+        else:
+            vendor.close()
 
     def whole(self, vendor: Vendor, name: str, code: int, only: Only) -> None:
         """Have a function fail in the course of all that is done seldom."""
@@ -440,6 +464,21 @@ class Explorer:
             self.library.mend()
             self.kind.clean(vendor)
         return self.failures > 0
+
+    def both(self, setting: str, trigger: tuple[str, int], name: str) -> None:
+        """Have a function fail that is called only where another one has failed."""
+        for code in self.kind.codes_of(name):
+            self.cases += 1
+            self.case = f"{setting}{trigger[0]}={trigger[1]} and {name}={code}"
+            self.library.fail(*trigger)
+            self.library.fail(name, code)
+            vendor, told = self.begin()
+            self.note(name)
+            self._rows(told, set(told.rows("enumerate")))
+            self.library.mend()
+            if vendor is not None:
+                self.back(vendor)
+                vendor.close()
 
     def odd(self, setting: str, name: str) -> None:
         """Have a function write numbers that are none."""
@@ -474,7 +513,7 @@ class Explorer:
 
     def settings(self) -> Iterator[tuple[tuple[str, ...], list[str]]]:
         """The functions that are missing, and those that are called then as they were not before."""
-        seen: set[str] = set()
+        seen = self.seen
         later: list[tuple[str, ...]] = [()]
         number = 0
         while later:
@@ -486,6 +525,9 @@ class Explorer:
             self.library.forget_calls()
             self.case = f"without {', '.join(lacks)}" if lacks else "as it is"
             vendor, told = self.begin()
+            self.answered = any(
+                (name, code) in self.kind.answers for name in lacks for code in (13,)
+            )
             if lacks and not self.kind.again & set(lacks):
                 self.uuids = tuple(self.full.rows("enumerate"))
                 self.compare(told, self.full, None, ended=False)
@@ -524,6 +566,9 @@ class Explorer:
                 for code in codes if len(codes) == 1 else self.kind.few:
                     self.one(setting, name, code, 0, whole=code == codes[0])
                 self.odd(setting, name)
+            for name, trigger in self.later.items():
+                self.both(setting, trigger, name)
+            self.later = {}
 
 
 def _difference(one: Device, other: Device) -> str:

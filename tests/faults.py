@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from slices import MIB
 from tenant_vendors import COMMON
-from tenants import PATIENCE_SECONDS, TESTS, Site, Slice, compile_c
+from tenants import PATIENCE_SECONDS, TESTS, Box, Site, Slice, compile_c
 
 TRUE_NAME = "libdriver-true.so"
 _CFLAGS = ["-std=gnu11", "-O1", "-g", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror"]
@@ -172,15 +171,17 @@ class Faulty:
 
 @contextmanager
 def running(
-    site: Site, here: Slice, driver: Path, holding: Callable[[], None] = lambda: None, **added: str
+    site: Site, here: Slice, driver: Path, box: Box, holding: Callable[[], None] = lambda: None
 ) -> Iterator[Faulty]:
     """The program, waiting for commands."""
     errors = here.library.parent / "stderr"
     way = "address" if site.vendor.name == "ascend" else "symbol"
+    client = build_client(site)
     with errors.open("w") as file:
         process = subprocess.Popen(
-            [str(build_client(site)), site.vendor.library, str(driver), way],
-            env={**here.environment(), **added},
+            [str(client), site.vendor.library, str(driver), way, box.arguments()[1]],
+            env=here.environment(),
+            pass_fds=box.descriptors(),
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -191,6 +192,3 @@ def running(
         yield faulty
     finally:
         faulty.kill()
-
-
-__all__ = ["MIB", "Answer", "Faulty", "build_driver", "need_stubs", "put_between", "running"]

@@ -13,10 +13,9 @@
 #include <string.h>
 
 static uint64_t free_now(void) {
-    size_t free_bytes, total, also;
     MUST(vendor.synchronise());
-    vendor.info(&free_bytes, &total, &also);
-    return free_bytes;
+    look_at_memory();
+    return vendor.queries[0].ask(0).free;
 }
 
 static void run_shortage(void) {

@@ -103,6 +103,8 @@ EXPORT int nvmlDeviceGetCount_v2(unsigned *count) {
 }
 
 EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned index, struct device **device) {
+    if (index >= CARDS)
+        return INVALID_ARGUMENT;
     BEGIN("DeviceGetHandleByIndex", &cards[index]);
     *device = &cards[index];
     return SUCCESS;
@@ -330,7 +332,8 @@ struct utilisation {
     unsigned sm, memory, encoder, decoder;
 };
 
-/* Samples are at 1000, 1001 …; `samples` are how many there are by now. */
+/* Samples are at 1000, 1001 …; `samples` are how many there are by now, or, when they are `fresh`, each
+ * time anew. */
 EXPORT int nvmlDeviceGetProcessUtilization(struct device *device, struct utilisation *rows,
                                            unsigned *count, unsigned long long since) {
     BEGIN("DeviceGetProcessUtilization", device);
@@ -339,9 +342,12 @@ EXPORT int nvmlDeviceGetProcessUtilization(struct device *device, struct utilisa
                                              {9999, 1004, 50, 50, 0, 0}, {103, 1005, 5, 5, 0, 0}};
     unsigned length = 0, total = (unsigned)told("samples", 0);
     struct utilisation found[6];
-    for (unsigned i = 0; i < total; i++)
-        if (all[i].time > since)
-            found[length++] = all[i];
+    unsigned long long fresh = (unsigned long long)told("fresh", 0) * since;
+    for (unsigned i = 0; i < total; i++) {
+        found[length] = all[i];
+        found[length].time += fresh;
+        length += found[length].time > since;
+    }
     if (!length)
         return NOT_FOUND;
     if (!rows || *count < length) {

@@ -174,6 +174,7 @@ class Board(Undivided):
     meanwhile: Callable[[], None] = lambda: None
     fails: dict[str, Exception] = field(default_factory=dict)
     limits: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    unlisted: frozenset[str] = frozenset()
 
     def _answer(self, what: str) -> None:
         if what in self.fails:

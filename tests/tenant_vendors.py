@@ -137,6 +137,7 @@ CAMBRICON = Vendor(
     whole=(*(("linear", way) for way in range(9)), ("pages", 0), ("pages", 1)),
     shown={"linear": 1, "pages": 4},
     sends=frozenset({"pages"}),
+    pools_keep=True,
     loads=("cnMalloc", "cnFree", "cnMallocHost"),
     table="cambricon",
 )

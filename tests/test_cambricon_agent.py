@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,8 +29,13 @@ from agent_parts import NEEDS_ROOT, swept
 from cambricon_node import MIB, NODE, Holder, built
 from commands import ALIQUOT, TESTS, wait_for
 from edit_parts import LEAST
+from failing_library import FailingLibrary
 
 pytestmark = NEEDS_ROOT
+# Of the library.
+FUNCTIONS = tuple(
+    re.findall(r"\b(cndev\w+)\(", (TESTS.parent / "agent/devices/_cndev.cdef").read_text())
+)
 RUNC = shutil.which("runc", path=images.PATH)
 
 
@@ -373,6 +379,59 @@ def test_what_the_driver_refuses_is_told_and_leaves_nothing(
         assert [one["name"] for one in instances(site)] == [""]
         assert shown(node) == []
         assert node.start(asking(node.folder / "two", memory="64MiB", uuid=uuid)).returncode == 0
+
+
+@pytest.fixture
+def failing(site: cambricon_node.Node, sim_library: Path) -> FailingLibrary:
+    """What makes functions of the node's library fail."""
+    library = site.folder / "lib"
+    (library / "libcndev.so").unlink()
+    return FailingLibrary(library, sim_library.with_name("libcndev.so"), FUNCTIONS)
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["undone", "done"])
+def test_what_fails_at_the_driver_is_one_line_and_all_stays_as_it_was(
+    failing: FailingLibrary,
+    node: Node,
+    site: cambricon_node.Node,
+    arguments: tuple[str, ...],
+    done: bool,
+) -> None:
+    """Whether the driver has done what it says that it could not, or has not."""
+    with node.agent(*arguments):
+        uuid = site_uuid(site)
+        asked = asking(node.folder / "one", memory="128MiB", uuid=uuid)
+        assert node.start(asked).returncode == 0
+        before = instances(site)
+
+        failing.fail("cndevUpdateSMluInstanceQuotaByHandle", 17, done=done)
+        refused = aliquot(node, "set", "one", "--memory", "256MiB", "--cores", "50")
+        failing.mend()
+        assert refused.returncode != 0
+        assert refused.stderr.count("\n") == 1, refused.stderr
+        assert "timeout (17)" in refused.stderr
+        assert instances(site) == before
+        assert [row["cap_bytes"] for row in shown(node)] == [128 * MIB]
+
+        for function in ("cndevCreateSMluProfileInfo", "cndevCreateSMluInstanceByProfileId"):
+            failing.fail(function, 17, done=done)
+            refused = node.start(asking(node.folder / function, memory="64MiB", uuid=uuid))
+            failing.mend()
+            assert refused.returncode != 0
+            assert refused.stderr.count("\n") == 1, refused.stderr
+            assert "timeout (17)" in refused.stderr
+            assert instances(site) == before
+            assert node.names() == {"one"}
+
+        function = "cndevDestroySMluInstanceByHandle"
+        failing.fail(function, 17, done=done)
+        end(node.running.pop())
+        # What did not go is tried again, and is somebody's until it has gone.
+        wait_for(lambda: failing.failed(function) > (0 if done else 1), "another try")
+        assert done or len(shown(node)) == 1
+        failing.mend()
+        wait_for(lambda: shown(node) == [], "the end of the slice")
+        assert instances(site) == []
 
 
 def site_uuid(site: cambricon_node.Node) -> str:

@@ -1,7 +1,7 @@
 """Every function that a shim has is called by a program, and done by the stand-in of its library.
 
-A program of the tests' is one that has no vendor's header: what it calls it declares itself, from the
-public interface, so that its answers with the shim can be held against those without.
+A program of the tests' is one that has no vendor's header: what it calls it declares itself, from
+the public interface, so that its answers with the shim can be held against those without.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Vendor:
     """A vendor's table, the stand-ins of its libraries, and the sources of programs that call them.
 
     ``behind`` ends the names of functions that a program reaches by a library above, which has them
-    without it. ``lacking`` and ``uncalled`` are the shim's functions that no stand-in does and that no
-    program calls, by name, with why.
+    without it. ``lacking`` and ``uncalled`` are the shim's functions that no stand-in does and that
+    no program calls, by name, with why.
     """
 
     name: str
@@ -97,13 +97,13 @@ def nm(path: Path, *options: str) -> dict[str, str]:
 
 
 def done_by(libraries: list[Path]) -> set[str]:
-    """What the libraries do. (What they have only the name of is a weak definition.)"""
+    """Name what the libraries do. (What they have only the name of is a weak definition.)."""
     all_symbols = [nm(library, "-D", "--defined-only") for library in libraries]
     return {name for symbols in all_symbols for name, letter in symbols.items() if letter == "T"}
 
 
 def called_by(programs: tuple[str, ...], folder: Path) -> set[str]:
-    """What the programs call: what their objects do not define themselves, or look up by its name."""
+    """Name what the programs call: what their objects do not define, or look up by its name."""
     called: set[str] = set()
     for program in programs:
         made = folder / f"{program}.o"

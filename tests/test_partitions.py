@@ -256,6 +256,36 @@ def test_a_partition_that_does_not_go_keeps_its_slice(ledger: Ledger, tmp_path: 
 
 
 @NEEDS_ROOT
+def test_a_device_that_does_not_tell_its_partitions_is_no_other_devices_affair(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    vendor = vendor_of(tmp_path)
+    keeper = keeper_of(ledger, vendor)
+    pieces = split("c1", "PAPER-01"), split("c2", "PAPER-02")
+    for piece in pieces:
+        ledger.add(piece, region_devices())
+
+    async def story() -> None:
+        first, second = [(await keeper.cut(piece))[0] for piece in pieces]
+        vendor.partition("PAPER-01", "gone-0123abcd", GIB, 10)
+        vendor.partition("PAPER-02", "gone-4567abcd", GIB, 10)
+        vendor.hide = ("PAPER-01",)
+        await keeper.reclaim(vendor)
+        await keeper.release(second)
+        with pytest.raises(AliquotError, match="its partition stays: paper is wet"):
+            await keeper.release(first)
+        assert ledger.slices() == (first,)
+        vendor.hide = ()
+        assert {one.name for one in vendor.partitions()} == {first.key, "gone-0123abcd"}
+        await keeper.reclaim(vendor)
+        await keeper.release(first)
+        await keeper.close()
+
+    asyncio.run(story())
+    assert vendor.partitions() == ()
+
+
+@NEEDS_ROOT
 def test_whoever_is_cancelled_leaves_no_partition(ledger: Ledger, tmp_path: Path) -> None:
     """The vendor's call goes on after its caller has gone, and takes back what it made."""
     entered, left = threading.Event(), threading.Event()

@@ -6,33 +6,27 @@ time cannot be done sooner. Exact figures are the harness'.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from aliquot.shim import arbiter, region
+from aliquot.shim import region
 
 import accelerators
 import gates
 import vendors
 from commands import wait_for
 from exec_programs import cases, compile_program
-from gates import Gate
-from sharers import Watched
-from slices import MIB, lay_out
-from tenants import CONTEXT, SimNode, simulated
+from slices import MIB
+from tenants import CONTEXT
+from time_places import PATIENCE_SECONDS, Place, arbitrated, node_of, until
 from vendors import Vendor
 
-PATIENCE_SECONDS = 120.0
-GIB = 1 << 30
 MS = 1_000_000
 CLIENT = "time_client"
 WORK = "random_client"
@@ -56,99 +50,6 @@ AHEAD_NS = 30 * MS
 # What is charged, of what ran: where the machine is so busy that programs have no processor when
 # they would launch, some of what the device waits for them is charged. Exactly it is the harness'.
 CHARGED_MOST = 1.5
-
-
-@dataclass
-class Client:
-    """A running program of time_client.c."""
-
-    process: subprocess.Popen[str]
-
-    def read(self) -> str:
-        """Return the next line, "" at the end; a program that is silent for long has failed."""
-        stream = self.process.stdout
-        assert stream
-        assert select.select([stream], [], [], PATIENCE_SECONDS)[0], f"{self.process.args!r} hangs"
-        return stream.readline().rstrip("\n")
-
-    def go(self) -> None:
-        """Let it go on."""
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-
-    def silent(self) -> bool:
-        """Whether it has nothing to say."""
-        assert self.process.stdout
-        return not select.select([self.process.stdout], [], [], 0)[0]
-
-    def end(self) -> str:
-        """Wait for its end, which must be a good one; returns what else it said."""
-        out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
-        assert self.process.returncode == 0, f"{self.process.args!r}: {err}"
-        return out
-
-
-class Place:
-    """A slice of a simulated device, and the programs in it."""
-
-    def __init__(
-        self, vendor: Vendor, node: SimNode, shim: Path, client: Path, folder: Path
-    ) -> None:
-        """Remember where everything is; ``make`` makes the slice."""
-        self.vendor = vendor
-        self.node = node
-        self._shim = shim
-        self._client = client
-        self._folder = folder
-        self._running: list[subprocess.Popen[str]] = []
-        self._environment: dict[str, str] = {}
-        self.gate: Gate
-
-    def make(
-        self, *, cores: int = 100, shared: bool = False, devices: int = 1, cap: int | None = None
-    ) -> Place:
-        """Make the slice of so many devices; ``shared``: somebody opens its gate."""
-        parts = tuple(
-            region.RegionDevice(
-                uuid=device.uuid,
-                cap=cap,
-                page_bytes=device.page_size,
-                context_bytes=device.context,
-                cores=cores,
-                shared=shared,
-            )
-            for device in self.node.devices[:devices]
-        )
-        names = self.vendor.names
-        library = lay_out(self._shim, self.node.library, self._folder / "slice", parts, names)
-        for name in self.vendor.above:
-            (library.parent / name).symlink_to(self.node.library.with_name(name))
-        self._environment = self.node.environment("time", library.parent)
-        self.gate = Gate(library.parent / ".aliquot", devices)
-        return self
-
-    def start(self, *arguments: object, program: Path | None = None) -> Client:
-        """Start a program in the slice, time_client.c's if no other."""
-        process = subprocess.Popen(
-            [program or self._client, *map(str, arguments)],
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        self._running.append(process)
-        return Client(process)
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        for process in self._running:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-        self.gate.close()
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +84,12 @@ def work(vendor: Vendor, sim_library: Path, tmp_path_factory: pytest.TempPathFac
     return accelerators.compiled(vendor, tmp_path_factory.mktemp("work"), WORK, sim_library)
 
 
-@contextlib.contextmanager
-def node_of(vendor: Vendor, sim_library: Path) -> Iterator[SimNode]:
-    """A node of two devices on which launching takes no time, and kernels as long as they say."""
-    settings: dict[str, Any] = {"vendor": vendor.name, "sms": 40, "kernel_ns": 0, "wave_ns": 0}
-    with simulated(sim_library.with_name(vendor.library), 2 * GIB, **settings) as node:
-        yield node
+@pytest.fixture(scope="module")
+def ordered(vendor: Vendor, sim_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """order_client.c for the vendor."""
+    return accelerators.compiled(
+        vendor, tmp_path_factory.mktemp("order"), "order_client", sim_library
+    )
 
 
 @pytest.fixture
@@ -221,6 +122,16 @@ def test_a_cap_changes_nothing_of_what_is_carried_out(
 ) -> None:
     place = cuda_place.make(cores=30, devices=2)
     place.start(case, program=programs / program).end()
+
+
+@pytest.mark.parametrize("cores", [30, 100])
+@pytest.mark.parametrize("case", cases("order_client"))
+def test_whatever_vendors_it_is_work_is_carried_out_as_queued(
+    place: Place, ordered: Path, case: str, cores: int
+) -> None:
+    place.make(cores=cores, shared=cores == 100)
+    accelerators.needs(place.vendor, case)
+    place.start(case, program=ordered).end()
 
 
 # ---- The cap, without anybody else ---------------------------------------------------------------
@@ -457,22 +368,6 @@ def two(
         yield found[0], found[1]
         for place in found:
             place.close()
-
-
-@contextlib.contextmanager
-def arbitrated(places: tuple[Place, Place]) -> Iterator[tuple[arbiter.Runner, list[Watched]]]:
-    """An arbiter that knows both slices."""
-    runner = arbiter.Runner()
-    known = [Watched(place.gate.usage_path.parent) for place in places]
-    try:
-        with runner.gathering():
-            for one in known:
-                one.join(runner, 0)
-        yield runner, known
-    finally:
-        runner.stop()
-        for one in known:
-            one.close()
 
 
 def test_two_slices_take_turns_and_are_charged_for_what_ran(two: tuple[Place, Place]) -> None:

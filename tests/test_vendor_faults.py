@@ -89,9 +89,10 @@ Nodes = Callable[[str, Path, Path], Any]
 
 
 @pytest.fixture
-def nodes(odd_nvml: Path) -> dict[str, list[tuple[str, Callable[[Path, Path], Any], str]]]:
+def nodes(odd_nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, Callable[[Path, Path], Any], str]]]:
     """The kinds of each vendor, their nodes, and the library of the stand-in."""
     ddr = node_text("310P3", 2, 24576, 8)
+    older = cambricon_node.built("older", tmp_path_factory.mktemp("older"))
     mim = ("mim 1", "share 512 50 first", "share 256 25 second")
     odd = str(odd_nvml / "libnvidia-ml.so.1")
     return {
@@ -109,6 +110,7 @@ def nodes(odd_nvml: Path) -> dict[str, list[tuple[str, Callable[[Path, Path], An
         "cambricon": [
             ("cambricon", of_cambricon, "libcndev.so"),
             ("cambricon-mim", lambda f, s: of_cambricon(f, s, *mim), "libcndev.so"),
+            ("cambricon-older", of_cambricon, str(older)),
         ],
         "nvidia": [
             ("nvidia", lambda f, _: of_nvidia(f, odd_nvml), odd),

@@ -16,12 +16,12 @@
 #include <string.h>
 #include <sys/mman.h>
 
-static size_t free_now(uint64_t cap) {
-    size_t free_bytes, total, also;
-    vendor.info(&free_bytes, &total, &also);
-    if (total != cap)
-        fail("a device of %zu bytes", total);
-    return free_bytes;
+static uint64_t free_now(uint64_t cap) {
+    struct told told = vendor.queries[0].ask(0);
+    look_at_memory();
+    if (told.total != cap)
+        fail("a device of %llu bytes", (unsigned long long)told.total);
+    return told.free;
 }
 
 static void fill(uint64_t cap) {

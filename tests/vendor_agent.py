@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from aliquot.agent import keeper
 from aliquot.agent.ascend_config import Ascend
 from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Config
@@ -21,6 +22,8 @@ from aliquot.agent.journal import log_to_stderr
 
 def serve(base: Path, lib: Path, ready: int, vendor: str, root: Path, port: int) -> None:
     """Run an agent to its end."""
+    # What could not be given back is tried again sooner than by an agent whose driver must rest.
+    keeper._AGAIN_SECONDS = 0.1
     config = Config(
         base,
         lib,

@@ -234,7 +234,11 @@ class Session:
     def number_of(self, name: str, *arguments: Value) -> int | None:
         """Call a function that answers a number; None when the library lacks it."""
         function = self._function(name)
-        return None if function is None else int(function(*arguments))
+        try:
+            return None if function is None else int(function(*arguments))
+        except OverflowError:
+            # A number that the library itself has told may be none that it takes.
+            return INVALID_ARGUMENT
 
     def string_of(self, name: str, *arguments: Value) -> str | None:
         """Call a function that answers a text; None when the library lacks it or has none."""

@@ -240,7 +240,11 @@ class Session:
         known = self._named(name)
         if not known:
             raise DcmiError(name, MISSING)
-        code = int(getattr(self._library, known)(*arguments))
+        try:
+            code = int(getattr(self._library, known)(*arguments))
+        except OverflowError:
+            # A number that the library itself has told may be none that it takes.
+            code = PARAMETER
         if code != OK:
             over = code == NOT_READY and (name in _OF_ALL or not self._answers())
             raise DcmiError(known, code, over=over)

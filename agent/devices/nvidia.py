@@ -128,9 +128,10 @@ class Nvidia(Undivided):
         """Return every process on every device, with the host's pids. Raises VendorError."""
         with self._using():
             self._ensure()
-            rows = {known.device.uuid: self._processes(known) for known in self._known}
-        self.unlisted = frozenset(uuid for uuid, found in rows.items() if found is None)
-        return tuple(row for found in rows.values() for row in found or ())
+            unlisted: set[str] = set()
+            rows = [row for known in self._known for row in self._processes(known, unlisted)]
+        self.unlisted = frozenset(unlisted)
+        return tuple(rows)
 
     def health(self) -> Sequence[Health]:
         """Return each device's health; all are unhealthy while the library does not answer."""
@@ -222,11 +223,16 @@ class Nvidia(Undivided):
         for index in range(count):
             try:
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                cards.append((index, handle, pynvml.nvmlDeviceGetUUID(handle)))
+                uuid = pynvml.nvmlDeviceGetUUID(handle)
             except (pynvml.NVMLError, UnicodeDecodeError) as error:
                 if nvml.code_of(error) in nvml.ENDED:
                     raise
                 faults.append(f"device {index}: {nvml.describe(error)}")
+                continue
+            if any(uuid == other for _, _, other in cards):
+                faults.append(f"device {index}: another has the same UUID: update the driver")
+            else:
+                cards.append((index, handle, uuid))
         links = _links(cards)
         driver = nvml.reading(pynvml.nvmlSystemGetDriverVersion) or ""
         found: list[_Known] = []
@@ -335,15 +341,15 @@ class Nvidia(Undivided):
             temperature_celsius=None if degrees is None else float(degrees),
         )
 
-    def _processes(self, known: _Known) -> list[DeviceProcess] | None:
-        """Return the processes on a device; None where it does not list those that compute."""
+    def _processes(self, known: _Known, unlisted: set[str]) -> Iterator[DeviceProcess]:
+        """Yield the processes on a device, which is ``unlisted`` where it may have others."""
         uuid = known.device.uuid
         handle = self._handle(uuid)
+        lists = [None if handle is None else _list(handle, kind) for kind in _PROCESS_KINDS]
+        if None in lists:
+            unlisted.add(uuid)
         if handle is None:
-            return None
-        lists = [_list(handle, kind) for kind in _PROCESS_KINDS]
-        if lists[0] is None:
-            return None
+            return
         memory: dict[int, int | None] = {}
         for found in lists:
             for row in found or ():
@@ -351,13 +357,11 @@ class Nvidia(Undivided):
                 values = [v for v in (memory.get(row.pid), row.usedGpuMemory) if v is not None]
                 memory[int(row.pid)] = max(values) if values else None
         told = known.place is None and self._read_busy(uuid, handle, set(memory))
-        rows: list[DeviceProcess] = []
         for pid, used in sorted(memory.items()):
             last = self._busy.get((uuid, pid))
             idle = _Busy(0.0, 0.0) if told else _Busy(None, None)
             now = last if told and last is not None else idle
-            rows.append(DeviceProcess(uuid, pid, used, now.busy, now.memory_busy))
-        return rows
+            yield DeviceProcess(uuid, pid, used, now.busy, now.memory_busy)
 
     def _read_busy(self, uuid: str, handle: nvml.Handle, pids: set[int]) -> bool:
         """Take the samples since the last look; returns whether the device tells them at all."""
@@ -404,7 +408,9 @@ def _temperature(handle: nvml.Handle) -> int | None:
 
 
 def _list(handle: nvml.Handle, kind: str) -> Sequence[Any] | None:
-    """Return a list of processes, in the newest form that the library has; None where there is none.
+    """Return a list of processes, in the newest form that the library has; None where it fails.
+
+    Where a device or library has none of that kind, it is empty.
 
     Without `_v3`, whose structs have been the driver's since 510, `_v2` has the same.
     """
@@ -412,7 +418,7 @@ def _list(handle: nvml.Handle, kind: str) -> Sequence[Any] | None:
         call = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses{version}", None)
         for _ in range(_LIST_TRIES):
             try:
-                return None if call is None else list(call(handle))
+                return () if call is None else list(call(handle))
             except pynvml.NVMLError as error:
                 code = nvml.code_of(error)
                 if code in nvml.ENDED:
@@ -421,8 +427,12 @@ def _list(handle: nvml.Handle, kind: str) -> Sequence[Any] | None:
                     continue
                 if code == pynvml.NVML_ERROR_FUNCTION_NOT_FOUND:
                     break
+                return () if code == pynvml.NVML_ERROR_NOT_SUPPORTED else None
+            except nvml.UNREADABLE:
                 return None
-    return None
+        else:
+            return None
+    return ()
 
 
 def _utilisation(handle: nvml.Handle, since: int) -> Sequence[Any] | None:
@@ -439,7 +449,9 @@ def _utilisation(handle: nvml.Handle, since: int) -> Sequence[Any] | None:
                 return ()
             if code != pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
                 return None
-    return ()
+        except nvml.UNREADABLE:
+            return None
+    return None
 
 
 def _uuid_bytes(text: str) -> bytes:

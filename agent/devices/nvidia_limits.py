@@ -36,13 +36,13 @@ class Limits:
     def __init__(self, root: Path = _CGROUPS) -> None:
         """Begin with no device tried."""
         self.root = root
-        self._tried: dict[str, bool] = {}
+        self._holds: set[str] = set()
 
     def offered(self, uuid: str, handle: nvml.Handle, driver: str) -> bool:
-        """Return whether the driver holds limits on this device; a device is tried once."""
-        if uuid not in self._tried:
-            self._tried[uuid] = self._try(handle, driver)
-        return self._tried[uuid]
+        """Return whether the driver holds limits on this device; one that does is tried once."""
+        if uuid not in self._holds and self._try(handle, driver):
+            self._holds.add(uuid)
+        return uuid in self._holds
 
     def set(self, uuid: str, handle: nvml.Handle, cgroup: str, limit_bytes: int | None) -> None:
         """Set a limit, or take it back with None. Raises VendorError."""

@@ -41,6 +41,16 @@ _ADVICE: Final = {
     pynvml.NVML_ERROR_NO_PERMISSION: "the agent must run as root",
 }
 
+# What pynvml raises besides, for answers that it cannot read: texts that are none, numbers of rows
+# that are not there, structures of another size.
+UNREADABLE: Final = (
+    UnicodeDecodeError,
+    IndexError,
+    OverflowError,
+    MemoryError,
+    pynvml.NVMLLibraryMismatchError,
+)
+
 # pynvml's own types, which bring no declarations.
 Handle: TypeAlias = Any
 Event: TypeAlias = Any
@@ -81,7 +91,7 @@ def reading(function: Callable[..., _Value], *arguments: Any) -> _Value | None: 
         if code_of(error) in ENDED:
             raise
         return None
-    except (UnicodeDecodeError, pynvml.NVMLLibraryMismatchError):
+    except UNREADABLE:
         return None
 
 

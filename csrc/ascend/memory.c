@@ -161,11 +161,7 @@ void aliquot_memory_device_gone(uint32_t device) {
 
 void aliquot_memory_forget(void) { aliquot_table_reset(&aliquot_pointers); }
 
-/* What there is not: pools, and frees in stream order. */
-void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued) {
-    (void)allocation;
-    (void)queued;
-}
+/* Frees in the order of a stream leave at once. */
 void aliquot_debt_cancel(uint64_t pointer) { (void)pointer; }
 
 /* -- What the program may know ---------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/pool/pool.h"
 #include "shim/slice/attach.h"
 #include "shim/time/marks.h"
 
@@ -75,17 +76,6 @@ int64_t aliquot_device_named(const rtMallocConfig_t *config);
 
 /* All that lived on a device is gone with it. */
 void aliquot_memory_device_gone(uint32_t device);
-
-/* -- pool.c --------------------------------------------------------------------------------------------- */
-
-/* Before a refusal: what pools of the device have now is charged, after they gave back what nobody uses. */
-void aliquot_pools_settle(uint32_t device);
-
-/* The thread has waited for the device: pools may have given memory back. */
-void aliquot_pools_waited(void);
-
-void aliquot_pools_device_gone(uint32_t device);
-void aliquot_pools_forget(void);
 
 /* -- model.c ------------------------------------------------------------------------------------------- */
 

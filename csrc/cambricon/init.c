@@ -20,7 +20,7 @@ static void forget(void) {
     aliquot_table_reset(&aliquot_pointers);
     aliquot_physical_forget();
     aliquot_shared_forget();
-    aliquot_pool_forget();
+    aliquot_pools_forget();
     aliquot_module_forget();
     aliquot_time_forget();
 }

@@ -20,14 +20,16 @@ CNresult aliquot_cnIpcGetMemHandle(CNIpcMemHandle *handle, CNaddr address) {
 static CNresult charge_unknown(const struct aliquot_context *context, CNaddr address) {
     CNaddr base;
     uint64_t bytes;
-    if (!HAVE(cnMemGetAddressRange) ||
-        REAL(cnMemGetAddressRange)(&base, &bytes, address) != CN_SUCCESS)
+    if (!HAVE(cnMemGetAddressRange))
         return CN_SUCCESS;
+    CNresult result = REAL(cnMemGetAddressRange)(&base, &bytes, address);
     uint32_t device = (uint32_t)context->device;
-    if (aliquot_shared_charge(address, device, aliquot_whole_pages(device, bytes), context->index))
-        return CN_SUCCESS;
-    REAL(cnIpcCloseMemHandle)(address);
-    return CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    if (result == CN_SUCCESS &&
+        !aliquot_shared_charge(address, device, aliquot_whole_pages(device, bytes), context->index))
+        result = CN_MEMORY_ERROR_OUT_OF_MEMORY;
+    if (result != CN_SUCCESS)
+        REAL(cnIpcCloseMemHandle)(address);
+    return result;
 }
 
 CNresult aliquot_cnIpcOpenMemHandle(CNaddr *address, CNIpcMemHandle handle, unsigned int flags) {

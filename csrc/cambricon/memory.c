@@ -94,11 +94,17 @@ CNresult aliquot_cnFree(CNaddr address) {
     return result;
 }
 
-/* Memory of pools is charged with its pool; linear memory is none that the driver frees like this. */
+/* Linear memory is none that the driver frees like this; a pool's piece is in the pool until its queue has come
+ * to it. */
 CNresult aliquot_cnMemFreeAsync(CNaddr address, CNqueue queue) {
     struct aliquot_departure departure = depart(address);
     CNresult result = REAL(cnMemFreeAsync)(address, queue);
-    aliquot_departed_inline(&departure, result == CN_SUCCESS);
+    struct aliquot_allocation piece = aliquot_unpack_inline(departure.value);
+    if (departure.tenancy != ALIQUOT_TENANT_NONE && result == CN_SUCCESS &&
+        piece.kind == ALIQUOT_POOLED)
+        aliquot_pool_freed(&piece, true);
+    else
+        aliquot_departed_inline(&departure, result == CN_SUCCESS);
     return result;
 }
 
@@ -142,11 +148,7 @@ CNresult aliquot_cnMemMerge(CNaddr *merged, unsigned int count, const CNaddr *ad
     return result;
 }
 
-/* Allocations of pools are not entered, and frees in the order of a queue leave at once. */
-void aliquot_pool_freed(const struct aliquot_allocation *allocation, bool queued) {
-    (void)allocation;
-    (void)queued;
-}
+/* Frees in the order of a queue leave at once. */
 void aliquot_debt_cancel(uint64_t pointer) { (void)pointer; }
 
 /* -- What the program may know --------------------------------------------------------------------------- */
@@ -169,7 +171,7 @@ static CNresult shown(CNresult result, uint64_t *free_bytes, uint64_t *total) {
     uint64_t cap = aliquot_cap(device);
     if (cap >= *total)
         return result;
-    aliquot_synchronised();
+    aliquot_pools_waited();
     aliquot_physical_settle();
     uint64_t used = aliquot_used(device);
     *total = cap;

@@ -11,6 +11,7 @@
 
 #include "shim/driver.h"
 #include "shim/memory/allocation.h"
+#include "shim/pool/pool.h"
 #include "shim/slice/attach.h"
 #include "shim/time/marks.h"
 
@@ -89,16 +90,10 @@ const struct aliquot_context *aliquot_context_of(CNcontext handle);
 #define ALIQUOT_RETRY(result, call)                                                                \
     ALIQUOT_CALL_AGAIN_ON(CN_MEMORY_ERROR_OUT_OF_MEMORY, result, call)
 
-/* Before a refusal: pools give back what nobody uses. After a wait: what they have given back is taken up.
- * Cheap when there are none. */
-void aliquot_pools_settle(uint32_t device);
-void aliquot_synchronised(void);
-
 void aliquot_modules_context_gone(uint16_t context);
 
 /* A forked child owns nothing of its parent's: each part forgets. */
 void aliquot_context_forget(void);
-void aliquot_pool_forget(void);
 void aliquot_module_forget(void);
 
 /* -- time.c ------------------------------------------------------------------------------------------- */

@@ -138,7 +138,7 @@ static CNresult asked(CNresult result) {
 }
 
 static CNresult waited(CNresult result) {
-    aliquot_synchronised();
+    aliquot_pools_waited();
     aliquot_physical_settle();
     return asked(result);
 }

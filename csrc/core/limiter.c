@@ -155,6 +155,8 @@ static void take_back(struct aliquot_limiter *limiter, struct aliquot_flow *flow
     uint64_t back = (uint64_t)left;
     flow->given_ns -= least(back, flow->given_ns - flow->done_ns);
     flow->marked_ns = least(flow->marked_ns, flow->given_ns);
+    for (uint32_t i = 0; i < flow->mark_count; i++)
+        flow->marks[i].spent_ns = least(flow->marks[i].spent_ns, flow->given_ns);
     aliquot_ledger_shift(limiter, flow->device, -left, -(int64_t)flow_paced(flow, back), now);
 }
 
@@ -390,6 +392,15 @@ static void start_observer(struct aliquot_limiter *limiter, struct aliquot_flow 
     aliquot_lock(&flow->lock);
 }
 
+/* With what a launch was given that has not gone and will not. */
+static void take_back_launch(struct aliquot_thread *thread, struct aliquot_flow *flow, uint64_t ns,
+                             uint64_t now) {
+    struct aliquot_part *part = &thread->part[flow->device];
+    uint64_t given = ns ? ns : window_of(thread->limiter, flow->device);
+    atomic_fetch_add_explicit(&part->left_ns, (int64_t)given, memory_order_relaxed);
+    take_back(thread->limiter, flow, part, now);
+}
+
 /* Gives the thread a part, beginning with this launch, behind what is done at `due_ns`. The flow's
  * lock is held. False: another process was given one meanwhile. */
 static bool give(struct aliquot_thread *thread, struct aliquot_flow *flow, uint64_t gate,
@@ -510,10 +521,7 @@ static aliquot_ticket enter(struct aliquot_thread *thread, const struct aliquot_
         /* The gate may have closed before the arbiter could see that we are active: what has not been
          * launched is given back, and it is tried again. (Who is let through goes.) */
         if (verdict == PASS && !was && gate_word(limiter, (uint32_t)device) != gate) {
-            atomic_fetch_add_explicit(&thread->part[device].left_ns,
-                                      (int64_t)(ns ? ns : window_of(limiter, flow->device)),
-                                      memory_order_relaxed);
-            take_back(limiter, flow, &thread->part[device], now);
+            take_back_launch(thread, flow, ns, now);
             flow->active = was;
             aliquot_flow_publish(limiter, flow, now);
             continue;
@@ -548,6 +556,22 @@ aliquot_ticket aliquot_gate_enter(struct aliquot_thread *thread,
     return ticket;
 }
 
+/* Under the flow's lock: the driver has refused the launch, which so takes no time of anybody's. */
+static void refused(struct aliquot_thread *thread, struct aliquot_flow *flow, aliquot_ticket ticket,
+                    uint64_t now) {
+    /* relaxed: who made what was given out void has the lock. */
+    if (thread->part[flow->device].epoch !=
+        atomic_load_explicit(&thread->limiter->front[flow->device].epoch, memory_order_relaxed))
+        return;
+    take_back_launch(thread, flow, thread->launch_ns, now);
+    bool unmeasured = false;
+    for (uint32_t i = 0; i < flow->mark_count; i++)
+        unmeasured |= flow->marks[i].unmeasured;
+    if (ticket & TICKET_MEASURE && !unmeasured)
+        flow->unmeasured_ns = 0;
+    aliquot_flow_publish(thread->limiter, flow, now);
+}
+
 static void launched(struct aliquot_thread *thread, const struct aliquot_launch *launch,
                      aliquot_ticket ticket, bool done, bool waited) {
     int saved = errno;
@@ -565,6 +589,8 @@ static void launched(struct aliquot_thread *thread, const struct aliquot_launch 
     aliquot_lock(&flow->lock);
     flow->launching--;
     uint64_t now = now_of(limiter);
+    if (!done)
+        refused(thread, flow, ticket, now);
     if (event && flow->mark_count == MARKS) {
         limiter->seam->drop(limiter->env, event);
         event = NULL;

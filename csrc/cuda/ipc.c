@@ -26,13 +26,14 @@ static uint64_t open_begin(const CUipcMemHandle *handle) {
 static CUresult charge_unknown(const struct aliquot_context *context, CUdeviceptr pointer) {
     CUdeviceptr base;
     size_t bytes;
-    if (REAL(cuMemGetAddressRange_v2)(&base, &bytes, pointer) != CUDA_SUCCESS)
-        return CUDA_SUCCESS;
+    CUresult result = REAL(cuMemGetAddressRange_v2)(&base, &bytes, pointer);
     uint32_t device = (uint32_t)context->device;
-    if (aliquot_shared_charge(pointer, device, aliquot_whole_pages(device, bytes), context->index))
-        return CUDA_SUCCESS;
-    REAL(cuIpcCloseMemHandle)(pointer);
-    return CUDA_ERROR_OUT_OF_MEMORY;
+    if (result == CUDA_SUCCESS &&
+        !aliquot_shared_charge(pointer, device, aliquot_whole_pages(device, bytes), context->index))
+        result = CUDA_ERROR_OUT_OF_MEMORY;
+    if (result != CUDA_SUCCESS)
+        REAL(cuIpcCloseMemHandle)(pointer);
+    return result;
 }
 
 static CUresult open_end(CUresult result, uint64_t key, const CUdeviceptr *pointer) {

@@ -128,8 +128,7 @@ CUresult aliquot_cuMemImportFromShareableHandle(CUmemGenericAllocationHandle *ha
                                                 void *shareable, CUmemAllocationHandleType type) {
     if (aliquot_ready() != CUDA_SUCCESS)
         return REAL(cuMemImportFromShareableHandle)(handle, shareable, type);
-    uint64_t held =
-        aliquot_physical_import(key_of(shareable, (int)(intptr_t)shareable, type));
+    uint64_t held = aliquot_physical_import(key_of(shareable, (int)(intptr_t)shareable, type));
     CUresult result = REAL(cuMemImportFromShareableHandle)(handle, shareable, type);
     aliquot_physical_imported(held, result == CUDA_SUCCESS ? *handle : 0);
     return result;

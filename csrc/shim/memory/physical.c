@@ -16,7 +16,7 @@ struct physical {
     uint64_t bytes; /* charged here, unless it has a key */
     uint64_t key;   /* of the region's holds; 0: neither exported nor imported */
     uint32_t device, handles;
-    uint32_t holds;   /* mappings, calls of the driver that are about it, and whatever else keeps it */
+    uint32_t holds;   /* mappings, calls of the driver about it, and whatever else keeps it */
     uint32_t leaving; /* of the handles: the driver is being asked to end them */
     uint32_t next;    /* of a free or lingering place: the next one + 1 */
     int32_t fd;       /* exported as this descriptor; -1: not */
@@ -29,7 +29,8 @@ static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static struct physical *places;        /* reserved for MOST, once */
 static uint32_t mark, spare;           /* used up to; the first free place + 1 */
 static struct aliquot_table by_handle; /* to the place + 1 */
-static struct aliquot_table by_address; /* to the place + 1, and the size in units << PLACE_BITS + 1 */
+/* To the place + 1, and the size in units << PLACE_BITS + 1. */
+static struct aliquot_table by_address;
 /* The first that only a descriptor keeps, + 1. relaxed where it is read without the mutex: whoever let go of
  * the last one knows. */
 static _Atomic uint32_t lingering;

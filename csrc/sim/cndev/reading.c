@@ -74,7 +74,8 @@ cndevRet_t cndevGetDeviceUtilizationInfo(cndevUtilizationInfo_t *utilization,
     int32_t percent = (int32_t)sim_percent(usage.run_ns, &usage);
     utilization->averageCoreUtilization = percent;
     for (uint32_t c = 0; c < CORES; c++)
-        utilization->coreUtilization[c] = c < look.device->sms && !sim_mim_is_on(&look) ? percent : 0;
+        utilization->coreUtilization[c] =
+            c < look.device->sms && !sim_mim_is_on(&look) ? percent : 0;
     /* Each instance of the hardware's keeps cores of its own busy. */
     for (uint32_t i = 1; i <= SIM_SHARE_IDS; i++) {
         struct sim_share_info found;

@@ -28,8 +28,8 @@ static uint64_t this_thread(void) {
 
 static bool lives(const struct setting *setting) {
     /* Relaxed: whether it dies meanwhile is the caller's affair. */
-    return setting->context && atomic_load_explicit(&setting->context->serial,
-                                                    memory_order_relaxed) == setting->serial;
+    return setting->context &&
+           atomic_load_explicit(&setting->context->serial, memory_order_relaxed) == setting->serial;
 }
 
 /* Under the mutex: what is set, or what holds without. */

@@ -24,8 +24,8 @@ static bool gather(struct sim_frames *frames, struct extent *const *parts, unsig
     uint32_t runs = 0;
     for (unsigned int i = 0; i < count; i++)
         runs += parts[i]->frames.run_count;
-    *frames = (struct sim_frames){.runs = calloc(runs, sizeof(struct sim_frame_run)),
-                                  .run_room = runs};
+    *frames =
+        (struct sim_frames){.runs = calloc(runs, sizeof(struct sim_frame_run)), .run_room = runs};
     if (!frames->runs)
         return false;
     for (unsigned int i = 0; i < count; i++) {

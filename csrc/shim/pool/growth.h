@@ -1,4 +1,4 @@
-/* By how much pools grow at once, for drivers that do not tell it beforehand: the same in every vendor's shim.
+/* By how much pools grow at once, for drivers that do not tell it beforehand.
  *
  * What a pool may grow by is charged before the driver is asked: what was asked for, and the slack, by which
  * a step of the driver's is larger than a page. The slack is found before the first pool of a device grows, with a
@@ -6,10 +6,10 @@
  * A driver that then takes no more than a page has either steps of a page, or larger ones than there was room
  * for; so where there was little room, more is demanded until a pool has been seen to grow.
  */
-#ifndef ALIQUOT_SHIM_MEMORY_GROWTH_H
-#define ALIQUOT_SHIM_MEMORY_GROWTH_H
+#ifndef ALIQUOT_SHIM_POOL_GROWTH_H
+#define ALIQUOT_SHIM_POOL_GROWTH_H
 
-#include "allocation.h"
+#include "shim/memory/allocation.h"
 
 /* Makes a pool of the device that may have `most` bytes, which are charged, takes a page from it, and ends it.
  * `*kept`, 0 before: bytes of them that it could not give back yet, and will. */
@@ -21,7 +21,8 @@ enum aliquot_trial {
 typedef enum aliquot_trial aliquot_try_growth(uint32_t device, uint64_t most, uint64_t *step,
                                               uint64_t *kept);
 
-/* What is to be charged beforehand for `asked` bytes (whole pages) of a pool. Tries it first, if it is not known.
+/* What is to be charged beforehand for `asked` bytes (whole pages) of a pool. Tries it first, if it is not known;
+ * with no way to try (NULL) pools grow by what is asked, until one is seen to do otherwise.
  * UINT64_MAX: the slice has no room for a step. The caller holds no lock. */
 uint64_t aliquot_growth_ahead(uint32_t device, uint64_t asked, aliquot_try_growth *try);
 

@@ -21,9 +21,9 @@ static uint64_t known(uint32_t device) {
 
 static void raise_to(uint32_t device, uint64_t bytes) {
     uint64_t old = known(device);
-    while (old < bytes + 1 && !atomic_compare_exchange_weak_explicit(&slack[device], &old, bytes + 1,
-                                                                     memory_order_relaxed,
-                                                                     memory_order_relaxed))
+    while (old < bytes + 1 &&
+           !atomic_compare_exchange_weak_explicit(&slack[device], &old, bytes + 1,
+                                                  memory_order_relaxed, memory_order_relaxed))
         ;
 }
 
@@ -72,7 +72,7 @@ uint64_t aliquot_growth_ahead(uint32_t device, uint64_t asked, aliquot_try_growt
     if (aliquot_cap(device) == ALIQUOT_NO_CAP ||
         aliquot_slice.grant->device[device].enforcement == ALIQUOT_BY_DRIVER)
         return asked;
-    if (!known(device)) {
+    if (!known(device) && try) {
         pthread_mutex_lock(&trying);
         if (!known(device))
             may = look(device, try);
@@ -81,7 +81,8 @@ uint64_t aliquot_growth_ahead(uint32_t device, uint64_t asked, aliquot_try_growt
     if (!may)
         return UINT64_MAX;
     uint64_t found = known(device);
-    return asked + (found ? found - 1 : enough(device) - aliquot_page_bytes(device));
+    uint64_t unknown = try ? enough(device) - aliquot_page_bytes(device) : 0;
+    return asked + (found ? found - 1 : unknown);
 }
 
 void aliquot_growth_seen(uint32_t device, uint64_t before, uint64_t asked, uint64_t grown) {
