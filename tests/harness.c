@@ -18,13 +18,14 @@
 #include "arbiter/seen.h"
 #include "core/limiter.h"
 #include "harness.h"
+#include "harness_words.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_CONTAINERS = 64, MAX_PROCESSES = 8 };
+enum { MAX_CONTAINERS = 64 };
 
 /* What things cost on a host: published figures, see docs/sharing.md. */
 static struct {
@@ -42,26 +43,6 @@ static struct {
     .slice = 2000000,
     .change = 0,
     .agent = 1,
-};
-
-enum kind { ASYNC, SYNC, GRAPH, STREAMS_KIND };
-
-struct process;
-
-struct container {
-    enum kind kind;
-    uint64_t ns, gap_us, joins_ms, from_ms, until_ms, burst, pause_us, stop_ms, cont_ms, kill_ms,
-        procs, spin, depth;
-    uint64_t change_ms, change_min, change_max;
-    struct aliquot_terms terms;
-    unsigned devices, device[DEVICES];
-    struct aliquot_grant grant;
-    struct aliquot_usage *usage;
-    int member;
-    bool rung;
-    struct aliquot_passed_over over[DEVICES][MAX_PROCESSES];
-    struct process *process[MAX_PROCESSES];
-    uint64_t launches, worst_wait_ns, waits[5];
 };
 
 struct process {
@@ -396,81 +377,6 @@ static void change_terms(void *argument) {
 
 /* -- Setting up ---------------------------------------------------------------------------------- */
 
-static struct container *parse(char *text) {
-    struct container *container = calloc(1, sizeof *container);
-    *container = (struct container){
-        .ns = 100000,
-        .procs = 1,
-        .depth = 1024,
-        .devices = 1,
-        .terms = {.cores_max = 1000, .weight = 100, .quiet_ns = 100000000},
-    };
-    for (char *save, *word = strtok_r(text, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
-        char *value = strchr(word, '=');
-        if (!value)
-            exit(2);
-        *value++ = 0;
-        uint64_t number = strtoull(value, NULL, 10);
-        if (!strcmp(word, "kind"))
-            container->kind = value[0] == 'a'   ? ASYNC
-                              : value[0] == 'g' ? GRAPH
-                              : value[1] == 'y' ? SYNC
-                                                : STREAMS_KIND;
-        else if (!strcmp(word, "on")) {
-            container->devices = 0;
-            for (const char *at = value; at; at = strchr(at, '+'), at = at ? at + 1 : NULL)
-                container->device[container->devices++] = (unsigned)strtoul(at, NULL, 10);
-        } else if (!strcmp(word, "cores_at"))
-            sscanf(value, "%lu:%lu:%lu", &container->change_ms, &container->change_min,
-                   &container->change_max);
-        else if (!strcmp(word, "priority"))
-            container->terms.priority = atoi(value);
-        else {
-            struct {
-                const char *name;
-                uint64_t *big;
-                uint32_t *small;
-            } names[] = {
-                {"ns", &container->ns, NULL},
-                {"gap_us", &container->gap_us, NULL},
-                {"joins_ms", &container->joins_ms, NULL},
-                {"from_ms", &container->from_ms, NULL},
-                {"until_ms", &container->until_ms, NULL},
-                {"burst", &container->burst, NULL},
-                {"pause_us", &container->pause_us, NULL},
-                {"procs", &container->procs, NULL},
-                {"spin", &container->spin, NULL},
-                {"depth", &container->depth, NULL},
-                {"stop_ms", &container->stop_ms, NULL},
-                {"cont_ms", &container->cont_ms, NULL},
-                {"kill_ms", &container->kill_ms, NULL},
-                {"min", NULL, &container->terms.cores_min},
-                {"max", NULL, &container->terms.cores_max},
-                {"weight", NULL, &container->terms.weight},
-                {"floor", NULL, &container->terms.floor},
-                {"group", NULL, &container->terms.group},
-                {"quiet_us", &container->terms.quiet_ns, NULL},
-            };
-            bool known = false;
-            for (unsigned i = 0; i < sizeof names / sizeof *names; i++)
-                if (!strcmp(word, names[i].name)) {
-                    known = true;
-                    if (names[i].big)
-                        *names[i].big = number;
-                    else
-                        *names[i].small = (uint32_t)number;
-                    if (!strcmp(word, "quiet_us"))
-                        container->terms.quiet_ns = number * 1000;
-                }
-            if (!known) {
-                fprintf(stderr, "harness: %s: no such key\n", word);
-                exit(2);
-            }
-        }
-    }
-    return container;
-}
-
 static void begin(struct container *container, unsigned number, bool alone) {
     container->usage = calloc(1, sizeof *container->usage);
     container->grant.device_count = container->devices;
@@ -561,7 +467,7 @@ int main(int argc, char **argv) {
                 option = true;
             }
         if (!option && container_count < MAX_CONTAINERS)
-            containers[container_count++] = parse(argv[i]);
+            containers[container_count++] = parse_container(argv[i]);
     }
     for (unsigned i = 0; i < DEVICES; i++)
         gpu_init(i, &(struct gpu_settings){cost.slice, cost.change, settled_ms * 1000000});
