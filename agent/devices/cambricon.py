@@ -313,7 +313,9 @@ class Cambricon:
             handle = cndev.ffi.new("cndevDevice_t *")
             session.call("cndevGetDeviceHandleByIndex", index, handle)
             slot = int(handle[0])
-        text = cndev.text_of(session.read("cndevUUID_t", "cndevGetUUID", slot).uuid)
+        # Named: an array in what was read is a view of it, and does not keep it.
+        told = session.read("cndevUUID_t", "cndevGetUUID", slot)
+        text = cndev.text_of(told.uuid)
         memory = self._memory(slot)
         if memory is None:
             raise ValueError(_NO_MEMORY)
