@@ -121,6 +121,7 @@ def nodes(
     }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("vendor", ["ascend", "ascend-950", "cambricon", "nvidia"])
 def test_whatever_function_fails_the_rest_is_told(
     nodes: dict[str, list[tuple[str, Callable[[Path, Path], Any], str]]],
