@@ -24,7 +24,7 @@ from commands import wait_for
 from exec_programs import cases, compile_program
 from slices import MIB
 from tenants import CONTEXT
-from time_places import PATIENCE_SECONDS, Place, arbitrated, node_of, until
+from time_places import PATIENCE_SECONDS, Place, arbitrated, node_of
 from vendors import Vendor
 
 MS = 1_000_000
