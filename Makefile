@@ -15,7 +15,7 @@ C_SOURCES := $(shell find csrc tests bench -name '*.[ch]' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: build demo test sanitize soak bench conformance lint clean
+.PHONY: build demo test sanitize coverage soak bench conformance lint clean
 
 build: $(VENV)/stamp/aliquot
 
@@ -35,6 +35,19 @@ sanitize: build $(VENV)/stamp/test $(VENV)/stamp/plugins $(VENV)/stamp/sanitized
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0 \
 	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1 \
 	$(BIN)/python -m pytest -m "not soak" --ignore tests/test_bench.py $(PYTEST)
+
+# What of the shims the tests of the vendors' libraries execute, by lines and branches. (What is killed
+# does not say.)
+COVERED := $(CURDIR)/build/covered
+SHIM_TESTS := $(addprefix tests/test_,faults.py caps.py caps_steps.py deaths.py traps.py shared_names.py \
+              time_shim.py cndrv.py cambricon_ipc.py cambricon_topo.py) \
+              $(wildcard tests/test_ascend_[!ac]*.py)
+coverage: build $(VENV)/stamp/test $(VENV)/stamp/coverage $(VENV)/stamp/covered
+	find build/coverage -name '*.gcda' -delete
+	PYTHONPATH=$(COVERED) $(BIN)/python -m pytest -m "not soak" $(SHIM_TESTS) $(PYTEST)
+	$(BIN)/gcovr --root . --object-directory build/coverage build/coverage --merge-lines \
+	    --merge-mode-functions=separate --gcov-ignore-errors=all --filter 'csrc/(cuda|ascend|cambricon|shim)/' \
+	    --txt --txt-summary
 
 soak: build $(VENV)/stamp/test $(VENV)/stamp/plugins
 	$(BIN)/python -m pytest -m soak -s --soak-seconds $(SOAK_SECONDS) --timeout 0 $(PYTEST)
@@ -101,6 +114,16 @@ $(VENV)/stamp/sanitized: $(VENV)/stamp/venv $(SOURCES)
 	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --upgrade \
 	    --target $(SANITIZED) -C build-dir=build/sanitize \
 	    -C cmake.define.ALIQUOT_SANITIZE=address,undefined -C install.strip=false .
+	@touch $@
+
+$(VENV)/stamp/covered: $(VENV)/stamp/venv $(SOURCES)
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --upgrade \
+	    --target $(COVERED) -C build-dir=build/coverage \
+	    -C cmake.define.ALIQUOT_COVERAGE=ON -C install.strip=false .
+	@touch $@
+
+$(VENV)/stamp/coverage: $(VENV)/stamp/venv pyproject.toml
+	$(BIN)/python -m pip install -q --group coverage
 	@touch $@
 
 $(VENV)/stamp/test: $(VENV)/stamp/venv pyproject.toml .ci/system

@@ -264,6 +264,8 @@ class Daemon:
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
             self._told(vendor, f"enumerate failed: {type(error).__name__}: {error}")
         else:
+            for reason in getattr(vendor, "left_out", ()):
+                _log.warning("%s: left out: %s", vendor.name, reason)
             # Before anybody is given what they take.
             await self.keeper.reclaim(vendor)
             self._found[vendor.name] = devices

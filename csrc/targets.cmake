@@ -54,7 +54,7 @@ function(aliquot_target_shim name soname private)
     # for its SONAME is the shim's.
     set(empty ${CMAKE_CURRENT_BINARY_DIR}/driver/empty.c)
     file(CONFIGURE OUTPUT ${empty} CONTENT "extern int aliquot_driver_name;\n")
-    if(ALIQUOT_SANITIZE)
+    if(ALIQUOT_SANITIZE OR ALIQUOT_COVERAGE)
         aliquot_host_shim(${ARGV})
         return()
     endif()
@@ -85,7 +85,7 @@ function(aliquot_target_shim name soname private)
     endforeach()
 endfunction()
 
-# The same for this machine alone, by the host's compiler: the sanitizers are its own.
+# The same for this machine alone, by the host's compiler: the sanitizers and the counters are its own.
 function(aliquot_host_shim name soname private)
     cmake_parse_arguments(PARSE_ARGV 3 part "" "" "SOURCES;FLAGS;DEPENDS")
     set(target aliquot_${name})
@@ -103,6 +103,10 @@ function(aliquot_host_shim name soname private)
     target_link_options(${target}_driver_name PRIVATE -Wl,-soname,${private})
     add_dependencies(${target} ${part_DEPENDS} ${target}_driver_name)
     target_compile_options(${target} PRIVATE ${part_FLAGS})
+    if(ALIQUOT_COVERAGE)
+        target_compile_options(${target} PRIVATE --coverage -O1)
+        target_link_options(${target} PRIVATE --coverage)
+    endif()
     # Sanitizers leave their symbols to the program, so that none is asked to be there.
     target_link_options(
         ${target} PRIVATE

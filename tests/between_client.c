@@ -79,9 +79,10 @@ static CUgraphExec allocating(bool frees) {
     CUgraph graph;
     CUgraphNode taken, freed;
     CUgraphExec exec;
-    CUDA_MEM_ALLOC_NODE_PARAMS what = {.poolProps = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
-                                                     .location = {CU_MEM_LOCATION_TYPE_DEVICE, {0}}},
-                                       .bytesize = 100 * MIB};
+    CUDA_MEM_ALLOC_NODE_PARAMS what = {
+        .poolProps = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+                      .location = {CU_MEM_LOCATION_TYPE_DEVICE, {0}}},
+        .bytesize = 100 * MIB};
     OK(cuGraphCreate(&graph, 0));
     OK(cuGraphAddMemAllocNode(&taken, graph, NULL, 0, &what));
     if (frees)

@@ -69,8 +69,8 @@ static void *kept;
 static _Atomic int keeps;
 
 /* (A loop that the compiler does not make a call of this of.) */
-__attribute__((optimize("no-tree-loop-distribute-patterns"))) void *memmove(void *to, const void *from,
-                                                                            size_t bytes) {
+__attribute__((optimize("no-tree-loop-distribute-patterns"))) void *
+memmove(void *to, const void *from, size_t bytes) {
     uint8_t *goal = to;
     const uint8_t *source = from;
     while (keeps && from == kept)
@@ -90,7 +90,8 @@ static void bytes_that_are_moved_late_hold_nothing_up(void) {
     const size_t bytes = 4 << 20;
     CUdeviceptr ptr = alloc(bytes);
     OK(cuMemHostAlloc(&kept, bytes, CU_MEMHOSTALLOC_PORTABLE));
-    CUstream copies = new_stream(CU_STREAM_NON_BLOCKING), others = new_stream(CU_STREAM_NON_BLOCKING);
+    CUstream copies = new_stream(CU_STREAM_NON_BLOCKING),
+             others = new_stream(CU_STREAM_NON_BLOCKING);
     shut(copies, 0);
     CUevent start = mark(copies);
     OK(cuMemcpyHtoDAsync(ptr, kept, bytes, copies));

@@ -113,7 +113,7 @@ static void import_event(void) {
     say("done");
 }
 
-/* Launches and waits in many threads until it is killed. */
+/* Launches and waits in many threads until it is killed; says when the first has begun. */
 static void *churn_thread(void *arg) {
     OK(cuCtxSetCurrent(client_ctx));
     CUstream stream = new_stream(CU_STREAM_NON_BLOCKING);
@@ -124,6 +124,8 @@ static void *churn_thread(void *arg) {
         OK(cuMemsetD8Async(ptr, 1, i * 31 % (1 << 20), stream));
         if (i % 5 == 0)
             OK(cuStreamSynchronize(stream));
+        if (i == 5 && arg != NULL)
+            say("churns");
     }
     return arg;
 }
@@ -132,7 +134,7 @@ static void churn(void) {
     wait_for_start();
     for (int i = 0; i < 4; i++) {
         pthread_t thread;
-        pthread_create(&thread, NULL, churn_thread, NULL);
+        pthread_create(&thread, NULL, churn_thread, i == 0 ? client_ctx : NULL);
     }
     pause();
 }

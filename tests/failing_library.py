@@ -140,8 +140,8 @@ class Only:
 class FailingLibrary:
     """The library at ``path``, with these functions of the one at ``real``.
 
-    ``called`` is what ``real`` calls some of them. What it lacks answers ``lacking`` always. It must
-    be of x86-64.
+    ``called`` is what ``real`` calls some of them. What it lacks answers ``lacking`` always. It
+    must be of x86-64.
     """
 
     def __init__(
@@ -223,14 +223,12 @@ class FailingLibrary:
     def fail(
         self, name: str, code: int, only: Only = Only(mask=0), *, done: bool = False, skip: int = 0
     ) -> None:
-        """Have a function answer ``code``, the first ``skip`` times not; ``done``: having done it."""
+        """Have a function answer ``code`` after ``skip`` calls; ``done``: having done it."""
         self._tell(name, _FAIL_AFTER if done else _FAIL, only, code=code, skip=skip)
 
     def write(self, name: str, out: int, value: int, size: int = 4, offset: int = 0) -> None:
         """Have a function that succeeds write a number where argument ``out`` leads, behind it."""
-        self._tell(
-            name, _WRITE, Only(mask=0), out=out, size=size, written=value, offset=offset
-        )
+        self._tell(name, _WRITE, Only(mask=0), out=out, size=size, written=value, offset=offset)
 
     def mend(self, *names: str) -> None:
         """Tell these functions, or all, nothing any more."""

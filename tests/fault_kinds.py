@@ -23,7 +23,16 @@ from aliquot.agent import devices
 from aliquot.agent.ascend_config import Ascend as AscendConfig
 from aliquot.agent.cambricon_config import Cambricon as CambriconConfig
 from aliquot.agent.config import Config
-from aliquot.agent.devices import Vendor, cambricon, cambricon_smlu, cndev, dcmi, nvidia, nvidia_health, nvml
+from aliquot.agent.devices import (
+    Vendor,
+    cambricon,
+    cambricon_smlu,
+    cndev,
+    dcmi,
+    nvidia,
+    nvidia_health,
+    nvml,
+)
 from aliquot.agent.devices.ascend import Ascend
 from aliquot.sim.state import State
 
@@ -111,7 +120,7 @@ class Kind:
     # With these the library says that there is no driver any more.
     ended: frozenset[int]
     ffi: Any = None
-    # Some of the codes, each of its own kind, and functions that are tried whatever was tried of them.
+    # Some of the codes, each of its own kind; functions that are tried whatever was tried of them.
     few: tuple[int, ...] = ()
     again: frozenset[str] = frozenset()
     # What is an answer though it is an error's code: there is none of that, or nothing new.
@@ -294,9 +303,7 @@ _DCMI_CODES = (
     *(code for code in dcmi._ERRORS if code > -90000 and code != -8005),
     -7777,
 )
-_DCMI_WHICH = {
-    name: 0xFFFFFFFF for name in ("card_id", "card_id1", "logicid", "dev_id", "dev_id1")
-}
+_DCMI_WHICH = dict.fromkeys(("card_id", "card_id1", "logicid", "dev_id", "dev_id1"), 4294967295)
 
 
 def _ascend(name: str, prefix: str, **more: Any) -> AscendKind:
@@ -316,7 +323,10 @@ def _ascend(name: str, prefix: str, **more: Any) -> AscendKind:
             (f"{prefix}get_device_utilization_rate", len(more["at"]) + 1, 42, 4, 0),
             (f"{prefix}get_device_hbm_info", len(more["at"]), 300, 8, 16),
             *(
-                (("dcmi_get_device_memory_info_v3", 2, 20000, 8, 8), ("dcmi_get_memory_info", 2, 9, 4, 12))
+                (
+                    ("dcmi_get_device_memory_info_v3", 2, 20000, 8, 8),
+                    ("dcmi_get_memory_info", 2, 9, 4, 12),
+                )
                 if prefix == "dcmi_"
                 else ()
             ),
@@ -599,6 +609,12 @@ KINDS: dict[str, Kind] = {
         ),
         _cambricon("cambricon-older", devices=2, splits=False),
         _nvidia("nvidia", "driver=615", devices=2),
-        _nvidia("nvidia-mig", "mig=0", devices=3),
+        _nvidia(
+            "nvidia-mig",
+            "mig=0",
+            devices=3,
+            parts=2,
+            again=frozenset({"nvmlDeviceGetMigMode"} | {n for n in _of_nvml() if "Mig" in n}),
+        ),
     )
 }

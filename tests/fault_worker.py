@@ -56,7 +56,7 @@ class Told:
 
     answers: dict[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, what: str) -> Any:
+    def __getitem__(self, what: str) -> Any:  # noqa: D105 - as every other of its name
         return self.answers.get(what)
 
     def rows(self, what: str) -> dict[str, Any]:
@@ -246,13 +246,14 @@ class Explorer:
             elif other is not None:
                 for name in ("memory_bytes", "busy", "memory_busy"):
                     value, before = getattr(other, name), getattr(row, name)
-                    if value not in (before, None):
-                        if key[0] not in told["unlisted"]:
-                            text = f"{value!r}, usually {before!r}"
-                            self.wrong(f"{name} of process {key} is {text}")
+                    if value not in (before, None) and key[0] not in told["unlisted"]:
+                        text = f"{value!r}, usually {before!r}"
+                        self.wrong(f"{name} of process {key} is {text}")
         for key in found.keys() - known.keys():
             self.wrong(f"process {key} is told, which there is not")
-        for uuid in {uuid for uuid, _ in known.keys() - found.keys()} & told.rows("enumerate").keys():
+        for uuid in {uuid for uuid, _ in known.keys() - found.keys()} & told.rows(
+            "enumerate"
+        ).keys():
             if uuid not in told["unlisted"]:
                 self.wrong(f"processes of {uuid} are not told, and are told to be none")
 
@@ -512,7 +513,7 @@ class Explorer:
     # -- all of it ---------------------------------------------------------------------------------
 
     def settings(self) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-        """The functions that are missing, and those that are called then as they were not before."""
+        """The functions that are missing, and those that are called then and were not before."""
         seen = self.seen
         later: list[tuple[str, ...]] = [()]
         number = 0

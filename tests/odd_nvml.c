@@ -249,7 +249,7 @@ EXPORT int nvmlDeviceGetMaxMigDeviceCount(struct device *device, unsigned *count
 
 EXPORT int nvmlDeviceGetMigDeviceHandleByIndex(struct device *device, unsigned index,
                                                struct device **part) {
-    if (index >= told("parts", PARTS))
+    if (told("mig", -1) != device->card || index >= told("parts", PARTS))
         return NOT_FOUND;
     *part = &parts[device->card][index];
     return SUCCESS;

@@ -417,9 +417,13 @@ def test_what_is_under_way_is_in_the_trace_as_far_as_it_has_come(bench: Bench) -
 
 
 def test_killed_processes_leave_a_trace_that_is_whole(bench: Bench) -> None:
-    script = "for n in 1 2 3; do echo go | timeout -s KILL 0.2 exec_share churn || :; done"
+    (bench.folder / "go").write_text("go\n")
+    script = (
+        "for n in 1 2 3; do mkfifo {0}$n; exec_share churn < go > {0}$n & one=$!; "
+        "{{ read ready; read churns; sleep 0.2; }} < {0}$n; kill -KILL $one; wait $one || :; done"
+    )
     node = bench.node("switch_ns = 10_000\ntime_slice_ns = 100_000\n")
-    both = f"({script}) & ({script}); wait"
+    both = f"({script.format('a')}) & ({script.format('b')}); wait"
     trace = bench.traced(node, "/bin/sh", "-c", both)
     assert len({event["pid"] for event in trace.of("kernel", "stream")}) == 6
     held = [event for event in trace.events if event["pid"] == 1 and event["tid"] == 1]

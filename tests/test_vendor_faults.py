@@ -89,7 +89,9 @@ Nodes = Callable[[str, Path, Path], Any]
 
 
 @pytest.fixture
-def nodes(odd_nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, Callable[[Path, Path], Any], str]]]:
+def nodes(
+    odd_nvml: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[tuple[str, Callable[[Path, Path], Any], str]]]:
     """The kinds of each vendor, their nodes, and the library of the stand-in."""
     ddr = node_text("310P3", 2, 24576, 8)
     older = cambricon_node.built("older", tmp_path_factory.mktemp("older"))
@@ -119,6 +121,7 @@ def nodes(odd_nvml: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("vendor", ["ascend", "ascend-950", "cambricon", "nvidia"])
 def test_whatever_function_fails_the_rest_is_told(
     nodes: dict[str, list[tuple[str, Callable[[Path, Path], Any], str]]],
@@ -135,8 +138,10 @@ def test_whatever_function_fails_the_rest_is_told(
             environment = stack.enter_context(make(tmp_path / kind, sim_library))
             real = sim_library.with_name("x").parent / library
             found = explored(kind, tmp_path / kind / "work", real, environment, failed)
-        print(f"{kind}: {found['cases']} cases, {len(found['failed'])} functions failed, "
-              f"{found['seconds']:.1f} s of a processor")
+        print(
+            f"{kind}: {found['cases']} cases, {len(found['failed'])} functions failed, "
+            f"{found['seconds']:.1f} s of a processor"
+        )
         bound |= set(found["bound"])
         failed |= set(found["failed"])
         findings += [f"{kind}: {one}" for one in found["findings"]]

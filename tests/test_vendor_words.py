@@ -1,6 +1,7 @@
-"""Whatever a bundle says in the vendors' own words: the right devices, or one line and nothing done.
+"""Whatever a bundle says in vendors' own words: the right devices, or one line and nothing done.
 
-Bundles are read by the agent's own tools and admitted by its own admission; the devices are nobody's.
+Bundles are read by the agent's own tools and admitted by its own admission; the devices are
+nobody's.
 """
 
 from __future__ import annotations
@@ -88,11 +89,35 @@ class MixedDesk(Desk):
 ODD = st.sampled_from(
     (
         *("", " ", ",", ",,", "-", "--", "0-", "-0", "3-1", "0--1", "-1", "+1", "1e3", "0x1"),
-        *("99999", "9999", "0-9999", "0-255", "0-256", "1" * 4096, "0," * 3000, "0,0,0", "٣", "１"),
+        *(
+            "99999",
+            "9999",
+            "0-9999",
+            "0-255",
+            "0-256",
+            "1" * 4096,
+            "0," * 3000,
+            "0,0,0",
+            "\u0663",
+            "\uff11",
+        ),
         *("²", "é", "NPU", "npu-", "npu-0-1", "Ascend-0", "Ascend910-", "Ascend910B-0", "all,0"),
-        *("ALL", "None", "void,0", "none,1", "\n", "0\n1", "0\t", "0;1", "0 1", "../0", "GPU-", "MLU-"),
+        *(
+            "ALL",
+            "None",
+            "void,0",
+            "none,1",
+            "\n",
+            "0\n1",
+            "0\t",
+            "0;1",
+            "0 1",
+            "../0",
+            "GPU-",
+            "MLU-",
+        ),
         *("0\x7f", "\x1b[31m0", "0\u2028", "\udc00", "\u202e0", "0_0_0", "1_25_10_3", "0_101_1"),
-        *("0_25_0", "999_1_1", "0_0_9999999", "-1_25_10", "0_25_-1", "٠_25_10", "0_25_10 "),
+        *("0_25_0", "999_1_1", "0_0_9999999", "-1_25_10", "0_25_-1", "\u0660_25_10", "0_25_10 "),
     )
 )
 NUMBER = st.integers(0, COUNT + 1)
@@ -167,7 +192,9 @@ def expected(annotations: dict[str, str], environment: dict[str, str]) -> set[st
     said = environment.get("CAMBRICON_VISIBLE_DEVICES", "").strip()
     if said == "all":
         return {uuid("cambricon", number) for number in range(COUNT)}
-    if said and all(word.strip().isascii() and word.strip().isdecimal() for word in said.split(",")):
+    if said and all(
+        word.strip().isascii() and word.strip().isdecimal() for word in said.split(",")
+    ):
         return {uuid("cambricon", int(word)) for word in said.split(",")}
     return None
 
@@ -177,9 +204,7 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools[Any]:
     """The agent's own, but for what is written into bundles."""
     config = Config(sources=SOURCES, runtime_dir=tmp_path_factory.mktemp("words"))
     own = real_parts(config).tools
-    return dataclasses.replace(
-        own, apply=_applied, link_char_devices=agent_parts.link_char_devices
-    )
+    return dataclasses.replace(own, apply=_applied, link_char_devices=agent_parts.link_char_devices)
 
 
 def _applied(bundle: edits.Bundle, needs: Any, **_: Any) -> dict[str, Any]:
@@ -193,8 +218,7 @@ def desk(tmp_path: Path, tools: Tools[Any]) -> Iterator[MixedDesk]:
     with swept(tmp_path / "run"):
         ledger.open()
         first, *others = (
-            PaperVendor(devices=devices(name), name=name, paper=tmp_path / name)
-            for name in VENDORS
+            PaperVendor(devices=devices(name), name=name, paper=tmp_path / name) for name in VENDORS
         )
         yield MixedDesk(tmp_path, first, ledger, tools=tools, others=tuple(others))
 

@@ -23,7 +23,7 @@ from aliquot.agent.journal import log_to_stderr
 def serve(base: Path, lib: Path, ready: int, vendor: str, root: Path, port: int) -> None:
     """Run an agent to its end."""
     # What could not be given back is tried again sooner than by an agent whose driver must rest.
-    keeper._AGAIN_SECONDS = 0.1
+    vars(keeper)["_AGAIN_SECONDS"] = 0.1
     config = Config(
         base,
         lib,

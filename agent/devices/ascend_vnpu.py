@@ -73,7 +73,7 @@ class Chip:
 
     @property
     def ids(self) -> range:
-        """The numbers that its vNPUs have: none for a device beyond those that the library knows."""
+        """The numbers that its vNPUs have: none for a device beyond those that can have any."""
         first = _FIRST + self.phy * _STEP
         most = _MOST_OF_310P if self.name.startswith("310P") else _STEP
         return range(first, first + most if first + most <= _END else first)
@@ -184,9 +184,7 @@ def _made(
     return next((number for number in (wanted, told) if number in fresh), None)
 
 
-def _take_back(
-    session: dcmi.Session, records: Records, chip: Chip, number: int, code: int
-) -> None:
+def _take_back(session: dcmi.Session, records: Records, chip: Chip, number: int, code: int) -> None:
     """Leave nothing of a vNPU that could not be made, as far as the driver lets us.
 
     An error need not mean that none was made. What cannot be destroyed now stays written down, so
@@ -220,9 +218,7 @@ def smallest(chip: Chip, memory_bytes: int, cores: int) -> Template:
     return min(fits, key=lambda one: (one.memory_bytes, one.cores))
 
 
-def listed(
-    session: dcmi.Session, records: Records, chips: Sequence[Chip]
-) -> tuple[Partition, ...]:
+def listed(session: dcmi.Session, records: Records, chips: Sequence[Chip]) -> tuple[Partition, ...]:
     """Return the vNPUs that there are, and forget records of others.
 
     Raises UntoldError, and DcmiError when nothing can be asked.

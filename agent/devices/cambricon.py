@@ -152,9 +152,7 @@ class Cambricon:
         """Make an sMLU instance for a slice. Raises VendorError."""
         with self._using():
             known = self._splitting(uuid)
-            return cambricon_smlu.make(
-                self._session, self._card(known), name, memory_bytes, cores
-            )
+            return cambricon_smlu.make(self._session, self._card(known), name, memory_bytes, cores)
 
     def resize(self, partition: Partition, memory_bytes: int, cores: int) -> Partition:
         """Change an sMLU instance while programs use it. Raises VendorError."""
@@ -315,7 +313,9 @@ class Cambricon:
             handle = cndev.ffi.new("cndevDevice_t *")
             session.call("cndevGetDeviceHandleByIndex", index, handle)
             slot = int(handle[0])
-        text = cndev.text_of(session.read("cndevUUID_t", "cndevGetUUID", slot).uuid)
+        # Named: an array in what was read is a view of it, and does not keep it.
+        told = session.read("cndevUUID_t", "cndevGetUUID", slot)
+        text = cndev.text_of(told.uuid)
         memory = self._memory(slot)
         if memory is None:
             raise ValueError(_NO_MEMORY)
@@ -541,17 +541,19 @@ class Cambricon:
                 self._forget_events()
 
     def _listen(self) -> None:
-        """Ask for the events of all devices, as far as they are not asked for. Raises CndevError."""
+        """Ask for events of all devices, as far as they are not asked for. Raises CndevError."""
         session = self._session
         if self._events is None and not self._silent:
             made = cndev.ffi.new("cndevEventHandle *")
             session.call("cndevEventHandleCreate", made)
             self._events = made[0]
-        for slot in {known.slot for known in self._known} - self._heard if self._events is not None else ():
+        for slot in (
+            {known.slot for known in self._known} - self._heard if self._events is not None else ()
+        ):
             try:
                 session.call("cndevRegisterEvents", self._events, _XID, slot)
                 self._heard.add(slot)
-            except cndev.CndevError as error:  # noqa: PERF203 - one is no other's affair
+            except cndev.CndevError as error:
                 if error.code in cndev.ENDED:
                     raise
                 if error.code in _NEVER:

@@ -128,9 +128,7 @@ class Card:
     profiles: Profiles
 
 
-def make(
-    session: cndev.Session, card: Card, name: str, memory_bytes: int, cores: int
-) -> Partition:
+def make(session: cndev.Session, card: Card, name: str, memory_bytes: int, cores: int) -> Partition:
     """Make an instance, the smallest that holds what is asked for.
 
     Raises VendorError and CndevError; then nothing is left.
@@ -337,7 +335,7 @@ class Profiles:
         for profile in tuple(self._left):
             try:
                 session.call("cndevDestroySMluProfileInfo", profile, device)
-            except cndev.CndevError as error:  # noqa: PERF203 - one is no other's affair
+            except cndev.CndevError as error:
                 if error.code not in _GONE:
                     continue
             self._left.discard(profile)

@@ -258,7 +258,10 @@ class Session:
         return True
 
     def listed(self) -> list[int]:
-        """Return the numbers of the cards, or of the newer generation's devices. Raises DcmiError."""
+        """Return the cards' numbers, or those of the newer generation's devices.
+
+        Raises DcmiError.
+        """
         count = ffi.new("int *")
         numbers = ffi.new(f"int[{_MOST_CARDS}]")
         if self._newer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +38,8 @@ from .registry import Settings
 PAGE_BYTES: Final = 2 << 20
 
 _MOST_DEVICES: Final = 256
+# Of a card; NVIDIA's own have seven.
+_MOST_PARTS: Final = 64
 _PROCESS_KINDS: Final = ("Compute", "Graphics", "MPSCompute")
 # Processes may start between the call that counts them and the one that lists them.
 _LIST_TRIES: Final = 4
@@ -218,21 +220,7 @@ class Nvidia(Undivided):
 
     def _discover(self) -> None:
         faults: list[str] = []
-        cards: list[tuple[int, nvml.Handle, str]] = []
-        count = min(pynvml.nvmlDeviceGetCount(), _MOST_DEVICES)
-        for index in range(count):
-            try:
-                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = pynvml.nvmlDeviceGetUUID(handle)
-            except (pynvml.NVMLError, UnicodeDecodeError) as error:
-                if nvml.code_of(error) in nvml.ENDED:
-                    raise
-                faults.append(f"device {index}: {nvml.describe(error)}")
-                continue
-            if any(uuid == other for _, _, other in cards):
-                faults.append(f"device {index}: another has the same UUID: update the driver")
-            else:
-                cards.append((index, handle, uuid))
+        cards = _cards(faults)
         links = _links(cards)
         driver = nvml.reading(pynvml.nvmlSystemGetDriverVersion) or ""
         found: list[_Known] = []
@@ -253,7 +241,13 @@ class Nvidia(Undivided):
                 else:
                     found.append(replace(known, device=device))
                 place += 1
-        self._known, self._faults = tuple(found), tuple(faults)
+        # Links to what is no device of its own lead nowhere.
+        known_here = {one.device.uuid for one in found}
+        self._known = tuple(
+            replace(one, device=replace(one.device, links=_only(one.device.links, known_here)))
+            for one in found
+        )
+        self._faults = tuple(faults)
 
     def _of_card(
         self,
@@ -279,10 +273,13 @@ class Nvidia(Undivided):
         blank = replace(blank, numa_node=_numa_node(handle, blank.pci_address))
         minor = nvml.reading(pynvml.nvmlDeviceGetMinorNumber, handle)
         modes = nvml.reading(pynvml.nvmlDeviceGetMigMode, handle)
-        if not modes or modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
-            yield _Known(blank, uuid, index, minor)
+        whole = _Known(blank, uuid, index, minor)
+        if modes and modes[0] != pynvml.NVML_DEVICE_MIG_ENABLE:
+            yield whole
             return
-        for place in range(nvml.reading(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0):
+        divided = False
+        most = nvml.reading(pynvml.nvmlDeviceGetMaxMigDeviceCount, handle) or 0
+        for place in range(min(most, _MOST_PARTS)):
             part = nvml.reading(pynvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place)
             name = None if part is None else nvml.reading(pynvml.nvmlDeviceGetUUID, part)
             if not name:
@@ -294,7 +291,12 @@ class Nvidia(Undivided):
             )
             instances = None if own[0] is None or own[1] is None else (own[0], own[1])
             blank = replace(blank, uuid=name, links={})
+            divided = True
             yield _Known(blank, uuid, index, minor, place, instances)
+
+        # One that does not tell its mode is divided where it has partitions.
+        if not modes and not divided:
+            yield whole
 
     def _described(self, known: _Known, index: int, driver: str) -> Device:
         """Return the device with all that it says of itself.
@@ -382,6 +384,32 @@ class Nvidia(Undivided):
                 shares = _share(sample.smUtil), _share(sample.memUtil)
                 self._busy[uuid, pid] = _Busy(*shares)
         return True
+
+
+def _cards(faults: list[str]) -> list[tuple[int, nvml.Handle, str]]:
+    """Return the cards that can be told apart: number, handle and UUID.
+
+    ``faults`` gets a line for each other one. Raises pynvml.NVMLError.
+    """
+    cards: list[tuple[int, nvml.Handle, str]] = []
+    for index in range(min(pynvml.nvmlDeviceGetCount(), _MOST_DEVICES)):
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+            uuid = pynvml.nvmlDeviceGetUUID(handle)
+        except (pynvml.NVMLError, UnicodeDecodeError) as error:
+            if nvml.code_of(error) in nvml.ENDED:
+                raise
+            faults.append(f"device {index}: {nvml.describe(error)}")
+            continue
+        if any(uuid == other for _, _, other in cards):
+            faults.append(f"device {index}: another has the same UUID: update the driver")
+        else:
+            cards.append((index, handle, uuid))
+    return cards
+
+
+def _only(links: Mapping[str, int], known: Container[str]) -> dict[str, int]:
+    return {uuid: count for uuid, count in links.items() if uuid in known}
 
 
 def _share(percent: int) -> float | None:

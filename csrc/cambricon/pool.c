@@ -29,7 +29,7 @@ static bool used(uint64_t handle, uint64_t *bytes) {
 
 static bool keep(uint64_t handle, uint64_t bytes, uint64_t *before) {
     CNresult result;
-    if (!tells(handle, CN_MEMPOOL_ATTR_RELEASE_THRESHOLD, before))
+    if (before && !tells(handle, CN_MEMPOOL_ATTR_RELEASE_THRESHOLD, before))
         return false;
     CALL(result,
          REAL(cnMemPoolSetAttribute)(pool_of(handle), CN_MEMPOOL_ATTR_RELEASE_THRESHOLD, &bytes));

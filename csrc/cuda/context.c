@@ -449,7 +449,6 @@ static void primary_finish(const struct creation *creation, CUresult result, CUc
         index_of(handle, &index);
 }
 
-
 CUresult aliquot_cuDevicePrimaryCtxRetain(CUcontext *handle, CUdevice ordinal) {
     pthread_mutex_t *held = primary_mutex(ordinal);
     if (!held)

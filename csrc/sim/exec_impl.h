@@ -390,9 +390,9 @@ struct sim_engine {
     struct sim_item *timed;                /* E: by end_ns */
     struct sim_item *polling;              /* E */
     struct sim_item *moving;               /* E: whose bytes are being moved, by `moving` */
-    bool held; /* E: something is due, and waits for one of them; a report will come by */
-    uint64_t poll_ns;                      /* E: present interval between looks at words */
-    uint64_t poll_next_ns;                 /* E: when the next look is due */
+    bool held;        /* E: something is due, and waits for one of them; a report will come by */
+    uint64_t poll_ns; /* E: present interval between looks at words */
+    uint64_t poll_next_ns;                             /* E: when the next look is due */
     struct sim_engine_device devices[SIM_DEVICES_MAX]; /* by ordinal */
     /* When the engine's thread has to look by itself. It resets it to SIM_NEVER before it looks, so
      * that whoever needs it meanwhile sets a time anew. Lowered with release, read with acquire. */

@@ -73,7 +73,7 @@ static void look_at_doomed(struct pool *pool) {
         return;
     aliquot_pool_driver.trim(pool->handle);
     settle(pool, 0);
-    if (pool->charged || (aliquot_pool_driver.used(pool->handle, &used) && used))
+    if (pool->charged || !aliquot_pool_driver.used(pool->handle, &used) || used)
         return;
     aliquot_pool_driver.destroy(pool->handle);
     *pool = (struct pool){0};
@@ -133,7 +133,7 @@ static bool from_gap(struct aliquot_pool_request *request, uint64_t bytes) {
     settle(pool, 0);
     if (has_gap(pool, bytes))
         return true;
-    aliquot_pool_driver.keep(request->pool, request->kept, &(uint64_t){0});
+    aliquot_pool_driver.keep(request->pool, request->kept, NULL);
     return false;
 }
 
@@ -185,7 +185,7 @@ bool aliquot_pool_gave(const struct aliquot_pool_request *request, uint64_t poin
     uint64_t before = pool ? pool->charged : 0;
     bool kept = true;
     if (pool && !request->ahead)
-        aliquot_pool_driver.keep(request->pool, request->kept, &(uint64_t){0});
+        aliquot_pool_driver.keep(request->pool, request->kept, NULL);
     if (!pointer)
         aliquot_withdraw(request->device, request->ahead);
     else if (pool)

@@ -20,8 +20,8 @@ struct aliquot_pool_driver {
     bool (*used)(uint64_t pool, uint64_t *bytes);
     void (*trim)(uint64_t pool);
     int (*destroy)(uint64_t pool); /* 0: it has; else the driver's error */
-    /* Sets how much it keeps for later, and tells how much that was. NULL, or false: it cannot be told, and then
-     * nothing is served from gaps. */
+    /* Sets how much it keeps for later, and tells how much that was, if `before` is not NULL. NULL, or false: it
+     * cannot be told, and then nothing is served from gaps. */
     bool (*keep)(uint64_t pool, uint64_t bytes, uint64_t *before);
     aliquot_try_growth *try;
 };
