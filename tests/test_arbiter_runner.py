@@ -522,7 +522,8 @@ def test_whatever_containers_write_one_that_keeps_to_the_rules_has_its_part(tmp_
     program = tmp_path / "fuzz"
     sources = [ROOT / "tests/look_fuzz.c", ROOT / "csrc/region/region.c"]
     sources += [
-        ROOT / f"csrc/arbiter/{name}.c" for name in ("arbiter", "gates", "look", "seen", "shares", "step")
+        ROOT / f"csrc/arbiter/{name}.c"
+        for name in ("arbiter", "gates", "look", "seen", "shares", "step")
     ]
     command = ["gcc", "-std=gnu11", "-g", "-O1", "-D_GNU_SOURCE", f"-I{ROOT / 'csrc'}"]
     command += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-o", str(program)]

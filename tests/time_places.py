@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,14 +121,6 @@ def node_of(vendor: Vendor, sim_library: Path) -> Iterator[SimNode]:
     settings: dict[str, Any] = {"vendor": vendor.name, "sms": 40, "kernel_ns": 0, "wave_ns": 0}
     with simulated(sim_library.with_name(vendor.library), 2 * GIB, **settings) as node:
         yield node
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.005)
 
 
 @contextlib.contextmanager
