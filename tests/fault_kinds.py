@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pynvml
 from aliquot.agent import devices
@@ -254,7 +255,9 @@ class AscendKind(Kind):
 
     def load(self, library: Path) -> None:
         """See Kind."""
-        dcmi._load = lambda _: dcmi.ffi.dlopen(str(library))
+        mock.patch.object(
+            dcmi, "_load", side_effect=lambda _: dcmi.ffi.dlopen(str(library))
+        ).start()
 
     def make(self) -> Vendor:
         """See Kind."""
@@ -347,7 +350,7 @@ class CambriconKind(Kind):
     def load(self, library: Path) -> None:
         """See Kind."""
         # (Whether there is an event is seen at once here.)
-        cambricon._EVENT_WAIT_MS = 0
+        mock.patch.object(cambricon, "_EVENT_WAIT_MS", 0).start()
         cndev._opened = lambda *_: (cndev.ffi.dlopen(str(library)), str(library))
 
     def make(self) -> Vendor:
@@ -435,7 +438,7 @@ class NvidiaKind(Kind):
         (self.cgroups / "slice").mkdir(parents=True)
         (self.cgroups / "cgroup.controllers").write_text("dmem\n")
         # (What a context takes is measured by programs of CUDA's.)
-        nvidia._context_costs = lambda _: {}
+        mock.patch.object(nvidia, "_context_costs", return_value={}).start()
         self.tell()
 
     def load(self, library: Path) -> None:
@@ -520,7 +523,8 @@ def _of_pynvml() -> set[str]:
 
 def _of_nvml() -> dict[str, Function]:
     """The functions of the vendor's header, and of newer ones, that the agent has called."""
-    (folder,) = importlib.util.find_spec("nvidia").submodule_search_locations or ("",)
+    package = importlib.util.find_spec("nvidia")
+    (folder,) = (package and package.submodule_search_locations) or ("",)
     text = (Path(folder) / "cu13/include/nvml.h").read_text("utf-8", "replace")
     known = {
         name: Function(name, _arguments(inner))

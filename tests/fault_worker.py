@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ class Explorer:
         )
         kind.prepare(folder, root)
         self.usual: Told = Told()
+        self.full: Told = Told()
         self.uuids: tuple[str, ...] = ()
 
     def wrong(self, text: str) -> None:
@@ -139,7 +141,7 @@ class Explorer:
             self.ask(told, "version", vendor.driver_version)
         self.look(vendor, told)
         for uuid in told.rows("enumerate"):
-            self.ask(told, f"needs {uuid}", lambda uuid=uuid: vendor.needs([uuid]))
+            self.ask(told, f"needs {uuid}", partial(vendor.needs, [uuid]))
         return vendor, told
 
     # -- what is to hold ---------------------------------------------------------------------------
@@ -446,7 +448,7 @@ class Explorer:
                 self.case = f"{case}, call {skip + 1}{', having done it' if done else ''}"
                 failed = self.tried(
                     vendor,
-                    lambda s=skip, d=done: self.library.fail(name, code, only, done=d, skip=s),
+                    partial(self.library.fail, name, code, only, done=done, skip=skip),
                     name,
                 )
                 if not failed:
@@ -507,7 +509,7 @@ class Explorer:
                 self.back(vendor)
                 if seldom:
                     where = (number, value, size, offset)
-                    self.tried(vendor, lambda w=where: self.library.write(name, *w), name)
+                    self.tried(vendor, partial(self.library.write, name, *where), name)
                 vendor.close()
 
     # -- all of it ---------------------------------------------------------------------------------
@@ -543,7 +545,7 @@ class Explorer:
                 made = self.cut(vendor, self.uuids[0])
                 if isinstance(made, Partition):
                     vendor.needs([self.uuids[0]], {self.uuids[0]: made})
-                    self.ask(Told(), "resize", lambda m=made, v=vendor: v.resize(m, *WIDER))
+                    self.ask(Told(), "resize", partial(vendor.resize, made, *WIDER))
                     for one in self.ours(vendor):
                         vendor.release(one)
             vendor.close()
