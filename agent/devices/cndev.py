@@ -294,7 +294,8 @@ class Session:
     ) -> list[_Made]:
         """Return what ``make`` makes of each row that a function lists. Raises CndevError.
 
-        The array gets as much room as the library wants; rows live only while they are made of.
+        The array gets as much room as the library wants, _MOST_ENTRIES at most; rows live only while
+        they are made of.
         """
         function = self._function(name)
         if function is None:
@@ -315,5 +316,7 @@ class Session:
                 # (One of more rows than there was room for is no list either.)
                 if int(count[0]) <= room:
                     return [make(rows[row]) for row in range(max(int(count[0]), 0))]
-            room = max(room * 2, min(int(count[0]), _MOST_ENTRIES))
+            if room == _MOST_ENTRIES or int(count[0]) > _MOST_ENTRIES:
+                break
+            room = min(max(room * 2, int(count[0])), _MOST_ENTRIES)
         raise CndevError(INSUFFICIENT_SPACE, f"{name}: its list grows without end")
