@@ -214,7 +214,8 @@ def test_errors_of_single_readings_leave_the_others(
     assert worker.get("processes") == []
     assert worker.ill() == dict.fromkeys(uuids, "the device does not answer: reset it")
     # A library whose driver is gone answers nothing, and is asked anew.
-    worker.get("environ", {"ODD_DCMI": "dcmi_get_device_hbm_info=-8012,dcmi_get_card_list=-8012,dcmi_init=-8012"})
+    gone = ("dcmi_get_device_hbm_info", "dcmi_get_card_list", "dcmi_init")
+    worker.get("environ", {"ODD_DCMI": ",".join(f"{function}=-8012" for function in gone)})
     assert "the device is not ready (-8012): load the driver" in worker.refusal("sample")
     assert "dcmi_init" in worker.refusal("sample")
     assert set(worker.ill()) == set(uuids)

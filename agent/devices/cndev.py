@@ -294,8 +294,8 @@ class Session:
     ) -> list[_Made]:
         """Return what ``make`` makes of each row that a function lists. Raises CndevError.
 
-        The array gets as much room as the library wants, _MOST_ENTRIES at most; rows live only while
-        they are made of.
+        The array gets as much room as the library wants, _MOST_ENTRIES at most; rows live only
+        while they are made of.
         """
         function = self._function(name)
         if function is None:
