@@ -324,8 +324,9 @@ def test_survivors_are_known_by_whose_they_were_and_others_are_left(
     # One that was to be made, and was not.
     (tmp_path / "run/vnpu/105").write_text(json.dumps({"uuid": uuid, "name": "never"}))
     (tmp_path / "run/vnpu/106").write_text("{")
-    worker.process.kill()
-    worker.process.communicate()
+    assert worker.worker is not None
+    worker.worker.kill()
+    worker.worker.communicate()
     later = Worker(tmp_path, node.environment(os.environ))
     found = later.get("partitions")
     assert [(one["id"], one["name"]) for one in found] == [("100", "mine"), ("101", "")]
@@ -336,7 +337,7 @@ def test_survivors_are_known_by_whose_they_were_and_others_are_left(
     later.get("release", found[0])
     assert [one["id"] for one in later.get("partitions")] == ["101"]
     later.close()
-    worker.process = later.process
+    worker.worker = later.worker
 
 
 def records_names(tmp_path: Path) -> list[str]:

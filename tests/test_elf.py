@@ -15,7 +15,7 @@ SONAME, GLOBAL, LOCAL = 14, 1, 0
 
 
 def library(order: str = "<", *, wide: bool = True) -> bytes:
-    """A library of no code: a name, two functions that it has, one that it wants, one of its own."""
+    """A library of no code: two functions that it has, one that it wants, one of its own."""
     head_size, entry, symbol = (64, 64, 24) if wide else (52, 40, 16)
     rows = [("odd_one", GLOBAL, 1), ("odd_two", GLOBAL, 1), ("odd_own", LOCAL, 1)]
     symbols = bytes(symbol)
