@@ -81,7 +81,7 @@ def read(path: Path, *, exports: bool = False) -> Library:
             os.close(fd)
     except OSError as error:
         raise ElfError(f"{path} cannot be read: {error.strerror}") from error
-    except (struct.error, ValueError, IndexError) as error:
+    except (struct.error, ValueError, IndexError, OverflowError) as error:
         raise ElfError(f"{path} is no library that can be understood: {error}") from error
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from aliquot.sim import files
 from aliquot.sim.node import parse_node
@@ -17,6 +14,7 @@ from aliquot.sim.state import State, create, environment
 from cambricon_node import Holder
 from cambricon_node import built as built_of_cambricon
 from commands import TESTS
+from module_worker import Asked
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -90,56 +88,18 @@ def compile_client(folder: Path) -> Path:
     return program
 
 
-class Worker:
-    """The agent's module in a process of its own, as tests/vendor_worker.py runs it."""
+class Worker(Asked):
+    """The agent's module in a process of its own."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], root: str = "/") -> None:
         (folder / "cdi").mkdir(exist_ok=True)
-        arguments = ["aliquot.agent.devices.ascend:Ascend", str(folder / "cdi"), root]
-        self.process = subprocess.Popen(
-            [sys.executable, str(TESTS / "vendor_worker.py"), *arguments],
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.begun = self._answer()
-
-    def ask(self, call: str, *args: Any) -> dict[str, Any]:
-        """The answer to a call: ``returned`` or ``raised``."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"call": call, "args": args}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def get(self, call: str, *args: Any) -> Any:
-        """What a call returns."""
-        answer = self.ask(call, *args)
-        assert "returned" in answer, answer
-        return answer["returned"]
-
-    def refusal(self, call: str, *args: Any) -> str:
-        """The line with which a call is refused."""
-        answer = self.ask(call, *args)
-        assert "raised" in answer, answer
-        assert "\n" not in answer["raised"]
-        return str(answer["raised"])
-
-    def ill(self) -> dict[str, str]:
-        """The devices that are unhealthy now, and why."""
-        return {row["uuid"]: row["reason"] for row in self.get("health") if not row["healthy"]}
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the worker has ended"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        module = "aliquot.agent.devices.ascend:Ascend"
+        arguments = (module, str(folder / "cdi"), root)
+        self.begun = self.launch("vendor_worker.py", *arguments, env=environment)
 
     def close(self) -> None:
-        """End it; it must do so without a fault."""
-        self.process.communicate(timeout=60)
-        assert self.process.returncode == 0
+        """End it."""
+        self.finish()
 
 
 def odd_library(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from aliquot.sim.node import parse_node
 from aliquot.sim.state import State, create
 
 from commands import TESTS
+from module_worker import Asked
 
 ROOT = TESTS.parent
 MIB = 1 << 20
@@ -89,7 +88,7 @@ class Holder:
         self.process.communicate()
 
 
-class Node:
+class Node(Asked):
     """The node. ``library`` is the folder with the library that is asked."""
 
     def __init__(self, folder: Path, library: Path, text: str = NODE) -> None:
@@ -107,58 +106,18 @@ class Node:
             "LD_LIBRARY_PATH": str(library),
         }
         self.holders: list[Holder] = []
-        self.worker: subprocess.Popen[str] | None = None
 
     # -- the vendor's module --
 
     def start(self) -> dict[str, Any]:
         """Start the module; answers what its making did."""
-        arguments = ["aliquot.agent.devices.cambricon:Cambricon", str(self.cdi), str(self.folder)]
-        self.worker = subprocess.Popen(
-            [sys.executable, str(TESTS / "vendor_worker.py"), *arguments],
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        return self._answer()
-
-    def ask(self, call: str, *args: Any) -> dict[str, Any]:
-        """The answer to a call: ``returned`` or ``raised``."""
-        assert self.worker is not None
-        assert self.worker.stdin is not None
-        self.worker.stdin.write(json.dumps({"call": call, "args": args}) + "\n")
-        self.worker.stdin.flush()
-        return self._answer()
-
-    def get(self, call: str, *args: Any) -> Any:
-        """What a call returns."""
-        answer = self.ask(call, *args)
-        assert "returned" in answer, answer
-        return answer["returned"]
-
-    def refusal(self, call: str, *args: Any) -> str:
-        """The line with which a call is refused."""
-        answer = self.ask(call, *args)
-        assert "raised" in answer, answer
-        assert "\n" not in answer["raised"]
-        return str(answer["raised"])
+        module = "aliquot.agent.devices.cambricon:Cambricon"
+        arguments = (module, str(self.cdi), str(self.folder))
+        return self.launch("vendor_worker.py", *arguments, env=self.environment)
 
     def order(self, errors: str) -> None:
         """Have functions of the library answer errors from now on: ``cndevGetUUID=7``."""
         self.get("environ", {"ALIQUOT_SIM_CNDEV_ERRORS": errors})
-
-    def ill(self) -> dict[str, str]:
-        """The devices that are unhealthy now, and why."""
-        return {row["uuid"]: row["reason"] for row in self.get("health") if not row["healthy"]}
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.worker is not None
-        assert self.worker.stdout is not None
-        line = self.worker.stdout.readline()
-        assert line, "the worker has ended"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
 
     # -- the node --
 
@@ -179,6 +138,4 @@ class Node:
         for holder in self.holders:
             if holder.process.poll() is None:
                 holder.end()
-        if self.worker is not None:
-            self.worker.communicate(timeout=60)
-            assert self.worker.returncode == 0
+        self.finish()

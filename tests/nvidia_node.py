@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 from commands import TESTS
+from module_worker import Asked
 
 
 def odd_nvml(folder: Path) -> Path:
@@ -22,7 +20,7 @@ def odd_nvml(folder: Path) -> Path:
     return folder
 
 
-class Node:
+class Node(Asked):
     """A node with the odd NVML, and a process that asks it."""
 
     def __init__(
@@ -49,15 +47,9 @@ class Node:
             "ALIQUOT_CACHE_DIR": str(folder / "cache"),
             **(environment or {}),
         }
-        arguments = [str(self.cdi), "withhold" if withhold else "all", str(self.dev)]
-        self.process = subprocess.Popen(
-            [sys.executable, str(TESTS / "nvidia_worker.py"), *arguments, str(self.cgroups)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.first = self._answer()
+        held_back = "withhold" if withhold else "all"
+        arguments = (str(self.cdi), held_back, str(self.dev), str(self.cgroups))
+        self.first = self.launch("nvidia_worker.py", *arguments, env=environment)
 
     def tell(self, *words: str) -> None:
         """Tell the odd NVML how to answer from now on."""
@@ -65,34 +57,6 @@ class Node:
         new.write_text(" ".join(words))
         new.replace(self.told)
 
-    def ask(self, call: str, *args: Any) -> dict[str, Any]:
-        """The answer to a call: ``returned`` or ``raised``."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"call": call, "args": args}) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def get(self, call: str, *args: Any) -> Any:
-        """What a call returns."""
-        answer = self.ask(call, *args)
-        assert "returned" in answer, answer
-        return answer["returned"]
-
-    def ill(self) -> dict[str, str]:
-        """The devices that are unhealthy now, and why."""
-        return {row["uuid"]: row["reason"] for row in self.get("health") if not row["healthy"]}
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, "the worker has ended"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
     def end(self) -> None:
-        """Let the worker end, which it must do without a fault."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-        assert self.process.wait(60) == 0
+        """Let the worker end."""
+        self.finish()

@@ -1,14 +1,9 @@
-"""NVIDIA's vendor module in a process of its own, since a library is loaded once a process.
-
-Reads calls as JSON lines, {"call": NAME, "args": […]}, and answers each with a JSON line: the
-values that were returned, or what was raised.
-"""
+"""NVIDIA's vendor module in a process of its own: see module_worker.py."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +11,7 @@ from aliquot.agent.config import Config
 from aliquot.agent.devices import VendorError, check
 from aliquot.agent.devices.nvidia import Nvidia
 
-
-def plain(value: Any) -> Any:
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return plain_values(asdict(value)) if is_dataclass(value) else plain_values(value)  # type: ignore[arg-type]
-
-
-def plain_values(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: plain_values(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain_values(item) for item in value]
-    return value
+from module_worker import plain
 
 
 def main(cdi: str, withhold: str, dev: str, cgroups: str) -> None:

@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aliquot.agent.ascend_config import Ascend as AscendConfig
+from aliquot.agent.ascend_config import Template
 from aliquot.agent.config import Config
-from aliquot.agent.devices import ascend, ascend_vnpu, dcmi
+from aliquot.agent.devices import VendorError, ascend, ascend_vnpu, dcmi
 from aliquot.agent.devices.ascend_health import LINK_DOWN, Watch
 
 import agent_process
@@ -214,10 +216,8 @@ def test_errors_of_single_readings_leave_the_others(
     assert worker.get("processes") == []
     assert worker.ill() == dict.fromkeys(uuids, "the device does not answer: reset it")
     # A library whose driver is gone answers nothing, and is asked anew.
-    worker.get(
-        "environ",
-        {"ODD_DCMI": "dcmi_get_device_hbm_info=-8012,dcmi_get_card_list=-8012,dcmi_init=-8012"},
-    )
+    gone = ("dcmi_get_device_hbm_info", "dcmi_get_card_list", "dcmi_init")
+    worker.get("environ", {"ODD_DCMI": ",".join(f"{function}=-8012" for function in gone)})
     assert "the device is not ready (-8012): load the driver" in worker.refusal("sample")
     assert "dcmi_init" in worker.refusal("sample")
     assert set(worker.ill()) == set(uuids)
@@ -324,8 +324,9 @@ def test_survivors_are_known_by_whose_they_were_and_others_are_left(
     # One that was to be made, and was not.
     (tmp_path / "run/vnpu/105").write_text(json.dumps({"uuid": uuid, "name": "never"}))
     (tmp_path / "run/vnpu/106").write_text("{")
-    worker.process.kill()
-    worker.process.communicate()
+    assert worker.worker is not None
+    worker.worker.kill()
+    worker.worker.communicate()
     later = Worker(tmp_path, node.environment(os.environ))
     found = later.get("partitions")
     assert [(one["id"], one["name"]) for one in found] == [("100", "mine"), ("101", "")]
@@ -336,7 +337,7 @@ def test_survivors_are_known_by_whose_they_were_and_others_are_left(
     later.get("release", found[0])
     assert [one["id"] for one in later.get("partitions")] == ["101"]
     later.close()
-    worker.process = later.process
+    worker.worker = later.worker
 
 
 def records_names(tmp_path: Path) -> list[str]:
@@ -415,6 +416,67 @@ def test_a_vnpu_that_cannot_be_released_stays_known(
     worker.get("release", made)
     assert worker.get("partitions") == []
     worker.close()
+
+
+def test_records_that_cannot_be_written_or_removed_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(VendorError, match="file/7 cannot be written: File exists"):
+        ascend_vnpu.Records(tmp_path / "file").write(7, "NPU-1", "slice")
+    (tmp_path / "vnpu/8").mkdir(parents=True)
+    records = ascend_vnpu.Records(tmp_path / "vnpu")
+    with pytest.raises(VendorError, match="vnpu/8 cannot be removed"):
+        records.remove(8)
+    assert records.all() == {}
+
+
+@pytest.mark.parametrize(
+    ("fresh", "told", "number", "recorded"),
+    [
+        ([100], 100, 100, ["100"]),
+        ([100], 0xFFFFFFFF, 100, ["100"]),
+        # The driver takes another number than it is asked for.
+        ([103], 103, 103, ["103"]),
+        ([], 100, None, []),
+        ([], 103, None, []),
+        # What is made cannot be seen: a number that the driver can have meant counts.
+        (None, 103, 103, ["103"]),
+        (None, 0xFFFFFFFF, 100, ["100"]),
+    ],
+)
+def test_a_vnpu_is_what_the_driver_lists_whatever_it_tells(
+    tmp_path: Path, fresh: list[int] | None, told: int, number: int | None, recorded: list[str]
+) -> None:
+    made = False
+
+    def call(name: str, *arguments: Any) -> None:
+        nonlocal made
+        if name == "dcmi_create_vdevice":
+            made = True
+            arguments[3].vdev_id = told
+        elif arguments[3] == 1:
+            if made and fresh is None:
+                raise dcmi.DcmiError(name, -8006)
+            ids = fresh if made and fresh else []
+            arguments[4].vdev_num = len(ids)
+            arguments[4].vdev_id[0 : len(ids)] = ids
+        else:
+            raise dcmi.DcmiError(name, -8006)
+
+    session: Any = SimpleNamespace(call=call)
+    records = ascend_vnpu.Records(tmp_path / "vnpu")
+    template = Template("vir05_1c_16g", 16 * GIB, 5)
+    chip = ascend_vnpu.Chip("NPU-1", 0, 0, 0, "910B3", 20, (template,))
+    if number is None:
+        with pytest.raises(VendorError, match="the vNPU that was made is not listed"):
+            ascend_vnpu.make(session, records, chip, "slice", GIB, 1)
+    else:
+        partition = ascend_vnpu.make(session, records, chip, "slice", GIB, 1)
+        assert (partition.id, partition.memory_bytes, partition.cores) == (
+            str(number),
+            16 * GIB,
+            25,
+        )
+    assert list(records.all()) == recorded
 
 
 def test_cgroups_are_not_limited_by_this_driver(worker: Worker) -> None:

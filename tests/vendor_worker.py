@@ -1,7 +1,7 @@
-"""A vendor's module in a process of its own, since a library is loaded once a process.
+"""A vendor's module in a process of its own: see module_worker.py.
 
-``vendor_worker.py MODULE:CLASS CDI-FOLDER ROOT`` reads calls as JSON lines, {"call": NAME,
-"args": […]}, and answers each with a JSON line: the values that were returned, or what was raised.
+    vendor_worker.py MODULE:CLASS CDI-FOLDER ROOT
+
 A table with an ``id`` among the arguments is a partition. The call ``environ`` sets variables,
 ``check`` holds the module against the protocol.
 """
@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import sys
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,7 @@ from aliquot.agent.cambricon_config import Cambricon
 from aliquot.agent.config import Config
 from aliquot.agent.devices import Partition, VendorError, check
 
-
-def plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
-    return value
+from module_worker import plain
 
 
 def argument(value: Any) -> Any:
