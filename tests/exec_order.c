@@ -64,60 +64,6 @@ static void a_word_counts_as_written_after_what_was_queued_before_it(void) {
     }
 }
 
-/* Bytes that are moved from here take their time. */
-static void *kept;
-static _Atomic int keeps;
-
-/* (A loop that the compiler does not make a call of this of.) */
-__attribute__((optimize("no-tree-loop-distribute-patterns"))) void *
-memmove(void *to, const void *from, size_t bytes) {
-    uint8_t *goal = to;
-    const uint8_t *source = from;
-    while (keeps && from == kept)
-        sched_yield();
-    if (goal <= source)
-        for (size_t i = 0; i < bytes; i++)
-            goal[i] = source[i];
-    else
-        for (size_t i = bytes; i-- > 0;)
-            goal[i] = source[i];
-    return to;
-}
-
-/* However long it takes to move a copy's bytes, what follows it begins when the copy ends by the model. */
-static void bytes_that_are_moved_late_hold_nothing_up(void) {
-    client_start(0);
-    const size_t bytes = 4 << 20;
-    CUdeviceptr ptr = alloc(bytes);
-    OK(cuMemHostAlloc(&kept, bytes, CU_MEMHOSTALLOC_PORTABLE));
-    CUstream copies = new_stream(CU_STREAM_NON_BLOCKING),
-             others = new_stream(CU_STREAM_NON_BLOCKING);
-    shut(copies, 0);
-    CUevent start = mark(copies);
-    OK(cuMemcpyHtoDAsync(ptr, kept, bytes, copies));
-    CUevent copied = mark(copies);
-    run(copies, 3 * MS, 1);
-    CUevent end = mark(copies);
-    OK(cuStreamWaitEvent(others, start, 0));
-    run(others, 50 * MS, 1);
-    CUevent other_end = mark(others);
-    keeps = 1;
-    open_gate(0);
-    struct timespec now, begun;
-    clock_gettime(CLOCK_MONOTONIC, &begun);
-    do { /* the kernel's time passes, and somebody looks */
-        cuEventQuery(other_end);
-        clock_gettime(CLOCK_MONOTONIC, &now);
-    } while (now.tv_sec * 1000 + now.tv_nsec / 1000000 <
-             begun.tv_sec * 1000 + begun.tv_nsec / 1000000 + 60);
-    GIVES(CUDA_ERROR_NOT_READY, cuEventQuery(copied));
-    keeps = 0;
-    OK(cuCtxSynchronize());
-    WITHIN(start, copied, 0.001, 40);
-    EXACTLY(copied, end, 3);
-    EXACTLY(start, other_end, 50);
-}
-
 /* Kernels that are queued behind each other leave no gap, however late anybody looks. */
 static void kernels_follow_each_other_without_a_gap(void) {
     client_start(0);
@@ -460,7 +406,6 @@ const struct client_case client_cases[] = {
     {"a_kernel_takes_its_time", a_kernel_takes_its_time},
     {"a_word_counts_as_written_after_what_was_queued_before_it",
      a_word_counts_as_written_after_what_was_queued_before_it},
-    {"bytes_that_are_moved_late_hold_nothing_up", bytes_that_are_moved_late_hold_nothing_up},
     {"kernels_follow_each_other_without_a_gap", kernels_follow_each_other_without_a_gap},
     {"small_kernels_of_different_streams_run_together",
      small_kernels_of_different_streams_run_together},

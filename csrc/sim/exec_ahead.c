@@ -156,9 +156,6 @@ bool sim_engine_settle(uint64_t *need_ns) {
         if (need_run_ns[dev] != SIM_NEVER)
             *need_ns = least(*need_ns, sim_clock_predict(device, need_run_ns[dev]));
     }
-    /* Nothing else is to be done before the report. */
-    if (sim_engine.held)
-        *need_ns = sim_engine.polling != NULL ? sim_engine.poll_next_ns : SIM_NEVER;
     return true;
 }
 
@@ -172,8 +169,6 @@ void sim_engine_retract(CUdevice dev) {
 uint64_t sim_stream_due(struct sim_stream *stream, uint64_t position) {
     const struct sim_item *item = &stream->item;
     struct sim_engine_device *device = sim_item_device(item);
-    if (sim_engine.held)
-        return SIM_NEVER;
     switch (item->state) {
     case SIM_ITEM_TIMED:
         return item->end_ns;

@@ -282,32 +282,8 @@ static void spend(struct sim_item *item) {
     }
 }
 
-/* Bytes may take longer to be moved than the model says. What comes after their end by the model, or
- * after they want processors, waits for that, lest it go before what follows them. */
-static uint64_t certain_till_ns(void) {
-    uint64_t till_ns = SIM_NEVER;
-    for (const struct sim_item *item = sim_engine.moving; item != NULL; item = item->moving)
-        if (item->op->ns != 0)
-            till_ns = least(till_ns, item->ready_ns + (item->op->sms != 0 ? 0 : item->op->ns));
-    return till_ns;
-}
-
-static bool begin_to_move(struct sim_item *item) {
-    item->state = SIM_ITEM_AWAY;
-    if (!sim_thread_copy(item))
-        return false;
-    item->moving = sim_engine.moving;
-    sim_engine.moving = item;
-    return true;
-}
-
 void sim_engine_report(struct sim_item *item) {
     changed = true; /* who waits did not know till when: now it can be told */
-    for (struct sim_item **link = &sim_engine.moving; *link != NULL; link = &(*link)->moving)
-        if (*link == item) {
-            *link = item->moving;
-            break;
-        }
     if (item->op->ns != 0) {
         spend(item);
         return;
@@ -361,8 +337,11 @@ static void poll_word(struct sim_item *item) {
 static void effect(struct sim_item *item) {
     if (!item->effected) {
         item->effected = true;
-        if (sim_effect_bytes(item->op) > SIM_INLINE_BYTES && begin_to_move(item))
-            return;
+        if (sim_effect_bytes(item->op) > SIM_INLINE_BYTES) {
+            item->state = SIM_ITEM_AWAY;
+            if (sim_thread_copy(item))
+                return;
+        }
         sim_effect(item->op);
         pend_polls(item->ready_ns);
     }
@@ -520,9 +499,6 @@ static bool next_event(void) {
     }
     if (when_ns > sim_engine.now_ns)
         return false;
-    sim_engine.held = when_ns > certain_till_ns();
-    if (sim_engine.held)
-        return false;
     sim_engine.time_ns = most(sim_engine.time_ns, when_ns);
     if (item == NULL) {
         end_kernel(ending);
@@ -570,7 +546,6 @@ uint64_t sim_engine_advance(void) {
     }
     take_incoming();
     uint64_t need_ns;
-    sim_engine.held = false;
     do {
         do {
             while (sim_engine.work != NULL) {

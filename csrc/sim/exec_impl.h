@@ -168,7 +168,6 @@ struct sim_item {
     uint64_t begin_ns;       /* at this reading of the device's clock, and */
     uint64_t ran_ns;         /* when that went on from there; 0: it has not yet */
     struct sim_fence *fence; /* FENCED: whose list it is on */
-    struct sim_item *moving; /* AWAY, its bytes being moved: the next such */
     uint64_t ready_ns;
     uint64_t end_ns; /* TIMED: real time; RUNNING: reading of the device's clock */
     /* Graph nodes: device time that is certain to follow in the same run, and how long after the end
@@ -389,10 +388,8 @@ struct sim_engine {
     struct sim_item *future;               /* E: by ready_ns */
     struct sim_item *timed;                /* E: by end_ns */
     struct sim_item *polling;              /* E */
-    struct sim_item *moving;               /* E: whose bytes are being moved, by `moving` */
-    bool held;        /* E: something is due, and waits for one of them; a report will come by */
-    uint64_t poll_ns; /* E: present interval between looks at words */
-    uint64_t poll_next_ns;                             /* E: when the next look is due */
+    uint64_t poll_ns;                      /* E: present interval between looks at words */
+    uint64_t poll_next_ns;                 /* E: when the next look is due */
     struct sim_engine_device devices[SIM_DEVICES_MAX]; /* by ordinal */
     /* When the engine's thread has to look by itself. It resets it to SIM_NEVER before it looks, so
      * that whoever needs it meanwhile sets a time anew. Lowered with release, read with acquire. */
