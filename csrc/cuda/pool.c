@@ -198,8 +198,7 @@ static CUresult find_pool(const struct request *request, const struct aliquot_co
     CUmemoryPool handle = request->pool;
     uint64_t index;
     *pool = NULL;
-    CUresult told =
-        handle ? CUDA_SUCCESS : REAL(cuDeviceGetMemPool)(&handle, context->ordinal);
+    CUresult told = handle ? CUDA_SUCCESS : REAL(cuDeviceGetMemPool)(&handle, context->ordinal);
     if (told != CUDA_SUCCESS)
         return told;
     if (aliquot_table_get(&handles, (uintptr_t)handle, &index)) {
