@@ -245,7 +245,7 @@ def release(session: cndev.Session, card: Card, partition: Partition) -> None:
         _destroy(session, card, found)
     except cndev.CndevError as error:
         # An error need not mean that it is there still.
-        if error.code == cndev.NOT_FOUND or find(session, card.slot, partition) is None:
+        if find(session, card.slot, partition) is None:
             card.profiles.forget(session, card.slot, found.profile)
             return
         what = f"{partition.uuid}: its sMLU instance {partition.id} cannot be released"
