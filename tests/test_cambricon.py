@@ -279,8 +279,12 @@ def test_each_error_of_changing_and_releasing_a_share_is_told(node: Node, code: 
     assert "cannot be 128 MiB and 20%: cndevUpdate" in node.refusal("resize", made, 128 * MIB, 20)
     assert f"({code})" in node.refusal("release", made)
     assert node.get("partitions") == [made]
+    # Who is told that it is gone looks whether it is.
     node.order("cndevDestroySMluInstanceByHandle=14")
+    assert "(14)" in node.refusal("release", made)
+    node.order("")
     node.get("release", made)
+    assert node.get("partitions") == []
 
 
 def test_a_share_that_would_pass_the_device_is_refused_and_the_old_one_stays(node: Node) -> None:
