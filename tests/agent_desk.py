@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from agent_parts import (
     TOOLS,
     PaperVendor,
     make_bundle,
+    reopened,
+    swept,
 )
 
 
@@ -106,3 +109,20 @@ def waiting_for(go: threading.Event) -> Callable[[str], None]:
 
 
 Story = Callable[[Desk], Coroutine[Any, Any, None]]
+
+
+@contextlib.contextmanager
+def telling(folder: Path) -> Iterator[Callable[[Story], None]]:
+    """What runs a story at a desk of its own in ``folder``; nothing of it stays."""
+
+    async def told(story: Story) -> None:
+        shim = folder / "libcuda.so.1"
+        shim.write_bytes(b"a shim")
+        desk = Desk(folder, PaperVendor(shim=shim), reopened(folder / "run"))
+        try:
+            await asyncio.wait_for(story(desk), 120)
+        finally:
+            await desk.keeper.close()
+
+    with swept(folder / "run"):
+        yield lambda story: asyncio.run(told(story))

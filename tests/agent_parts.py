@@ -294,6 +294,13 @@ def swept(base: Path) -> Iterator[Path]:
             mounts.unmount(point)
 
 
+def reopened(base: Path) -> Ledger:
+    """A ledger of what is in ``base``, as an agent has it at its start."""
+    made = Ledger(base)
+    made.open()
+    return made
+
+
 @contextlib.contextmanager
 def slot_held(ledger: Ledger, key: str) -> Iterator[None]:
     """Hold a slot of a region's ``usage``, as a process of the container does."""

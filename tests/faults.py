@@ -45,7 +45,7 @@ class Answer:
 
 
 def need_stubs() -> None:
-    """Skip the test where its stubs, which are of no signature, are not written for the machine."""
+    """Skip the test where stubs of no signature are not written for the machine."""
     if platform.machine() != "x86_64":
         pytest.skip("the failing driver's stubs are x86-64's")
 

@@ -12,23 +12,20 @@ from typing import Any
 
 import pytest
 from aliquot.agent.errors import AliquotError
-from aliquot.agent.ledger import Ledger
 from aliquot.agent.slices import Part, Request
 from aliquot.shim import region
 
 import agent_parts
-from agent_desk import Desk, Story, waiting_for
+from agent_desk import Desk, Story, telling, waiting_for
 from agent_parts import (
     GIB,
     NEEDS_ROOT,
     TOOLS,
-    PaperVendor,
     device,
     make_bundle,
     mounted_below,
     slot_held,
     some_process,
-    swept,
 )
 
 pytestmark = NEEDS_ROOT
@@ -37,20 +34,8 @@ pytestmark = NEEDS_ROOT
 @pytest.fixture
 def act(tmp_path: Path) -> Iterator[Callable[[Story], None]]:
     """Runs a story at a desk of its own; nothing of it stays."""
-
-    async def told(story: Story) -> None:
-        ledger = Ledger(tmp_path / "run")
-        ledger.open()
-        shim = tmp_path / "libcuda.so.1"
-        shim.write_bytes(b"a shim")
-        desk = Desk(tmp_path, PaperVendor(shim=shim), ledger)
-        try:
-            await asyncio.wait_for(story(desk), 120)
-        finally:
-            await desk.keeper.close()
-
-    with swept(tmp_path / "run"):
-        yield lambda story: asyncio.run(told(story))
+    with telling(tmp_path) as tell:
+        yield tell
 
 
 # -- What is given ---------------------------------------------------------------------------------

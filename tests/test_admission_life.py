@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import threading
@@ -14,13 +13,11 @@ from aliquot.agent import keeper as keeper_module
 from aliquot.agent import processes
 from aliquot.agent.errors import AliquotError
 from aliquot.agent.keeper import Keeper
-from aliquot.agent.ledger import Ledger
 
-from agent_desk import Desk, Story, peer, waiting_for
+from agent_desk import Desk, Story, peer, telling, waiting_for
 from agent_parts import (
     GIB,
     NEEDS_ROOT,
-    PaperVendor,
     cgroup,
     device,
     make_slice,
@@ -28,7 +25,6 @@ from agent_parts import (
     move,
     region_devices,
     some_process,
-    swept,
 )
 
 pytestmark = NEEDS_ROOT
@@ -37,20 +33,8 @@ pytestmark = NEEDS_ROOT
 @pytest.fixture
 def act(tmp_path: Path) -> Iterator[Callable[[Story], None]]:
     """Runs a story at a desk of its own; nothing of it stays."""
-
-    async def told(story: Story) -> None:
-        ledger = Ledger(tmp_path / "run")
-        ledger.open()
-        shim = tmp_path / "libcuda.so.1"
-        shim.write_bytes(b"a shim")
-        desk = Desk(tmp_path, PaperVendor(shim=shim), ledger)
-        try:
-            await asyncio.wait_for(story(desk), 120)
-        finally:
-            await desk.keeper.close()
-
-    with swept(tmp_path / "run"):
-        yield lambda story: asyncio.run(told(story))
+    with telling(tmp_path) as tell:
+        yield tell
 
 
 # -- Life ------------------------------------------------------------------------------------------

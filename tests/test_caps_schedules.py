@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from faults import functions_of, need_stubs
 from slices import MIB
 from tenants import SUCCESS, Site, Slice, compile_c
 
@@ -18,20 +18,10 @@ CAP = 256 * MIB
 TRUE_NAME = "libcuda-true.so"
 
 
-def functions_of(library: Path) -> list[str]:
-    """The functions that a library exports."""
-    shown = subprocess.run(
-        ["nm", "-D", "--defined-only", library], check=True, capture_output=True, text=True
-    ).stdout
-    found = (line.split() for line in shown.splitlines())
-    return sorted({name.partition("@")[0] for _, kind, name in found if kind in "TWi"})
-
-
 @pytest.fixture
 def here(site: Site, tmp_path: Path) -> Iterator[Slice]:
     """A slice whose driver lets the program in between the shim and itself."""
-    if platform.machine() != "x86_64":
-        pytest.skip("the driver between is written for x86-64")
+    need_stubs()
     with site.simulated(2048 * MIB) as node:
         made = site.slice(node, tmp_path, "slice", CAP)
         hidden = made.library.parent / ".aliquot"

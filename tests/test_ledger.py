@@ -23,6 +23,7 @@ from agent_parts import (
     mounted_below,
     move,
     region_devices,
+    reopened,
     some_process,
     swept,
 )
@@ -39,12 +40,6 @@ def base(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def ledger(base: Path) -> Ledger:
     return reopened(base)
-
-
-def reopened(base: Path) -> Ledger:
-    made = Ledger(base)
-    made.open()
-    return made
 
 
 # -- What a slice is on disk -----------------------------------------------------------------------

@@ -26,6 +26,7 @@ from agent_parts import (
     make_slice,
     mounted_below,
     region_devices,
+    reopened,
     slot_held,
     swept,
 )
@@ -42,12 +43,6 @@ def base(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def ledger(base: Path) -> Ledger:
     return reopened(base)
-
-
-def reopened(base: Path) -> Ledger:
-    made = Ledger(base)
-    made.open()
-    return made
 
 
 # -- After a crash ---------------------------------------------------------------------------------

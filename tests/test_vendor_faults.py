@@ -22,6 +22,7 @@ import cambricon_node
 from agent_parts import NEEDS_ROOT
 from ascend_node import ascend_node, node_text
 from commands import TESTS
+from faults import need_stubs
 
 pytestmark = NEEDS_ROOT
 
@@ -129,6 +130,7 @@ def test_whatever_function_fails_the_rest_is_told(
     tmp_path: Path,
     sim_library: Path,
 ) -> None:
+    need_stubs()
     bound: set[str] = set()
     failed: set[str] = set()
     findings: list[str] = []
