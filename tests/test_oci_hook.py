@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,21 @@ def test_programs_can_make_the_loaders_cache_anew(bundle: Bundle) -> None:
     # ldconfig renames a new one over it, which it could not do with a mount.
     assert seen.seen[cache]["writable"] is True
     assert (bundle.root / cache[1:]).read_text() == "host cache"
+
+
+def test_containers_of_one_root_begin_at_the_same_moment(tmp_path: Path) -> None:
+    for number in range(20):
+        several = [Bundle(tmp_path / f"{number}-{one}") for one in range(6)]
+        for bundle in several:
+            bundle.root = several[0].root
+            bundle.lines[1] = ("root", str(bundle.root))
+            bundle.usual()
+        # Nothing is there yet: each finds on its way what another makes meanwhile.
+        with ThreadPoolExecutor(len(several)) as pool:
+            seen = list(pool.map(lambda bundle: bundle.run(f"{HOME}/libcuda.so.1"), several))
+        for one in seen:
+            assert one.code == 0, one.stderr
+            assert one.text(f"{HOME}/libcuda.so.1") == "host shim"
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,14 @@ static enum target prepare(const struct oci_site *site, const struct oci_cover *
         return replace_link(site->fd, name, there) ? TARGET_READY : cannot(site, name, error);
     if (there >= 0 && unlinkat(site->fd, name, 0) < 0)
         return cannot(site, name, error);
-    if (cover->folder)
-        return mkdirat(site->fd, name, 0755) == 0 ? TARGET_READY : cannot(site, name, error);
-    AUTO_CLOSE int made = new_file(site->fd, name);
-    return made >= 0 ? TARGET_READY : cannot(site, name, error);
+    AUTO_CLOSE int made = cover->folder ? -1 : new_file(site->fd, name);
+    if (cover->folder ? mkdirat(site->fd, name, 0755) == 0 : made >= 0)
+        return TARGET_READY;
+    /* Another container of the same root may have made it meanwhile. */
+    if (errno == EEXIST && fstatat(site->fd, name, &kind, AT_SYMLINK_NOFOLLOW) == 0 &&
+        (cover->folder ? S_ISDIR(kind.st_mode) : S_ISREG(kind.st_mode)))
+        return TARGET_READY;
+    return cannot(site, name, error);
 }
 
 static int open_source(const struct oci_work *work, const struct oci_cover *cover,

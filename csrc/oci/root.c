@@ -104,11 +104,12 @@ static const char *make_rest(const struct oci_root *root, int *folder, const cha
         name[length] = 0;
         if (!oci_may_change(root, *folder))
             return rest;
-        if (mkdirat(*folder, name, 0755) < 0) {
+        if (mkdirat(*folder, name, 0755) < 0 && errno != EEXIST) {
             if (!oci_cannot_make(errno))
                 *number = errno;
             return rest;
         }
+        /* (What is there by now another container of the same root has made, or it is a link.) */
         int made = openat(*folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         if (made < 0) {
             *number = errno;
@@ -145,7 +146,8 @@ int oci_make_folder(const struct oci_root *root, const char *path, char **missin
     int number;
     rest = make_rest(root, &folder, rest, &number);
     if (rest && number) {
-        const char *why = number == EEXIST ? "a link there leads nowhere" : strerror(number);
+        const char *why =
+            number == ENOTDIR || number == ELOOP ? "a link there leads nowhere" : strerror(number);
         oci_fail(error, "making the folder %.*s of the image: %s",
                  (int)(rest - path + (long)strcspn(rest, "/")), path, why);
         return -1;
